@@ -1,0 +1,55 @@
+//! Generates the gRPC code from `proto/` and puts the Lua scripts together from `lua/` and `lua/lib/`.
+
+use std::error::Error;
+use std::path::{Path, PathBuf};
+use std::{env, fs};
+
+use prost::Message as _;
+
+fn main() -> Result<(), Box<dyn Error>> {
+    println!("cargo::rerun-if-changed=proto");
+    println!("cargo::rerun-if-changed=lua");
+    let out = PathBuf::from(env::var("OUT_DIR")?);
+    generate_grpc(&out)?;
+    assemble_scripts(Path::new("lua"), &out)
+}
+
+fn generate_grpc(out: &Path) -> Result<(), Box<dyn Error>> {
+    let descriptors = protox::compile(["tollgate/v1/tollgate.proto"], ["proto"])?;
+    // The reflection service shows these, comments included.
+    fs::write(out.join("tollgate.v1.bin"), descriptors.encode_to_vec())?;
+    tonic_prost_build::configure().build_client(true).btree_map(".").compile_fds(descriptors)?;
+    Ok(())
+}
+
+/// Writes `OUT_DIR/<name>.lua` for every `lua/<name>.lua`: its shebang, then the libraries that its `-- uses:` line
+/// names, in that order, then the script itself.
+fn assemble_scripts(from: &Path, out: &Path) -> Result<(), Box<dyn Error>> {
+    for entry in fs::read_dir(from)? {
+        let path = entry?.path();
+        if path.extension().is_none_or(|extension| extension != "lua") {
+            continue;
+        }
+        let text = fs::read_to_string(&path)?;
+        let (shebang, body) = text.split_once('\n').ok_or("an empty script")?;
+        if !shebang.starts_with("#!lua") {
+            return Err(format!("{} does not start with #!lua", path.display()).into());
+        }
+        let uses = body.lines().find_map(|line| line.strip_prefix("-- uses: ")).unwrap_or_default();
+        let mut script = format!("{shebang}\n");
+        for library in uses.split_whitespace() {
+            let library = from.join("lib").join(format!("{library}.lua"));
+            let text = fs::read_to_string(&library).map_err(|error| format!("{}: {error}", library.display()))?;
+            script.push_str(&without_comments(&text));
+        }
+        script.push_str(&without_comments(body));
+        fs::write(out.join(path.file_name().ok_or("a script without a name")?), script)?;
+    }
+    Ok(())
+}
+
+/// Drops the lines that are only comments, which Redis would keep in memory.
+fn without_comments(text: &str) -> String {
+    let code = |line: &&str| !line.trim_start().starts_with("--") && !line.trim().is_empty();
+    text.lines().filter(code).flat_map(|line| [line, "\n"]).collect()
+}

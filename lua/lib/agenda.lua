@@ -1,0 +1,105 @@
+-- agenda: what comes due by itself, in one sorted set per user. Needs base, ledger, record.
+--
+-- Members are fields of the memory hash: 'r' and a reservation's nonce, or 'q' and a request id. A live hold's score is its
+-- deadline; everything that is only remembered scores FORGETTING + the time to forget it. So one ZADD moves an entry from
+-- the first half to the second, and the first entry of all is the earliest live deadline.
+
+local FORGETTING = 100000000000000
+
+-- How many forgotten entries one call clears away: more than a call adds, so that they never pile up.
+local PURGE = 64
+
+-- Below the limit for the arguments of one call.
+local CHUNK = 1000
+
+-- NO-LEAK: gives back exactly what the claims hold, in the windows that are still kept.
+local function give_back(led, claims)
+  for i = 1, #claims do
+    local claim = claims[i]
+    local w, _, held = window_slot(led, claim[C_ID], claim[C_UNIT], claim[C_START], claim[C_END])
+    if w then w[held] = w[held] - claim[C_CHARGE] end
+  end
+end
+
+-- NO-LEAK: works out in memory what is due to come back. Returns the agenda entries to move, or nil if nothing was due.
+-- Whoever writes the ledger writes them with `write_lapsed`.
+local function give_back_due(led, agenda_key, memory_key)
+  local now = led.time
+  if led.due > now then return nil end
+  local due = call('ZRANGEBYSCORE', agenda_key, '-inf', now)
+  local moves = {}
+  for from = 1, #due, CHUNK do
+    local to = math.min(from + CHUNK - 1, #due)
+    local records = call('HMGET', memory_key, unpack(due, from, to))
+    for i = 1, to - from + 1 do
+      local forget_at = now
+      -- A record that somebody deleted by hand holds nothing, and must not stop the others.
+      if records[i] then
+        local record = unpack_message(records[i])
+        give_back(led, record[R_CLAIMS])
+        forget_at = record[R_FORGET]
+      end
+      moves[#moves + 1] = FORGETTING + forget_at
+      moves[#moves + 1] = due[from + i - 1]
+      if forget_at < led.forget then led.forget = forget_at end
+    end
+  end
+  led.live = led.live - #due
+  local first = call('ZRANGEBYSCORE', agenda_key, '(' .. string.format('%.0f', now), '(1e14', 'WITHSCORES', 'LIMIT', 0, 1)
+  led.due = first[2] and tonumber(first[2]) or NEVER
+  return moves
+end
+
+local function write_lapsed(agenda_key, moves)
+  if not moves then return end
+  for from = 1, #moves, CHUNK do
+    call('ZADD', agenda_key, unpack(moves, from, math.min(from + CHUNK - 1, #moves)))
+  end
+end
+
+-- The earliest live deadline, or nil. What is due has been given back.
+local function earliest_deadline(led, agenda_key)
+  if led.live == 0 then return nil end
+  local first = call('ZRANGEBYSCORE', agenda_key, '(' .. string.format('%.0f', led.time), '(1e14', 'WITHSCORES', 'LIMIT', 0, 1)
+  return first[2] and tonumber(first[2])
+end
+
+-- Notes that the entry is to be forgotten at `forget_at`.
+local function remember(led, agenda_key, field, forget_at)
+  call('ZADD', agenda_key, FORGETTING + forget_at, field)
+  if forget_at < led.forget then led.forget = forget_at end
+end
+
+-- Clears away some of what is forgotten, and makes memory and agenda expire after the last entry. Comes before the ledger is
+-- written, and after everything else.
+local function tidy_memory(led, agenda_key, memory_key, last_forget)
+  local now = led.time
+  if led.forget <= now then
+    local past = call('ZRANGEBYSCORE', agenda_key, FORGETTING, FORGETTING + now, 'LIMIT', 0, PURGE)
+    if #past > 0 then
+      local records = call('HMGET', memory_key, unpack(past))
+      local fields = {}
+      for i = 1, #past do
+        fields[#fields + 1] = past[i]
+        if string.sub(past[i], 1, 1) == 'r' and records[i] then
+          local request_id = unpack_message(records[i])[R_REQUEST]
+          if request_id ~= '' then fields[#fields + 1] = 'q' .. request_id end
+        end
+      end
+      call('HDEL', memory_key, unpack(fields))
+      call('ZREM', agenda_key, unpack(past))
+    end
+    local first = call('ZRANGEBYSCORE', agenda_key, FORGETTING, '+inf', 'WITHSCORES', 'LIMIT', 0, 1)
+    led.forget = first[2] and tonumber(first[2]) - FORGETTING or NEVER
+    -- The keys may have become empty, and with that have lost their expiry.
+    led.memory = 0
+    local last = call('ZRANGE', agenda_key, -1, -1, 'WITHSCORES')
+    if last[2] then last_forget = math.max(last_forget, tonumber(last[2]) % FORGETTING) end
+  end
+  -- Ahead by some minutes, so that most calls need not move the expiry.
+  if last_forget > led.memory then
+    led.memory = last_forget + 600000
+    call('PEXPIREAT', memory_key, led.memory)
+    call('PEXPIREAT', agenda_key, led.memory)
+  end
+end

@@ -1,0 +1,64 @@
+-- subscription: which plan a user is on, and what entering another one does. Needs base, ledger.
+--
+-- The subscription key holds { revision, plan, start, end or 0, cycle anchor, fallen, overrides }. `fallen` names the default
+-- plan once a script has seen that the subscription ended, and is '' before.
+
+local S_REVISION, S_PLAN, S_END, S_FALLEN = 1, 2, 4, 6
+
+-- A compiled plan is { id, on_plan_change, groups }.
+local P_ID, P_CHANGE, P_GROUPS = 1, 2, 3
+
+local function stale(led, redis_time, packed)
+  return pack({ stale = { led.time, redis_time, packed or '' } })
+end
+
+-- The counters of a user who enters the plan. False: a window is not current, compile again.
+local function enter_plan(led, plan, change)
+  local groups = plan[P_GROUPS]
+  for i = 1, #groups do
+    local group = groups[i]
+    local w = led.groups[group[G_ID]]
+    local open = w and led.time < w[END] and w[UNIT] == group[G_UNIT] and w[PERIOD] == group[G_PERIOD]
+    if open and w[ANCHOR] ~= group[G_ANCHOR] then
+      if w[START] == group[G_START] and w[END] == group[G_END] then
+        -- The same window by another anchor: it stays, with its holds, and starts again.
+        w[ANCHOR], w[KEPT], w[USED] = group[G_ANCHOR], group[G_KEPT], 0
+      else
+        w = open_window(led, group, w)
+        if not w then return false end
+      end
+    elseif open and change == 'reset' then
+      w[USED] = 0
+    end
+    if change == 'block' and group[G_QUOTA] >= 0 then
+      w = current_window(led, group)
+      if not w then return false end
+      w[USED] = group[G_QUOTA]
+    end
+  end
+  led.plan = plan[P_ID]
+  return true
+end
+
+-- Reads the subscription and compares it with the one that the call was compiled for: `revision` ('' for none) and whether
+-- it had `ended`. An ended subscription falls to the default plan, once. Returns whether all of it is current, and the
+-- subscription to write, if it changed.
+local function check_subscription(led, packed, revision, ended, plan)
+  if not packed then
+    if plan and revision == '' then led.plan = plan[P_ID] end
+    return revision == ''
+  end
+  local sub = unpack_message(packed)
+  local has_ended = sub[S_END] > 0 and led.time >= sub[S_END]
+  if sub[S_REVISION] ~= revision or has_ended ~= ended then return false end
+  if has_ended and plan and sub[S_FALLEN] == '' then
+    if sub[S_PLAN] ~= plan[P_ID] and not enter_plan(led, plan, plan[P_CHANGE]) then return false end
+    sub[S_FALLEN] = plan[P_ID]
+    return true, sub
+  end
+  return true
+end
+
+local function write_subscription(key, sub)
+  if sub then call('SET', key, pack(sub)) end
+end

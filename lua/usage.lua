@@ -1,0 +1,44 @@
+#!lua flags=no-writes
+-- usage: a user's standing in every group of the plan, as if everything due had been written.
+--
+-- KEYS: subscription, ledger, memory, agenda
+-- ARGV: call { revision, ended, at ms or -1 }; compiled plan, 'none' or 'unknown'
+-- Answers: stale { now, redis time, subscription }; fault { reason, group, name }; usage { rows }
+-- uses: base ledger record agenda report subscription
+
+local subscription_key, ledger_key, memory_key, agenda_key = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local revision, ended, at = unpack(unpack_message(ARGV[1]))
+local plan = ARGV[2] ~= 'none' and ARGV[2] ~= 'unknown' and unpack_message(ARGV[2])
+
+local stored = call('MGET', subscription_key, ledger_key)
+local led, redis_time = open_ledger(stored[2])
+give_back_due(led, agenda_key, memory_key)
+
+if not check_subscription(led, stored[1], revision, ended, plan) then return stale(led, redis_time, stored[1]) end
+if ARGV[2] == 'unknown' then return fault('PLAN_UNKNOWN') end
+if not plan then return pack({ usage = { {} } }) end
+
+-- The row of the previous window, if `at` is in it: as stored, or with nothing used where nothing was stored.
+local function previous_row(group, w)
+  if w[P_END] > 0 then
+    if at < w[P_START] or at >= w[P_END] then return nil end
+    local before = { group[G_UNIT], 0, 0, w[P_START], w[P_END], 0, w[P_USED], w[P_HELD] }
+    return group_row(group, before, 0)
+  end
+  if at < group[G_P_START] or at >= group[G_P_END] or at >= w[START] then return nil end
+  return group_row(group, { group[G_UNIT], 0, 0, group[G_P_START], group[G_P_END], 0, 0, 0 }, 0)
+end
+
+local rows = {}
+local groups = plan[P_GROUPS]
+for i = 1, #groups do
+  local group = groups[i]
+  local w = current_window(led, group)
+  if not w then return stale(led, redis_time, stored[1]) end
+  if at < 0 or (at >= w[START] and at < w[END]) then
+    rows[#rows + 1] = group_row(group, w, 0)
+  else
+    rows[#rows + 1] = previous_row(group, w)
+  end
+end
+return pack({ usage = { rows } })

@@ -1,0 +1,13 @@
+#!lua flags=allow-oom
+-- user_delete: deletes everything of a user. The keys that show live holds are named in the answer; the caller deletes them,
+-- and they expire alone.
+--
+-- KEYS: subscription, ledger, memory, agenda
+-- Answers: deleted [ nonce ]
+-- uses: base
+
+local live = call('ZRANGEBYSCORE', KEYS[4], '-inf', '(1e14')
+local nonces = {}
+for i = 1, #live do nonces[i] = string.sub(live[i], 2) end
+call('DEL', KEYS[1], KEYS[2], KEYS[3], KEYS[4])
+return pack({ deleted = nonces })

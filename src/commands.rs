@@ -1,0 +1,187 @@
+//! The commands of the binary.
+
+#![allow(clippy::print_stdout, clippy::print_stderr)]
+
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::catalog::{self, InvalidCatalog};
+use crate::config::{Config, Settings};
+use crate::domain::plan::Catalog;
+use crate::ledger::{ConnectError, Ledger, RedisOptions};
+use crate::meter::MeterOptions;
+use crate::private_redis::{self, PrivateRedis};
+use crate::server::{self, ServeError};
+
+/// Why `tollgate serve` did not start, or ended early.
+#[derive(Debug, thiserror::Error)]
+enum Failure {
+    #[error(transparent)]
+    Catalog(#[from] CatalogFailure),
+    #[error("cannot listen on {address}: choose another with --listen, or stop what listens there")]
+    Listen {
+        address: std::net::SocketAddr,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error(transparent)]
+    PrivateRedis(#[from] private_redis::StartError),
+    #[error(transparent)]
+    Redis(#[from] ConnectError),
+    #[error(transparent)]
+    Serve(#[from] ServeError),
+    #[error("cannot wait for signals")]
+    Signals(#[from] std::io::Error),
+}
+
+/// Why a catalog cannot be used.
+#[derive(Debug, thiserror::Error)]
+enum CatalogFailure {
+    #[error("cannot read the catalog {path}")]
+    Unreadable {
+        path: String,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error("the catalog {path} is not valid:\n{problems}")]
+    Invalid { path: String, problems: InvalidCatalog },
+}
+
+/// `tollgate serve`.
+#[must_use]
+pub fn serve(settings: Settings) -> ExitCode {
+    let config = match settings.resolve() {
+        Ok(config) => config,
+        Err(invalid) => {
+            eprintln!("error: {invalid}");
+            return ExitCode::from(2);
+        }
+    };
+    tracing_subscriber::fmt().with_env_filter(&config.log).with_writer(std::io::stderr).init();
+    // The TLS library wants its cryptography chosen once per process; a second choice changes nothing.
+    let _: Result<(), _> = rustls::crypto::ring::default_provider().install_default();
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return failed(&error),
+    };
+    match runtime.block_on(run(config)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failed(&failure),
+    }
+}
+
+async fn run(config: Config) -> Result<(), Failure> {
+    let catalog = Arc::new(read_catalog(config.catalog.as_deref())?);
+    let address = config.listen;
+    let listener =
+        TcpListener::bind(address).await.map_err(|source| Failure::Listen { address, source })?;
+    // Before anything is started that has to be stopped again.
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let stop = async move {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+        tracing::info!("stopping: calls in flight are finished first");
+    };
+
+    let (redis, urls) = redis(&config).await?;
+    let outcome = serve_with(&config, catalog, urls, listener, stop).await;
+    if let Some(redis) = redis {
+        redis.stop().await;
+    }
+    outcome
+}
+
+async fn serve_with(
+    config: &Config,
+    catalog: Arc<Catalog>,
+    urls: Vec<String>,
+    listener: TcpListener,
+    stop: impl Future<Output = ()> + Send,
+) -> Result<(), Failure> {
+    let ledger = Ledger::connect(&RedisOptions {
+        urls,
+        connections: config.redis_connections,
+        timeout: config.redis_timeout,
+        allow_eviction: config.allow_eviction,
+    })
+    .await?;
+    let options = MeterOptions {
+        settlement_window: config.settlement_window,
+        replay_window: config.replay_window,
+        fail_open: config.fail_open,
+        ..MeterOptions::default()
+    };
+    let address = listener.local_addr().unwrap_or(config.listen);
+    tracing::info!(%address, plans = catalog.plans().len(), "serving");
+    server::run(catalog, ledger, options, listener, stop).await?;
+    Ok(())
+}
+
+/// The Redis to use: the one that is configured, or a private one that has to be stopped in the end.
+async fn redis(config: &Config) -> Result<(Option<PrivateRedis>, Vec<String>), Failure> {
+    if !config.redis_urls.is_empty() {
+        return Ok((None, config.redis_urls.clone()));
+    }
+    let options = private_redis::Options {
+        data_dir: config.data_dir.clone(),
+        redis_server: config.redis_server.clone(),
+        ..private_redis::Options::default()
+    };
+    let redis = private_redis::start(options).await?;
+    tracing::info!(data = %config.data_dir.display(), "started a private Redis");
+    let urls = vec![redis.url()];
+    Ok((Some(redis), urls))
+}
+
+/// `tollgate check-catalog FILE`.
+#[must_use]
+pub fn check_catalog(file: &Path) -> ExitCode {
+    match read_catalog(Some(file)) {
+        Ok(catalog) => {
+            let groups: usize = catalog.plans().iter().map(|plan| plan.groups.len()).sum();
+            println!("{} is valid: {} plans, {groups} limit groups", file.display(), catalog.plans().len());
+            ExitCode::SUCCESS
+        }
+        Err(failure) => failed(&failure),
+    }
+}
+
+/// `tollgate schema`.
+#[must_use]
+pub fn schema() -> ExitCode {
+    println!("{:#}", catalog::schema());
+    ExitCode::SUCCESS
+}
+
+fn read_catalog(file: Option<&Path>) -> Result<Catalog, CatalogFailure> {
+    let (path, text) = match file {
+        None => ("built in".to_owned(), catalog::EXAMPLE.to_owned()),
+        Some(file) => {
+            let path = file.display().to_string();
+            match std::fs::read_to_string(file) {
+                Ok(text) => (path, text),
+                Err(source) => return Err(CatalogFailure::Unreadable { path, source }),
+            }
+        }
+    };
+    catalog::parse(&text, jiff::tz::db()).map_err(|problems| CatalogFailure::Invalid { path, problems })
+}
+
+/// Prints an error with its causes.
+fn failed(error: &dyn std::error::Error) -> ExitCode {
+    eprint!("error: {error}");
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        eprint!(": {error}");
+        cause = error.source();
+    }
+    eprintln!();
+    ExitCode::FAILURE
+}

@@ -1,0 +1,257 @@
+//! Configuration: flags, `TOLLGATE_` variables and a TOML file, in this order of precedence; every error at once.
+
+use std::collections::HashSet;
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+use serde::Deserialize;
+
+/// The command line.
+#[derive(Debug, Parser)]
+#[command(name = "tollgate", version, about, disable_help_subcommand = true)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What `tollgate` can do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Serve the gRPC API. With nothing configured: with a Redis of its own and the example catalog.
+    Serve(Box<Settings>),
+    /// Check a catalog, and name every problem with its path and line.
+    CheckCatalog {
+        /// The YAML file.
+        file: PathBuf,
+    },
+    /// Print the JSON schema of the catalog, for editors.
+    Schema,
+}
+
+/// What can be configured. Each has a flag, a variable and an entry in the file; what is absent has a default.
+#[derive(Debug, Default, Args, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Settings {
+    /// A TOML file with any of the settings below, named as the flags are: listen = "127.0.0.1:50051".
+    #[arg(long, env = "TOLLGATE_CONFIG", value_name = "FILE")]
+    #[serde(skip)]
+    pub config: Option<PathBuf>,
+
+    /// The address to listen on [default: 127.0.0.1:50051]
+    #[arg(long, env = "TOLLGATE_LISTEN", value_name = "ADDRESS")]
+    pub listen: Option<String>,
+
+    /// The catalog of plans [default: the example that is built in]
+    #[arg(long, env = "TOLLGATE_CATALOG", value_name = "FILE")]
+    pub catalog: Option<PathBuf>,
+
+    /// The Redis that keeps the counters, as redis://, rediss:// or unix://; several (repeated, or separated by commas) for the
+    /// nodes of a cluster [default: a private redis-server under the data directory]
+    #[arg(long, env = "TOLLGATE_REDIS_URL", value_name = "URL", value_delimiter = ',', hide_env_values = true)]
+    pub redis_url: Option<Vec<String>>,
+
+    /// Where the private Redis keeps its append-only file [default: ./tollgate-data]
+    #[arg(long, env = "TOLLGATE_DATA_DIR", value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
+
+    /// The program of the private Redis [default: redis-server or valkey-server on the PATH]
+    #[arg(long, env = "TOLLGATE_REDIS_SERVER", value_name = "FILE")]
+    pub redis_server: Option<PathBuf>,
+
+    /// How many connections all calls share [default: 2]
+    #[arg(long, env = "TOLLGATE_REDIS_CONNECTIONS", value_name = "NUMBER")]
+    pub redis_connections: Option<u16>,
+
+    /// How long to wait for Redis before a call is UNAVAILABLE [default: 2s]
+    #[arg(long, env = "TOLLGATE_REDIS_TIMEOUT", value_name = "DURATION")]
+    pub redis_timeout: Option<String>,
+
+    /// Serve even if Redis may evict keys, and counters with them [default: refuse]
+    #[arg(long, env = "TOLLGATE_ALLOW_EVICTION", num_args = 0..=1, default_missing_value = "true")]
+    pub allow_eviction: Option<bool>,
+
+    /// Let Reserve allow, marked `degraded`, what cannot be decided because Redis does not answer [default: UNAVAILABLE]
+    #[arg(long, env = "TOLLGATE_FAIL_OPEN", num_args = 0..=1, default_missing_value = "true")]
+    pub fail_open: Option<bool>,
+
+    /// How long a reservation is remembered after its deadline [default: 15m]
+    #[arg(long, env = "TOLLGATE_SETTLEMENT_WINDOW", value_name = "DURATION")]
+    pub settlement_window: Option<String>,
+
+    /// How long a settlement, or a tracked event with a request id, is remembered [default: 15m]
+    #[arg(long, env = "TOLLGATE_REPLAY_WINDOW", value_name = "DURATION")]
+    pub replay_window: Option<String>,
+
+    /// What to log: a level, or directives such as tollgate=debug,redis=warn [default: info]
+    #[arg(long, env = "TOLLGATE_LOG", value_name = "FILTER")]
+    pub log: Option<String>,
+}
+
+/// The settings as they are used.
+#[derive(Debug, Clone)]
+#[allow(missing_docs)]
+pub struct Config {
+    pub listen: SocketAddr,
+    pub catalog: Option<PathBuf>,
+    pub redis_urls: Vec<String>,
+    pub data_dir: PathBuf,
+    pub redis_server: Option<PathBuf>,
+    pub redis_connections: usize,
+    pub redis_timeout: Duration,
+    pub allow_eviction: bool,
+    pub fail_open: bool,
+    pub settlement_window: Duration,
+    pub replay_window: Duration,
+    pub log: String,
+}
+
+/// Everything that is wrong with the settings.
+#[derive(Debug)]
+pub struct InvalidConfig {
+    /// One sentence per problem.
+    pub problems: Vec<String>,
+}
+
+impl std::error::Error for InvalidConfig {}
+
+impl fmt::Display for InvalidConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the configuration is not valid:")?;
+        self.problems.iter().try_for_each(|problem| write!(f, "\n  {problem}"))
+    }
+}
+
+/// Longer than any test of patience, shorter than what an expiry in Redis can hold.
+const LONGEST: Duration = Duration::from_secs(366 * 24 * 3600);
+
+impl Settings {
+    /// Reads the file, if one is named, and checks everything.
+    ///
+    /// # Errors
+    /// Every problem at once.
+    pub fn resolve(self) -> Result<Config, InvalidConfig> {
+        let mut problems = Vec::new();
+        let file = match self.config.as_deref().map(read_file).transpose() {
+            Ok(file) => file.unwrap_or_default(),
+            Err(problem) => {
+                problems.push(problem);
+                Self::default()
+            }
+        };
+        let mut duration = |name: &str, text: Option<String>, default: Duration, least: Duration| {
+            let Some(text) = text else { return default };
+            let parsed = text.parse::<jiff::SignedDuration>().ok().and_then(|signed| Duration::try_from(signed).ok());
+            parsed.filter(|parsed| (least..=LONGEST).contains(parsed)).unwrap_or_else(|| {
+                problems.push(format!("{name} is {text:?}: write a duration from {least:?} to 366 days, such as 15m or 2s"));
+                default
+            })
+        };
+        let minutes = Duration::from_secs(15 * 60);
+        let settlement_window =
+            duration("settlement-window", self.settlement_window.or(file.settlement_window), minutes, Duration::ZERO);
+        let replay_window =
+            duration("replay-window", self.replay_window.or(file.replay_window), minutes, Duration::ZERO);
+        let redis_timeout = duration(
+            "redis-timeout",
+            self.redis_timeout.or(file.redis_timeout),
+            Duration::from_secs(2),
+            Duration::from_millis(10),
+        );
+        let listen = self.listen.or(file.listen).unwrap_or_else(|| "127.0.0.1:50051".to_owned());
+        let listen = listen.parse().unwrap_or_else(|_| {
+            problems.push(format!("listen is {listen:?}: write an IP address and a port, such as 127.0.0.1:50051"));
+            SocketAddr::from(([127, 0, 0, 1], 50051))
+        });
+        let redis_urls = self.redis_url.or(file.redis_url).unwrap_or_default();
+        if redis_urls.iter().collect::<HashSet<_>>().len() < redis_urls.len() {
+            problems.push("redis-url names a node twice".to_owned());
+        }
+        let redis_connections = usize::from(self.redis_connections.or(file.redis_connections).unwrap_or(2));
+        if !(1..=64).contains(&redis_connections) {
+            problems.push(format!("redis-connections is {redis_connections}: choose 1 to 64"));
+        }
+        let log = self.log.or(file.log).unwrap_or_else(|| "info".to_owned());
+        if let Err(error) = tracing_subscriber::EnvFilter::try_new(&log) {
+            problems.push(format!("log is {log:?}: {error}"));
+        }
+        if !problems.is_empty() {
+            return Err(InvalidConfig { problems });
+        }
+        Ok(Config {
+            listen,
+            catalog: self.catalog.or(file.catalog),
+            redis_urls,
+            data_dir: self.data_dir.or(file.data_dir).unwrap_or_else(|| PathBuf::from("tollgate-data")),
+            redis_server: self.redis_server.or(file.redis_server),
+            redis_connections,
+            redis_timeout,
+            allow_eviction: self.allow_eviction.or(file.allow_eviction).unwrap_or(false),
+            fail_open: self.fail_open.or(file.fail_open).unwrap_or(false),
+            settlement_window,
+            replay_window,
+            log,
+        })
+    }
+}
+
+fn read_file(path: &Path) -> Result<Settings, String> {
+    let text = std::fs::read_to_string(path).map_err(|error| format!("cannot read {}: {error}", path.display()))?;
+    // The parser's message quotes the line, which may hold a password: only its place and its reason are told.
+    toml::from_str(&text).map_err(|error| {
+        let line = error.span().map_or(0, |span| text[..span.start].lines().count().max(1));
+        format!("{}, line {line}: {}", path.display(), error.message())
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_problem_is_reported_at_once() {
+        let settings = Settings {
+            config: Some("/nonexistent/tollgate.toml".into()),
+            listen: Some("localhost".to_owned()),
+            redis_timeout: Some("soon".to_owned()),
+            replay_window: Some("-1m".to_owned()),
+            redis_connections: Some(0),
+            redis_url: Some(vec!["redis://a".to_owned(), "redis://a".to_owned()]),
+            log: Some("tollgate=loud".to_owned()),
+            ..Settings::default()
+        };
+        let problems = settings.resolve().unwrap_err().problems;
+        let named = ["tollgate.toml", "listen", "redis-timeout", "replay-window", "redis-connections", "redis-url", "log"];
+        assert_eq!(problems.len(), named.len(), "{problems:?}");
+        for name in named {
+            assert!(problems.iter().any(|problem| problem.contains(name)), "{name}: {problems:?}");
+        }
+    }
+
+    #[test]
+    fn a_flag_goes_before_the_file_and_the_file_before_the_default() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("tollgate.toml");
+        std::fs::write(&path, "listen = \"127.0.0.1:1\"\nreplay-window = \"30m\"\nfail-open = true\n").unwrap();
+        let settings =
+            Settings { config: Some(path), listen: Some("127.0.0.1:2".to_owned()), ..Settings::default() };
+        let config = settings.resolve().unwrap();
+        assert_eq!(config.listen.port(), 2);
+        assert_eq!(config.replay_window, Duration::from_secs(1800));
+        assert_eq!(config.settlement_window, Duration::from_secs(900));
+        assert!(config.fail_open);
+    }
+
+    #[test]
+    fn a_bad_file_is_told_by_line_without_its_text() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("tollgate.toml");
+        std::fs::write(&path, "listen = \"127.0.0.1:1\"\nredis-urls = [\"redis://:secret@h\"]\n").unwrap();
+        let settings = Settings { config: Some(path), ..Settings::default() };
+        let told = settings.resolve().unwrap_err().to_string();
+        assert!(told.contains("line 2") && told.contains("redis-urls") && !told.contains("secret"), "{told}");
+    }
+}

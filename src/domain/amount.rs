@@ -1,0 +1,331 @@
+//! Numbers: quantities as callers send them, weights as the catalog writes them, charges as the ledger keeps them.
+//!
+//! EXACT: every one of them is an integer. A float exists only on the wire, and is turned into an integer here, exactly.
+
+use std::fmt;
+
+use serde::{Serialize, Serializer};
+
+/// The largest amount of any counter, in the smallest unit of its group: 2^53 - 1, the last integer up to which every
+/// integer is exactly a `double` (and so a Lua number).
+pub const MAX_UNITS: u64 = (1 << 53) - 1;
+
+/// Above this many, a quantity on the wire must be whole.
+const MAX_FRACTIONAL: u64 = 8_000_000_000;
+
+const MICRO: u64 = 1_000_000;
+
+/// Why a number cannot be a quantity.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidQuantity {
+    /// NaN, infinite, or not a decimal number.
+    #[error("is not a finite number; send a decimal number of at least 0")]
+    NotANumber,
+    /// Below zero.
+    #[error("is negative; send a number of at least 0")]
+    Negative,
+    /// Positive, but nearer to 0 than to 0.000001.
+    #[error("is positive but rounds to 0; the smallest quantity is 0.000001")]
+    RoundsToZero,
+    /// More than a counter can hold.
+    #[error("is too large; the largest is 9007199254740991, and 8000000000 for a number with decimals")]
+    TooLarge,
+}
+
+/// A non-negative number with at most six decimals: the nearest multiple of 0.000001 up to 8x10^9, or a whole number up
+/// to 2^53 - 1.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct Quantity {
+    whole: u64,
+    micro: u32,
+}
+
+impl Quantity {
+    /// The quantity of an event that names none.
+    pub const ONE: Self = Self { whole: 1, micro: 0 };
+
+    /// A whole number.
+    ///
+    /// # Errors
+    /// [`InvalidQuantity::TooLarge`] above 2^53 - 1.
+    pub fn whole(whole: u64) -> Result<Self, InvalidQuantity> {
+        Self::new(whole, 0)
+    }
+
+    fn new(whole: u64, micro: u32) -> Result<Self, InvalidQuantity> {
+        let limit = if micro == 0 { MAX_UNITS } else { MAX_FRACTIONAL - 1 };
+        if whole > limit { Err(InvalidQuantity::TooLarge) } else { Ok(Self { whole, micro }) }
+    }
+
+    /// The nearest multiple of 0.000001 (a tie rounds up), computed in integers from the bits of the double.
+    ///
+    /// # Errors
+    /// See [`InvalidQuantity`].
+    pub fn from_f64(number: f64) -> Result<Self, InvalidQuantity> {
+        if !number.is_finite() {
+            return Err(InvalidQuantity::NotANumber);
+        }
+        if number < 0.0 {
+            return Err(InvalidQuantity::Negative);
+        }
+        if number == 0.0 {
+            return Ok(Self::default());
+        }
+        if number > MAX_UNITS as f64 {
+            return Err(InvalidQuantity::TooLarge);
+        }
+        // number = mantissa * 2^-shift, with a mantissa of at most 53 bits.
+        let bits = number.to_bits();
+        let exponent = ((bits >> 52) & 0x7ff) as i32;
+        let fraction = bits & ((1 << 52) - 1);
+        let (mantissa, shift) =
+            if exponent == 0 { (fraction, 1074) } else { (fraction | (1 << 52), 1075 - exponent) };
+        debug_assert!(shift >= 0, "numbers up to 2^53 - 1 have no larger exponent");
+        if shift > 120 {
+            return Err(InvalidQuantity::RoundsToZero);
+        }
+        let scaled = u128::from(mantissa) * u128::from(MICRO);
+        let micros = if shift == 0 { scaled } else { (scaled + (1 << (shift - 1))) >> shift };
+        if micros == 0 {
+            return Err(InvalidQuantity::RoundsToZero);
+        }
+        Self::new((micros / u128::from(MICRO)) as u64, (micros % u128::from(MICRO)) as u32)
+    }
+
+    /// Reads plain decimal digits, `12` or `12.5`, without sign or exponent; more than six decimals round to the nearest.
+    ///
+    /// # Errors
+    /// See [`InvalidQuantity`].
+    pub fn from_decimal(text: &str) -> Result<Self, InvalidQuantity> {
+        let (negative, digits) = match text.strip_prefix('-') {
+            Some(rest) => (true, rest),
+            None => (false, text),
+        };
+        let (whole, decimals) = digits.split_once('.').unwrap_or((digits, "0"));
+        let plain = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
+        if !plain(whole) || !plain(decimals) {
+            return Err(InvalidQuantity::NotANumber);
+        }
+        let nothing = digits.bytes().all(|byte| matches!(byte, b'0' | b'.'));
+        if negative && !nothing {
+            return Err(InvalidQuantity::Negative);
+        }
+        let whole = whole.trim_start_matches('0');
+        let whole = if whole.is_empty() { 0 } else { whole.parse().map_err(|_| InvalidQuantity::TooLarge)? };
+        let digit = |place: usize| decimals.as_bytes().get(place).map_or(0, |byte| u32::from(byte - b'0'));
+        let mut micro = (0..6).fold(0, |sum, place| sum * 10 + digit(place));
+        micro += u32::from(digit(6) >= 5);
+        let (whole, micro) = if u64::from(micro) == MICRO { (whole + 1, 0) } else { (whole, micro) };
+        if whole == 0 && micro == 0 && !nothing {
+            return Err(InvalidQuantity::RoundsToZero);
+        }
+        Self::new(whole, micro)
+    }
+
+    /// The part before the point.
+    #[must_use]
+    pub fn whole_part(self) -> u64 {
+        self.whole
+    }
+
+    /// The part after the point, in millionths.
+    #[must_use]
+    pub fn micro_part(self) -> u32 {
+        self.micro
+    }
+
+    /// This quantity in the smallest unit of `unit`, if it is a multiple of it and fits a counter.
+    #[must_use]
+    pub fn in_units(self, unit: Unit) -> Option<Units> {
+        let micros = u128::from(self.whole) * u128::from(MICRO) + u128::from(self.micro);
+        let scaled = micros * u128::from(unit.scale());
+        let units = u64::try_from(scaled / u128::from(MICRO)).ok()?;
+        (scaled % u128::from(MICRO) == 0 && units <= unit.max_units()).then_some(units)
+    }
+}
+
+impl fmt::Display for Quantity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.micro == 0 {
+            return write!(f, "{}", self.whole);
+        }
+        let decimals = format!("{:06}", self.micro);
+        write!(f, "{}.{}", self.whole, decimals.trim_end_matches('0'))
+    }
+}
+
+/// For the scripts: a plain integer, or `[whole, micro]` where there are decimals.
+impl Serialize for Quantity {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        if self.micro == 0 { self.whole.serialize(serializer) } else { (self.whole, self.micro).serialize(serializer) }
+    }
+}
+
+/// An amount in the smallest unit of a group (SPEC section 3): what the ledger counts.
+pub type Units = u64;
+
+/// What a limit group counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Unit {
+    /// Things, to 1.
+    Count,
+    /// Tokens, to 1.
+    Tokens,
+    /// Seconds, to 0.001.
+    Seconds,
+    /// Cents, to 0.000001.
+    Cents,
+}
+
+impl Unit {
+    /// How many of the smallest units make one.
+    #[must_use]
+    pub fn scale(self) -> u64 {
+        match self {
+            Self::Count | Self::Tokens => 1,
+            Self::Seconds => 1_000,
+            Self::Cents => MICRO,
+        }
+    }
+
+    /// The largest amount of a counter, in smallest units: 2^53 - 1, and 8,000,000,000 cents.
+    #[must_use]
+    pub fn max_units(self) -> Units {
+        match self {
+            Self::Count | Self::Tokens | Self::Seconds => MAX_UNITS,
+            Self::Cents => MAX_FRACTIONAL * MICRO,
+        }
+    }
+
+    /// The amount as the API shows it: the double nearest to the exact decimal.
+    #[must_use]
+    pub fn to_f64(self, units: Units) -> f64 {
+        // Both operands are exact, so that this division is rounded once.
+        units as f64 / self.scale() as f64
+    }
+
+    /// The word for it in the catalog and the API.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Count => "count",
+            Self::Tokens => "tokens",
+            Self::Seconds => "seconds",
+            Self::Cents => "cents",
+        }
+    }
+}
+
+/// A weight of a measure in the catalog: at most twelve decimals, at most 10^6.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Weight {
+    pico: u64,
+}
+
+impl Weight {
+    /// The weight of a plain quantity.
+    pub const ONE: Self = Self { pico: 1_000_000_000_000 };
+
+    /// Reads decimal digits, `1` or `0.00025`, without sign or exponent.
+    ///
+    /// # Errors
+    /// A sentence that continues "the weight ...".
+    pub fn from_decimal(text: &str) -> Result<Self, &'static str> {
+        let (whole, decimals) = text.split_once('.').unwrap_or((text, "0"));
+        let plain = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
+        if !plain(whole) || !plain(decimals) {
+            return Err("must be a decimal number of at least 0, such as 1 or 0.00025");
+        }
+        let decimals = decimals.trim_end_matches('0');
+        if decimals.len() > 12 {
+            return Err("has more than 12 decimals");
+        }
+        let whole = whole.trim_start_matches('0');
+        let too_large = "is larger than 1000000";
+        if whole.len() > 7 {
+            return Err(too_large);
+        }
+        let whole: u64 = if whole.is_empty() { 0 } else { whole.parse().map_err(|_| too_large)? };
+        let fraction: u64 = format!("{decimals:0<12}").parse().map_err(|_| too_large)?;
+        let pico = whole * Self::ONE.pico + fraction;
+        if pico > 1_000_000 * Self::ONE.pico { Err(too_large) } else { Ok(Self { pico }) }
+    }
+
+    /// The weight in millionths of millionths.
+    #[must_use]
+    pub fn pico(self) -> u64 {
+        self.pico
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_double_becomes_the_nearest_millionth() {
+        let cases = [
+            (0.0, Ok((0, 0))),
+            (1.0, Ok((1, 0))),
+            (0.1, Ok((0, 100_000))),
+            (0.3, Ok((0, 300_000))),
+            (0.000_001, Ok((0, 1))),
+            (0.000_000_5, Ok((0, 1))),
+            (0.000_000_49, Err(InvalidQuantity::RoundsToZero)),
+            (5e-324, Err(InvalidQuantity::RoundsToZero)),
+            (7_999_999_999.999_999, Ok((7_999_999_999, 999_999))),
+            (8e9, Ok((8_000_000_000, 0))),
+            (8_000_000_000.5, Err(InvalidQuantity::TooLarge)),
+            (9_007_199_254_740_991.0, Ok((9_007_199_254_740_991, 0))),
+            (9_007_199_254_740_992.0, Err(InvalidQuantity::TooLarge)),
+            (-0.0, Ok((0, 0))),
+            (-1e-9, Err(InvalidQuantity::Negative)),
+            (f64::NAN, Err(InvalidQuantity::NotANumber)),
+            (f64::INFINITY, Err(InvalidQuantity::NotANumber)),
+        ];
+        for (number, expected) in cases {
+            let found = Quantity::from_f64(number).map(|quantity| (quantity.whole, quantity.micro));
+            assert_eq!(found, expected, "{number}");
+        }
+    }
+
+    #[test]
+    fn decimal_text_becomes_the_nearest_millionth() {
+        let cases = [
+            ("0", Ok((0, 0))),
+            ("-0", Ok((0, 0))),
+            ("12.5", Ok((12, 500_000))),
+            ("0.9999999", Ok((1, 0))),
+            ("0.0000004", Err(InvalidQuantity::RoundsToZero)),
+            ("9007199254740991", Ok((9_007_199_254_740_991, 0))),
+            ("9007199254740992", Err(InvalidQuantity::TooLarge)),
+            ("99999999999999999999999", Err(InvalidQuantity::TooLarge)),
+            ("-3", Err(InvalidQuantity::Negative)),
+            ("1e3", Err(InvalidQuantity::NotANumber)),
+            ("", Err(InvalidQuantity::NotANumber)),
+            (".5", Err(InvalidQuantity::NotANumber)),
+            ("5.", Err(InvalidQuantity::NotANumber)),
+            (" 5", Err(InvalidQuantity::NotANumber)),
+        ];
+        for (text, expected) in cases {
+            let found = Quantity::from_decimal(text).map(|quantity| (quantity.whole, quantity.micro));
+            assert_eq!(found, expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_quantity_is_shown_as_it_was_written() {
+        for text in ["0", "1", "12.5", "0.000001", "7999999999.999999"] {
+            assert_eq!(Quantity::from_decimal(text).unwrap().to_string(), text);
+        }
+    }
+
+    #[test]
+    fn weights_keep_twelve_decimals() {
+        assert_eq!(Weight::from_decimal("0.000000000001").unwrap().pico(), 1);
+        assert_eq!(Weight::from_decimal("1000000").unwrap().pico(), 1_000_000_000_000_000_000);
+        for bad in ["0.0000000000001", "1000000.1", "1000001", "-1", "1e3", "", "x"] {
+            assert!(Weight::from_decimal(bad).is_err(), "{bad}");
+        }
+    }
+}

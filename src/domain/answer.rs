@@ -1,0 +1,136 @@
+//! What the ledger answers: decisions, settlements, standings. A denial is one of these; a fault is not.
+
+use super::amount::{Unit, Units};
+use super::plan::Quota;
+
+/// A user's standing in one limit group. Amounts are in smallest units, times in milliseconds of the Unix epoch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Standing {
+    /// The group's id in the plan.
+    pub group_id: String,
+    /// What people call it.
+    pub label: String,
+    /// What it counts.
+    pub unit: Unit,
+    /// How much the window allows.
+    pub quota: Quota,
+    /// Whether it denies.
+    pub hard: bool,
+    /// `[start, end)`; none for a lifetime group.
+    pub window_ms: Option<(i64, i64)>,
+    /// Consumed.
+    pub used: Units,
+    /// Held by live reservations.
+    pub held: Units,
+    /// What this call asked of the group.
+    pub requested: Units,
+    /// How much is missing, where the group denies.
+    pub shortfall: Units,
+    /// The reservation's window is no longer kept.
+    pub window_closed: bool,
+    /// What of a refund could not be given back.
+    pub unapplied: Units,
+}
+
+impl Standing {
+    /// What is left of the quota; none if it is unlimited.
+    #[must_use]
+    pub fn remaining(&self) -> Option<Units> {
+        match self.quota {
+            Quota::Limited(quota) => Some(quota.saturating_sub(self.used).saturating_sub(self.held)),
+            Quota::Unlimited => None,
+        }
+    }
+
+    /// Whether more is used and held than the quota.
+    #[must_use]
+    pub fn exceeded(&self) -> bool {
+        self.would_exceed(0)
+    }
+
+    /// Whether it would be with so much more.
+    #[must_use]
+    pub fn would_exceed(&self, more: Units) -> bool {
+        matches!(self.quota, Quota::Limited(quota) if self.used + self.held + more > quota)
+    }
+}
+
+/// Why a call was denied or counted nowhere.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub enum Reason {
+    LimitReached,
+    UnmatchedEvent,
+    NoSubscription,
+}
+
+/// Where a reservation stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub enum ReservationState {
+    Held,
+    Committed,
+    Released,
+    Expired,
+}
+
+/// The answer to Reserve and CanUse.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Decision {
+    /// Why it was denied; none if it was allowed.
+    pub denied: Option<Reason>,
+    /// Every matched group, in the catalog's order.
+    pub standings: Vec<Standing>,
+    /// When to ask again, from now; none if waiting does not help.
+    pub retry_after_ms: Option<u64>,
+}
+
+/// What Reserve holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Hold {
+    /// The reservation's nonce.
+    pub nonce: String,
+    /// Where it stands now.
+    pub state: ReservationState,
+    /// Its deadline.
+    pub deadline_ms: i64,
+    /// It was made by an earlier call with the same request id.
+    pub replayed: bool,
+}
+
+/// The answer to Commit.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Committed {
+    /// The reservation's groups, in its windows.
+    pub standings: Vec<Standing>,
+    /// More was used than was held.
+    pub overage: bool,
+    /// It came at or after the deadline, or after a release.
+    pub late: bool,
+    /// It had been committed before.
+    pub replayed: bool,
+}
+
+/// The answer to Release.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Released {
+    /// Where the reservation stands now.
+    pub state: ReservationState,
+    /// The reservation's groups, in its windows.
+    pub standings: Vec<Standing>,
+    /// It had been released before.
+    pub replayed: bool,
+}
+
+/// The answer to Track.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tracked {
+    /// Why it was counted nowhere; none if it was counted.
+    pub uncounted: Option<Reason>,
+    /// Names what was counted; empty if nothing was.
+    pub event_id: String,
+    /// Every matched group, in the catalog's order.
+    pub standings: Vec<Standing>,
+    /// It had been counted before.
+    pub replayed: bool,
+}

@@ -1,0 +1,106 @@
+//! An event: what happened, how much of it, and what is known about it.
+
+use std::collections::BTreeMap;
+
+use super::amount::Quantity;
+
+/// Why text cannot be an event name.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidEventName {
+    /// Empty or longer than 128 bytes.
+    #[error("an event name has 1 to 128 bytes")]
+    Length,
+    /// A character outside the alphabet.
+    #[error("an event name consists of A-Z, a-z, 0-9 and . _ : / -")]
+    Character,
+}
+
+/// A dotted name such as `llm.tokens`: 1 to 128 bytes of `[A-Za-z0-9._:/-]`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct EventName(String);
+
+/// The end of the name of an event that refunds another.
+const REFUND: &str = ".refund";
+
+impl EventName {
+    /// Reads a name.
+    ///
+    /// # Errors
+    /// See [`InvalidEventName`].
+    pub fn parse(text: &str) -> Result<Self, InvalidEventName> {
+        if text.is_empty() || text.len() > 128 {
+            return Err(InvalidEventName::Length);
+        }
+        let known = |byte: u8| byte.is_ascii_alphanumeric() || b"._:/-".contains(&byte);
+        if text.bytes().all(known) { Ok(Self(text.to_owned())) } else { Err(InvalidEventName::Character) }
+    }
+
+    /// The name as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// For `X.refund`: `X`.
+    #[must_use]
+    pub fn refunded(&self) -> Option<Self> {
+        self.0.strip_suffix(REFUND).filter(|name| !name.is_empty()).map(|name| Self(name.to_owned()))
+    }
+}
+
+/// One event, with its defaults filled in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Event {
+    /// What happened.
+    pub name: EventName,
+    /// How much; absent only where `quantities` are named instead.
+    pub quantity: Option<Quantity>,
+    /// How much, by name.
+    pub quantities: BTreeMap<String, Quantity>,
+    /// What is known about it.
+    pub metadata: BTreeMap<String, String>,
+}
+
+impl Event {
+    /// An event; one that names neither a quantity nor quantities has quantity 1.
+    #[must_use]
+    pub fn new(
+        name: EventName,
+        quantity: Option<Quantity>,
+        quantities: BTreeMap<String, Quantity>,
+        metadata: BTreeMap<String, String>,
+    ) -> Self {
+        let quantity = quantity.or_else(|| quantities.is_empty().then_some(Quantity::ONE));
+        Self { name, quantity, quantities, metadata }
+    }
+
+    /// The metadata that is a plain decimal number, which a measure may name.
+    #[must_use]
+    pub fn numeric_metadata(&self) -> BTreeMap<&str, Quantity> {
+        let number = |value: &String| Quantity::from_decimal(value).ok();
+        self.metadata.iter().filter_map(|(key, value)| Some((key.as_str(), number(value)?))).collect()
+    }
+}
+
+/// What was really used: it replaces the quantities that it names; the others stay as reserved.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Actual {
+    /// Replaces the event's quantity.
+    pub quantity: Option<Quantity>,
+    /// Replace the quantities of these names.
+    pub quantities: BTreeMap<String, Quantity>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refund_names_the_event_it_refunds() {
+        let refunded = |name| EventName::parse(name).unwrap().refunded().map(|name| name.0);
+        assert_eq!(refunded("llm.tokens.refund").as_deref(), Some("llm.tokens"));
+        assert_eq!(refunded("llm.tokens"), None);
+        assert_eq!(refunded(".refund"), None);
+        assert_eq!(refunded("refund"), None);
+    }
+}

@@ -1,0 +1,100 @@
+//! What can go wrong. A denial is no fault: it is an answer.
+
+use super::amount::{Unit, Units};
+use super::answer::ReservationState;
+
+/// Why a call has no answer. `grpc::status` is the one table from here to statuses.
+#[derive(Debug, thiserror::Error)]
+pub enum Fault {
+    /// A field of the request violates a bound.
+    #[error("{field} {problem}")]
+    Invalid {
+        /// As the proto names it.
+        field: String,
+        /// Continues the sentence "the field ...", and says what to do.
+        problem: String,
+        /// For `ErrorInfo`.
+        reason: &'static str,
+    },
+    /// A number, or what a counter would become, is too large.
+    #[error("{field} {problem}")]
+    OutOfRange {
+        /// As the proto names it, or a limit group.
+        field: String,
+        /// Continues the sentence "the field ...".
+        problem: String,
+    },
+    /// The event matches a limit group, but lacks what the group measures.
+    #[error(
+        "the event matches limit group {group:?}, which measures {quantity:?}, but does not carry it: name it in \
+         `quantities`, or as a decimal number in `metadata`"
+    )]
+    QuantityMissing {
+        /// The limit group.
+        group: String,
+        /// The first quantity that is missing.
+        quantity: String,
+    },
+    /// The id came before, with another body or RPC.
+    #[error("request_id was used before with another body or RPC: use a new id for a new request")]
+    RequestIdReused,
+    /// No such reservation is remembered.
+    #[error("the reservation is unknown, and may have been settled long ago: do not track its usage blindly")]
+    ReservationNotFound,
+    /// The reservation was committed before, with other charges or to be released now.
+    #[error("the reservation was committed before: {}", Committed(.committed))]
+    AlreadyCommitted {
+        /// What each group was charged.
+        committed: Vec<(String, Unit, Units)>,
+    },
+    /// A refund of a reservation that is not committed.
+    #[error("the reservation is {}, not committed: only what was committed can be refunded", .state.as_str())]
+    NotCommitted {
+        /// Where it stands.
+        state: ReservationState,
+    },
+    /// The user has no subscription.
+    #[error("the user has no subscription: UpsertSubscription makes one")]
+    SubscriptionNotFound,
+    /// The catalog has no such plan.
+    #[error("the catalog has no plan {0:?}: ListPlans names them")]
+    PlanNotFound(String),
+    /// The user's plan is no longer in the catalog.
+    #[error("the user's plan {0:?} is not in the catalog: put it back, or put the user on another plan")]
+    PlanUnknown(String),
+    /// The user has as many live holds as Tollgate keeps.
+    #[error("the user has 10000 live holds: settle some, or wait for their deadlines")]
+    TooManyHolds,
+    /// Redis gave no answer: nothing is claimed, and the outcome is unknown.
+    #[error("the ledger did not answer, and the outcome is unknown: ask again, with the same request_id")]
+    Unavailable(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// A bug, or somebody else's writing in Tollgate's keys.
+    #[error("the ledger's answer was not understood; the log says more")]
+    Internal(#[source] Box<dyn std::error::Error + Send + Sync>),
+}
+
+/// Shows charges as `tokens_total 150 tokens, spend 0.25 cents`.
+struct Committed<'a>(&'a [(String, Unit, Units)]);
+
+impl std::fmt::Display for Committed<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        for (index, (group, unit, units)) in self.0.iter().enumerate() {
+            let comma = if index == 0 { "" } else { ", " };
+            write!(f, "{comma}{group} {} {}", unit.to_f64(*units), unit.as_str())?;
+        }
+        Ok(())
+    }
+}
+
+impl ReservationState {
+    /// The word for it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Held => "held",
+            Self::Committed => "committed",
+            Self::Released => "released",
+            Self::Expired => "expired",
+        }
+    }
+}

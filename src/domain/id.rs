@@ -1,0 +1,234 @@
+//! Identifiers, parsed once: users, apps, requests, reservations.
+
+use std::fmt;
+use std::str::FromStr;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+
+/// Why text cannot be an identifier.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidId {
+    /// It is empty.
+    #[error("is empty")]
+    Empty,
+    /// It is longer than this many bytes.
+    #[error("is longer than {0} bytes")]
+    TooLong(usize),
+}
+
+fn checked(text: &str, longest: usize) -> Result<&str, InvalidId> {
+    match text.len() {
+        0 => Err(InvalidId::Empty),
+        length if length > longest => Err(InvalidId::TooLong(longest)),
+        _ => Ok(text),
+    }
+}
+
+/// The caller's end-user: 1 to 256 bytes, otherwise any text. Tollgate does not authenticate end-users.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct UserId(String);
+
+impl UserId {
+    /// Reads a user id.
+    ///
+    /// # Errors
+    /// See [`InvalidId`].
+    pub fn parse(text: &str) -> Result<Self, InvalidId> {
+        checked(text, 256).map(|text| Self(text.to_owned()))
+    }
+
+    /// The id as the caller wrote it.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// A namespace that owns users, plans and reservations.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct AppId(String);
+
+impl Default for AppId {
+    fn default() -> Self {
+        Self("default".to_owned())
+    }
+}
+
+/// A user of an app, and the hash tag that all of the user's keys carry: `app:user`, with every byte outside
+/// `[A-Za-z0-9._@-]` percent-encoded.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Owner {
+    tag: String,
+}
+
+impl Owner {
+    /// The owner of `user`'s keys in `app`.
+    #[must_use]
+    pub fn new(app: &AppId, user: &UserId) -> Self {
+        let mut tag = String::with_capacity(app.0.len() + 1 + user.0.len());
+        push_encoded(&mut tag, &app.0);
+        tag.push(':');
+        push_encoded(&mut tag, &user.0);
+        Self { tag }
+    }
+
+    /// What stands between the braces of the user's keys.
+    #[must_use]
+    pub fn tag(&self) -> &str {
+        &self.tag
+    }
+}
+
+fn push_encoded(out: &mut String, text: &str) {
+    for byte in text.bytes() {
+        if is_plain(byte) {
+            out.push(char::from(byte));
+        } else {
+            out.push('%');
+            for digit in [byte >> 4, byte & 15] {
+                out.push(char::from(b"0123456789ABCDEF"[usize::from(digit)]));
+            }
+        }
+    }
+}
+
+fn is_plain(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"._@-".contains(&byte)
+}
+
+/// Makes a retry recognisable: at most 64 bytes.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct RequestId(String);
+
+impl RequestId {
+    /// Reads a request id; `None` for the empty text, which means there is none.
+    ///
+    /// # Errors
+    /// [`InvalidId::TooLong`].
+    pub fn parse(text: &str) -> Result<Option<Self>, InvalidId> {
+        if text.is_empty() {
+            return Ok(None);
+        }
+        checked(text, 64).map(|text| Some(Self(text.to_owned())))
+    }
+
+    /// The id as the caller wrote it.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// 128 random bits as text, 22 characters of base64url.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Nonce(String);
+
+impl Nonce {
+    const LENGTH: usize = 22;
+
+    /// A nonce that has not been seen before.
+    ///
+    /// # Panics
+    /// If the operating system gives no random bytes: nothing could be identified then.
+    #[must_use]
+    pub fn random() -> Self {
+        let mut bytes = [0; 16];
+        getrandom::fill(&mut bytes).expect("the operating system gives random bytes");
+        Self(URL_SAFE_NO_PAD.encode(bytes))
+    }
+
+    /// A nonce that the ledger remembers.
+    #[must_use]
+    pub fn from_ledger(text: &str) -> Self {
+        Self(text.to_owned())
+    }
+
+    /// The nonce as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for Nonce {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Names a reservation and says where it belongs, so that settling it needs one round trip: `nonce.app:user`, with the owner
+/// encoded as in the keys. Callers treat it as opaque.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct ReservationId {
+    /// Its name among the owner's reservations.
+    pub nonce: Nonce,
+    /// Whose it is.
+    pub owner: Owner,
+}
+
+/// Text that no reservation was ever named.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("is not a reservation id that Reserve has returned")]
+pub struct UnknownReservationId;
+
+impl ReservationId {
+    /// No id is longer: the nonce, and an app and a user of which every byte is encoded.
+    pub const LONGEST: usize = 1200;
+}
+
+impl FromStr for ReservationId {
+    type Err = UnknownReservationId;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let (nonce, tag) = text.split_once('.').ok_or(UnknownReservationId)?;
+        let known = |byte: u8| byte.is_ascii_alphanumeric() || b"-_".contains(&byte);
+        if nonce.len() != Nonce::LENGTH || !nonce.bytes().all(known) {
+            return Err(UnknownReservationId);
+        }
+        let (app, user) = tag.split_once(':').ok_or(UnknownReservationId)?;
+        let encoded = |part: &str| !part.is_empty() && part.bytes().all(|byte| is_plain(byte) || byte == b'%');
+        if !encoded(app) || !encoded(user) || text.len() > Self::LONGEST {
+            return Err(UnknownReservationId);
+        }
+        Ok(Self { nonce: Nonce(nonce.to_owned()), owner: Owner { tag: tag.to_owned() } })
+    }
+}
+
+impl fmt::Display for ReservationId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.nonce, self.owner.tag)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn owner(user: &str) -> Owner {
+        Owner::new(&AppId::default(), &UserId::parse(user).unwrap())
+    }
+
+    #[test]
+    fn odd_characters_of_a_user_are_encoded_and_never_collide() {
+        assert_eq!(owner("alice@example.com").tag(), "default:alice@example.com");
+        assert_eq!(owner("a{b}:c%d é").tag(), "default:a%7Bb%7D%3Ac%25d%20%C3%A9");
+    }
+
+    #[test]
+    fn a_reservation_id_survives_the_wire() {
+        for user in ["alice", "a.b:c{d}", "\u{0}\n", &"é".repeat(128)] {
+            let id = ReservationId { nonce: Nonce::random(), owner: owner(user) };
+            assert_eq!(id.to_string().parse(), Ok(id));
+        }
+    }
+
+    #[test]
+    fn other_text_is_no_reservation_id() {
+        let nonce = Nonce::random();
+        let cases = ["", "x", ".", "a.b:c", &format!("{nonce}.x"), &format!("{nonce}.a:"), &format!("{nonce}.a:b}}c")];
+        for text in cases {
+            assert_eq!(text.parse::<ReservationId>(), Err(UnknownReservationId), "{text}");
+        }
+    }
+}

@@ -1,0 +1,14 @@
+//! What Tollgate talks about: parsed types and pure functions, no IO.
+//!
+//! A value of these types is valid: it was parsed once, at the border, and is not checked again. This module knows
+//! neither tonic nor Redis.
+
+pub mod amount;
+pub mod answer;
+pub mod event;
+pub mod fault;
+pub mod id;
+pub mod pattern;
+pub mod plan;
+pub mod subscription;
+pub mod window;

@@ -1,0 +1,109 @@
+//! Patterns of a match rule: which events, and which metadata values.
+
+use std::fmt;
+
+/// Which event names a rule is for. Case matters.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum EventPattern {
+    /// `*`: every event.
+    Any,
+    /// `llm.tokens`: this name.
+    Exact(String),
+    /// `llm.*`: the text before `.*`, for names with one or more further segments.
+    Prefix(String),
+}
+
+impl EventPattern {
+    /// Reads `*`, `prefix.*` or a name.
+    ///
+    /// # Errors
+    /// A sentence that says what is wrong.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        if text == "*" {
+            return Ok(Self::Any);
+        }
+        let (name, prefix) = match text.strip_suffix(".*") {
+            Some(prefix) => (prefix, true),
+            None => (text, false),
+        };
+        super::event::EventName::parse(name)
+            .map_err(|invalid| format!("{text:?} is not an event pattern (a name, `prefix.*` or `*`): {invalid}"))?;
+        Ok(if prefix { Self::Prefix(name.to_owned()) } else { Self::Exact(name.to_owned()) })
+    }
+
+    /// Whether some event name fits both patterns.
+    #[must_use]
+    pub fn overlaps(&self, other: &Self) -> bool {
+        let below = |name: &str, prefix: &str| {
+            name.strip_prefix(prefix).is_some_and(|rest| rest.len() > 1 && rest.starts_with('.'))
+        };
+        match (self, other) {
+            (Self::Any, _) | (_, Self::Any) => true,
+            (Self::Exact(one), Self::Exact(two)) => one == two,
+            (Self::Exact(name), Self::Prefix(prefix)) | (Self::Prefix(prefix), Self::Exact(name)) => below(name, prefix),
+            (Self::Prefix(one), Self::Prefix(two)) => one == two || below(one, two) || below(two, one),
+        }
+    }
+}
+
+impl fmt::Display for EventPattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Any => f.write_str("*"),
+            Self::Exact(name) => f.write_str(name),
+            Self::Prefix(prefix) => write!(f, "{prefix}.*"),
+        }
+    }
+}
+
+/// Which metadata values a condition accepts. Case matters.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum ValuePattern {
+    /// This value.
+    Exact(String),
+    /// `gpt-4o-*`: the text before the star; every value that starts with it.
+    Prefix(String),
+}
+
+impl ValuePattern {
+    /// Reads `prefix*` or a value.
+    #[must_use]
+    pub fn parse(text: &str) -> Self {
+        match text.strip_suffix('*') {
+            Some(prefix) => Self::Prefix(prefix.to_owned()),
+            None => Self::Exact(text.to_owned()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn patterns_overlap_where_a_name_fits_both() {
+        let cases = [
+            ("*", "a", true),
+            ("a.b", "a.b", true),
+            ("a.b", "a.c", false),
+            ("a.b", "a.*", true),
+            ("a", "a.*", false),
+            ("ab.c", "a.*", false),
+            ("a.b.c", "a.*", true),
+            ("a.*", "a.b.*", true),
+            ("a.b.*", "a.c.*", false),
+        ];
+        for (one, two, expected) in cases {
+            let (left, right) = (EventPattern::parse(one).unwrap(), EventPattern::parse(two).unwrap());
+            assert_eq!(left.overlaps(&right), expected, "{one} {two}");
+            assert_eq!(right.overlaps(&left), expected, "{two} {one}");
+        }
+    }
+
+    #[test]
+    fn a_star_elsewhere_is_an_error() {
+        for bad in ["", ".*", "a*", "a.*.b", "*.a", "a b", "ü"] {
+            assert!(EventPattern::parse(bad).is_err(), "{bad}");
+        }
+    }
+}

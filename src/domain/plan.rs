@@ -1,0 +1,188 @@
+//! Plans, limit groups, match rules and measures: the catalog as it is understood, whatever file it came from.
+
+use std::collections::HashMap;
+
+use jiff::tz::TimeZone;
+
+use super::amount::{Quantity, Unit, Units, Weight};
+use super::pattern::{EventPattern, ValuePattern};
+
+/// All plans, in the order of the file.
+#[derive(Debug, Clone, Default)]
+pub struct Catalog {
+    plans: Vec<Plan>,
+    by_id: HashMap<String, usize>,
+    default_plan: Option<usize>,
+}
+
+impl Catalog {
+    /// A catalog of `plans`, whose ids differ.
+    ///
+    /// # Panics
+    /// If `default_plan` is none of them: the reader of the catalog has checked it.
+    #[must_use]
+    pub fn new(plans: Vec<Plan>, default_plan: Option<&str>) -> Self {
+        let by_id: HashMap<String, usize> =
+            plans.iter().enumerate().map(|(index, plan)| (plan.id.clone(), index)).collect();
+        assert_eq!(by_id.len(), plans.len(), "plan ids differ");
+        let default_plan = default_plan.map(|id| by_id[id]);
+        Self { plans, by_id, default_plan }
+    }
+
+    /// Every plan, in the order of the file.
+    #[must_use]
+    pub fn plans(&self) -> &[Plan] {
+        &self.plans
+    }
+
+    /// The plan with this id.
+    #[must_use]
+    pub fn plan(&self, id: &str) -> Option<&Plan> {
+        self.by_id.get(id).map(|&index| &self.plans[index])
+    }
+
+    /// The plan of users without a subscription.
+    #[must_use]
+    pub fn default_plan(&self) -> Option<&Plan> {
+        self.default_plan.map(|index| &self.plans[index])
+    }
+}
+
+/// A named list of limit groups.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    /// Its key in the catalog.
+    pub id: String,
+    /// What people call it.
+    pub name: String,
+    /// What happens to the counters of a user who enters it.
+    pub on_plan_change: OnPlanChange,
+    /// The name of its time zone, as in the IANA database.
+    pub timezone: String,
+    /// The rules of that time zone, which calendar boundaries follow.
+    pub zone: TimeZone,
+    /// In the order of the file.
+    pub groups: Vec<LimitGroup>,
+}
+
+/// What a user's counters do when the user enters a plan.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnPlanChange {
+    /// Keep what groups with equal id, unit, period and anchor have counted.
+    Carry,
+    /// Start at 0.
+    Reset,
+    /// Start at the quota.
+    Block,
+}
+
+/// One limit: how much of one unit, per period.
+#[derive(Debug, Clone)]
+pub struct LimitGroup {
+    /// Unique in its plan.
+    pub id: String,
+    /// What people call it.
+    pub label: String,
+    /// What it counts.
+    pub unit: Unit,
+    /// How much of it.
+    pub quota: Quota,
+    /// How long a window is.
+    pub period: Period,
+    /// Where windows begin.
+    pub anchor: Anchor,
+    /// Whether it denies (true), or only reports `exceeded`.
+    pub hard: bool,
+    /// Shares of the quota worth telling somebody about, as decimals such as `0.8`.
+    pub thresholds: Vec<Quantity>,
+    /// The first rule that applies decides what an event costs.
+    pub rules: Vec<Rule>,
+}
+
+/// How much a group allows per window.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Quota {
+    /// At most this, in smallest units.
+    Limited(Units),
+    /// Counts, and never denies.
+    Unlimited,
+}
+
+/// How long a window is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[allow(missing_docs)]
+pub enum Period {
+    Minute,
+    Hourly,
+    Daily,
+    Weekly,
+    Monthly,
+    Yearly,
+    /// One window without end.
+    Lifetime,
+}
+
+impl Period {
+    /// The word for it in the catalog and the API.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Minute => "minute",
+            Self::Hourly => "hourly",
+            Self::Daily => "daily",
+            Self::Weekly => "weekly",
+            Self::Monthly => "monthly",
+            Self::Yearly => "yearly",
+            Self::Lifetime => "lifetime",
+        }
+    }
+}
+
+/// Where windows begin.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Anchor {
+    /// At the boundaries of the calendar, in the plan's time zone.
+    Calendar,
+    /// At the subscription's cycle anchor, and one period after another from there.
+    SubscriptionStart,
+}
+
+/// For which events a group counts, and how much.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rule {
+    /// Which event names.
+    pub event: EventPattern,
+    /// All must hold.
+    pub conditions: Vec<Condition>,
+    /// What to count.
+    pub measure: Measure,
+}
+
+/// A metadata key that must be present, with one of these values.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Condition {
+    /// The metadata key.
+    pub key: String,
+    /// Any of them.
+    pub values: Vec<ValuePattern>,
+}
+
+/// What to count of an event.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Measure {
+    /// Always 1.
+    Events,
+    /// The sum of the terms. `quantity`, the default, is one term of that name with weight 1.
+    Terms(Vec<Term>),
+}
+
+/// One quantity of an event, times a weight.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Term {
+    /// The quantity's name; `quantity` is the event's own.
+    pub name: String,
+    /// How much of the group's unit one of it costs.
+    pub weight: Weight,
+    /// What counts where the event does not carry it; without a default the rule does not apply then.
+    pub default: Option<Quantity>,
+}

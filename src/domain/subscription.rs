@@ -1,0 +1,41 @@
+//! A subscription: which plan a user is on, since when, until when, with which quotas of its own.
+
+use std::collections::BTreeMap;
+
+use super::amount::Quantity;
+
+/// A user's subscription, as it is stored. Times are milliseconds of the Unix epoch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Subscription {
+    /// Changes with every write, so that a script can tell whether a call was compiled for this one.
+    pub revision: String,
+    /// The plan's id in the catalog.
+    pub plan_id: String,
+    /// Since when the user is on this plan.
+    pub start_ms: i64,
+    /// Until when.
+    pub end_ms: Option<i64>,
+    /// From where the windows of groups with `anchor: subscription_start` are counted.
+    pub cycle_anchor_ms: i64,
+    /// The default plan that the user fell to when the subscription ended, once a script has seen it.
+    pub fallen_to: Option<String>,
+    /// By limit group id.
+    pub overrides: BTreeMap<String, QuotaOverride>,
+}
+
+impl Subscription {
+    /// Whether it has ended at this time.
+    #[must_use]
+    pub fn has_ended(&self, now_ms: i64) -> bool {
+        self.end_ms.is_some_and(|end_ms| now_ms >= end_ms)
+    }
+}
+
+/// A quota for one user.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum QuotaOverride {
+    /// In the group's unit.
+    Amount(Quantity),
+    /// Counts, and never denies.
+    Unlimited,
+}

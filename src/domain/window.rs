@@ -1,0 +1,1 @@
+//! Windows: one period of one group, `[start, end)`.

@@ -1,0 +1,253 @@
+//! Parsing requests: every bound of SPEC section 4, each with the field it is about. Messages are destructured exhaustively, so
+//! that a new field does not compile until somebody decides about it.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use prost_types::Timestamp;
+
+use crate::domain::amount::{InvalidQuantity, Quantity};
+use crate::domain::event::{Actual, Event, EventName};
+use crate::domain::fault::Fault;
+use crate::domain::id::{RequestId, ReservationId, UserId};
+use crate::domain::pattern::EventPattern;
+use crate::domain::subscription::QuotaOverride;
+use crate::meter::TrackCall;
+use crate::subscriptions::Upsert;
+
+use super::v1;
+
+const MAX_QUANTITIES: usize = 16;
+const MAX_METADATA: usize = 32;
+const MAX_KEY_BYTES: usize = 64;
+const MAX_VALUE_BYTES: usize = 256;
+const MAX_REASON_BYTES: usize = 256;
+const MAX_PLAN_ID_BYTES: usize = 64;
+
+const DEFAULT_TTL: Duration = Duration::from_secs(60);
+const MIN_TTL: Duration = Duration::from_secs(1);
+const MAX_TTL: Duration = Duration::from_secs(3600);
+
+/// The last second of year 9999, which is the last that a `Timestamp` may name.
+const LAST_SECOND: i64 = 253_402_300_799;
+
+/// The metadata key by which a refund may name its reservation.
+const RESERVATION_KEY: &str = "reservationId";
+
+/// What Reserve is asked.
+pub(super) struct ReserveCall {
+    pub user: UserId,
+    pub event: Event,
+    pub ttl: Duration,
+    pub request_id: Option<RequestId>,
+}
+
+pub(super) fn invalid(field: impl Into<String>, problem: impl Into<String>) -> Fault {
+    Fault::Invalid { field: field.into(), problem: problem.into(), reason: "INVALID_FIELD" }
+}
+
+pub(super) fn reserve(request: v1::ReserveRequest) -> Result<ReserveCall, Fault> {
+    let v1::ReserveRequest { user_id, event, ttl, request_id } = request;
+    let event = self::event(event)?;
+    refuse_refund(&event)?;
+    Ok(ReserveCall { user: user(&user_id)?, event, ttl: self::ttl(ttl)?, request_id: self::request_id(&request_id)? })
+}
+
+pub(super) fn can_use(request: v1::CanUseRequest) -> Result<(UserId, Event), Fault> {
+    let v1::CanUseRequest { user_id, event } = request;
+    let event = self::event(event)?;
+    refuse_refund(&event)?;
+    Ok((user(&user_id)?, event))
+}
+
+pub(super) fn commit(request: v1::CommitRequest) -> Result<(ReservationId, Option<Actual>), Fault> {
+    let v1::CommitRequest { reservation_id, actual } = request;
+    let actual = actual.map(|v1::Actual { quantity, quantities }| {
+        Ok(Actual {
+            quantity: quantity.map(|number| self::quantity("actual.quantity", number)).transpose()?,
+            quantities: self::quantities("actual.quantities", quantities)?,
+        })
+    });
+    Ok((self::reservation_id(&reservation_id)?, actual.transpose()?))
+}
+
+pub(super) fn release(request: v1::ReleaseRequest) -> Result<(ReservationId, String), Fault> {
+    let v1::ReleaseRequest { reservation_id, reason } = request;
+    if reason.len() > MAX_REASON_BYTES {
+        return Err(invalid("reason", format!("is longer than {MAX_REASON_BYTES} bytes")));
+    }
+    Ok((self::reservation_id(&reservation_id)?, reason))
+}
+
+pub(super) fn track(request: v1::TrackRequest) -> Result<(UserId, TrackCall), Fault> {
+    let v1::TrackRequest { user_id, event, request_id, enforce, reservation_id } = request;
+    let event = self::event(event)?;
+    let is_refund = event.name.refunded().is_some();
+    if !is_refund && !reservation_id.is_empty() {
+        let problem = "is for refunds only: name the event `X.refund`, or leave this out";
+        return Err(invalid("reservation_id", problem));
+    }
+    let named = event.metadata.get(RESERVATION_KEY).filter(|_| is_refund);
+    let reservation_id = match named {
+        Some(named) if reservation_id.is_empty() => named,
+        Some(named) if *named != reservation_id => {
+            let problem = "names another reservation than metadata `reservationId`: leave one of them out";
+            return Err(invalid("reservation_id", problem));
+        }
+        _ => &reservation_id,
+    };
+    let reservation =
+        if reservation_id.is_empty() { None } else { Some(self::reservation_id(reservation_id)?) };
+    let user = user(&user_id)?;
+    Ok((user, TrackCall { event, request_id: self::request_id(&request_id)?, enforce, reservation }))
+}
+
+pub(super) fn get_usage(
+    request: v1::GetUsageRequest,
+) -> Result<(UserId, Option<EventPattern>, Option<i64>), Fault> {
+    let v1::GetUsageRequest { user_id, event, at } = request;
+    let pattern = if event.is_empty() {
+        None
+    } else {
+        Some(EventPattern::parse(&event).map_err(|problem| invalid("event", format!("is not valid: {problem}")))?)
+    };
+    let at_ms = at.map(|at| time("at", at)).transpose()?;
+    Ok((user(&user_id)?, pattern, at_ms))
+}
+
+pub(super) fn upsert(request: v1::UpsertSubscriptionRequest) -> Result<(UserId, Upsert), Fault> {
+    let v1::UpsertSubscriptionRequest { user_id, plan_id, overrides, end_time, cycle_anchor } = request;
+    if plan_id.len() > MAX_PLAN_ID_BYTES {
+        return Err(invalid("plan_id", format!("is longer than {MAX_PLAN_ID_BYTES} bytes")));
+    }
+    let end_ms = match end_time {
+        None => None,
+        Some(Timestamp { seconds: 0, nanos: 0 }) => Some(None),
+        Some(end) => Some(Some(time("end_time", end)?)),
+    };
+    let upsert = Upsert {
+        plan_id: Some(plan_id).filter(|id| !id.is_empty()),
+        overrides: overrides.map(self::overrides).transpose()?,
+        end_ms,
+        cycle_anchor_ms: cycle_anchor.map(|anchor| time("cycle_anchor", anchor)).transpose()?,
+    };
+    Ok((user(&user_id)?, upsert))
+}
+
+pub(super) fn cancel(request: v1::CancelSubscriptionRequest) -> Result<(UserId, Option<i64>), Fault> {
+    let v1::CancelSubscriptionRequest { user_id, end_time } = request;
+    Ok((user(&user_id)?, end_time.map(|end| time("end_time", end)).transpose()?))
+}
+
+pub(super) fn user(text: &str) -> Result<UserId, Fault> {
+    UserId::parse(text).map_err(|problem| invalid("user_id", format!("{problem}: send 1 to 256 bytes")))
+}
+
+fn request_id(text: &str) -> Result<Option<RequestId>, Fault> {
+    RequestId::parse(text).map_err(|problem| invalid("request_id", problem.to_string()))
+}
+
+/// Text that no reservation was ever named is as unknown as one that was forgotten.
+fn reservation_id(text: &str) -> Result<ReservationId, Fault> {
+    if text.is_empty() {
+        return Err(invalid("reservation_id", "is empty: send what Reserve returned"));
+    }
+    if text.len() > ReservationId::LONGEST {
+        return Err(invalid("reservation_id", format!("is longer than {} bytes", ReservationId::LONGEST)));
+    }
+    text.parse().map_err(|_| Fault::ReservationNotFound)
+}
+
+fn event(event: Option<v1::Event>) -> Result<Event, Fault> {
+    let v1::Event { name, quantity, quantities, metadata } =
+        event.ok_or_else(|| invalid("event", "is missing: say what happens"))?;
+    let name = EventName::parse(&name).map_err(|problem| invalid("event.name", format!("is not valid: {problem}")))?;
+    let quantity = quantity.map(|number| self::quantity("event.quantity", number)).transpose()?;
+    let quantities = self::quantities("event.quantities", quantities)?;
+    Ok(Event::new(name, quantity, quantities, self::metadata(metadata)?))
+}
+
+fn refuse_refund(event: &Event) -> Result<(), Fault> {
+    match event.name.refunded() {
+        None => Ok(()),
+        Some(_) => Err(Fault::Invalid {
+            field: "event.name".to_owned(),
+            problem: "ends in `.refund`: refunds are for Track only".to_owned(),
+            reason: "REFUND_NOT_TRACKED",
+        }),
+    }
+}
+
+fn quantity(field: &str, number: f64) -> Result<Quantity, Fault> {
+    Quantity::from_f64(number).map_err(|problem| match problem {
+        InvalidQuantity::TooLarge => Fault::OutOfRange { field: field.to_owned(), problem: problem.to_string() },
+        _ => invalid(field, problem.to_string()),
+    })
+}
+
+fn quantities(field: &str, numbers: BTreeMap<String, f64>) -> Result<BTreeMap<String, Quantity>, Fault> {
+    at_most(field, numbers.len(), MAX_QUANTITIES)?;
+    let parse = |(name, number): (String, f64)| {
+        let field = entry(field, &name)?;
+        Ok((name, quantity(&field, number)?))
+    };
+    numbers.into_iter().map(parse).collect()
+}
+
+fn metadata(entries: BTreeMap<String, String>) -> Result<BTreeMap<String, String>, Fault> {
+    at_most("event.metadata", entries.len(), MAX_METADATA)?;
+    for (key, value) in &entries {
+        let field = entry("event.metadata", key)?;
+        // A reservation id is as long as its user's id makes it.
+        let longest = if key == RESERVATION_KEY { ReservationId::LONGEST } else { MAX_VALUE_BYTES };
+        if value.len() > longest {
+            return Err(invalid(field, format!("is longer than {longest} bytes")));
+        }
+    }
+    Ok(entries)
+}
+
+fn at_most(field: &str, found: usize, most: usize) -> Result<(), Fault> {
+    if found > most { Err(invalid(field, format!("has {found} entries; at most {most} are allowed"))) } else { Ok(()) }
+}
+
+/// How an error names an entry of a map, whose key is checked here.
+fn entry(field: &str, key: &str) -> Result<String, Fault> {
+    if key.is_empty() || key.len() > MAX_KEY_BYTES {
+        return Err(invalid(field, format!("has a key of {} bytes; send 1 to {MAX_KEY_BYTES}", key.len())));
+    }
+    Ok(format!("{field}[{key:?}]"))
+}
+
+fn ttl(ttl: Option<prost_types::Duration>) -> Result<Duration, Fault> {
+    let Some(ttl) = ttl else { return Ok(DEFAULT_TTL) };
+    let ttl = Duration::try_from(ttl).ok().filter(|ttl| (MIN_TTL..=MAX_TTL).contains(ttl));
+    ttl.ok_or_else(|| invalid("ttl", "is out of bounds: send 1 s to 1 h, or leave it out for 60 s"))
+}
+
+/// Milliseconds of the epoch, rounded down.
+fn time(field: &str, time: Timestamp) -> Result<i64, Fault> {
+    let Timestamp { seconds, nanos } = time;
+    if !(0..=LAST_SECOND).contains(&seconds) || !(0..1_000_000_000).contains(&nanos) {
+        return Err(invalid(field, "is out of bounds: send a time from 1970 to 9999"));
+    }
+    Ok(seconds * 1000 + i64::from(nanos) / 1_000_000)
+}
+
+fn overrides(overrides: v1::QuotaOverrides) -> Result<BTreeMap<String, QuotaOverride>, Fault> {
+    let v1::QuotaOverrides { quotas } = overrides;
+    at_most("overrides.quotas", quotas.len(), 1000)?;
+    let parse = |(id, quota): (String, v1::Quota)| {
+        let field = format!("overrides.quotas[{id:?}]");
+        let v1::Quota { limit } = quota;
+        let quota = match limit {
+            Some(v1::quota::Limit::Amount(amount)) => QuotaOverride::Amount(quantity(&field, amount)?),
+            Some(v1::quota::Limit::Unlimited(true)) => QuotaOverride::Unlimited,
+            Some(v1::quota::Limit::Unlimited(false)) | None => {
+                return Err(invalid(field, "says nothing: send an amount, or unlimited: true"));
+            }
+        };
+        Ok((id, quota))
+    };
+    quotas.into_iter().map(parse).collect()
+}

@@ -1,0 +1,246 @@
+//! Writing answers out: domain to protobuf, thin and total.
+
+use prost_types::Timestamp;
+
+use crate::domain::answer::{Committed, Decision, Reason, Released, ReservationState, Standing, Tracked};
+use crate::domain::plan::{Anchor, LimitGroup, OnPlanChange, Plan, Quota};
+use crate::domain::subscription::{QuotaOverride, Subscription};
+use crate::meter::{Reserved, Usage};
+
+use super::v1;
+
+pub(super) fn reserve(reserved: Reserved) -> v1::ReserveResponse {
+    let Reserved { decision, hold, degraded } = reserved;
+    let Decision { denied, standings, retry_after_ms } = decision;
+    let (reservation_id, state, expire_time, replayed) = match hold {
+        Some((id, hold)) => {
+            (id.to_string(), self::state(hold.state), Some(timestamp(hold.deadline_ms)), hold.replayed)
+        }
+        None => (String::new(), v1::ReservationState::Unspecified, None, false),
+    };
+    v1::ReserveResponse {
+        allowed: denied.is_none(),
+        matched: matched(denied),
+        reservation_id,
+        state: state.into(),
+        expire_time,
+        reasons: reasons(denied),
+        limits: limits(standings),
+        retry_after: retry_after_ms.map(duration),
+        degraded,
+        replayed,
+    }
+}
+
+pub(super) fn can_use(decision: Decision) -> v1::CanUseResponse {
+    let Decision { denied, standings, retry_after_ms } = decision;
+    // Nothing is held for this call, so that what Reserve would hold counts here.
+    let exceeding: Vec<bool> =
+        standings.iter().map(|standing| denied.is_none() && standing.would_exceed(standing.requested)).collect();
+    let mut limits = limits(standings);
+    for (limit, exceeds) in limits.iter_mut().zip(exceeding) {
+        limit.exceeded |= exceeds;
+    }
+    v1::CanUseResponse {
+        allowed: denied.is_none(),
+        matched: matched(denied),
+        reasons: reasons(denied),
+        limits,
+        retry_after: retry_after_ms.map(duration),
+    }
+}
+
+pub(super) fn commit(committed: Committed) -> v1::CommitResponse {
+    let Committed { standings, overage, late, replayed } = committed;
+    v1::CommitResponse {
+        state: v1::ReservationState::Committed.into(),
+        limits: limits(standings),
+        overage,
+        late,
+        replayed,
+    }
+}
+
+pub(super) fn release(released: Released) -> v1::ReleaseResponse {
+    let Released { state, standings, replayed } = released;
+    v1::ReleaseResponse { state: self::state(state).into(), limits: limits(standings), replayed }
+}
+
+pub(super) fn track(tracked: Tracked) -> v1::TrackResponse {
+    let Tracked { uncounted, event_id, standings, replayed } = tracked;
+    let match_status = match uncounted {
+        None => v1::MatchStatus::Matched,
+        Some(Reason::LimitReached) => v1::MatchStatus::Blocked,
+        Some(Reason::UnmatchedEvent) => v1::MatchStatus::Unmatched,
+        Some(Reason::NoSubscription) => v1::MatchStatus::NoSubscription,
+    };
+    v1::TrackResponse {
+        event_id,
+        match_status: match_status.into(),
+        limits: limits(standings),
+        reasons: reasons(uncounted),
+        replayed,
+    }
+}
+
+pub(super) fn usage(user_id: String, usage: Usage) -> v1::GetUsageResponse {
+    let Usage { subscription, plan_id, standings } = usage;
+    v1::GetUsageResponse {
+        subscription: subscription.map(|subscription| self::subscription(user_id, &subscription)),
+        limits: limits(standings),
+        plan_id: plan_id.unwrap_or_default(),
+    }
+}
+
+pub(super) fn subscription(user_id: String, subscription: &Subscription) -> v1::Subscription {
+    let Subscription { revision: _, plan_id, start_ms, end_ms, cycle_anchor_ms, fallen_to: _, overrides } =
+        subscription;
+    let quota = |quota: &QuotaOverride| {
+        let limit = match quota {
+            QuotaOverride::Amount(amount) => v1::quota::Limit::Amount(to_f64(*amount)),
+            QuotaOverride::Unlimited => v1::quota::Limit::Unlimited(true),
+        };
+        v1::Quota { limit: Some(limit) }
+    };
+    let quotas = overrides.iter().map(|(id, override_)| (id.clone(), quota(override_))).collect();
+    v1::Subscription {
+        user_id,
+        plan_id: plan_id.clone(),
+        start_time: Some(timestamp(*start_ms)),
+        end_time: end_ms.map(timestamp),
+        cycle_anchor: Some(timestamp(*cycle_anchor_ms)),
+        overrides: (!overrides.is_empty()).then_some(v1::QuotaOverrides { quotas }),
+    }
+}
+
+pub(super) fn plan(plan: &Plan, is_default: bool) -> v1::Plan {
+    let Plan { id, name, on_plan_change, timezone, zone: _, groups } = plan;
+    let on_plan_change = match on_plan_change {
+        OnPlanChange::Carry => "carry",
+        OnPlanChange::Reset => "reset",
+        OnPlanChange::Block => "block",
+    };
+    v1::Plan {
+        plan_id: id.clone(),
+        name: name.clone(),
+        is_default,
+        timezone: timezone.clone(),
+        on_plan_change: on_plan_change.to_owned(),
+        limit_groups: groups.iter().map(limit_group).collect(),
+    }
+}
+
+fn limit_group(group: &LimitGroup) -> v1::LimitGroup {
+    let LimitGroup { id, label, unit, quota, period, anchor, hard, thresholds, rules } = group;
+    let (quota, unlimited) = match quota {
+        Quota::Limited(units) => (unit.to_f64(*units), false),
+        Quota::Unlimited => (0.0, true),
+    };
+    let anchor = match anchor {
+        Anchor::Calendar => "calendar",
+        Anchor::SubscriptionStart => "subscription_start",
+    };
+    let mut events: Vec<String> = Vec::new();
+    for rule in rules {
+        let event = rule.event.to_string();
+        if !events.contains(&event) {
+            events.push(event);
+        }
+    }
+    v1::LimitGroup {
+        limit_group_id: id.clone(),
+        label: label.clone(),
+        unit: unit.as_str().to_owned(),
+        quota,
+        unlimited,
+        period: period.as_str().to_owned(),
+        anchor: anchor.to_owned(),
+        hard: *hard,
+        thresholds: thresholds.iter().map(|threshold| to_f64(*threshold)).collect(),
+        events,
+    }
+}
+
+/// The double nearest to the exact decimal: both operands of the division are exact.
+fn to_f64(quantity: crate::domain::amount::Quantity) -> f64 {
+    if quantity.micro_part() == 0 {
+        return quantity.whole_part() as f64;
+    }
+    (quantity.whole_part() * 1_000_000 + u64::from(quantity.micro_part())) as f64 / 1e6
+}
+
+fn limits(standings: Vec<Standing>) -> Vec<v1::LimitStatus> {
+    standings.into_iter().map(limit).collect()
+}
+
+fn limit(standing: Standing) -> v1::LimitStatus {
+    let (remaining, exceeded) = (standing.remaining(), standing.exceeded());
+    let Standing {
+        group_id,
+        label,
+        unit,
+        quota,
+        hard,
+        window_ms,
+        used,
+        held,
+        requested,
+        shortfall,
+        window_closed,
+        unapplied,
+    } = standing;
+    let quota = match quota {
+        Quota::Limited(units) => Some(units),
+        Quota::Unlimited => None,
+    };
+    v1::LimitStatus {
+        limit_group_id: group_id,
+        label,
+        unit: unit.as_str().to_owned(),
+        quota: unit.to_f64(quota.unwrap_or_default()),
+        unlimited: quota.is_none(),
+        used: unit.to_f64(used),
+        held: unit.to_f64(held),
+        remaining: unit.to_f64(remaining.unwrap_or_default()),
+        requested: unit.to_f64(requested),
+        shortfall: unit.to_f64(shortfall),
+        exceeded,
+        hard,
+        window_start: window_ms.map(|(start_ms, _)| timestamp(start_ms)),
+        reset_time: window_ms.map(|(_, end_ms)| timestamp(end_ms)),
+        window_closed,
+        unapplied: unit.to_f64(unapplied),
+    }
+}
+
+fn matched(denied: Option<Reason>) -> bool {
+    matches!(denied, None | Some(Reason::LimitReached))
+}
+
+fn reasons(denied: Option<Reason>) -> Vec<i32> {
+    let reason = |reason| match reason {
+        Reason::LimitReached => v1::Reason::LimitReached,
+        Reason::UnmatchedEvent => v1::Reason::UnmatchedEvent,
+        Reason::NoSubscription => v1::Reason::NoSubscription,
+    };
+    denied.map(|denied| reason(denied).into()).into_iter().collect()
+}
+
+fn state(state: ReservationState) -> v1::ReservationState {
+    match state {
+        ReservationState::Held => v1::ReservationState::Held,
+        ReservationState::Committed => v1::ReservationState::Committed,
+        ReservationState::Released => v1::ReservationState::Released,
+        ReservationState::Expired => v1::ReservationState::Expired,
+    }
+}
+
+fn timestamp(ms: i64) -> Timestamp {
+    let nanos = i32::try_from(ms.rem_euclid(1000) * 1_000_000).unwrap_or_default();
+    Timestamp { seconds: ms.div_euclid(1000), nanos }
+}
+
+fn duration(ms: u64) -> prost_types::Duration {
+    let nanos = i32::try_from(ms % 1000 * 1_000_000).unwrap_or_default();
+    prost_types::Duration { seconds: i64::try_from(ms / 1000).unwrap_or(i64::MAX), nanos }
+}

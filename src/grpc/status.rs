@@ -1,0 +1,68 @@
+//! From faults to statuses: the one table.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use tonic::{Code, Status};
+use tonic_types::{ErrorDetails, StatusExt as _};
+
+use crate::domain::fault::Fault;
+
+const DOMAIN: &str = "tollgate";
+
+/// How long to wait before asking again, when Redis gave no answer.
+const RETRY: Duration = Duration::from_millis(500);
+
+/// The status of a fault, with `ErrorInfo`, and with `BadRequest` or `RetryInfo` where they help.
+pub(super) fn status(fault: Fault) -> Status {
+    let (code, reason) = match &fault {
+        Fault::Invalid { reason, .. } => (Code::InvalidArgument, *reason),
+        Fault::OutOfRange { .. } => (Code::OutOfRange, "OUT_OF_RANGE"),
+        Fault::QuantityMissing { .. } => (Code::InvalidArgument, "QUANTITY_MISSING"),
+        Fault::RequestIdReused => (Code::InvalidArgument, "REQUEST_ID_REUSED"),
+        Fault::ReservationNotFound => (Code::NotFound, "RESERVATION_NOT_FOUND"),
+        Fault::AlreadyCommitted { .. } => (Code::FailedPrecondition, "ALREADY_COMMITTED"),
+        Fault::NotCommitted { .. } => (Code::FailedPrecondition, "NOT_COMMITTED"),
+        Fault::SubscriptionNotFound => (Code::NotFound, "SUBSCRIPTION_NOT_FOUND"),
+        Fault::PlanNotFound(_) => (Code::NotFound, "PLAN_NOT_FOUND"),
+        Fault::PlanUnknown(_) => (Code::FailedPrecondition, "PLAN_UNKNOWN"),
+        Fault::TooManyHolds => (Code::ResourceExhausted, "TOO_MANY_HOLDS"),
+        Fault::Unavailable(_) => (Code::Unavailable, "UNAVAILABLE"),
+        Fault::Internal(_) => (Code::Internal, "INTERNAL"),
+    };
+    let mut details = ErrorDetails::with_error_info(reason, DOMAIN, facts(&fault));
+    match &fault {
+        Fault::Invalid { field, problem, .. } | Fault::OutOfRange { field, problem } => {
+            details.add_bad_request_violation(field, problem);
+        }
+        Fault::RequestIdReused => {
+            details.add_bad_request_violation("request_id", "was used before with another body or RPC");
+        }
+        Fault::QuantityMissing { quantity, .. } => {
+            details.add_bad_request_violation(format!("event.quantities[{quantity:?}]"), "is missing");
+        }
+        Fault::Unavailable(_) => {
+            details.set_retry_info(Some(RETRY));
+        }
+        Fault::Internal(source) => tracing::error!(%source, "an answer was not understood"),
+        _ => {}
+    }
+    Status::with_error_details(code, fault.to_string(), details)
+}
+
+/// What a program may want to know of a fault.
+fn facts(fault: &Fault) -> HashMap<String, String> {
+    let facts: Vec<(String, String)> = match fault {
+        Fault::QuantityMissing { group, quantity } => {
+            vec![("limit_group_id".to_owned(), group.clone()), ("quantity".to_owned(), quantity.clone())]
+        }
+        Fault::AlreadyCommitted { committed } => committed
+            .iter()
+            .map(|(group, unit, units)| (format!("committed.{group}"), unit.to_f64(*units).to_string()))
+            .collect(),
+        Fault::NotCommitted { state } => vec![("state".to_owned(), state.as_str().to_owned())],
+        Fault::PlanUnknown(id) | Fault::PlanNotFound(id) => vec![("plan_id".to_owned(), id.clone())],
+        _ => Vec::new(),
+    };
+    facts.into_iter().collect()
+}

@@ -1,0 +1,351 @@
+//! What travels to and from the scripts, in MessagePack: its integers are exact (SPEC section 6). The positions are those of
+//! the scripts' headers.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::catalog::OrFalse;
+use crate::domain::amount::{Quantity, Unit, Units};
+use crate::domain::answer::{Committed, Decision, Hold, Reason, Released, ReservationState, Standing, Tracked};
+use crate::domain::event::{Actual, Event};
+use crate::domain::fault::Fault;
+use crate::domain::plan::Quota;
+use crate::domain::subscription::{QuotaOverride, Subscription};
+
+use super::Stale;
+
+/// Encodes a call's arguments.
+///
+/// # Panics
+/// Never: numbers, text and maps of them can be encoded.
+#[must_use]
+pub fn encode(call: &impl Serialize) -> Vec<u8> {
+    rmp_serde::to_vec(call).expect("numbers and text can be encoded")
+}
+
+/// An event, as the scripts read it.
+#[must_use]
+pub fn event(event: &Event) -> impl Serialize + use<'_> {
+    (event.name.as_str(), OrFalse(event.quantity), &event.quantities, event.numeric_metadata(), &event.metadata)
+}
+
+/// The arguments of `commit` that say what was used: whether anything is said, the quantity, the quantities.
+#[must_use]
+pub fn actual(actual: Option<&Actual>) -> (bool, OrFalse<Quantity>, BTreeMap<&str, Quantity>) {
+    let quantities = actual.into_iter().flat_map(|actual| &actual.quantities);
+    (
+        actual.is_some(),
+        OrFalse(actual.and_then(|actual| actual.quantity)),
+        quantities.map(|(name, quantity)| (name.as_str(), *quantity)).collect(),
+    )
+}
+
+/// The answer of a script, by its name.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[allow(missing_docs)]
+pub enum Reply {
+    Stale(i64, i64, serde_bytes::ByteBuf),
+    Fault(String, String, String),
+    Decision(String, String, String, i64, Vec<Row>, i64, bool),
+    AlreadyCommitted(Vec<(String, u8, Units)>),
+    Committed(String, Vec<Row>, bool, bool, bool),
+    Released(String, Vec<Row>, bool),
+    Tracked(String, String, Vec<Row>, bool),
+    #[serde(deserialize_with = "one")]
+    Usage(Vec<Row>),
+    Subscription(i64, serde_bytes::ByteBuf, String),
+    #[serde(deserialize_with = "one")]
+    Put(bool),
+    Deleted(Vec<String>),
+}
+
+/// An array of one.
+fn one<'de, D: serde::Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<T, D::Error> {
+    <(T,)>::deserialize(deserializer).map(|(value,)| value)
+}
+
+/// A row of `lua/lib/report.lua`.
+#[derive(Debug, Deserialize)]
+pub struct Row(String, String, u8, i64, bool, i64, i64, Units, Units, Units, Units, bool, Units);
+
+/// An answer that does not fit its script: a bug, or somebody else's writing.
+#[derive(Debug, thiserror::Error)]
+#[error("a script answered {0}, which does not fit the question")]
+struct Unfitting(String);
+
+fn unfitting(what: impl std::fmt::Debug) -> Fault {
+    Fault::Internal(Box::new(Unfitting(format!("{what:?}"))))
+}
+
+/// Decodes the answer of a script. What the script calls a fault is one.
+pub(super) fn decode(packed: &[u8]) -> Result<Reply, Fault> {
+    let reply = rmp_serde::from_slice(packed).map_err(|error| Fault::Internal(Box::new(error)))?;
+    match reply {
+        Reply::Fault(reason, group, name) => Err(fault(reason, group, name)),
+        Reply::AlreadyCommitted(committed) => {
+            let committed = committed.into_iter().map(|(group, code, units)| Ok((group, unit(code)?, units)));
+            Err(Fault::AlreadyCommitted { committed: committed.collect::<Result<_, Fault>>()? })
+        }
+        reply => Ok(reply),
+    }
+}
+
+fn fault(reason: String, group: String, name: String) -> Fault {
+    match reason.as_str() {
+        "QUANTITY_MISSING" => Fault::QuantityMissing { group, quantity: name },
+        "OUT_OF_RANGE" => Fault::OutOfRange {
+            field: format!("the counter of limit group {group:?}"),
+            problem: "would become larger than a counter can be (2^53 - 1, or 8000000000 cents)".to_owned(),
+        },
+        "REQUEST_ID_REUSED" => Fault::RequestIdReused,
+        "RESERVATION_NOT_FOUND" => Fault::ReservationNotFound,
+        "NOT_COMMITTED" => match state(&name) {
+            Ok(state) => Fault::NotCommitted { state },
+            Err(fault) => fault,
+        },
+        "REFUND_OF_ANOTHER_EVENT" => Fault::Invalid {
+            field: "event.name".to_owned(),
+            problem: format!("does not refund the reservation's event: name it {name}.refund"),
+            reason: "REFUND_OF_ANOTHER_EVENT",
+        },
+        "PLAN_UNKNOWN" => Fault::PlanUnknown(name),
+        "TOO_MANY_HOLDS" => Fault::TooManyHolds,
+        _ => unfitting(reason),
+    }
+}
+
+fn unit(code: u8) -> Result<Unit, Fault> {
+    match code {
+        1 => Ok(Unit::Count),
+        2 => Ok(Unit::Tokens),
+        3 => Ok(Unit::Seconds),
+        4 => Ok(Unit::Cents),
+        _ => Err(unfitting(("unit", code))),
+    }
+}
+
+fn state(name: &str) -> Result<ReservationState, Fault> {
+    match name {
+        "held" => Ok(ReservationState::Held),
+        "committed" => Ok(ReservationState::Committed),
+        "released" => Ok(ReservationState::Released),
+        "expired" => Ok(ReservationState::Expired),
+        _ => Err(unfitting(("state", name))),
+    }
+}
+
+fn reason(outcome: &str) -> Result<Option<Reason>, Fault> {
+    match outcome {
+        "allowed" | "matched" => Ok(None),
+        "limit_reached" | "blocked" => Ok(Some(Reason::LimitReached)),
+        "unmatched_event" | "unmatched" => Ok(Some(Reason::UnmatchedEvent)),
+        "no_subscription" => Ok(Some(Reason::NoSubscription)),
+        _ => Err(unfitting(("outcome", outcome))),
+    }
+}
+
+impl Row {
+    fn standing(self) -> Result<Standing, Fault> {
+        let Self(
+            group_id,
+            label,
+            code,
+            quota,
+            hard,
+            start_ms,
+            end_ms,
+            used,
+            held,
+            requested,
+            shortfall,
+            window_closed,
+            unapplied,
+        ) = self;
+        // A lifetime window starts at the beginning of time.
+        let window_ms = (start_ms != 0 || end_ms != crate::catalog::NEVER_MS).then_some((start_ms, end_ms));
+        let quota = u64::try_from(quota).map_or(Quota::Unlimited, Quota::Limited);
+        let unit = unit(code)?;
+        Ok(Standing {
+            group_id,
+            label,
+            unit,
+            quota,
+            hard,
+            window_ms,
+            used,
+            held,
+            requested,
+            shortfall,
+            window_closed,
+            unapplied,
+        })
+    }
+}
+
+fn standings(rows: Vec<Row>) -> Result<Vec<Standing>, Fault> {
+    rows.into_iter().map(Row::standing).collect()
+}
+
+impl Reply {
+    /// What `stale` says, if that is the answer; else the answer.
+    ///
+    /// # Errors
+    /// None of its own; it is the other side of a choice.
+    pub fn current(self) -> Result<Self, Stale> {
+        match self {
+            Self::Stale(now_ms, redis_ms, subscription) => {
+                Err(Stale { now_ms, redis_ms, subscription: subscription.into_vec() })
+            }
+            reply => Ok(reply),
+        }
+    }
+
+    /// The answer of `reserve` and `can_use`.
+    ///
+    /// # Errors
+    /// [`Fault::Internal`] for another answer.
+    pub fn decision(self) -> Result<(Decision, Option<Hold>), Fault> {
+        let Self::Decision(outcome, nonce, state_name, deadline_ms, rows, wait_ms, replayed) = self else {
+            return Err(unfitting(self));
+        };
+        let decision = Decision {
+            denied: reason(&outcome)?,
+            standings: standings(rows)?,
+            retry_after_ms: u64::try_from(wait_ms).ok(),
+        };
+        let hold = if nonce.is_empty() {
+            None
+        } else {
+            Some(Hold { nonce, state: state(&state_name)?, deadline_ms, replayed })
+        };
+        Ok((decision, hold))
+    }
+
+    /// The answer of `commit`.
+    ///
+    /// # Errors
+    /// [`Fault::Internal`] for another answer.
+    pub fn committed(self) -> Result<Committed, Fault> {
+        match self {
+            Self::Committed(_, rows, overage, late, replayed) => {
+                Ok(Committed { standings: standings(rows)?, overage, late, replayed })
+            }
+            other => Err(unfitting(other)),
+        }
+    }
+
+    /// The answer of `release`.
+    ///
+    /// # Errors
+    /// [`Fault::Internal`] for another answer.
+    pub fn released(self) -> Result<Released, Fault> {
+        match self {
+            Self::Released(name, rows, replayed) => {
+                Ok(Released { state: state(&name)?, standings: standings(rows)?, replayed })
+            }
+            other => Err(unfitting(other)),
+        }
+    }
+
+    /// The answer of `track` and the refunds.
+    ///
+    /// # Errors
+    /// [`Fault::Internal`] for another answer.
+    pub fn tracked(self) -> Result<Tracked, Fault> {
+        match self {
+            Self::Tracked(outcome, event_id, rows, replayed) => {
+                Ok(Tracked { uncounted: reason(&outcome)?, event_id, standings: standings(rows)?, replayed })
+            }
+            other => Err(unfitting(other)),
+        }
+    }
+
+    /// The answer of `usage`.
+    ///
+    /// # Errors
+    /// [`Fault::Internal`] for another answer.
+    pub fn usage(self) -> Result<Vec<Standing>, Fault> {
+        match self {
+            Self::Usage(rows) => standings(rows),
+            other => Err(unfitting(other)),
+        }
+    }
+
+    /// The answer of `subscription_get`: the user's time, the subscription, the plan last used with the ledger.
+    ///
+    /// # Errors
+    /// [`Fault::Internal`] for another answer.
+    pub fn subscription(self) -> Result<(i64, Option<Subscription>, String), Fault> {
+        match self {
+            Self::Subscription(now_ms, packed, plan) => Ok((now_ms, decode_subscription(&packed)?, plan)),
+            other => Err(unfitting(other)),
+        }
+    }
+
+    /// The answer of `user_delete`: the nonces of the live holds.
+    ///
+    /// # Errors
+    /// [`Fault::Internal`] for another answer.
+    pub fn deleted(self) -> Result<Vec<String>, Fault> {
+        match self {
+            Self::Deleted(nonces) => Ok(nonces),
+            other => Err(unfitting(other)),
+        }
+    }
+}
+
+/// A subscription as it is stored; `lua/lib/subscription.lua` reads it.
+#[derive(Serialize, Deserialize)]
+struct Stored(String, String, i64, i64, i64, String, Vec<(String, String)>);
+
+const UNLIMITED: &str = "unlimited";
+
+/// Encodes a subscription for the store.
+#[must_use]
+pub fn encode_subscription(subscription: &Subscription) -> Vec<u8> {
+    let Subscription { revision, plan_id, start_ms, end_ms, cycle_anchor_ms, fallen_to, overrides } =
+        subscription.clone();
+    let overrides = overrides.into_iter().map(|(group, quota)| match quota {
+        QuotaOverride::Amount(amount) => (group, amount.to_string()),
+        QuotaOverride::Unlimited => (group, UNLIMITED.to_owned()),
+    });
+    encode(&Stored(
+        revision,
+        plan_id,
+        start_ms,
+        end_ms.unwrap_or_default(),
+        cycle_anchor_ms,
+        fallen_to.unwrap_or_default(),
+        overrides.collect(),
+    ))
+}
+
+/// Decodes what [`encode_subscription`] wrote; nothing is none.
+///
+/// # Errors
+/// [`Fault::Internal`] for what it did not write.
+pub fn decode_subscription(packed: &[u8]) -> Result<Option<Subscription>, Fault> {
+    if packed.is_empty() {
+        return Ok(None);
+    }
+    let Stored(revision, plan_id, start_ms, end_ms, cycle_anchor_ms, fallen_to, overrides) =
+        rmp_serde::from_slice(packed).map_err(|error| Fault::Internal(Box::new(error)))?;
+    let overrides = overrides.into_iter().map(|(group, quota)| {
+        let quota = match quota.as_str() {
+            UNLIMITED => QuotaOverride::Unlimited,
+            amount => QuotaOverride::Amount(Quantity::from_decimal(amount).map_err(|_| unfitting(&quota))?),
+        };
+        Ok((group, quota))
+    });
+    Ok(Some(Subscription {
+        revision,
+        plan_id,
+        start_ms,
+        end_ms: (end_ms != 0).then_some(end_ms),
+        cycle_anchor_ms,
+        fallen_to: (!fallen_to.is_empty()).then_some(fallen_to),
+        overrides: overrides.collect::<Result<_, Fault>>()?,
+    }))
+}

@@ -1,0 +1,77 @@
+//! The ledger: the only code that knows Redis. Keys, scripts, what travels to and from them, and connections.
+
+pub mod codec;
+mod connection;
+mod keys;
+mod script;
+
+use std::time::Duration;
+
+use crate::domain::fault::Fault;
+use crate::domain::id::{Nonce, Owner};
+
+use codec::Reply;
+pub use connection::{ConnectError, RedisOptions};
+pub use keys::UserKeys;
+pub use script::{Script, scripts};
+
+/// What every call to a script can answer instead: it was compiled for another time or subscription.
+#[derive(Debug, Clone)]
+pub struct Stale {
+    /// The user's time.
+    pub now_ms: i64,
+    /// Redis's own time.
+    pub redis_ms: i64,
+    /// The subscription as it is stored, encoded.
+    pub subscription: Vec<u8>,
+}
+
+/// Runs the scripts.
+#[derive(Clone)]
+pub struct Ledger {
+    connections: connection::Connections,
+}
+
+impl Ledger {
+    /// Connects, and checks that this Redis can keep a ledger.
+    ///
+    /// # Errors
+    /// See [`ConnectError`].
+    pub async fn connect(options: &RedisOptions) -> Result<Self, ConnectError> {
+        Ok(Self { connections: connection::Connections::open(options).await? })
+    }
+
+    /// Runs a script over the keys of `owner`.
+    ///
+    /// # Errors
+    /// [`Fault::Unavailable`] if the outcome is unknown; [`Fault::Internal`] for an answer that is not understood.
+    pub async fn run(&self, script: &Script, keys: &[String], owner: &Owner, args: &[&[u8]]) -> Result<Reply, Fault> {
+        let packed = self.connections.evaluate(script, keys, owner, args).await?;
+        codec::decode(&packed)
+    }
+
+    /// Deletes the keys that show live holds. They would expire alone.
+    ///
+    /// # Errors
+    /// [`Fault::Unavailable`].
+    pub async fn unlink_holds(&self, owner: &Owner, nonces: &[String]) -> Result<(), Fault> {
+        let keys = UserKeys::new(owner);
+        let holds: Vec<String> = nonces.iter().map(|nonce| keys.hold(nonce)).collect();
+        for some in holds.chunks(1000) {
+            self.connections.unlink(some).await?;
+        }
+        Ok(())
+    }
+
+    /// Whether Redis answers within `limit`, over a connection of its own.
+    pub async fn answers(&self, limit: Duration) -> bool {
+        tokio::time::timeout(limit, self.connections.ping()).await.is_ok_and(|answer| answer.is_ok())
+    }
+}
+
+/// The keys of a reservation's owner, in the order in which the settling scripts take them.
+#[must_use]
+pub fn settling_keys(owner: &Owner, nonce: &Nonce) -> [String; 4] {
+    let keys = UserKeys::new(owner);
+    [keys.ledger(), keys.memory(), keys.agenda(), keys.hold(nonce.as_str())]
+}

@@ -1,0 +1,70 @@
+//! The scripts, put together by `build.rs`, and their digests.
+
+use std::sync::LazyLock;
+
+use sha1::Digest as _;
+
+/// One Lua script.
+#[derive(Debug)]
+pub struct Script {
+    /// As the file in `lua/`.
+    pub name: &'static str,
+    /// What Redis runs.
+    pub body: &'static str,
+    /// What Redis calls it.
+    pub sha1: String,
+}
+
+macro_rules! scripts {
+    ($($(#[$doc:meta])* $name:ident),* $(,)?) => {
+        /// Every script, by the name of its file.
+        #[derive(Debug)]
+        pub struct Scripts { $($(#[$doc])* pub $name: Script),* }
+
+        static SCRIPTS: LazyLock<Scripts> = LazyLock::new(|| Scripts {
+            $($name: Script::new(
+                stringify!($name),
+                include_str!(concat!(env!("OUT_DIR"), "/", stringify!($name), ".lua")),
+            )),*
+        });
+    };
+}
+
+scripts! {
+    /// Holds what an event may cost.
+    reserve,
+    /// What `reserve` would answer.
+    can_use,
+    /// Counts what was really used.
+    commit,
+    /// Gives a reservation back.
+    release,
+    /// Counts what has happened.
+    track,
+    /// Gives back what an event would have cost.
+    refund,
+    /// Gives back some of what a reservation committed.
+    refund_reservation,
+    /// A user's standing in every group.
+    usage,
+    /// Reads a subscription.
+    subscription_get,
+    /// Replaces a subscription.
+    subscription_put,
+    /// Deletes a user.
+    user_delete,
+}
+
+/// Every script, by the name of its file.
+#[must_use]
+pub fn scripts() -> &'static Scripts {
+    &SCRIPTS
+}
+
+impl Script {
+    fn new(name: &'static str, body: &'static str) -> Self {
+        let digest = sha1::Sha1::digest(body);
+        let sha1 = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+        Self { name, body, sha1 }
+    }
+}

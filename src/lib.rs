@@ -1,0 +1,24 @@
+//! Tollgate meters what each end-user of an AI product consumes, and refuses the call that would break the user's plan before it
+//! runs.
+//!
+//! A request flows one way and comes back the same way: [`grpc`] parses it, [`meter`] decides which plan applies (with
+//! [`planner`]), [`ledger`] runs one atomic Lua script in Redis. The scripts match, price, decide and count.
+//!
+//! The guarantees, by the names that comments and tests use (README has them in full): NO-OVERSHOOT, ALL-OR-NOTHING, NO-LEAK,
+//! ONCE, TRUTH, EXACT, ONE-CLOCK, SELF-CONTAINED.
+
+pub mod domain;
+
+pub mod catalog;
+pub mod ledger;
+pub mod planner;
+
+pub mod meter;
+pub mod subscriptions;
+
+pub mod grpc;
+pub mod server;
+
+pub mod commands;
+pub mod config;
+pub mod private_redis;

@@ -1,0 +1,15 @@
+//! Parses the command line and hands over.
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+use tollgate::commands;
+use tollgate::config::{Cli, Command};
+
+fn main() -> ExitCode {
+    match Cli::parse().command {
+        Command::Serve(settings) => commands::serve(*settings),
+        Command::CheckCatalog { file } => commands::check_catalog(&file),
+        Command::Schema => commands::schema(),
+    }
+}

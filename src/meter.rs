@@ -1,0 +1,338 @@
+//! The use cases of metering: one short function per RPC.
+//!
+//! Each compiles the user's plan, runs one script, and translates the answer. Where the script says that it was compiled for
+//! another time or subscription, it is compiled again, at most three times.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use sha2::{Digest as _, Sha256};
+
+use crate::domain::answer::{Committed, Decision, Hold, Released, Standing, Tracked};
+use crate::domain::event::{Actual, Event, EventName};
+use crate::domain::fault::Fault;
+use crate::domain::id::{AppId, Nonce, Owner, RequestId, ReservationId, UserId};
+use crate::domain::pattern::EventPattern;
+use crate::domain::plan::Catalog;
+use crate::domain::subscription::Subscription;
+use crate::ledger::codec::{self, Reply};
+use crate::ledger::{Ledger, Script, UserKeys, scripts, settling_keys};
+use crate::planner::{Basis, Clock, Effective, Planner};
+
+/// How often a call is compiled again before it is given up.
+const RETRIES: usize = 3;
+
+/// What an operator decides about metering.
+#[derive(Clone)]
+pub struct MeterOptions {
+    /// How long a reservation is remembered after its deadline.
+    pub settlement_window: Duration,
+    /// How long a settlement, or a tracked event with a request id, is remembered.
+    pub replay_window: Duration,
+    /// Allow what cannot be decided, because Redis does not answer.
+    pub fail_open: bool,
+    /// The machine's clock: only a first guess at Redis's.
+    pub clock: Clock,
+}
+
+impl Default for MeterOptions {
+    fn default() -> Self {
+        Self {
+            settlement_window: Duration::from_secs(15 * 60),
+            replay_window: Duration::from_secs(15 * 60),
+            fail_open: false,
+            clock: Arc::new(|| jiff::Timestamp::now().as_millisecond()),
+        }
+    }
+}
+
+/// Meters events against plans.
+pub struct Meter {
+    pub(crate) planner: Planner,
+    pub(crate) ledger: Ledger,
+    options: MeterOptions,
+    app: AppId,
+}
+
+/// The answer to Reserve.
+#[derive(Debug)]
+pub struct Reserved {
+    /// Whether the caller may go ahead, and where the groups stand.
+    pub decision: Decision,
+    /// What is held.
+    pub hold: Option<(ReservationId, Hold)>,
+    /// Nothing was decided: Redis did not answer, and this deployment fails open.
+    pub degraded: bool,
+}
+
+/// What Track is asked.
+#[derive(Debug)]
+pub struct TrackCall {
+    /// What happened.
+    pub event: Event,
+    /// Makes retries safe.
+    pub request_id: Option<RequestId>,
+    /// Count only if it fits.
+    pub enforce: bool,
+    /// For a refund: of what this reservation committed.
+    pub reservation: Option<ReservationId>,
+}
+
+/// The answer to GetUsage.
+#[derive(Debug)]
+pub struct Usage {
+    /// As stored.
+    pub subscription: Option<Arc<Subscription>>,
+    /// The plan in force.
+    pub plan_id: Option<String>,
+    /// Every group of the plan.
+    pub standings: Vec<Standing>,
+}
+
+impl Meter {
+    /// A meter over `ledger`.
+    #[must_use]
+    pub fn new(catalog: Arc<Catalog>, ledger: Ledger, options: MeterOptions) -> Self {
+        let planner = Planner::new(catalog, Arc::clone(&options.clock));
+        Self { planner, ledger, options, app: AppId::default() }
+    }
+
+    /// Whose keys these are.
+    #[must_use]
+    pub fn owner(&self, user: &UserId) -> Owner {
+        Owner::new(&self.app, user)
+    }
+
+    /// Holds what an event may cost.
+    ///
+    /// # Errors
+    /// See the RPC.
+    pub async fn reserve(
+        &self,
+        user: &UserId,
+        event: &Event,
+        ttl: Duration,
+        request_id: Option<&RequestId>,
+    ) -> Result<Reserved, Fault> {
+        let owner = self.owner(user);
+        let nonce = Nonce::random();
+        let ttl_ms = millis(ttl);
+        let digest = request_id.map(|_| digest(&("reserve", codec::event(event), ttl_ms)));
+        let mut keys = UserKeys::new(&owner).all();
+        keys.push(UserKeys::new(&owner).hold(nonce.as_str()));
+        let call = |basis: &Basis| {
+            codec::encode(&(
+                basis.revision(),
+                basis.ended,
+                codec::event(event),
+                text(request_id),
+                digest.as_deref().unwrap_or_default(),
+                nonce.as_str(),
+                ttl_ms,
+                millis(self.options.settlement_window),
+            ))
+        };
+        let reply = match self.run(&scripts().reserve, &keys, &owner, call).await {
+            Ok((reply, _)) => reply,
+            Err(Fault::Unavailable(source)) if self.options.fail_open => {
+                tracing::warn!(%source, "allowed without a decision: redis did not answer");
+                let decision = Decision { denied: None, standings: Vec::new(), retry_after_ms: None };
+                return Ok(Reserved { decision, hold: None, degraded: true });
+            }
+            Err(fault) => return Err(fault),
+        };
+        let (decision, hold) = reply.decision()?;
+        let hold = hold.map(|hold| {
+            // ONCE: a replay names the reservation of the first call.
+            (ReservationId { nonce: Nonce::from_ledger(&hold.nonce), owner: owner.clone() }, hold)
+        });
+        Ok(Reserved { decision, hold, degraded: false })
+    }
+
+    /// What Reserve would answer now.
+    ///
+    /// # Errors
+    /// See the RPC.
+    pub async fn can_use(&self, user: &UserId, event: &Event) -> Result<Decision, Fault> {
+        let owner = self.owner(user);
+        let keys = UserKeys::new(&owner).all();
+        let call = |basis: &Basis| codec::encode(&(basis.revision(), basis.ended, codec::event(event)));
+        let (reply, _) = self.run(&scripts().can_use, &keys, &owner, call).await?;
+        Ok(reply.decision()?.0)
+    }
+
+    /// Settles a reservation with what was really used.
+    ///
+    /// # Errors
+    /// See the RPC.
+    pub async fn commit(&self, id: &ReservationId, actual: Option<&Actual>) -> Result<Committed, Fault> {
+        let keys = settling_keys(&id.owner, &id.nonce);
+        let (given, quantity, quantities) = codec::actual(actual);
+        let replay_ms = millis(self.options.replay_window);
+        let call = codec::encode(&(id.nonce.as_str(), given, quantity, quantities, replay_ms));
+        self.ledger.run(&scripts().commit, &keys, &id.owner, &[&call]).await?.committed()
+    }
+
+    /// Gives a reservation back.
+    ///
+    /// # Errors
+    /// See the RPC.
+    pub async fn release(&self, id: &ReservationId) -> Result<Released, Fault> {
+        let keys = settling_keys(&id.owner, &id.nonce);
+        let call = codec::encode(&(id.nonce.as_str(), millis(self.options.replay_window)));
+        self.ledger.run(&scripts().release, &keys, &id.owner, &[&call]).await?.released()
+    }
+
+    /// Counts what has happened, or gives back what it cost.
+    ///
+    /// # Errors
+    /// See the RPC.
+    pub async fn track(&self, user: &UserId, call: &TrackCall) -> Result<Tracked, Fault> {
+        let owner = self.owner(user);
+        let event_id = Nonce::random();
+        let TrackCall { event, request_id, enforce, reservation } = call;
+        let digest = request_id.as_ref().map(|_| {
+            digest(&("track", codec::event(event), enforce, reservation.as_ref().map(ToString::to_string)))
+        });
+        let once = (text(request_id.as_ref()), digest.as_deref().unwrap_or_default(), event_id.as_str());
+        let reply = match (event.name.refunded(), reservation) {
+            (Some(refunded), Some(reservation)) => {
+                self.refund_reservation(&owner, reservation, event, &refunded, once).await?
+            }
+            (Some(refunded), None) => self.refund(&owner, event, &refunded, once).await?,
+            (None, _) => self.count(&owner, event, *enforce, once).await?,
+        };
+        reply.tracked()
+    }
+
+    async fn count(&self, owner: &Owner, event: &Event, enforce: bool, once: Once<'_>) -> Result<Reply, Fault> {
+        let (request_id, digest, event_id) = once;
+        let replay_ms = millis(self.options.replay_window);
+        let call = |basis: &Basis| {
+            let event = codec::event(event);
+            codec::encode(&(basis.revision(), basis.ended, event, request_id, digest, event_id, enforce, replay_ms))
+        };
+        let keys = UserKeys::new(owner).all();
+        Ok(self.run(&scripts().track, &keys, owner, call).await?.0)
+    }
+
+    async fn refund(
+        &self,
+        owner: &Owner,
+        event: &Event,
+        refunded: &EventName,
+        once: Once<'_>,
+    ) -> Result<Reply, Fault> {
+        let (request_id, digest, event_id) = once;
+        let replay_ms = millis(self.options.replay_window);
+        let call = |basis: &Basis| {
+            let (event, name) = (codec::event(event), refunded.as_str());
+            codec::encode(&(basis.revision(), basis.ended, event, name, request_id, digest, event_id, replay_ms))
+        };
+        let keys = UserKeys::new(owner).all();
+        Ok(self.run(&scripts().refund, &keys, owner, call).await?.0)
+    }
+
+    async fn refund_reservation(
+        &self,
+        owner: &Owner,
+        reservation: &ReservationId,
+        event: &Event,
+        refunded: &EventName,
+        once: Once<'_>,
+    ) -> Result<Reply, Fault> {
+        if reservation.owner != *owner {
+            // Another user's reservation is as good as unknown.
+            return Err(Fault::ReservationNotFound);
+        }
+        let (request_id, digest, event_id) = once;
+        let keys = UserKeys::new(owner);
+        let keys = [keys.ledger(), keys.memory(), keys.agenda()];
+        let replay_ms = millis(self.options.replay_window);
+        let (nonce, name) = (reservation.nonce.as_str(), refunded.as_str());
+        let call = codec::encode(&(nonce, codec::event(event), name, request_id, digest, event_id, replay_ms));
+        self.ledger.run(&scripts().refund_reservation, &keys, owner, &[&call]).await
+    }
+
+    /// A user's standing in every group of the plan, or in those with a rule for `event`.
+    ///
+    /// # Errors
+    /// See the RPC.
+    pub async fn usage(
+        &self,
+        user: &UserId,
+        event: Option<&EventPattern>,
+        at_ms: Option<i64>,
+    ) -> Result<Usage, Fault> {
+        let owner = self.owner(user);
+        let keys = UserKeys::new(&owner).all();
+        let call = |basis: &Basis| codec::encode(&(basis.revision(), basis.ended, at_ms.unwrap_or(-1)));
+        let (reply, basis) = self.run(&scripts().usage, &keys, &owner, call).await?;
+        let mut standings = reply.usage()?;
+        let plan_id = match basis.plan {
+            Effective::Plan { id, .. } => Some(id),
+            Effective::None | Effective::Unknown(_) => None,
+        };
+        if let (Some(event), Some(plan)) = (event, plan_id.as_ref().and_then(|id| self.planner.catalog().plan(id))) {
+            let wanted = |id: &str| {
+                let group = plan.groups.iter().find(|group| group.id == id);
+                group.is_some_and(|group| group.rules.iter().any(|rule| rule.event.overlaps(event)))
+            };
+            standings.retain(|standing| wanted(&standing.group_id));
+        }
+        Ok(Usage { subscription: basis.subscription, plan_id, standings })
+    }
+
+    /// Runs a script that decides by the user's plan. Returns what the answer was compiled for.
+    async fn run(
+        &self,
+        script: &Script,
+        keys: &[String],
+        owner: &Owner,
+        call: impl Fn(&Basis) -> Vec<u8>,
+    ) -> Result<(Reply, Basis), Fault> {
+        let mut at_ms = self.planner.now_ms();
+        for _ in 0..=RETRIES {
+            let basis = self.planner.basis(owner, at_ms)?;
+            let args = [&call(&basis), basis.plan_argument()];
+            let reply = match self.ledger.run(script, keys, owner, &args).await {
+                Err(Fault::PlanUnknown(_)) => return Err(unknown(basis.plan)),
+                reply => reply?,
+            };
+            match reply.current() {
+                Ok(reply) => return Ok((reply, basis)),
+                Err(stale) => {
+                    at_ms = stale.now_ms;
+                    self.planner.learn(owner, &stale)?;
+                }
+            }
+        }
+        Err(Fault::Unavailable("the user's subscription or window changed with every attempt".into()))
+    }
+}
+
+/// Request id, digest and event id of a Track.
+type Once<'a> = (&'a str, &'a str, &'a str);
+
+fn unknown(plan: Effective) -> Fault {
+    match plan {
+        Effective::Unknown(id) => Fault::PlanUnknown(id),
+        Effective::Plan { id, .. } => Fault::PlanUnknown(id),
+        Effective::None => Fault::PlanUnknown(String::new()),
+    }
+}
+
+fn text(request_id: Option<&RequestId>) -> &str {
+    request_id.map_or("", RequestId::as_str)
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// ONCE: tells whether a retry is the same request: half of a SHA-256 of it as it was parsed, defaults filled, maps sorted.
+fn digest(request: &impl serde::Serialize) -> String {
+    URL_SAFE_NO_PAD.encode(&Sha256::digest(codec::encode(request))[..16])
+}

@@ -1,0 +1,187 @@
+//! Which plan a call is decided by: the subscription as last seen, the plan compiled for it, and the time to compile for.
+//!
+//! All of it is a guess that the script checks (ONE-CLOCK, SELF-CONTAINED): where it was wrong the script writes nothing and says
+//! how things are, and the call is compiled again. So these caches need no invalidation.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+
+use quick_cache::sync::Cache;
+
+use crate::catalog::{CompiledPlan, NoCalendar, compile};
+use crate::domain::fault::Fault;
+use crate::domain::id::Owner;
+use crate::domain::plan::{Anchor, Catalog, Plan};
+use crate::domain::subscription::{QuotaOverride, Subscription};
+use crate::ledger::{Stale, codec};
+
+/// Tells the time, in milliseconds of the Unix epoch.
+pub type Clock = Arc<dyn Fn() -> i64 + Send + Sync>;
+
+/// How many users' subscriptions, and how many compiled plans, are kept in memory.
+const CACHED: usize = 100_000;
+
+/// See the module.
+pub struct Planner {
+    catalog: Arc<Catalog>,
+    clock: Clock,
+    /// By how much Redis's clock is ahead of this machine's.
+    ahead_ms: AtomicI64,
+    subscriptions: Cache<Owner, Arc<Subscription>>,
+    compiled: Cache<CompileKey, CompiledPlan>,
+}
+
+/// What a call was compiled for.
+#[derive(Debug, Clone)]
+pub struct Basis {
+    /// As last seen.
+    pub subscription: Option<Arc<Subscription>>,
+    /// Whether it had ended.
+    pub ended: bool,
+    /// The plan in force.
+    pub plan: Effective,
+}
+
+/// The plan in force.
+#[derive(Debug, Clone)]
+pub enum Effective {
+    /// This one.
+    Plan {
+        /// Its id in the catalog.
+        id: String,
+        /// As the scripts read it.
+        message: Arc<[u8]>,
+    },
+    /// None: no subscription, and no default plan.
+    None,
+    /// One that the catalog does not have.
+    Unknown(String),
+}
+
+impl Basis {
+    /// The revision of the subscription; empty for none.
+    #[must_use]
+    pub fn revision(&self) -> &str {
+        self.subscription.as_ref().map_or("", |subscription| &subscription.revision)
+    }
+
+    /// The plan as an argument of the scripts.
+    #[must_use]
+    pub fn plan_argument(&self) -> &[u8] {
+        match &self.plan {
+            Effective::Plan { message, .. } => message,
+            Effective::None => b"none",
+            Effective::Unknown(_) => b"unknown",
+        }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct CompileKey {
+    plan: String,
+    anchor_ms: Option<i64>,
+    overrides: BTreeMap<String, QuotaOverride>,
+}
+
+impl Planner {
+    /// A planner for `catalog`, with a clock that may be wrong.
+    #[must_use]
+    pub fn new(catalog: Arc<Catalog>, clock: Clock) -> Self {
+        Self {
+            catalog,
+            clock,
+            ahead_ms: AtomicI64::new(0),
+            subscriptions: Cache::new(CACHED),
+            compiled: Cache::new(CACHED),
+        }
+    }
+
+    /// The catalog.
+    #[must_use]
+    pub fn catalog(&self) -> &Catalog {
+        &self.catalog
+    }
+
+    /// The time as Redis has it, as far as is known.
+    #[must_use]
+    pub fn now_ms(&self) -> i64 {
+        (self.clock)().saturating_add(self.ahead_ms.load(Ordering::Relaxed))
+    }
+
+    /// What to compile a call of this user for.
+    ///
+    /// # Errors
+    /// [`Fault::Internal`] for a time without a calendar.
+    pub fn basis(&self, owner: &Owner, at_ms: i64) -> Result<Basis, Fault> {
+        let subscription = self.subscriptions.get(owner);
+        let ended = subscription.as_ref().is_some_and(|subscription| subscription.has_ended(at_ms));
+        let none = BTreeMap::new();
+        let (plan, anchor_ms, overrides) = match &subscription {
+            Some(subscription) if !ended => match self.catalog.plan(&subscription.plan_id) {
+                Some(plan) => (Some(plan), Some(subscription.cycle_anchor_ms), &subscription.overrides),
+                None => {
+                    let plan = Effective::Unknown(subscription.plan_id.clone());
+                    return Ok(Basis { subscription: Some(Arc::clone(subscription)), ended, plan });
+                }
+            },
+            // The quotas of one's own end with the subscription.
+            Some(subscription) => (self.catalog.default_plan(), Some(subscription.cycle_anchor_ms), &none),
+            None => (self.catalog.default_plan(), None, &none),
+        };
+        let plan = match plan {
+            Some(plan) => {
+                let compiled = self.compiled(plan, anchor_ms, overrides, at_ms)?;
+                Effective::Plan { id: plan.id.clone(), message: compiled.message }
+            }
+            None => Effective::None,
+        };
+        Ok(Basis { subscription, ended, plan })
+    }
+
+    /// `plan` as the scripts read it, for this time.
+    ///
+    /// # Errors
+    /// [`Fault::Internal`] for a time without a calendar.
+    pub fn compiled(
+        &self,
+        plan: &Plan,
+        anchor_ms: Option<i64>,
+        overrides: &BTreeMap<String, QuotaOverride>,
+        at_ms: i64,
+    ) -> Result<CompiledPlan, Fault> {
+        let anchored = plan.groups.iter().any(|group| group.anchor == Anchor::SubscriptionStart);
+        let key = CompileKey {
+            plan: plan.id.clone(),
+            anchor_ms: anchor_ms.filter(|_| anchored),
+            overrides: overrides.clone(),
+        };
+        if let Some(compiled) = self.compiled.get(&key)
+            && (compiled.from_ms..compiled.until_ms).contains(&at_ms)
+        {
+            return Ok(compiled);
+        }
+        let compiled = compile(plan, anchor_ms, overrides, at_ms)
+            .map_err(|error: NoCalendar| Fault::Internal(Box::new(error)))?;
+        self.compiled.insert(key, compiled.clone());
+        Ok(compiled)
+    }
+
+    /// Takes in what a script said of the time and of the user's subscription.
+    ///
+    /// # Errors
+    /// [`Fault::Internal`] for a subscription that is not understood.
+    pub fn learn(&self, owner: &Owner, stale: &Stale) -> Result<(), Fault> {
+        self.ahead_ms.store(stale.redis_ms.saturating_sub((self.clock)()), Ordering::Relaxed);
+        self.remember(owner, codec::decode_subscription(&stale.subscription)?);
+        Ok(())
+    }
+
+    /// Takes in the user's subscription, or that there is none.
+    pub fn remember(&self, owner: &Owner, subscription: Option<Subscription>) {
+        match subscription {
+            Some(subscription) => self.subscriptions.insert(owner.clone(), Arc::new(subscription)),
+            None => drop(self.subscriptions.remove(owner)),
+        }
+    }
+}

@@ -1,0 +1,120 @@
+//! Serving: the services on a listener, with health and reflection, until told to stop. Tests start the same thing.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio_stream::wrappers::TcpListenerStream;
+use tonic::server::NamedService;
+use tonic::transport::Server;
+use tonic_health::server::HealthReporter;
+
+use crate::domain::plan::Catalog;
+use crate::grpc::v1::metering_service_server::MeteringServiceServer;
+use crate::grpc::v1::plan_service_server::PlanServiceServer;
+use crate::grpc::v1::subscription_service_server::SubscriptionServiceServer;
+use crate::grpc::{Metering, Plans, Subscriptions, v1};
+use crate::ledger::Ledger;
+use crate::meter::{Meter, MeterOptions};
+
+/// How often Redis is asked whether it is there.
+const HEALTH_PERIOD: Duration = Duration::from_secs(1);
+
+/// After how many missing answers the health service says NOT_SERVING: a blip is none of its business.
+const HEALTH_MISSES: u32 = 3;
+
+/// How long calls in flight may take once serving has to stop.
+const DRAIN: Duration = Duration::from_secs(10);
+
+/// Why serving ended early.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// The gRPC server failed.
+    #[error("the gRPC server failed")]
+    Transport(#[from] tonic::transport::Error),
+    /// The descriptors built into the binary are broken.
+    #[error("the reflection service failed")]
+    Reflection(#[from] tonic_reflection::server::Error),
+}
+
+/// Serves on `listener` until `shutdown` is done; calls in flight are then finished.
+///
+/// # Errors
+/// See [`ServeError`].
+pub async fn run(
+    catalog: Arc<Catalog>,
+    ledger: Ledger,
+    options: MeterOptions,
+    listener: TcpListener,
+    shutdown: impl Future<Output = ()> + Send,
+) -> Result<(), ServeError> {
+    let meter = Arc::new(Meter::new(Arc::clone(&catalog), ledger.clone(), options));
+    let (reporter, health) = tonic_health::server::health_reporter();
+    set_health(&reporter, true).await;
+    let watch = tokio::spawn(watch_health(reporter.clone(), ledger));
+
+    let (stop, stopping) = tokio::sync::oneshot::channel();
+    let server = Server::builder()
+        .tcp_nodelay(true)
+        .add_service(health)
+        .add_service(reflection().build_v1()?)
+        .add_service(reflection().build_v1alpha()?)
+        .add_service(MeteringServiceServer::new(Metering(Arc::clone(&meter))))
+        .add_service(SubscriptionServiceServer::new(Subscriptions(meter)))
+        .add_service(PlanServiceServer::new(Plans(catalog)))
+        .serve_with_incoming_shutdown(TcpListenerStream::new(listener), async {
+            let _: Result<(), _> = stopping.await;
+        });
+    let mut server = std::pin::pin!(server);
+    let outcome = tokio::select! {
+        outcome = &mut server => outcome,
+        () = shutdown => {
+            watch.abort();
+            set_health(&reporter, false).await;
+            drop(stop);
+            tokio::time::timeout(DRAIN, server).await.unwrap_or_else(|_| {
+                tracing::warn!("calls were still in flight {DRAIN:?} after the stop");
+                Ok(())
+            })
+        }
+    };
+    watch.abort();
+    Ok(outcome?)
+}
+
+fn reflection() -> tonic_reflection::server::Builder<'static> {
+    tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(v1::FILE_DESCRIPTOR_SET)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+}
+
+/// The whole server (the empty name), and each service.
+async fn set_health(reporter: &HealthReporter, serving: bool) {
+    let status = if serving { tonic_health::ServingStatus::Serving } else { tonic_health::ServingStatus::NotServing };
+    let names = [
+        "",
+        MeteringServiceServer::<Metering>::NAME,
+        SubscriptionServiceServer::<Subscriptions>::NAME,
+        PlanServiceServer::<Plans>::NAME,
+    ];
+    for name in names {
+        reporter.set_service_status(name, status).await;
+    }
+}
+
+async fn watch_health(reporter: HealthReporter, ledger: Ledger) {
+    let mut misses = 0;
+    loop {
+        tokio::time::sleep(HEALTH_PERIOD).await;
+        let answered = ledger.answers(HEALTH_PERIOD).await;
+        if answered && misses >= HEALTH_MISSES {
+            tracing::info!("redis answers again");
+            set_health(&reporter, true).await;
+        }
+        misses = if answered { 0 } else { misses.saturating_add(1) };
+        if misses == HEALTH_MISSES {
+            tracing::error!("redis does not answer");
+            set_health(&reporter, false).await;
+        }
+    }
+}

@@ -1,0 +1,239 @@
+//! The use cases of subscriptions: one short function per RPC.
+//!
+//! A change is read, merged here, and written only if nobody wrote in between. The script that writes it also applies what the
+//! entered plan does to counters, as the first one that sees the change.
+
+use std::collections::BTreeMap;
+
+use crate::domain::fault::Fault;
+use crate::domain::id::{Nonce, Owner, UserId};
+use crate::domain::plan::Plan;
+use crate::domain::subscription::{QuotaOverride, Subscription};
+use crate::ledger::{UserKeys, codec, scripts};
+use crate::meter::Meter;
+
+/// How often a change is tried against concurrent ones before it is given up.
+const ATTEMPTS: usize = 16;
+
+/// What UpsertSubscription is asked; what is `None` keeps what is stored.
+#[derive(Debug, Default)]
+pub struct Upsert {
+    /// The plan to be on.
+    pub plan_id: Option<String>,
+    /// Replaces the stored map.
+    pub overrides: Option<BTreeMap<String, QuotaOverride>>,
+    /// Until when; `Some(None)` clears it.
+    pub end_ms: Option<Option<i64>>,
+    /// From where windows are counted.
+    pub cycle_anchor_ms: Option<i64>,
+}
+
+/// What is stored of a user when a change begins.
+struct Before {
+    now_ms: i64,
+    subscription: Option<Subscription>,
+    ledger_plan: String,
+}
+
+impl Before {
+    /// The subscription, if it runs.
+    fn running(&self) -> Option<&Subscription> {
+        self.subscription.as_ref().filter(|subscription| !subscription.has_ended(self.now_ms))
+    }
+
+    /// The plan that the user was on last, as far as any script has seen.
+    fn last_plan(&self) -> Option<&str> {
+        match &self.subscription {
+            Some(subscription) => Some(subscription.fallen_to.as_deref().unwrap_or(&subscription.plan_id)),
+            None => Some(self.ledger_plan.as_str()).filter(|plan| !plan.is_empty()),
+        }
+    }
+}
+
+impl Meter {
+    /// Puts a user on a plan, or changes what is stored.
+    ///
+    /// # Errors
+    /// See the RPC.
+    pub async fn upsert_subscription(&self, user: &UserId, upsert: &Upsert) -> Result<Subscription, Fault> {
+        let owner = self.owner(user);
+        for _ in 0..ATTEMPTS {
+            let before = self.read(&owner).await?;
+            let plan = self.wanted_plan(&before, upsert)?;
+            check_overrides(plan, upsert)?;
+            let wanted = merge(&before, plan, upsert, self.planner.catalog().default_plan());
+            if let Some(stored) = &before.subscription
+                && same(stored, &wanted)
+            {
+                return Ok(stored.clone());
+            }
+            let apply = if wanted.has_ended(before.now_ms) {
+                "nothing"
+            } else {
+                match before.last_plan() {
+                    None => "nothing",
+                    Some(last) if last != wanted.plan_id => "enter",
+                    Some(_) => "realign",
+                }
+            };
+            let anchor_ms = Some(wanted.cycle_anchor_ms);
+            let compiled = self.planner.compiled(plan, anchor_ms, &wanted.overrides, before.now_ms)?;
+            if self.write(&owner, &before, &wanted, apply, &compiled.message).await? {
+                return Ok(wanted);
+            }
+        }
+        Err(too_busy())
+    }
+
+    /// The subscription as it is stored.
+    ///
+    /// # Errors
+    /// See the RPC.
+    pub async fn subscription(&self, user: &UserId) -> Result<Subscription, Fault> {
+        let before = self.read(&self.owner(user)).await?;
+        before.subscription.ok_or(Fault::SubscriptionNotFound)
+    }
+
+    /// Ends a subscription, now or at a time.
+    ///
+    /// # Errors
+    /// See the RPC.
+    pub async fn cancel_subscription(&self, user: &UserId, end_ms: Option<i64>) -> Result<Subscription, Fault> {
+        let owner = self.owner(user);
+        for _ in 0..ATTEMPTS {
+            let before = self.read(&owner).await?;
+            let Some(running) = before.running() else {
+                return before.subscription.ok_or(Fault::SubscriptionNotFound);
+            };
+            let end_ms = Some(end_ms.unwrap_or(before.now_ms));
+            if running.end_ms == end_ms {
+                return Ok(running.clone());
+            }
+            let wanted = Subscription { end_ms, revision: revision(), ..running.clone() };
+            if self.write(&owner, &before, &wanted, "nothing", b"none").await? {
+                return Ok(wanted);
+            }
+        }
+        Err(too_busy())
+    }
+
+    /// Deletes everything of a user.
+    ///
+    /// # Errors
+    /// See the RPC.
+    pub async fn delete_user(&self, user: &UserId) -> Result<(), Fault> {
+        let owner = self.owner(user);
+        let keys = UserKeys::new(&owner).all();
+        let live = self.ledger.run(&scripts().user_delete, &keys, &owner, &[]).await?.deleted()?;
+        self.planner.remember(&owner, None);
+        self.ledger.unlink_holds(&owner, &live).await
+    }
+
+    async fn read(&self, owner: &Owner) -> Result<Before, Fault> {
+        let keys = UserKeys::new(owner);
+        let keys = [keys.subscription(), keys.ledger()];
+        let reply = self.ledger.run(&scripts().subscription_get, &keys, owner, &[]).await?;
+        let (now_ms, subscription, ledger_plan) = reply.subscription()?;
+        Ok(Before { now_ms, subscription, ledger_plan })
+    }
+
+    /// Writes `wanted`, unless somebody else wrote first.
+    async fn write(
+        &self,
+        owner: &Owner,
+        before: &Before,
+        wanted: &Subscription,
+        apply: &str,
+        plan: &[u8],
+    ) -> Result<bool, Fault> {
+        let revision = before.subscription.as_ref().map_or("", |stored| &stored.revision);
+        let call = codec::encode(&(revision, &before.ledger_plan, apply));
+        let packed = codec::encode_subscription(wanted);
+        let keys = UserKeys::new(owner).all();
+        let args: [&[u8]; 3] = [&call, &packed, plan];
+        let reply = self.ledger.run(&scripts().subscription_put, &keys, owner, &args).await?;
+        let written = reply.current().is_ok();
+        if written {
+            self.planner.remember(owner, Some(wanted.clone()));
+        }
+        Ok(written)
+    }
+
+    fn wanted_plan(&self, before: &Before, upsert: &Upsert) -> Result<&Plan, Fault> {
+        let stored = before.subscription.as_ref().map(|stored| stored.plan_id.as_str());
+        let invalid = |problem: String, reason| Fault::Invalid { field: "plan_id".to_owned(), problem, reason };
+        let Some(id) = upsert.plan_id.as_deref().or(stored) else {
+            return Err(invalid(
+                "is empty, and the user has no subscription whose plan could stay: name a plan".to_owned(),
+                "INVALID_FIELD",
+            ));
+        };
+        self.planner.catalog().plan(id).ok_or_else(|| {
+            let known: Vec<_> = self.planner.catalog().plans().iter().map(|plan| plan.id.as_str()).collect();
+            invalid(format!("{id:?} is not in the catalog, which has: {}", known.join(", ")), "PLAN_UNKNOWN")
+        })
+    }
+}
+
+/// The subscription that the call asks for.
+fn merge(before: &Before, plan: &Plan, upsert: &Upsert, default_plan: Option<&Plan>) -> Subscription {
+    let now_ms = before.now_ms;
+    // A retry of a call whose end has passed finds its own subscription, although that has ended.
+    let retried = before.subscription.as_ref().filter(|stored| {
+        stored.end_ms.is_some() && upsert.end_ms == Some(stored.end_ms) && stored.plan_id == plan.id
+    });
+    let kept = before.running().or(retried);
+    let same_plan = kept.filter(|kept| kept.plan_id == plan.id);
+    let mut wanted = Subscription {
+        revision: revision(),
+        plan_id: plan.id.clone(),
+        start_ms: same_plan.map_or(now_ms, |kept| kept.start_ms),
+        end_ms: upsert.end_ms.unwrap_or_else(|| kept.and_then(|kept| kept.end_ms)),
+        cycle_anchor_ms: upsert.cycle_anchor_ms.or(kept.map(|kept| kept.cycle_anchor_ms)).unwrap_or(now_ms),
+        fallen_to: None,
+        overrides: upsert.overrides.clone().or(kept.map(|kept| kept.overrides.clone())).unwrap_or_default(),
+    };
+    if wanted.has_ended(now_ms) {
+        // It never runs: who is on the default plan already does not enter it again.
+        wanted.fallen_to = match &before.subscription {
+            Some(stored) if !stored.has_ended(now_ms) => None,
+            Some(stored) => stored.fallen_to.clone(),
+            None => default_plan.map(|plan| plan.id.clone()),
+        };
+    }
+    wanted
+}
+
+/// Whether they differ in nothing that a caller can see.
+fn same(stored: &Subscription, wanted: &Subscription) -> bool {
+    Subscription { revision: stored.revision.clone(), fallen_to: stored.fallen_to.clone(), ..wanted.clone() } == *stored
+}
+
+fn check_overrides(plan: &Plan, upsert: &Upsert) -> Result<(), Fault> {
+    for (id, quota) in upsert.overrides.iter().flatten() {
+        let field = format!("overrides.quotas[{id:?}]");
+        let Some(group) = plan.groups.iter().find(|group| group.id == *id) else {
+            let known: Vec<_> = plan.groups.iter().map(|group| group.id.as_str()).collect();
+            let problem = format!("names no limit group of plan {:?}, which has: {}", plan.id, known.join(", "));
+            return Err(Fault::Invalid { field, problem, reason: "GROUP_UNKNOWN" });
+        };
+        if let QuotaOverride::Amount(amount) = quota
+            && amount.in_units(group.unit).is_none()
+        {
+            let unit = group.unit;
+            let finest = 1.0 / unit.scale() as f64;
+            let most = unit.to_f64(unit.max_units());
+            let problem = format!("must be a multiple of {finest} {} up to {most}", unit.as_str());
+            return Err(Fault::Invalid { field, problem, reason: "INVALID_FIELD" });
+        }
+    }
+    Ok(())
+}
+
+fn revision() -> String {
+    Nonce::random().to_string()
+}
+
+fn too_busy() -> Fault {
+    Fault::Unavailable("the subscription was changed by somebody else with every attempt".into())
+}
