@@ -202,7 +202,7 @@ fn read_file(path: &Path) -> Result<Settings, String> {
     let text = std::fs::read_to_string(path).map_err(|error| format!("cannot read {}: {error}", path.display()))?;
     // The parser's message quotes the line, which may hold a password: only its place and its reason are told.
     toml::from_str(&text).map_err(|error| {
-        let line = error.span().map_or(0, |span| text[..span.start].lines().count().max(1));
+        let line = error.span().map_or(0, |span| text[..span.start].matches('\n').count() + 1);
         format!("{}, line {line}: {}", path.display(), error.message())
     })
 }

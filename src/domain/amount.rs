@@ -270,7 +270,9 @@ mod tests {
             (0.1, Ok((0, 100_000))),
             (0.3, Ok((0, 300_000))),
             (0.000_001, Ok((0, 1))),
-            (0.000_000_5, Ok((0, 1))),
+            (0.000_000_51, Ok((0, 1))),
+            // The nearest double is a little below the tie.
+            (0.000_000_5, Err(InvalidQuantity::RoundsToZero)),
             (0.000_000_49, Err(InvalidQuantity::RoundsToZero)),
             (5e-324, Err(InvalidQuantity::RoundsToZero)),
             (7_999_999_999.999_999, Ok((7_999_999_999, 999_999))),

@@ -1,1 +1,333 @@
-//! Windows: one period of one group, `[start, end)`.
+//! Windows: one period of one group, `[start, end)`. Times are milliseconds of the Unix epoch.
+//!
+//! The windows of a group partition time: each instant is in exactly one. Calendar arithmetic is jiff's.
+
+use jiff::civil::{DateTime, Weekday};
+use jiff::tz::TimeZone;
+use jiff::{Span, Timestamp, ToSpan as _, ZonedDateTime};
+
+use super::plan::Period;
+
+/// `[start, end)`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Window {
+    /// Its first millisecond.
+    pub start_ms: i64,
+    /// The first millisecond after it.
+    pub end_ms: i64,
+}
+
+/// The window at a time, and its neighbours.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Windows {
+    /// The one before; none if it would begin before the anchor.
+    pub previous: Option<Window>,
+    /// The one that contains the time.
+    pub current: Window,
+    /// The end of the one after.
+    pub next_end_ms: i64,
+}
+
+/// The windows between the boundaries of the calendar of `zone`, DST included; weeks start on Monday.
+///
+/// `None` for [`Period::Lifetime`], and for times whose neighbours leave the calendar (years -9999 to 9999).
+#[must_use]
+pub fn calendar(period: Period, zone: &TimeZone, at_ms: i64) -> Option<Windows> {
+    let bounds = |at_ms| match period {
+        Period::Minute => clock_bounds(zone, at_ms, 60_000),
+        Period::Hourly => clock_bounds(zone, at_ms, 3_600_000),
+        Period::Daily | Period::Weekly | Period::Monthly | Period::Yearly => civil_bounds(period, zone, at_ms),
+        Period::Lifetime => None,
+    };
+    let current = bounds(at_ms)?;
+    let previous = bounds(current.start_ms.checked_sub(1)?)?;
+    let next = bounds(current.end_ms)?;
+    Some(Windows { previous: Some(previous), current, next_end_ms: next.end_ms })
+}
+
+/// The windows that follow each other from `anchor_ms`, each counted from there: so a month from the 31st ends on the last day
+/// of a short month, and the one after on the 31st again. Daily and longer ones keep the anchor's time of day in `zone`.
+///
+/// `None` as for [`calendar`].
+#[must_use]
+pub fn anchored(period: Period, zone: &TimeZone, anchor_ms: i64, at_ms: i64) -> Option<Windows> {
+    let start = |index: i64| match period {
+        Period::Minute => anchor_ms.checked_add(index.checked_mul(60_000)?),
+        Period::Hourly => anchor_ms.checked_add(index.checked_mul(3_600_000)?),
+        Period::Daily | Period::Weekly | Period::Monthly | Period::Yearly => {
+            civil_start(period, zone, anchor_ms, index)
+        }
+        Period::Lifetime => None,
+    };
+    let mut index = match period {
+        Period::Minute => (at_ms.checked_sub(anchor_ms)?).div_euclid(60_000),
+        Period::Hourly => (at_ms.checked_sub(anchor_ms)?).div_euclid(3_600_000),
+        _ => civil_guess(period, zone, anchor_ms, at_ms)?,
+    };
+    // The guess is at most a few off, where months are short or clocks are set.
+    while start(index)? > at_ms {
+        index -= 1;
+    }
+    while start(index + 1)? <= at_ms {
+        index += 1;
+    }
+    // A civil day that a zone has skipped is no window: it would have no instants.
+    let after = |mut index: i64| {
+        let from_ms = start(index)?;
+        while start(index)? == from_ms {
+            index += 1;
+        }
+        Some(index)
+    };
+    let current = Window { start_ms: start(index)?, end_ms: start(index + 1)? };
+    let next_end_ms = start(after(index + 1)?)?;
+    let mut before = index - 1;
+    while start(before)? == current.start_ms {
+        before -= 1;
+    }
+    let previous = Window { start_ms: start(before)?, end_ms: current.start_ms };
+    let previous = Some(previous).filter(|previous| previous.start_ms >= anchor_ms);
+    Some(Windows { previous, current, next_end_ms })
+}
+
+fn zoned(zone: &TimeZone, at_ms: i64) -> Option<ZonedDateTime> {
+    Some(Timestamp::from_millisecond(at_ms).ok()?.to_zoned_datetime(zone.clone()))
+}
+
+/// Where local time is a multiple of `unit_ms`. Within one offset from UTC these are evenly spaced; where the offset changes, the
+/// window ends with it, so that a repeated hour is two windows and none spans a jump of the clock.
+fn clock_bounds(zone: &TimeZone, at_ms: i64, unit_ms: i64) -> Option<Window> {
+    let at = Timestamp::from_millisecond(at_ms).ok()?;
+    let offset_ms = i64::from(zone.to_offset(at).seconds()) * 1000;
+    let start_ms = (at_ms + offset_ms).div_euclid(unit_ms) * unit_ms - offset_ms;
+    let (mut window_start, mut window_end) = (start_ms, start_ms + unit_ms);
+    // Transitions at or before `at`, latest first: `preceding` excludes its argument.
+    let after_at = Timestamp::from_millisecond(at_ms + 1).ok()?;
+    if let Some(transition) = zone.preceding(after_at).next() {
+        let moved_ms = transition.timestamp().as_millisecond();
+        if moved_ms > window_start && offset_changes(zone, moved_ms) {
+            window_start = moved_ms;
+        }
+    }
+    if let Some(transition) = zone.following(at).next() {
+        let moved_ms = transition.timestamp().as_millisecond();
+        if moved_ms < window_end && offset_changes(zone, moved_ms) {
+            window_end = moved_ms;
+        }
+    }
+    Some(Window { start_ms: window_start, end_ms: window_end })
+}
+
+fn offset_changes(zone: &TimeZone, at_ms: i64) -> bool {
+    let offset = |ms| Timestamp::from_millisecond(ms).ok().map(|at| zone.to_offset(at));
+    offset(at_ms - 1) != offset(at_ms)
+}
+
+/// The first instant of a civil day: its midnight, or what comes after a gap there; the first of a repeated one.
+fn first_instant(zone: &TimeZone, at: DateTime) -> Option<i64> {
+    Some(zone.to_ambiguous_zoned_datetime(at).compatible().ok()?.timestamp().as_millisecond())
+}
+
+fn civil_bounds(period: Period, zone: &TimeZone, at_ms: i64) -> Option<Window> {
+    let date = zoned(zone, at_ms)?.date();
+    let first = match period {
+        Period::Weekly => date.checked_sub(i64::from(date.weekday().since(Weekday::Monday)).days()).ok()?,
+        Period::Monthly => date.first_of_month(),
+        Period::Yearly => date.first_of_year(),
+        _ => date,
+    };
+    let step = step(period, 1)?;
+    let mut window = Window {
+        start_ms: midnight(zone, first)?,
+        end_ms: midnight(zone, first.checked_add(step).ok()?)?,
+    };
+    // A repeated midnight puts some instants of a date before its first one, and a skipped date has no instants at all.
+    while at_ms < window.start_ms {
+        let earlier = zoned(zone, window.start_ms - 1)?.date().min(first.checked_sub(step).ok()?);
+        window = Window { start_ms: midnight(zone, earlier)?, end_ms: window.start_ms };
+    }
+    while at_ms >= window.end_ms {
+        let later = zoned(zone, window.end_ms)?.date();
+        window = Window { start_ms: window.end_ms, end_ms: midnight(zone, later.checked_add(step).ok()?)? };
+    }
+    Some(window)
+}
+
+fn midnight(zone: &TimeZone, date: jiff::civil::Date) -> Option<i64> {
+    first_instant(zone, date.to_datetime(jiff::civil::Time::midnight()))
+}
+
+fn step(period: Period, count: i64) -> Option<Span> {
+    let span = Span::new();
+    match period {
+        Period::Daily => span.try_days(count).ok(),
+        Period::Weekly => span.try_weeks(count).ok(),
+        Period::Monthly => span.try_months(count).ok(),
+        Period::Yearly => span.try_years(count).ok(),
+        Period::Minute | Period::Hourly | Period::Lifetime => None,
+    }
+}
+
+/// `anchor + index periods`, computed from the anchor itself.
+fn civil_start(period: Period, zone: &TimeZone, anchor_ms: i64, index: i64) -> Option<i64> {
+    if index == 0 {
+        return Some(anchor_ms);
+    }
+    let anchor = zoned(zone, anchor_ms)?.datetime();
+    first_instant(zone, anchor.checked_add(step(period, index)?).ok()?)
+}
+
+/// About how many periods lie between the two.
+fn civil_guess(period: Period, zone: &TimeZone, anchor_ms: i64, at_ms: i64) -> Option<i64> {
+    let (from, to) = (zoned(zone, anchor_ms)?.date(), zoned(zone, at_ms)?.date());
+    let months = || {
+        let years = i64::from(to.year()) - i64::from(from.year());
+        years * 12 + i64::from(to.month()) - i64::from(from.month())
+    };
+    let days = || i64::from((to - from).get_days());
+    match period {
+        Period::Daily => Some(days()),
+        Period::Weekly => Some(days().div_euclid(7)),
+        Period::Monthly => Some(months()),
+        Period::Yearly => Some(i64::from(to.year()) - i64::from(from.year())),
+        Period::Minute | Period::Hourly | Period::Lifetime => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ALL: [Period; 6] =
+        [Period::Minute, Period::Hourly, Period::Daily, Period::Weekly, Period::Monthly, Period::Yearly];
+
+    fn ms(text: &str) -> i64 {
+        text.parse::<Timestamp>().unwrap().as_millisecond()
+    }
+
+    fn shown(ms: i64) -> String {
+        Timestamp::from_millisecond(ms).unwrap().to_string()
+    }
+
+    fn zone(name: &str) -> TimeZone {
+        TimeZone::get(name).unwrap()
+    }
+
+    #[test]
+    fn calendar_windows_follow_the_zone() {
+        use Period::{Daily, Hourly, Minute, Monthly, Weekly, Yearly};
+        let cases = [
+            (Minute, "UTC", "2026-11-24T10:30:31Z", "2026-11-24T10:30:00Z", "2026-11-24T10:31:00Z"),
+            (Hourly, "Asia/Kathmandu", "2026-11-24T10:30:00Z", "2026-11-24T10:15:00Z", "2026-11-24T11:15:00Z"),
+            (Daily, "UTC", "2026-11-24T00:00:00Z", "2026-11-24T00:00:00Z", "2026-11-25T00:00:00Z"),
+            (Weekly, "UTC", "2026-11-29T23:59:59Z", "2026-11-23T00:00:00Z", "2026-11-30T00:00:00Z"),
+            (Weekly, "UTC", "2026-11-23T00:00:00Z", "2026-11-23T00:00:00Z", "2026-11-30T00:00:00Z"),
+            (Monthly, "UTC", "2028-02-29T12:00:00Z", "2028-02-01T00:00:00Z", "2028-03-01T00:00:00Z"),
+            (Yearly, "UTC", "2026-12-31T23:59:59Z", "2026-01-01T00:00:00Z", "2027-01-01T00:00:00Z"),
+            // 23 and 25 hours.
+            (Daily, "America/New_York", "2026-03-08T12:00:00Z", "2026-03-08T05:00:00Z", "2026-03-09T04:00:00Z"),
+            (Daily, "America/New_York", "2026-11-01T12:00:00Z", "2026-11-01T04:00:00Z", "2026-11-02T05:00:00Z"),
+            // The repeated hour is two.
+            (Hourly, "America/New_York", "2026-11-01T05:30:00Z", "2026-11-01T05:00:00Z", "2026-11-01T06:00:00Z"),
+            (Hourly, "America/New_York", "2026-11-01T06:30:00Z", "2026-11-01T06:00:00Z", "2026-11-01T07:00:00Z"),
+            // A shift by half an hour cuts an hour.
+            (Hourly, "Australia/Lord_Howe", "2026-04-04T15:10:00Z", "2026-04-04T15:00:00Z", "2026-04-04T15:30:00Z"),
+            // No midnight on that day.
+            (Daily, "America/Sao_Paulo", "2018-11-04T12:00:00Z", "2018-11-04T03:00:00Z", "2018-11-05T02:00:00Z"),
+            // No such day at all: the 29th is followed by the 31st.
+            (Daily, "Pacific/Apia", "2011-12-30T09:00:00Z", "2011-12-29T10:00:00Z", "2011-12-30T10:00:00Z"),
+            (Daily, "Pacific/Apia", "2011-12-30T10:00:00Z", "2011-12-30T10:00:00Z", "2011-12-31T10:00:00Z"),
+        ];
+        for (period, name, at, start, end) in cases {
+            let current = calendar(period, &zone(name), ms(at)).unwrap().current;
+            let found = (shown(current.start_ms), shown(current.end_ms));
+            assert_eq!(found, (start.to_owned(), end.to_owned()), "{period:?} {name} {at}");
+        }
+    }
+
+    #[test]
+    fn anchored_windows_count_from_the_original_anchor() {
+        use Period::{Daily, Minute, Monthly, Yearly};
+        let cases = [
+            (Monthly, "UTC", "2027-01-31T10:00:00Z", "2027-02-28T09:59:59Z", "2027-01-31T10:00:00Z", "2027-02-28T10:00:00Z"),
+            (Monthly, "UTC", "2027-01-31T10:00:00Z", "2027-02-28T10:00:00Z", "2027-02-28T10:00:00Z", "2027-03-31T10:00:00Z"),
+            (Monthly, "UTC", "2028-01-30T00:00:00Z", "2028-03-01T00:00:00Z", "2028-02-29T00:00:00Z", "2028-03-30T00:00:00Z"),
+            (Yearly, "UTC", "2028-02-29T00:00:00Z", "2030-01-01T00:00:00Z", "2029-02-28T00:00:00Z", "2030-02-28T00:00:00Z"),
+            (Yearly, "UTC", "2028-02-29T00:00:00Z", "2032-03-01T00:00:00Z", "2032-02-29T00:00:00Z", "2033-02-28T00:00:00Z"),
+            // The time of day stays, across DST.
+            (Daily, "Europe/London", "2026-03-27T09:00:00Z", "2026-03-29T09:00:00Z", "2026-03-29T08:00:00Z", "2026-03-30T08:00:00Z"),
+            (Minute, "UTC", "2000-01-01T00:00:17Z", "2026-11-24T10:30:31Z", "2026-11-24T10:30:17Z", "2026-11-24T10:31:17Z"),
+        ];
+        for (period, name, anchor, at, start, end) in cases {
+            let current = anchored(period, &zone(name), ms(anchor), ms(at)).unwrap().current;
+            let found = (shown(current.start_ms), shown(current.end_ms));
+            assert_eq!(found, (start.to_owned(), end.to_owned()), "{period:?} {name} {anchor} {at}");
+        }
+    }
+
+    #[test]
+    fn there_is_no_window_before_the_anchor() {
+        let anchor_ms = ms("2026-11-24T10:00:00Z");
+        for period in ALL {
+            let windows = anchored(period, &TimeZone::UTC, anchor_ms, anchor_ms).unwrap();
+            assert_eq!((windows.previous, windows.current.start_ms), (None, anchor_ms), "{period:?}");
+            let before = anchored(period, &TimeZone::UTC, anchor_ms, anchor_ms - 1).unwrap();
+            assert_eq!((before.previous, before.current.end_ms), (None, anchor_ms), "{period:?}");
+        }
+    }
+
+    #[test]
+    fn windows_partition_time() {
+        let zones = [
+            "UTC", "America/New_York", "Europe/London", "Australia/Lord_Howe", "America/Sao_Paulo", "Asia/Beirut",
+            "Pacific/Apia", "Asia/Kathmandu", "Africa/Casablanca", "America/St_Johns", "Antarctica/Troll",
+        ]
+        .map(zone);
+        // A small generator of our own: the same instants in every run.
+        let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+        let mut random = |below: i64| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            i64::try_from(state >> 33).unwrap() % below
+        };
+        let (from, span) = (ms("1995-01-01T00:00:00Z"), ms("2045-01-01T00:00:00Z") - ms("1995-01-01T00:00:00Z"));
+        for round in 0..6_000 {
+            let zone = &zones[usize::try_from(random(11)).unwrap()];
+            let period = ALL[usize::try_from(random(6)).unwrap()];
+            let mut at_ms = from + random(span / 1000) * 1000 + random(1000);
+            if round % 2 == 0 {
+                // Near a change of the clock, where it is hard.
+                let near = zone.following(Timestamp::from_millisecond(at_ms).unwrap()).next();
+                at_ms = near.map_or(at_ms, |change| change.timestamp().as_millisecond() + random(7_200_001) - 3_600_000);
+            }
+            let anchor_ms = from + random(span / 1000) * 1000;
+            let windows_at: [&dyn Fn(i64) -> Windows; 2] = [
+                &|at_ms| calendar(period, zone, at_ms).unwrap(),
+                &|at_ms| anchored(period, zone, anchor_ms, at_ms).unwrap(),
+            ];
+            for windows_at in windows_at {
+                let told = format!("{period:?} {zone:?} {}", shown(at_ms));
+                let Windows { previous, current, next_end_ms } = windows_at(at_ms);
+                assert!((current.start_ms..current.end_ms).contains(&at_ms), "{told} {current:?}");
+                assert_eq!(windows_at(current.start_ms).current, current, "{told}");
+                assert_eq!(windows_at(current.end_ms - 1).current, current, "{told}");
+                let next = windows_at(current.end_ms).current;
+                assert_eq!((next.start_ms, next.end_ms), (current.end_ms, next_end_ms), "{told}");
+                if let Some(previous) = previous {
+                    assert_eq!(previous.end_ms, current.start_ms, "{told}");
+                    assert_eq!(windows_at(previous.start_ms).current, previous, "{told}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn times_outside_the_calendar_have_no_windows() {
+        for at_ms in [i64::MIN, i64::MAX, -377_705_116_800_000, 253_402_300_799_999] {
+            for period in ALL {
+                let _: Option<Windows> = anchored(period, &TimeZone::UTC, 0, at_ms);
+                assert_eq!(calendar(Period::Yearly, &TimeZone::UTC, at_ms), None, "{at_ms}");
+            }
+        }
+        assert_eq!(calendar(Period::Lifetime, &TimeZone::UTC, 0), None);
+    }
+}

@@ -1,0 +1,73 @@
+//! The catalog: from YAML to plans, and from plans to what the scripts read.
+//!
+//! `yaml` reads a tree that knows its lines; `read` turns it into plans and reports every problem at once; `schema` describes the
+//! file for editors; `compile` writes plans for the scripts.
+
+mod compile;
+mod read;
+mod schema;
+mod yaml;
+
+use std::fmt;
+
+use jiff::tz::TimeZoneDatabase;
+
+use crate::domain::plan::Catalog;
+
+pub use compile::{CompiledPlan, NEVER_MS, NoCalendar, OrFalse, compile};
+pub use schema::schema;
+
+/// The catalog that a newcomer learns from, and that `tollgate serve` loads when none is named.
+pub const EXAMPLE: &str = include_str!("../../catalogs/example.yaml");
+
+/// Something wrong with a catalog.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problem {
+    /// Counted from 1.
+    pub line: usize,
+    /// Such as `plans.free.limit_groups[0].quota`; empty for the file as a whole.
+    pub path: String,
+    /// What is wrong, and what to do.
+    pub message: String,
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { line, path, message } = self;
+        if path.is_empty() { write!(f, "line {line}: {message}") } else { write!(f, "line {line}, {path}: {message}") }
+    }
+}
+
+/// Everything that is wrong with a catalog, by line.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InvalidCatalog {
+    /// At least one.
+    pub problems: Vec<Problem>,
+}
+
+impl std::error::Error for InvalidCatalog {}
+
+impl fmt::Display for InvalidCatalog {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, problem) in self.problems.iter().enumerate() {
+            let newline = if index == 0 { "" } else { "\n" };
+            write!(f, "{newline}{problem}")?;
+        }
+        Ok(())
+    }
+}
+
+/// Reads a catalog. Time zones are looked up in `zones`.
+///
+/// # Errors
+/// Every problem at once.
+pub fn parse(text: &str, zones: &TimeZoneDatabase) -> Result<Catalog, InvalidCatalog> {
+    let tree = yaml::parse(text).map_err(|problem| InvalidCatalog { problems: vec![problem] })?;
+    read::catalog(&tree, zones).map_err(|mut problems| {
+        problems.sort_by(|one, two| (one.line, &one.path).cmp(&(two.line, &two.path)));
+        InvalidCatalog { problems }
+    })
+}
+
+#[cfg(test)]
+mod tests;

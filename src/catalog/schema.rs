@@ -1,0 +1,186 @@
+//! What the file looks like, as types: `tollgate schema` prints them as JSON schema, so that editors complete and check it.
+//!
+//! `read` understands exactly this; a test holds the example against both.
+
+#![allow(dead_code, reason = "these types are only described, never built")]
+
+use std::collections::BTreeMap;
+
+use schemars::{JsonSchema, schema_for};
+
+/// A catalog of plans.
+#[derive(JsonSchema)]
+#[schemars(title = "Tollgate catalog", deny_unknown_fields)]
+struct CatalogFile {
+    /// The plan of users without a subscription. Absent: they are denied.
+    default_plan: Option<String>,
+    /// By id: 1 to 64 of A-Z a-z 0-9 . _ -
+    #[schemars(length(min = 1))]
+    plans: BTreeMap<String, PlanEntry>,
+}
+
+/// A named list of limit groups.
+#[derive(JsonSchema)]
+#[schemars(deny_unknown_fields)]
+struct PlanEntry {
+    /// What people call it. Absent: its id.
+    name: Option<String>,
+    /// How long a window is, where a group does not say.
+    period: Option<PeriodWord>,
+    /// Where windows begin, where a group does not say. Absent: calendar.
+    anchor: Option<AnchorWord>,
+    /// An IANA name, such as Europe/Vienna. Absent: UTC.
+    timezone: Option<String>,
+    /// What happens to the counters of a user who enters the plan. Absent: carry.
+    on_plan_change: Option<ChangeWord>,
+    /// The limits, in the order in which answers list them.
+    #[schemars(length(min = 1))]
+    limit_groups: Vec<GroupEntry>,
+}
+
+/// How long a window is. Weeks start on Monday; lifetime is one window without end.
+#[derive(JsonSchema)]
+#[schemars(rename_all = "snake_case")]
+enum PeriodWord {
+    Minute,
+    Hourly,
+    Daily,
+    Weekly,
+    Monthly,
+    Yearly,
+    Lifetime,
+}
+
+/// Where windows begin: at the boundaries of the calendar, or one after another from the subscription's cycle anchor.
+#[derive(JsonSchema)]
+#[schemars(rename_all = "snake_case")]
+enum AnchorWord {
+    Calendar,
+    SubscriptionStart,
+}
+
+/// carry keeps what equal groups have counted; reset starts at 0; block starts at the quota.
+#[derive(JsonSchema)]
+#[schemars(rename_all = "snake_case")]
+enum ChangeWord {
+    Carry,
+    Reset,
+    Block,
+}
+
+/// One limit: how much of one unit, per period.
+#[derive(JsonSchema)]
+#[schemars(deny_unknown_fields)]
+struct GroupEntry {
+    /// Unique in its plan: 1 to 64 of A-Z a-z 0-9 . _ -
+    id: String,
+    /// What people call it. Absent: its id.
+    label: Option<String>,
+    /// What it counts. Resolution: count and tokens 1, seconds 0.001, cents 0.000001.
+    unit: UnitWord,
+    /// How much a window allows. 0 always denies.
+    quota: QuotaEntry,
+    /// How long a window is. Absent: as the plan says.
+    period: Option<PeriodWord>,
+    /// Where windows begin. Absent: as the plan says.
+    anchor: Option<AnchorWord>,
+    /// false: count and report `exceeded`, never deny. Absent: true.
+    hard: Option<bool>,
+    /// Shares of the quota worth telling somebody about, ascending, such as 0.8 and 1.0.
+    thresholds: Option<Vec<f64>>,
+    /// Which events count, and how much. The first rule that applies decides.
+    #[schemars(rename = "match", length(min = 1))]
+    rules: Vec<RuleEntry>,
+}
+
+/// What a group counts.
+#[derive(JsonSchema)]
+#[schemars(rename_all = "snake_case")]
+enum UnitWord {
+    Count,
+    Tokens,
+    Seconds,
+    Cents,
+}
+
+/// An amount in the group's unit, or `unlimited`.
+#[derive(JsonSchema)]
+#[schemars(untagged)]
+enum QuotaEntry {
+    Amount(f64),
+    Unlimited(UnlimitedWord),
+}
+
+#[derive(JsonSchema)]
+#[schemars(rename_all = "snake_case")]
+enum UnlimitedWord {
+    Unlimited,
+}
+
+/// Which events, under which conditions, and what to count.
+#[derive(JsonSchema)]
+#[schemars(deny_unknown_fields)]
+struct RuleEntry {
+    /// A name, `prefix.*` (one or more further segments) or `*`.
+    event: String,
+    /// Keys that must be present, each with one of these values; `prefix*` accepts every value that starts so.
+    metadata: Option<BTreeMap<String, ValueEntry>>,
+    /// What to count. Absent: quantity.
+    measure: Option<MeasureEntry>,
+}
+
+/// One value, or any of a list.
+#[derive(JsonSchema)]
+#[schemars(untagged)]
+enum ValueEntry {
+    One(ScalarEntry),
+    AnyOf(#[schemars(length(min = 1))] Vec<ScalarEntry>),
+}
+
+/// Text; numbers and booleans are taken as they are written.
+#[derive(JsonSchema)]
+#[schemars(untagged)]
+enum ScalarEntry {
+    Text(String),
+    Number(f64),
+    Boolean(bool),
+}
+
+/// `quantity`, `events`, a map from quantity name to weight, or terms in the long form.
+#[derive(JsonSchema)]
+#[schemars(untagged)]
+enum MeasureEntry {
+    Word(MeasureWord),
+    Term(TermEntry),
+    Terms(#[schemars(length(min = 1))] Vec<TermEntry>),
+    Weights(BTreeMap<String, f64>),
+}
+
+/// `quantity` counts the event's quantity; `events` counts 1.
+#[derive(JsonSchema)]
+#[schemars(rename_all = "snake_case")]
+enum MeasureWord {
+    Quantity,
+    Events,
+}
+
+/// One quantity of an event, times a weight.
+#[derive(JsonSchema)]
+#[schemars(deny_unknown_fields)]
+struct TermEntry {
+    /// The quantity's name.
+    name: String,
+    /// At most 12 decimals, at most 1000000. Absent: 1.
+    weight: Option<f64>,
+    /// What counts where the event does not carry it. Absent: the rule does not apply then.
+    default: Option<f64>,
+}
+
+/// The JSON schema of the catalog.
+///
+/// # Panics
+/// Never: these types have a schema.
+#[must_use]
+pub fn schema() -> serde_json::Value {
+    serde_json::to_value(schema_for!(CatalogFile)).expect("a schema is JSON")
+}

@@ -1,0 +1,355 @@
+//! The private Redis: what `tollgate serve` starts when no Redis is configured. Tests use it too.
+//!
+//! It must end with its parent, however that ends. So its own parent is a small shell that reads a pipe which we hold: when the
+//! pipe closes, be it by `kill -9` of this process, the shell ends Redis. One Tollgate per data directory: the log file is locked,
+//! and the lock is shared with the shell and Redis as their output, so that it is free only when all of them are gone.
+
+use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
+use std::io::{self, Read as _, Seek as _, SeekFrom};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::UnixStream;
+use tokio::process::{Child, ChildStdin, Command};
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+
+/// Runs Redis (`$@`) until the pipe on standard input closes, or until Redis ends by itself.
+const WATCHER: &str = r#"
+exec 3<&0 </dev/null
+"$@" 3<&- &
+redis=$!
+( while read -r _ <&3; do :; done; kill -TERM "$redis" 2>/dev/null ) &
+reader=$!
+exec 3<&-
+wait "$redis"
+status=$?
+kill "$reader" 2>/dev/null
+exit "$status"
+"#;
+
+/// A socket's path has at most this many bytes on every system (`sun_path`).
+const LONGEST_SOCKET_PATH: usize = 100;
+
+/// How long Redis may take to read its append-only file.
+const LOADING: Duration = Duration::from_secs(300);
+
+/// How long Redis may take to end.
+const ENDING: Duration = Duration::from_secs(20);
+
+/// Where the private Redis lives.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Holds the append-only file, the log and, if its path is short enough, the socket.
+    pub data_dir: PathBuf,
+    /// The program; none: `redis-server` or `valkey-server` on the PATH.
+    pub redis_server: Option<PathBuf>,
+    /// How long to wait for an earlier Redis in the same directory to end.
+    pub patience: Duration,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { data_dir: PathBuf::from("tollgate-data"), redis_server: None, patience: Duration::from_secs(10) }
+    }
+}
+
+/// Why there is no private Redis.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// No program.
+    #[error(
+        "found no redis-server: install one (Debian, Ubuntu: apt-get install -y redis-server; macOS: brew install redis), name \
+         it with --redis-server, or use a running Redis with --redis-url"
+    )]
+    NotInstalled,
+    /// The named program cannot be run.
+    #[error("cannot run {}: check --redis-server", .program.display())]
+    NotRunnable {
+        /// As named.
+        program: PathBuf,
+        /// What the system says.
+        #[source]
+        source: io::Error,
+    },
+    /// The directory cannot be used.
+    #[error("cannot use the data directory {}: choose another with --data-dir", .directory.display())]
+    DataDir {
+        /// As named.
+        directory: PathBuf,
+        /// What the system says.
+        #[source]
+        source: io::Error,
+    },
+    /// Another one lives there.
+    #[error("another tollgate uses the data directory {}: stop it, or choose another with --data-dir", .0.display())]
+    InUse(PathBuf),
+    /// It ended, or did not answer in time.
+    #[error("redis-server did not start; the end of its log in {}:\n{tail}", .log.display())]
+    Failed {
+        /// Where it logs.
+        log: PathBuf,
+        /// Its last lines.
+        tail: String,
+    },
+}
+
+/// A running private Redis. Dropping it ends it as well, without waiting.
+#[derive(Debug)]
+pub struct PrivateRedis {
+    socket: PathBuf,
+    stop: Option<oneshot::Sender<()>>,
+    keeper: JoinHandle<()>,
+}
+
+impl PrivateRedis {
+    /// Where it listens.
+    #[must_use]
+    pub fn url(&self) -> String {
+        let mut url = "unix://".to_owned();
+        for byte in self.socket.as_os_str().as_encoded_bytes() {
+            if byte.is_ascii_alphanumeric() || b"/._-".contains(byte) {
+                url.push(char::from(*byte));
+            } else {
+                url.push_str(&format!("%{byte:02X}"));
+            }
+        }
+        url
+    }
+
+    /// Ends it, and waits until everything is written.
+    pub async fn stop(mut self) {
+        drop(self.stop.take());
+        if let Err(error) = (&mut self.keeper).await {
+            tracing::error!(%error, "the keeper of the private Redis failed");
+        }
+    }
+}
+
+impl Drop for PrivateRedis {
+    fn drop(&mut self) {
+        // With the keeper goes the pipe, and with the pipe Redis. After `stop` there is nothing left to end.
+        self.keeper.abort();
+    }
+}
+
+/// Starts a private Redis, or one again over the data of an earlier one, and waits until it answers.
+///
+/// # Errors
+/// See [`StartError`].
+pub async fn start(options: Options) -> Result<PrivateRedis, StartError> {
+    let Options { data_dir, redis_server, patience } = options;
+    let program = find_program(redis_server)?;
+    let unusable = |source| StartError::DataDir { directory: data_dir.clone(), source };
+    make_private_dir(&data_dir).map_err(unusable)?;
+    let data_dir = data_dir.canonicalize().map_err(unusable)?;
+    let log_path = data_dir.join("redis.log");
+    let log = lock_log(&log_path, patience).await.map_err(|error| match error {
+        TryLockError::WouldBlock => StartError::InUse(data_dir.clone()),
+        TryLockError::Error(source) => StartError::DataDir { directory: data_dir.clone(), source },
+    })?;
+    let (socket, socket_dir) = place_socket(&data_dir).map_err(unusable)?;
+    let place = Place { program, data_dir, log, log_path, socket: socket.clone(), _socket_dir: socket_dir };
+    let running = place.launch().await?;
+    let (stop, stopped) = oneshot::channel();
+    let keeper = tokio::spawn(place.keep(running, stopped));
+    Ok(PrivateRedis { socket, stop: Some(stop), keeper })
+}
+
+/// What stays the same when Redis has to be started again.
+struct Place {
+    program: PathBuf,
+    data_dir: PathBuf,
+    log: File,
+    log_path: PathBuf,
+    socket: PathBuf,
+    _socket_dir: Option<SocketDir>,
+}
+
+/// The shell, and the pipe that it reads.
+struct Running {
+    shell: Child,
+    pipe: ChildStdin,
+}
+
+impl Place {
+    async fn launch(&self) -> Result<Running, StartError> {
+        let unusable = |source| StartError::DataDir { directory: self.data_dir.clone(), source };
+        match std::fs::remove_file(&self.socket) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(unusable(error)),
+            _ => {}
+        }
+        let mut shell = Command::new("sh")
+            .args(["-c", WATCHER, "tollgate-redis"])
+            .arg(&self.program)
+            .args(["--port", "0", "--daemonize", "no", "--logfile", "", "--loglevel", "notice"])
+            .arg("--unixsocket")
+            .arg(&self.socket)
+            .args(["--unixsocketperm", "600", "--dir"])
+            .arg(&self.data_dir)
+            .args(["--appendonly", "yes", "--appendfsync", "everysec", "--save", ""])
+            .args(["--maxmemory", "0", "--maxmemory-policy", "noeviction"])
+            .stdin(Stdio::piped())
+            .stdout(self.log.try_clone().map_err(unusable)?)
+            .stderr(self.log.try_clone().map_err(unusable)?)
+            // Ctrl-C at a terminal must not reach Redis before Tollgate has finished its calls.
+            .process_group(0)
+            .spawn()
+            .map_err(|source| StartError::NotRunnable { program: PathBuf::from("sh"), source })?;
+        let pipe = shell.stdin.take().expect("the shell's input is a pipe");
+        let mut running = Running { shell, pipe };
+        if self.answers(&mut running).await {
+            Ok(running)
+        } else {
+            running.end().await;
+            Err(StartError::Failed { log: self.log_path.clone(), tail: tail(&self.log_path) })
+        }
+    }
+
+    /// Waits until Redis answers; false if it ends first or takes too long.
+    async fn answers(&self, running: &mut Running) -> bool {
+        let patience = Instant::now() + LOADING;
+        while Instant::now() < patience {
+            if ping(&self.socket).await.is_ok_and(|answer| answer.starts_with(b"+PONG")) {
+                return true;
+            }
+            let pause = tokio::time::sleep(Duration::from_millis(10));
+            tokio::select! {
+                _ = running.shell.wait() => return false,
+                () = pause => {}
+            }
+        }
+        false
+    }
+
+    /// Starts Redis again whenever it ends, until told to stop.
+    async fn keep(self, mut running: Running, mut stopped: oneshot::Receiver<()>) {
+        loop {
+            tokio::select! {
+                _ = &mut stopped => return running.end().await,
+                status = running.shell.wait() => {
+                    let status = status.map_or_else(|error| error.to_string(), |status| status.to_string());
+                    tracing::error!(%status, log = %self.log_path.display(), "the private Redis ended, and is started again");
+                }
+            }
+            let mut pause = Duration::from_millis(100);
+            running = loop {
+                match self.launch().await {
+                    Ok(running) => break running,
+                    Err(error) => tracing::error!(%error, "the private Redis could not be started again"),
+                }
+                tokio::select! {
+                    _ = &mut stopped => return,
+                    () = tokio::time::sleep(pause) => {}
+                }
+                pause = (pause * 2).min(Duration::from_secs(5));
+            };
+        }
+    }
+}
+
+impl Running {
+    /// Closes the pipe, and waits until Redis has written everything and the shell is gone.
+    async fn end(self) {
+        let Self { mut shell, pipe } = self;
+        drop(pipe);
+        if tokio::time::timeout(ENDING, shell.wait()).await.is_err() {
+            tracing::error!("the private Redis has not ended after {ENDING:?}");
+        }
+    }
+}
+
+fn find_program(named: Option<PathBuf>) -> Result<PathBuf, StartError> {
+    let runnable = |path: &Path| {
+        let found = path.metadata()?;
+        let may_run = found.is_file() && found.permissions().mode() & 0o111 != 0;
+        if may_run { Ok(()) } else { Err(io::Error::new(io::ErrorKind::PermissionDenied, "is not an executable file")) }
+    };
+    if let Some(program) = named {
+        return match runnable(&program).and_then(|()| program.canonicalize()) {
+            Ok(program) => Ok(program),
+            Err(source) => Err(StartError::NotRunnable { program, source }),
+        };
+    }
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    for name in ["redis-server", "valkey-server"] {
+        for directory in std::env::split_paths(&path) {
+            let program = directory.join(name);
+            if runnable(&program).is_ok() {
+                return Ok(program);
+            }
+        }
+    }
+    Err(StartError::NotInstalled)
+}
+
+fn make_private_dir(path: &Path) -> io::Result<()> {
+    DirBuilder::new().recursive(true).mode(0o700).create(path)
+}
+
+async fn lock_log(path: &Path, patience: Duration) -> Result<File, TryLockError> {
+    let log =
+        OpenOptions::new().create(true).append(true).mode(0o600).open(path).map_err(TryLockError::Error)?;
+    let deadline = Instant::now() + patience;
+    loop {
+        match log.try_lock() {
+            Ok(()) => return Ok(log),
+            Err(TryLockError::WouldBlock) if Instant::now() < deadline => {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// A directory that is removed with its socket.
+struct SocketDir(PathBuf);
+
+impl Drop for SocketDir {
+    fn drop(&mut self) {
+        if let Err(error) = std::fs::remove_dir_all(&self.0) {
+            tracing::warn!(%error, directory = %self.0.display(), "cannot remove the socket's directory");
+        }
+    }
+}
+
+/// In the data directory, or in one of its own where that path is too long for a socket.
+fn place_socket(data_dir: &Path) -> io::Result<(PathBuf, Option<SocketDir>)> {
+    let socket = data_dir.join("redis.sock");
+    if socket.as_os_str().len() <= LONGEST_SOCKET_PATH {
+        return Ok((socket, None));
+    }
+    let name = format!("tollgate-{}", crate::domain::id::Nonce::random());
+    let directory = std::env::temp_dir().join(name);
+    DirBuilder::new().mode(0o700).create(&directory)?;
+    Ok((directory.join("redis.sock"), Some(SocketDir(directory))))
+}
+
+/// Whether Redis answers `PONG`; while it reads its file it says `-LOADING`.
+async fn ping(socket: &Path) -> io::Result<Vec<u8>> {
+    let work = async {
+        let mut stream = UnixStream::connect(socket).await?;
+        stream.write_all(b"PING\r\n").await?;
+        let mut answer = [0; 64];
+        let length = stream.read(&mut answer).await?;
+        Ok(answer[..length].to_vec())
+    };
+    tokio::time::timeout(Duration::from_secs(2), work).await.unwrap_or_else(|elapsed| Err(elapsed.into()))
+}
+
+/// The last lines of the log.
+fn tail(path: &Path) -> String {
+    let read = || {
+        let mut file = File::open(path)?;
+        let length = file.metadata()?.len();
+        file.seek(SeekFrom::Start(length.saturating_sub(1500)))?;
+        let mut bytes = Vec::new();
+        file.read_to_end(&mut bytes)?;
+        Ok(String::from_utf8_lossy(&bytes).trim().to_owned())
+    };
+    read().unwrap_or_else(|error: io::Error| error.to_string())
+}

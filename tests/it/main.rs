@@ -1,0 +1,6 @@
+//! Behaviour, through the real server and a real Redis.
+
+mod scenario;
+mod support;
+
+mod reserve;

@@ -1,0 +1,474 @@
+//! Text tables: a scenario reads as a list of calls and what their answers must say.
+//!
+//! ```text
+//! clock u 2031-01-31T12:00:00Z
+//! reserve u llm.tokens prompt_tokens=100 @model=gpt-4o as=A => allowed HELD tokens.held=100 !replayed
+//! commit A prompt_tokens=60                                 => COMMITTED tokens.used=60 tokens.held=0
+//! ```
+//!
+//! A line is a call, its arguments, and after `=>` the facts that must be in the answer (with `!`: must not). Arguments: a bare
+//! number is the quantity, `name=number` a named quantity, `@key=value` metadata; the others are named in `Call`. A fact of a
+//! limit group is `group.field=value`; `groups=a,b` lists the groups of the answer in order.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use tollgate::grpc::v1;
+use tollgate::meter::MeterOptions;
+use tonic::{Code, Status};
+use tonic_types::StatusExt as _;
+
+use crate::support::{Replica, Step, fresh_user, step_clock};
+
+/// Runs a table against one replica with this catalog.
+pub async fn check(catalog: &str, table: &str) {
+    Scenario::new(vec![("", Replica::start(catalog).await)]).run(table).await;
+}
+
+/// Runs a table against one replica with these options.
+pub async fn check_with(catalog: &str, options: MeterOptions, table: &str) {
+    let replica = Replica::start_with(catalog, jiff::tz::db(), options, crate::support::redis_options()).await;
+    Scenario::new(vec![("", replica)]).run(table).await;
+}
+
+/// Replicas, and what a table has named so far.
+pub struct Scenario {
+    replicas: BTreeMap<String, Replica>,
+    current: String,
+    users: BTreeMap<String, String>,
+    reservations: BTreeMap<String, String>,
+    clocks: BTreeMap<String, i64>,
+    event_ids: BTreeMap<String, String>,
+}
+
+/// The arguments of a line.
+#[derive(Default)]
+struct Call<'a> {
+    words: Vec<&'a str>,
+    quantity: Option<f64>,
+    quantities: BTreeMap<String, f64>,
+    metadata: BTreeMap<String, String>,
+    quotas: BTreeMap<String, v1::Quota>,
+    /// `as=`, `id=`, `ttl=`, `of=`, `end=`, `anchor=`, `at=`, `event=`.
+    named: BTreeMap<&'a str, &'a str>,
+    flags: BTreeSet<&'a str>,
+}
+
+const NAMED: [&str; 8] = ["as", "id", "ttl", "of", "end", "anchor", "at", "event"];
+const FLAGS: [&str; 2] = ["enforce", "no-overrides"];
+
+impl<'a> Call<'a> {
+    fn parse(text: &'a str, reservations: &BTreeMap<String, String>) -> Self {
+        let mut call = Self::default();
+        for word in text.split_whitespace() {
+            if let Some((key, value)) = word.strip_prefix('@').and_then(|pair| pair.split_once('=')) {
+                let value = value.strip_prefix('$').map_or(value, |name| &reservations[name]);
+                call.metadata.insert(key.to_owned(), value.to_owned());
+            } else if let Some((id, quota)) = word.strip_prefix("quota:").and_then(|pair| pair.split_once('=')) {
+                let limit = match quota {
+                    "unlimited" => v1::quota::Limit::Unlimited(true),
+                    amount => v1::quota::Limit::Amount(amount.parse().expect("an amount")),
+                };
+                call.quotas.insert(id.to_owned(), v1::Quota { limit: Some(limit) });
+            } else if let Some((name, value)) = word.split_once('=') {
+                if NAMED.contains(&name) {
+                    call.named.insert(name, value);
+                } else {
+                    call.quantities.insert(name.to_owned(), value.parse().expect("a quantity"));
+                }
+            } else if FLAGS.contains(&word) {
+                call.flags.insert(word);
+            } else if let (true, Ok(quantity)) = (call.words.len() > 1, word.parse()) {
+                call.quantity = Some(quantity);
+            } else {
+                call.words.push(word);
+            }
+        }
+        call
+    }
+
+    fn event(&self, name: &str) -> Option<v1::Event> {
+        Some(v1::Event {
+            name: name.to_owned(),
+            quantity: self.quantity,
+            quantities: self.quantities.clone(),
+            metadata: self.metadata.clone(),
+        })
+    }
+
+    fn named(&self, name: &str) -> String {
+        self.named.get(name).map(|value| (*value).to_owned()).unwrap_or_default()
+    }
+}
+
+impl Scenario {
+    pub fn new(replicas: Vec<(&str, Replica)>) -> Self {
+        let current = replicas[0].0.to_owned();
+        Self {
+            replicas: replicas.into_iter().map(|(name, replica)| (name.to_owned(), replica)).collect(),
+            current,
+            users: BTreeMap::new(),
+            reservations: BTreeMap::new(),
+            clocks: BTreeMap::new(),
+            event_ids: BTreeMap::new(),
+        }
+    }
+
+    /// The real name of a user of the table.
+    pub fn user(&mut self, name: &str) -> String {
+        self.users.entry(name.to_owned()).or_insert_with(|| fresh_user(name)).clone()
+    }
+
+    pub async fn run(&mut self, table: &str) {
+        for (index, line) in table.lines().enumerate() {
+            let line = line.split_once(" #").map_or(line, |(code, _)| code).trim();
+            if line.is_empty() || line.starts_with('#') {
+                continue;
+            }
+            let (call, expected) = line.split_once("=>").unwrap_or((line, ""));
+            let facts = self.call(call.trim()).await;
+            for fact in expected.split_whitespace() {
+                let holds = match fact.strip_prefix('!') {
+                    Some(absent) => !facts.contains(absent),
+                    None => facts.contains(fact),
+                };
+                assert!(holds, "line {}: {line}\n  expected {fact}\n  found {facts:#?}", index + 1);
+            }
+            let went_wrong = facts.iter().any(|fact| fact.starts_with("code=")) && expected.trim().is_empty();
+            assert!(!went_wrong, "line {}: {line}\n  found {facts:#?}", index + 1);
+        }
+    }
+
+    async fn call(&mut self, text: &str) -> BTreeSet<String> {
+        let reservations = self.reservations.clone();
+        let call = Call::parse(text, &reservations);
+        let subject = call.words.get(1).copied().unwrap_or_default();
+        match call.words[0] {
+            "on" => {
+                assert!(self.replicas.contains_key(subject), "no replica {subject}");
+                self.current = subject.to_owned();
+                BTreeSet::new()
+            }
+            "clock" => {
+                let user = self.user(subject);
+                let now = step_clock(&user, step(call.words[2])).await;
+                self.clocks.insert(user, now);
+                BTreeSet::new()
+            }
+            "reserve" => self.reserve(&call, subject).await,
+            "commit" => self.commit(&call, subject).await,
+            "release" => {
+                let request =
+                    v1::ReleaseRequest { reservation_id: self.reservation(subject), reason: "a test".to_owned() };
+                let answer = self.replica().metering.release(request).await.map(|answer| {
+                    let answer = answer.into_inner();
+                    let mut facts = limits(&answer.limits);
+                    facts.insert(state(answer.state));
+                    flag(&mut facts, "replayed", answer.replayed);
+                    facts
+                });
+                answer.unwrap_or_else(|status| fault(&status))
+            }
+            "track" => self.track(&call, subject).await,
+            "can" => {
+                let user = self.user(subject);
+                let request = v1::CanUseRequest { user_id: user, event: call.event(call.words[2]) };
+                let answer = self.replica().metering.can_use(request).await.map(|answer| {
+                    let answer = answer.into_inner();
+                    let mut facts = limits(&answer.limits);
+                    facts.insert(if answer.allowed { "allowed" } else { "denied" }.to_owned());
+                    flag(&mut facts, "matched", answer.matched);
+                    reasons(&mut facts, &answer.reasons);
+                    facts.insert(retry(answer.retry_after));
+                    facts
+                });
+                answer.unwrap_or_else(|status| fault(&status))
+            }
+            "usage" => {
+                let user = self.user(subject);
+                let at = call.named.get("at").map(|text| timestamp(text));
+                let request = v1::GetUsageRequest { user_id: user, event: call.named("event"), at };
+                let answer = self.replica().metering.get_usage(request).await.map(|answer| {
+                    let answer = answer.into_inner();
+                    let mut facts = limits(&answer.limits);
+                    facts.insert(format!("in-force={}", answer.plan_id));
+                    facts.extend(subscription(answer.subscription));
+                    facts
+                });
+                answer.unwrap_or_else(|status| fault(&status))
+            }
+            "subscribe" => {
+                let user = self.user(subject);
+                let overrides = (!call.quotas.is_empty() || call.flags.contains("no-overrides"))
+                    .then(|| v1::QuotaOverrides { quotas: call.quotas.clone() });
+                let request = v1::UpsertSubscriptionRequest {
+                    user_id: user,
+                    plan_id: call.words.get(2).copied().unwrap_or_default().to_owned(),
+                    overrides,
+                    end_time: call.named.get("end").map(|text| timestamp(text)),
+                    cycle_anchor: call.named.get("anchor").map(|text| timestamp(text)),
+                };
+                let answer = self.replica().subscriptions.upsert_subscription(request).await;
+                answer
+                    .map(|answer| subscription(answer.into_inner().subscription))
+                    .unwrap_or_else(|status| fault(&status))
+            }
+            "subscription" => {
+                let request = v1::GetSubscriptionRequest { user_id: self.user(subject) };
+                let answer = self.replica().subscriptions.get_subscription(request).await;
+                answer
+                    .map(|answer| subscription(answer.into_inner().subscription))
+                    .unwrap_or_else(|status| fault(&status))
+            }
+            "cancel" => {
+                let end_time = call.named.get("end").map(|text| timestamp(text));
+                let request = v1::CancelSubscriptionRequest { user_id: self.user(subject), end_time };
+                let answer = self.replica().subscriptions.cancel_subscription(request).await;
+                answer
+                    .map(|answer| subscription(answer.into_inner().subscription))
+                    .unwrap_or_else(|status| fault(&status))
+            }
+            "delete" => {
+                let request = v1::DeleteUserRequest { user_id: self.user(subject) };
+                let answer = self.replica().subscriptions.delete_user(request).await;
+                answer.map(|_| BTreeSet::new()).unwrap_or_else(|status| fault(&status))
+            }
+            other => panic!("no call {other}"),
+        }
+    }
+
+    async fn reserve(&mut self, call: &Call<'_>, subject: &str) -> BTreeSet<String> {
+        let user = self.user(subject);
+        let ttl = call.named.get("ttl").map(|text| duration(text)).map(|ttl| prost_types::Duration {
+            seconds: i64::try_from(ttl.as_secs()).expect("not too long"),
+            nanos: i32::try_from(ttl.subsec_nanos()).expect("below a billion"),
+        });
+        let request = v1::ReserveRequest {
+            user_id: user.clone(),
+            event: call.event(call.words[2]),
+            ttl,
+            request_id: call.named("id"),
+        };
+        let answer = match self.replica().metering.reserve(request).await {
+            Ok(answer) => answer.into_inner(),
+            Err(status) => return fault(&status),
+        };
+        let mut facts = limits(&answer.limits);
+        facts.insert(if answer.allowed { "allowed" } else { "denied" }.to_owned());
+        flag(&mut facts, "matched", answer.matched);
+        flag(&mut facts, "replayed", answer.replayed);
+        flag(&mut facts, "degraded", answer.degraded);
+        flag(&mut facts, "no-id", answer.reservation_id.is_empty());
+        facts.insert(state(answer.state));
+        reasons(&mut facts, &answer.reasons);
+        facts.insert(retry(answer.retry_after));
+        if let (Some(expire), Some(now)) = (answer.expire_time, self.clocks.get(&user)) {
+            let left = expire.seconds * 1000 + i64::from(expire.nanos) / 1_000_000 - now;
+            facts.insert(format!("expires-in={}", milliseconds(left)));
+        }
+        for (name, id) in &self.reservations {
+            if *id == answer.reservation_id {
+                facts.insert(format!("same-as={name}"));
+            }
+        }
+        if let Some(name) = call.named.get("as") {
+            self.reservations.insert((*name).to_owned(), answer.reservation_id);
+        }
+        facts
+    }
+
+    async fn commit(&mut self, call: &Call<'_>, subject: &str) -> BTreeSet<String> {
+        // The second word of the others is an event; here it may be the quantity already.
+        let quantity = call.quantity.or_else(|| call.words.get(2).map(|word| word.parse().expect("a quantity")));
+        let actual = (quantity.is_some() || !call.quantities.is_empty())
+            .then(|| v1::Actual { quantity, quantities: call.quantities.clone() });
+        let request = v1::CommitRequest { reservation_id: self.reservation(subject), actual };
+        let answer = self.replica().metering.commit(request).await.map(|answer| {
+            let answer = answer.into_inner();
+            let mut facts = limits(&answer.limits);
+            facts.insert(state(answer.state));
+            flag(&mut facts, "overage", answer.overage);
+            flag(&mut facts, "late", answer.late);
+            flag(&mut facts, "replayed", answer.replayed);
+            facts
+        });
+        answer.unwrap_or_else(|status| fault(&status))
+    }
+
+    async fn track(&mut self, call: &Call<'_>, subject: &str) -> BTreeSet<String> {
+        let request = v1::TrackRequest {
+            user_id: self.user(subject),
+            event: call.event(call.words[2]),
+            request_id: call.named("id"),
+            enforce: call.flags.contains("enforce"),
+            reservation_id: call.named.get("of").map(|name| self.reservation(name)).unwrap_or_default(),
+        };
+        let answer = match self.replica().metering.track(request).await {
+            Ok(answer) => answer.into_inner(),
+            Err(status) => return fault(&status),
+        };
+        let mut facts = limits(&answer.limits);
+        let status = v1::MatchStatus::try_from(answer.match_status).expect("a known status");
+        facts.insert(status.as_str_name().trim_start_matches("MATCH_STATUS_").to_owned());
+        flag(&mut facts, "replayed", answer.replayed);
+        flag(&mut facts, "no-id", answer.event_id.is_empty());
+        reasons(&mut facts, &answer.reasons);
+        for (name, id) in &self.event_ids {
+            if *id == answer.event_id {
+                facts.insert(format!("same-as={name}"));
+            }
+        }
+        if let Some(name) = call.named.get("as") {
+            self.event_ids.insert((*name).to_owned(), answer.event_id);
+        }
+        facts
+    }
+
+    fn replica(&mut self) -> &mut Replica {
+        self.replicas.get_mut(&self.current).expect("the replica is there")
+    }
+
+    /// The id that the table calls `name`; in quotes, the text itself.
+    fn reservation(&self, name: &str) -> String {
+        match name.strip_prefix('"').and_then(|text| text.strip_suffix('"')) {
+            Some(text) => text.to_owned(),
+            None => self.reservations.get(name).unwrap_or_else(|| panic!("no reservation {name}")).clone(),
+        }
+    }
+}
+
+fn flag(facts: &mut BTreeSet<String>, name: &str, set: bool) {
+    if set {
+        facts.insert(name.to_owned());
+    }
+}
+
+fn reasons(facts: &mut BTreeSet<String>, reasons: &[i32]) {
+    for reason in reasons {
+        let reason = v1::Reason::try_from(*reason).expect("a known reason");
+        facts.insert(reason.as_str_name().trim_start_matches("REASON_").to_owned());
+    }
+}
+
+fn state(state: i32) -> String {
+    let state = v1::ReservationState::try_from(state).expect("a known state");
+    state.as_str_name().trim_start_matches("RESERVATION_STATE_").to_owned()
+}
+
+fn retry(after: Option<prost_types::Duration>) -> String {
+    match after {
+        None => "retry=never".to_owned(),
+        Some(after) => format!("retry={}", milliseconds(after.seconds * 1000 + i64::from(after.nanos) / 1_000_000)),
+    }
+}
+
+fn milliseconds(ms: i64) -> String {
+    if ms % 1000 == 0 { format!("{}s", ms / 1000) } else { format!("{ms}ms") }
+}
+
+/// What a table can say of limit groups.
+fn limits(limits: &[v1::LimitStatus]) -> BTreeSet<String> {
+    let ids: Vec<_> = limits.iter().map(|limit| limit.limit_group_id.as_str()).collect();
+    let mut facts = BTreeSet::from([format!("groups={}", ids.join(","))]);
+    for limit in limits {
+        let v1::LimitStatus {
+            limit_group_id: id,
+            label,
+            unit,
+            quota,
+            unlimited,
+            used,
+            held,
+            remaining,
+            requested,
+            shortfall,
+            exceeded,
+            hard,
+            window_start,
+            reset_time,
+            window_closed,
+            unapplied,
+        } = limit;
+        let amounts = [
+            ("quota", quota),
+            ("used", used),
+            ("held", held),
+            ("remaining", remaining),
+            ("requested", requested),
+            ("shortfall", shortfall),
+            ("unapplied", unapplied),
+        ];
+        for (name, amount) in amounts {
+            facts.insert(format!("{id}.{name}={amount}"));
+        }
+        for (name, set) in
+            [("unlimited", unlimited), ("exceeded", exceeded), ("hard", hard), ("closed", window_closed)]
+        {
+            flag(&mut facts, &format!("{id}.{name}"), *set);
+        }
+        facts.insert(format!("{id}.label={label}"));
+        facts.insert(format!("{id}.unit={unit}"));
+        facts.insert(format!("{id}.start={}", shown(window_start.as_ref())));
+        facts.insert(format!("{id}.reset={}", shown(reset_time.as_ref())));
+    }
+    facts
+}
+
+fn subscription(subscription: Option<v1::Subscription>) -> BTreeSet<String> {
+    let Some(v1::Subscription { user_id: _, plan_id, start_time, end_time, cycle_anchor, overrides }) = subscription
+    else {
+        return BTreeSet::from(["no-subscription".to_owned()]);
+    };
+    let mut facts = BTreeSet::from([
+        format!("plan={plan_id}"),
+        format!("start={}", shown(start_time.as_ref())),
+        format!("end={}", shown(end_time.as_ref())),
+        format!("anchor={}", shown(cycle_anchor.as_ref())),
+    ]);
+    for (id, quota) in overrides.unwrap_or_default().quotas {
+        let quota = match quota.limit.expect("a limit") {
+            v1::quota::Limit::Amount(amount) => amount.to_string(),
+            v1::quota::Limit::Unlimited(_) => "unlimited".to_owned(),
+        };
+        facts.insert(format!("override:{id}={quota}"));
+    }
+    facts
+}
+
+/// What a table can say of a fault: code, reason, fields, and facts of `ErrorInfo`.
+fn fault(status: &Status) -> BTreeSet<String> {
+    let details = status.get_error_details();
+    let info = details.error_info().expect("every fault carries ErrorInfo");
+    assert_eq!(info.domain, "tollgate");
+    let code = format!("{:?}", status.code());
+    let mut facts = BTreeSet::from([format!("code={code}"), info.reason.clone(), format!("({})", status.message())]);
+    facts.extend(info.metadata.iter().map(|(key, value)| format!("{key}={value}")));
+    for violation in details.bad_request().into_iter().flat_map(|bad| &bad.field_violations) {
+        facts.insert(format!("field:{}", violation.field));
+    }
+    let retry = details.retry_info().is_some();
+    assert_eq!(retry, status.code() == Code::Unavailable, "UNAVAILABLE, and only that, carries RetryInfo");
+    facts
+}
+
+fn shown(time: Option<&prost_types::Timestamp>) -> String {
+    let Some(time) = time else { return "none".to_owned() };
+    jiff::Timestamp::new(time.seconds, time.nanos).expect("a time").to_string()
+}
+
+fn timestamp(text: &str) -> prost_types::Timestamp {
+    let time: jiff::Timestamp = text.parse().expect("a time");
+    prost_types::Timestamp { seconds: time.as_second(), nanos: time.subsec_nanosecond() }
+}
+
+fn step(text: &str) -> Step {
+    match text.strip_prefix('+') {
+        Some(by) => Step::By(duration(by)),
+        None => Step::To(text.parse::<jiff::Timestamp>().expect("a time").as_millisecond()),
+    }
+}
+
+fn duration(text: &str) -> Duration {
+    let duration: jiff::SignedDuration = text.parse().expect("a duration");
+    duration.try_into().expect("not negative")
+}

@@ -1,0 +1,191 @@
+//! What the tests share: one private Redis for all of them, replicas of the real server, and the clock.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, LazyLock};
+use std::time::Duration;
+
+use tokio::runtime::Runtime;
+use tollgate::catalog;
+use tollgate::domain::id::{AppId, Owner, UserId};
+use tollgate::grpc::v1::metering_service_client::MeteringServiceClient;
+use tollgate::grpc::v1::plan_service_client::PlanServiceClient;
+use tollgate::grpc::v1::subscription_service_client::SubscriptionServiceClient;
+use tollgate::ledger::{Ledger, RedisOptions, UserKeys};
+use tollgate::meter::MeterOptions;
+use tollgate::private_redis::{self, PrivateRedis};
+use tollgate::server;
+use tonic::transport::Channel;
+
+/// Outlives every test: each of them has a runtime of its own, which ends with it.
+static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| Runtime::new().expect("a runtime"));
+
+/// Ends with the process, as its pipe closes then.
+static REDIS: LazyLock<PrivateRedis> = LazyLock::new(|| on_runtime(start_redis()));
+
+fn on_runtime<T: Send + 'static>(work: impl Future<Output = T> + Send + 'static) -> T {
+    let (send, receive) = std::sync::mpsc::channel();
+    RUNTIME.spawn(async move { send.send(work.await) });
+    receive.recv().expect("the work ends")
+}
+
+async fn start_redis() -> PrivateRedis {
+    let parent = Path::new(env!("CARGO_TARGET_TMPDIR"));
+    remove_leftovers(parent);
+    let data_dir = parent.join(format!("it-{}", std::process::id()));
+    private_redis::start(private_redis::Options { data_dir, ..private_redis::Options::default() })
+        .await
+        .expect("a private Redis starts")
+}
+
+/// Data of earlier runs, whose process is gone.
+fn remove_leftovers(parent: &Path) {
+    let entries = std::fs::read_dir(parent).into_iter().flatten().flatten();
+    for entry in entries {
+        let name = entry.file_name();
+        let Some(pid) = name.to_str().and_then(|name| name.strip_prefix("it-")) else { continue };
+        let alive = std::process::Command::new("kill").args(["-0", pid]).stderr(std::process::Stdio::null()).status();
+        if !alive.is_ok_and(|status| status.success()) {
+            let _: Result<(), _> = std::fs::remove_dir_all(entry.path());
+        }
+    }
+}
+
+/// The URL of the shared Redis.
+pub fn redis_url() -> String {
+    REDIS.url()
+}
+
+/// The data directory of the shared Redis and of others that a test starts.
+pub fn scratch(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("it-{}", std::process::id())).join(name)
+}
+
+pub fn redis_options() -> RedisOptions {
+    RedisOptions { urls: vec![redis_url()], connections: 2, timeout: Duration::from_secs(10), allow_eviction: false }
+}
+
+/// A connection to the shared Redis, to look and to tamper.
+pub async fn redis() -> redis::aio::MultiplexedConnection {
+    let client = redis::Client::open(redis_url()).expect("the URL is valid");
+    client.get_multiplexed_async_connection().await.expect("Redis answers")
+}
+
+/// A replica of the server, on the shared Redis unless told otherwise.
+#[derive(Clone)]
+pub struct Replica {
+    pub address: SocketAddr,
+    pub metering: MeteringServiceClient<Channel>,
+    pub subscriptions: SubscriptionServiceClient<Channel>,
+    pub plans: PlanServiceClient<Channel>,
+}
+
+impl Replica {
+    /// Serves `catalog` with the defaults.
+    pub async fn start(catalog: &str) -> Self {
+        Self::start_with(catalog, jiff::tz::db(), MeterOptions::default(), redis_options()).await
+    }
+
+    pub async fn start_with(
+        catalog: &str,
+        zones: &jiff::tz::TimeZoneDatabase,
+        options: MeterOptions,
+        redis: RedisOptions,
+    ) -> Self {
+        let catalog = Arc::new(catalog::parse(catalog, zones).unwrap_or_else(|problems| panic!("{problems}")));
+        let address = on_runtime_async(async move {
+            let ledger = Ledger::connect(&redis).await.expect("Redis can be used");
+            let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+            let address = listener.local_addr().expect("an address");
+            tokio::spawn(server::run(catalog, ledger, options, listener, std::future::pending()));
+            address
+        })
+        .await;
+        Self::connect(address).await
+    }
+
+    pub async fn connect(address: SocketAddr) -> Self {
+        let channel = Channel::from_shared(format!("http://{address}"))
+            .expect("an address is a URL")
+            .connect()
+            .await
+            .expect("the server listens");
+        Self {
+            address,
+            metering: MeteringServiceClient::new(channel.clone()),
+            subscriptions: SubscriptionServiceClient::new(channel.clone()),
+            plans: PlanServiceClient::new(channel),
+        }
+    }
+}
+
+/// Like [`on_runtime`], without blocking the test's own runtime. The shared Redis is started first, where blocking does not hurt.
+async fn on_runtime_async<T: Send + 'static>(work: impl Future<Output = T> + Send + 'static) -> T {
+    RUNTIME.spawn(work).await.expect("the work ends")
+}
+
+/// A user that no other test has.
+pub fn fresh_user(name: &str) -> String {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    format!("{name}-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed))
+}
+
+pub fn owner(user: &str) -> Owner {
+    Owner::new(&AppId::default(), &UserId::parse(user).expect("a user id"))
+}
+
+pub fn keys(user: &str) -> UserKeys {
+    UserKeys::new(&owner(user))
+}
+
+/// Moves a user's clock: ONE-CLOCK says that it is the latest time in the user's ledger, if that is after Redis's. So time is
+/// stepped here by writing that, and stands still from then on. Returns the time.
+pub async fn step_clock(user: &str, to: Step) -> i64 {
+    const SCRIPT: &str = r"
+        local packed = redis.call('GET', KEYS[1])
+        local led = packed and cmsgpack.unpack(packed)
+            or { 0, 0, 9007199254740991, 9007199254740991, 0, '', {} }
+        local clock = redis.call('TIME')
+        local now = math.max(led[1], clock[1] * 1000 + math.floor(clock[2] / 1000))
+        led[1] = ARGV[1] == 'by' and now + tonumber(ARGV[2]) or tonumber(ARGV[2])
+        redis.call('SET', KEYS[1], cmsgpack.pack(led))
+        return string.format('%.0f', led[1])";
+    let (how, ms) = match to {
+        Step::By(duration) => ("by", i64::try_from(duration.as_millis()).expect("not too long")),
+        Step::To(ms) => ("to", ms),
+    };
+    let now: String = redis::cmd("EVAL")
+        .arg(SCRIPT)
+        .arg(1)
+        .arg(keys(user).ledger())
+        .arg(how)
+        .arg(ms)
+        .query_async(&mut redis().await)
+        .await
+        .expect("the clock can be stepped");
+    now.parse().expect("a time")
+}
+
+/// See [`step_clock`].
+#[derive(Debug, Clone, Copy)]
+pub enum Step {
+    By(Duration),
+    To(i64),
+}
+
+/// Every key of a user and its value, to compare before and after.
+pub async fn dump(user: &str) -> BTreeMap<String, Vec<u8>> {
+    let mut connection = redis().await;
+    let pattern = format!("*{{{}}}*", owner(user).tag());
+    let names: Vec<String> =
+        redis::cmd("KEYS").arg(pattern).query_async(&mut connection).await.expect("keys can be listed");
+    let mut dump = BTreeMap::new();
+    for name in names {
+        let value: Option<Vec<u8>> =
+            redis::cmd("DUMP").arg(&name).query_async(&mut connection).await.expect("a key can be dumped");
+        dump.extend(value.map(|value| (name, value)));
+    }
+    dump
+}
