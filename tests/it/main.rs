@@ -3,4 +3,9 @@
 mod scenario;
 mod support;
 
+mod guarantees;
+mod plans;
 mod reserve;
+mod scripts;
+mod track;
+mod wire;
