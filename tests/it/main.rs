@@ -5,6 +5,7 @@ mod support;
 
 mod guarantees;
 mod plans;
+mod process;
 mod reserve;
 mod scripts;
 mod track;

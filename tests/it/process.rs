@@ -1,0 +1,264 @@
+//! The binary as its users start it: the private Redis, signals, flags, and the commands beside `serve`.
+
+use std::io::{BufRead as _, BufReader, Read as _};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use tollgate::grpc::v1;
+use tollgate::private_redis::{self, Options, StartError};
+
+use crate::support::{Replica, scratch};
+
+fn tollgate() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tollgate"));
+    for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("TOLLGATE_")) {
+        command.env_remove(name);
+    }
+    command
+}
+
+/// A running `tollgate serve`, which is killed if a test fails.
+struct Served {
+    child: Child,
+    address: std::net::SocketAddr,
+}
+
+impl Served {
+    /// Starts it over a data directory on a free port, which its log tells.
+    fn start(data_dir: &Path) -> Self {
+        let mut child = tollgate()
+            .args(["serve", "--listen", "127.0.0.1:0", "--data-dir"])
+            .arg(data_dir)
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut log = BufReader::new(child.stderr.take().unwrap());
+        let mut line = String::new();
+        let address = loop {
+            line.clear();
+            assert!(log.read_line(&mut line).unwrap() > 0, "it ended before it served");
+            if let Some((_, rest)) = line.split_once("127.0.0.1:") {
+                let port: String = rest.chars().take_while(char::is_ascii_digit).collect();
+                break format!("127.0.0.1:{port}").parse().unwrap();
+            }
+        };
+        // What else it logs must not fill the pipe.
+        std::thread::spawn(move || std::io::copy(&mut log, &mut std::io::sink()));
+        Self { child, address }
+    }
+
+    fn signal(&self, name: &str) {
+        let status = Command::new("kill").args([name, &self.child.id().to_string()]).status().unwrap();
+        assert!(status.success());
+    }
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        let _: Result<(), _> = self.child.kill();
+        let _: Result<_, _> = self.child.wait();
+    }
+}
+
+/// The processes whose command line names this directory.
+fn processes(directory: &Path) -> Vec<String> {
+    let listed = Command::new("ps").args(["-A", "-o", "pid=,command="]).output().unwrap();
+    let text = String::from_utf8_lossy(&listed.stdout).into_owned();
+    let name = directory.to_str().unwrap();
+    text.lines().filter(|line| line.contains(name)).map(str::to_owned).collect()
+}
+
+fn wait_until_gone(directory: &Path) {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while !processes(directory).is_empty() {
+        assert!(Instant::now() < deadline, "still running: {:?}", processes(directory));
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+fn chat(user: &str) -> v1::TrackRequest {
+    let event = v1::Event { name: "llm.tokens".to_owned(), quantity: Some(7.0), ..v1::Event::default() };
+    v1::TrackRequest { user_id: user.to_owned(), event: Some(event), ..v1::TrackRequest::default() }
+}
+
+async fn tokens_used(replica: &mut Replica) -> f64 {
+    let request = v1::GetUsageRequest { user_id: "u".to_owned(), ..v1::GetUsageRequest::default() };
+    replica.metering.get_usage(request).await.unwrap().into_inner().limits[0].used
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_private_redis_ends_with_its_parent_and_finds_the_counters_again() {
+    let directory = scratch("serve");
+    for (round, signal) in ["-TERM", "-INT", "-KILL", "-KILL"].into_iter().enumerate() {
+        // After a `kill -9` the next one is started at once, while the old Redis may still be ending.
+        let mut served = Served::start(&directory);
+        let mut replica = Replica::connect(served.address).await;
+        assert_eq!(tokens_used(&mut replica).await, round as f64 * 7.0, "round {round}");
+        replica.metering.track(chat("u")).await.unwrap();
+        assert!(processes(&directory).iter().any(|line| line.contains("redis-server")));
+        served.signal(signal);
+        let status = served.child.wait().unwrap();
+        assert_eq!(status.success(), signal != "-KILL", "{status}");
+        if signal != "-KILL" {
+            assert_eq!(processes(&directory), Vec::<String>::new(), "nothing is left behind");
+        }
+    }
+    wait_until_gone(&directory);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn calls_in_flight_are_finished_when_serving_stops() {
+    let directory = scratch("drain");
+    let mut served = Served::start(&directory);
+    let replica = Replica::connect(served.address).await;
+    let mut metering = replica.metering.clone();
+    let mut counted = 0;
+    metering.track(chat("u")).await.unwrap();
+    counted += 1;
+    served.signal("-TERM");
+    // Until the connection goes away every call is answered, and counts if it says so.
+    while metering.track(chat("u")).await.is_ok() {
+        counted += 1;
+    }
+    assert!(served.child.wait().unwrap().success());
+    let again = Served::start(&directory);
+    let found = tokens_used(&mut Replica::connect(again.address).await).await;
+    let least = f64::from(counted) * 7.0;
+    assert!(found == least || found == least + 7.0, "{found} is neither {least} nor one more, whose answer was lost");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_redis_that_dies_is_started_again() {
+    let directory = scratch("revived");
+    let redis = private_redis::start(Options { data_dir: directory.clone(), ..Options::default() }).await.unwrap();
+    let client = redis::Client::open(redis.url()).unwrap();
+    let mut connection = client.get_multiplexed_async_connection().await.unwrap();
+    let _: () = redis::cmd("SET").arg("k").arg("v").query_async(&mut connection).await.unwrap();
+    let before = processes(&directory);
+    let pid = before.iter().find(|line| line.contains("unixsocket:") || line.contains("redis-server unix")).unwrap_or_else(|| {
+        before.iter().find(|line| line.contains("redis-server") && !line.contains("sh -c")).expect("Redis runs")
+    });
+    let pid = pid.split_whitespace().next().unwrap();
+    assert!(Command::new("kill").args(["-9", pid]).status().unwrap().success());
+    let deadline = Instant::now() + Duration::from_secs(20);
+    let value = loop {
+        assert!(Instant::now() < deadline, "it does not come back");
+        if let Ok(mut connection) = client.get_multiplexed_async_connection().await
+            && let Ok(value) = redis::cmd("GET").arg("k").query_async::<String>(&mut connection).await
+        {
+            break value;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    };
+    assert_eq!(value, "v");
+    redis.stop().await;
+    assert_eq!(processes(&directory), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn one_directory_serves_one_tollgate() {
+    let directory = scratch("shared");
+    let redis = private_redis::start(Options { data_dir: directory.clone(), ..Options::default() }).await.unwrap();
+    let patience = Duration::from_millis(100);
+    let second = private_redis::start(Options { data_dir: directory.clone(), patience, ..Options::default() }).await;
+    assert!(matches!(second, Err(StartError::InUse(_))), "{second:?}");
+    drop(redis);
+    let third = private_redis::start(Options { data_dir: directory, ..Options::default() }).await.unwrap();
+    third.stop().await;
+}
+
+#[tokio::test]
+async fn odd_and_long_directories_work_and_are_private() {
+    use std::os::unix::fs::PermissionsExt as _;
+    for name in ["with space, ünïcode & 'quotes'", &"long".repeat(50)] {
+        let directory = scratch(name);
+        let redis = private_redis::start(Options { data_dir: directory.clone(), ..Options::default() }).await.unwrap();
+        let client = redis::Client::open(redis.url()).unwrap();
+        let mut connection = client.get_multiplexed_async_connection().await.unwrap();
+        let policy: Vec<String> =
+            redis::cmd("CONFIG").arg(&["GET", "maxmemory-policy"]).query_async(&mut connection).await.unwrap();
+        assert_eq!(policy[1], "noeviction");
+        let mode = |path: PathBuf| path.metadata().unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode(directory.clone()), 0o700);
+        if directory.join("redis.sock").exists() {
+            assert_eq!(mode(directory.join("redis.sock")), 0o600);
+        }
+        redis.stop().await;
+    }
+}
+
+fn failed(output: &Output) -> String {
+    assert!(!output.status.success());
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+#[test]
+fn what_is_wrong_at_the_start_is_said_with_what_to_do() {
+    let data_dir = scratch("unused");
+    let run = |args: &[&str], path: &str| {
+        let output = tollgate().arg("serve").args(args).arg("--data-dir").arg(&data_dir).env("PATH", path).output().unwrap();
+        failed(&output)
+    };
+    let path = std::env::var("PATH").unwrap();
+    let none = run(&["--listen", "127.0.0.1:0"], "/nonexistent");
+    assert!(none.contains("apt-get install -y redis-server") && none.contains("brew install redis"), "{none}");
+    let named = run(&["--listen", "127.0.0.1:0", "--redis-server", "/nonexistent/redis-server"], &path);
+    assert!(named.contains("/nonexistent/redis-server") && named.contains("--redis-server"), "{named}");
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let busy = run(&["--listen", &address], &path);
+    assert!(busy.contains(&address) && busy.contains("--listen"), "{busy}");
+    let nobody = run(&["--listen", "127.0.0.1:0", "--redis-url", "redis://:topsecret@127.0.0.1:1"], &path);
+    assert!(nobody.contains("cannot reach Redis") && !nobody.contains("topsecret"), "{nobody}");
+    let odd = run(&["--listen", "127.0.0.1:0", "--redis-url", "http://:topsecret@127.0.0.1:1"], &path);
+    assert!(odd.contains("number 1") && !odd.contains("topsecret"), "{odd}");
+    let flags = run(&["--listen", "here", "--redis-timeout", "soon"], &path);
+    assert!(flags.contains("listen is \"here\"") && flags.contains("redis-timeout is \"soon\""), "{flags}");
+}
+
+#[tokio::test]
+async fn a_redis_that_may_evict_is_refused_unless_told_otherwise() {
+    let redis =
+        private_redis::start(Options { data_dir: scratch("evicting"), ..Options::default() }).await.unwrap();
+    let client = redis::Client::open(redis.url()).unwrap();
+    let mut connection = client.get_multiplexed_async_connection().await.unwrap();
+    let set = ["SET", "maxmemory-policy", "allkeys-lru"];
+    let _: () = redis::cmd("CONFIG").arg(&set).query_async(&mut connection).await.unwrap();
+    let url = redis.url();
+    let output = tokio::task::spawn_blocking(move || {
+        tollgate().args(["serve", "--listen", "127.0.0.1:0", "--redis-url", &url]).output().unwrap()
+    });
+    let told = failed(&output.await.unwrap());
+    assert!(told.contains("allkeys-lru") && told.contains("noeviction") && told.contains("--allow-eviction"), "{told}");
+    let mut options = crate::support::redis_options();
+    options.urls = vec![redis.url()];
+    options.allow_eviction = true;
+    tollgate::ledger::Ledger::connect(&options).await.unwrap();
+    redis.stop().await;
+}
+
+#[test]
+fn the_catalog_commands_answer_for_people_and_for_editors() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let output = tollgate().arg("check-catalog").arg(root.join("catalogs/example.yaml")).output().unwrap();
+    assert!(output.status.success());
+    assert!(String::from_utf8_lossy(&output.stdout).contains("is valid: 4 plans"));
+    let bad = scratch("bad.yaml");
+    std::fs::create_dir_all(bad.parent().unwrap()).unwrap();
+    std::fs::write(&bad, "plans:\n  p:\n    period: sometimes\n    limit_groups: []\n").unwrap();
+    let told = failed(&tollgate().arg("check-catalog").arg(&bad).output().unwrap());
+    assert!(told.contains("line 3, plans.p.period") && told.contains("line 4, plans.p.limit_groups"), "{told}");
+    let told = failed(&tollgate().args(["serve", "--catalog"]).arg(&bad).output().unwrap());
+    assert!(told.contains("line 3, plans.p.period"), "nothing starts on a bad catalog: {told}");
+    let schema = tollgate().arg("schema").output().unwrap();
+    let schema: serde_json::Value = serde_json::from_slice(&schema.stdout).unwrap();
+    assert_eq!(schema["title"], "Tollgate catalog");
+    let mut help = String::new();
+    let mut child = tollgate().args(["serve", "--help"]).stdout(Stdio::piped()).spawn().unwrap();
+    child.stdout.take().unwrap().read_to_string(&mut help).unwrap();
+    for name in ["LISTEN", "REDIS_URL", "DATA_DIR", "CATALOG", "REDIS_SERVER", "CONFIG", "FAIL_OPEN"] {
+        assert!(help.contains(&format!("TOLLGATE_{name}")), "{name}");
+    }
+    assert!(child.wait().unwrap().success());
+}
