@@ -4,9 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::TcpListener;
-use tokio_stream::wrappers::TcpListenerStream;
 use tonic::server::NamedService;
 use tonic::transport::Server;
+use tonic::transport::server::TcpIncoming;
 use tonic_health::server::HealthReporter;
 
 use crate::domain::plan::Catalog;
@@ -53,16 +53,18 @@ pub async fn run(
     set_health(&reporter, true).await;
     let watch = tokio::spawn(watch_health(reporter.clone(), ledger));
 
+    // The server's own settings of sockets do not reach a listener that it is given.
+    let keepalive = Some(Duration::from_secs(30));
+    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true)).with_keepalive(keepalive);
     let (stop, stopping) = tokio::sync::oneshot::channel();
     let server = Server::builder()
-        .tcp_nodelay(true)
         .add_service(health)
         .add_service(reflection().build_v1()?)
         .add_service(reflection().build_v1alpha()?)
         .add_service(MeteringServiceServer::new(Metering(Arc::clone(&meter))))
         .add_service(SubscriptionServiceServer::new(Subscriptions(meter)))
         .add_service(PlanServiceServer::new(Plans(catalog)))
-        .serve_with_incoming_shutdown(TcpListenerStream::new(listener), async {
+        .serve_with_incoming_shutdown(incoming, async {
             let _: Result<(), _> = stopping.await;
         });
     let mut server = std::pin::pin!(server);
