@@ -5,9 +5,13 @@
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
+use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_check_response::ServingStatus;
+use tonic_health::pb::health_client::HealthClient;
 
 use crate::catalog::{self, InvalidCatalog};
 use crate::config::{Config, Settings};
@@ -158,6 +162,30 @@ pub fn check_catalog(file: &Path) -> ExitCode {
 pub fn schema() -> ExitCode {
     println!("{:#}", catalog::schema());
     ExitCode::SUCCESS
+}
+
+/// `tollgate health [URL]`.
+#[must_use]
+pub fn health(url: &str) -> ExitCode {
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return failed(&error),
+    };
+    match runtime.block_on(ask_health(url)) {
+        Ok(ServingStatus::Serving) => ExitCode::SUCCESS,
+        Ok(status) => {
+            eprintln!("{url} answers {}", status.as_str_name());
+            ExitCode::FAILURE
+        }
+        Err(error) => failed(&*error),
+    }
+}
+
+async fn ask_health(url: &str) -> Result<ServingStatus, Box<dyn std::error::Error>> {
+    let endpoint = tonic::transport::Endpoint::from_shared(url.to_owned())?.timeout(Duration::from_secs(2));
+    let mut client = HealthClient::new(endpoint.connect().await?);
+    let answer = client.check(HealthCheckRequest { service: String::new() }).await?;
+    Ok(answer.into_inner().status())
 }
 
 fn read_catalog(file: Option<&Path>) -> Result<Catalog, CatalogFailure> {

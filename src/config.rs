@@ -30,6 +30,12 @@ pub enum Command {
     },
     /// Print the JSON schema of the catalog, for editors.
     Schema,
+    /// Ask a running Tollgate whether it serves, and exit with 0 if it does: for containers without a shell.
+    Health {
+        /// Where it listens.
+        #[arg(default_value = "http://127.0.0.1:50051", value_name = "URL")]
+        url: String,
+    },
 }
 
 /// What can be configured. Each has a flag, a variable and an entry in the file; what is absent has a default.

@@ -11,5 +11,6 @@ fn main() -> ExitCode {
         Command::Serve(settings) => commands::serve(*settings),
         Command::CheckCatalog { file } => commands::check_catalog(&file),
         Command::Schema => commands::schema(),
+        Command::Health { url } => commands::health(&url),
     }
 }

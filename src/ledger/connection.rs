@@ -16,7 +16,7 @@ use redis::{Cmd, ErrorKind, IntoConnectionInfo as _, RedisError, RedisFuture, Se
 use crate::domain::fault::Fault;
 use crate::domain::id::Owner;
 
-use super::script::Script;
+use super::script::{Script, scripts};
 
 /// Which Redis, and how to talk to it.
 #[derive(Debug, Clone)]
@@ -91,6 +91,12 @@ impl Connections {
         tokio::time::timeout(Duration::from_secs(10), check(&pool, options.allow_eviction))
             .await
             .map_err(|elapsed| ConnectError::Unreachable(elapsed.into()))??;
+        // So that the first calls, which arrive together, do not each send a whole script.
+        for script in scripts().all() {
+            let mut load = redis::cmd("SCRIPT");
+            load.arg("LOAD").arg(script.body);
+            pool.query::<Value>(&load).await.map_err(ConnectError::Unreachable)?;
+        }
         let mut shared = Vec::new();
         for _ in 0..options.connections.max(1) {
             shared.push(Connection::open(options).await?);

@@ -27,6 +27,14 @@ macro_rules! scripts {
                 include_str!(concat!(env!("OUT_DIR"), "/", stringify!($name), ".lua")),
             )),*
         });
+
+        impl Scripts {
+            /// All of them.
+            #[must_use]
+            pub fn all(&self) -> Vec<&Script> {
+                vec![$(&self.$name),*]
+            }
+        }
     };
 }
 
