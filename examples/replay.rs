@@ -123,7 +123,9 @@ async fn replay(options: Options) -> Result<()> {
         .context("--addr is a URL such as http://127.0.0.1:50051")?
         .connect()
         .await
-        .with_context(|| format!("cannot reach Tollgate at {}; start it with `cargo run --release -- serve`", options.addr))?;
+        .with_context(|| {
+            format!("cannot reach Tollgate at {}; start it with `cargo run --release -- serve`", options.addr)
+        })?;
     let clients = Clients {
         metering: MeteringServiceClient::new(channel.clone()),
         subscriptions: SubscriptionServiceClient::new(channel),
@@ -223,8 +225,12 @@ async fn run_all(options: &Options, run: &str, work: &Arc<Vec<Work>>, clients: &
     let mut workers = JoinSet::new();
     for _ in 0..options.in_flight {
         let (work, next, bar) = (Arc::clone(work), Arc::clone(&next), bar.clone());
-        let mut worker =
-            Worker { run: run.to_owned(), max_tokens: options.max_tokens, clients: clients.clone(), seen: Seen::new()? };
+        let mut worker = Worker {
+            run: run.to_owned(),
+            max_tokens: options.max_tokens,
+            clients: clients.clone(),
+            seen: Seen::new()?,
+        };
         workers.spawn(async move {
             loop {
                 let index = next.fetch_add(1, Ordering::Relaxed);
@@ -307,8 +313,7 @@ impl Worker {
             return Ok(());
         }
         let quantities = BTreeMap::from([("completion_tokens".to_owned(), work.completion as f64)]);
-        let request =
-            v1::CommitRequest { reservation_id, actual: Some(v1::Actual { quantity: None, quantities }) };
+        let request = v1::CommitRequest { reservation_id, actual: Some(v1::Actual { quantity: None, quantities }) };
         let call = |mut metering: Metering| {
             let request = request.clone();
             async move { metering.commit(request).await }
@@ -375,12 +380,7 @@ fn right(text: String) -> Cell {
 }
 
 /// Reads every user's usage back. Returns a line per difference.
-async fn verify(
-    run: &str,
-    users: &[usize],
-    totals: &BTreeMap<usize, Total>,
-    clients: &Clients,
-) -> Result<Vec<String>> {
+async fn verify(run: &str, users: &[usize], totals: &BTreeMap<usize, Total>, clients: &Clients) -> Result<Vec<String>> {
     let mut metering = clients.metering.clone();
     let (mut wrong, mut all) = (Vec::new(), Total::default());
     let mut counted = 0.0;
@@ -391,14 +391,20 @@ async fn verify(
         let usage = metering.get_usage(request).await.context("GetUsage")?.into_inner();
         // The example catalog prices a prompt token at 0.00025 cents, a completion token at 0.001: 250 and 1000 millionths.
         let spend = (total.prompt * 250 + total.completion * 1000) as f64 / 1e6;
-        let expected =
-            [("tokens_total", (total.prompt + total.completion) as f64), ("calls", total.calls as f64), ("spend", spend)];
+        let expected = [
+            ("tokens_total", (total.prompt + total.completion) as f64),
+            ("calls", total.calls as f64),
+            ("spend", spend),
+        ];
         for (group, expected) in expected {
             let Some(limit) = usage.limits.iter().find(|limit| limit.limit_group_id == group) else {
                 bail!("the plan has no group {group}: use the plan `load` of the example catalog");
             };
             if limit.used != expected || limit.held != 0.0 {
-                wrong.push(format!("user {user}, {group}: used {}, held {}, committed {expected}", limit.used, limit.held));
+                wrong.push(format!(
+                    "user {user}, {group}: used {}, held {}, committed {expected}",
+                    limit.used, limit.held
+                ));
             }
             if group == "tokens_total" {
                 counted += limit.used;

@@ -81,8 +81,7 @@ pub fn serve(settings: Settings) -> ExitCode {
 async fn run(config: Config) -> Result<(), Failure> {
     let catalog = Arc::new(read_catalog(config.catalog.as_deref())?);
     let address = config.listen;
-    let listener =
-        TcpListener::bind(address).await.map_err(|source| Failure::Listen { address, source })?;
+    let listener = TcpListener::bind(address).await.map_err(|source| Failure::Listen { address, source })?;
     // Before anything is started that has to be stopped again.
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;

@@ -152,7 +152,9 @@ impl Settings {
             let Some(text) = text else { return default };
             let parsed = text.parse::<jiff::SignedDuration>().ok().and_then(|signed| Duration::try_from(signed).ok());
             parsed.filter(|parsed| (least..=LONGEST).contains(parsed)).unwrap_or_else(|| {
-                problems.push(format!("{name} is {text:?}: write a duration from {least:?} to 366 days, such as 15m or 2s"));
+                problems.push(format!(
+                    "{name} is {text:?}: write a duration from {least:?} to 366 days, such as 15m or 2s"
+                ));
                 default
             })
         };
@@ -230,7 +232,8 @@ mod tests {
             ..Settings::default()
         };
         let problems = settings.resolve().unwrap_err().problems;
-        let named = ["tollgate.toml", "listen", "redis-timeout", "replay-window", "redis-connections", "redis-url", "log"];
+        let named =
+            ["tollgate.toml", "listen", "redis-timeout", "replay-window", "redis-connections", "redis-url", "log"];
         assert_eq!(problems.len(), named.len(), "{problems:?}");
         for name in named {
             assert!(problems.iter().any(|problem| problem.contains(name)), "{name}: {problems:?}");
@@ -242,8 +245,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("tollgate.toml");
         std::fs::write(&path, "listen = \"127.0.0.1:1\"\nreplay-window = \"30m\"\nfail-open = true\n").unwrap();
-        let settings =
-            Settings { config: Some(path), listen: Some("127.0.0.1:2".to_owned()), ..Settings::default() };
+        let settings = Settings { config: Some(path), listen: Some("127.0.0.1:2".to_owned()), ..Settings::default() };
         let config = settings.resolve().unwrap();
         assert_eq!(config.listen.port(), 2);
         assert_eq!(config.replay_window, Duration::from_secs(1800));

@@ -193,9 +193,9 @@ impl Meter {
         let owner = self.owner(user);
         let event_id = Nonce::random();
         let TrackCall { event, request_id, enforce, reservation } = call;
-        let digest = request_id.as_ref().map(|_| {
-            digest(&("track", codec::event(event), enforce, reservation.as_ref().map(ToString::to_string)))
-        });
+        let digest = request_id
+            .as_ref()
+            .map(|_| digest(&("track", codec::event(event), enforce, reservation.as_ref().map(ToString::to_string))));
         let once = (text(request_id.as_ref()), digest.as_deref().unwrap_or_default(), event_id.as_str());
         let reply = match (event.name.refunded(), reservation) {
             (Some(refunded), Some(reservation)) => {
@@ -218,13 +218,7 @@ impl Meter {
         Ok(self.run(&scripts().track, &keys, owner, call).await?.0)
     }
 
-    async fn refund(
-        &self,
-        owner: &Owner,
-        event: &Event,
-        refunded: &EventName,
-        once: Once<'_>,
-    ) -> Result<Reply, Fault> {
+    async fn refund(&self, owner: &Owner, event: &Event, refunded: &EventName, once: Once<'_>) -> Result<Reply, Fault> {
         let (request_id, digest, event_id) = once;
         let replay_ms = millis(self.options.replay_window);
         let call = |basis: &Basis| {
@@ -260,12 +254,7 @@ impl Meter {
     ///
     /// # Errors
     /// See the RPC.
-    pub async fn usage(
-        &self,
-        user: &UserId,
-        event: Option<&EventPattern>,
-        at_ms: Option<i64>,
-    ) -> Result<Usage, Fault> {
+    pub async fn usage(&self, user: &UserId, event: Option<&EventPattern>, at_ms: Option<i64>) -> Result<Usage, Fault> {
         let owner = self.owner(user);
         let keys = UserKeys::new(&owner).all();
         let call = |basis: &Basis| codec::encode(&(basis.revision(), basis.ended, at_ms.unwrap_or(-1)));

@@ -161,8 +161,8 @@ impl Planner {
         {
             return Ok(compiled);
         }
-        let compiled = compile(plan, anchor_ms, overrides, at_ms)
-            .map_err(|error: NoCalendar| Fault::Internal(Box::new(error)))?;
+        let compiled =
+            compile(plan, anchor_ms, overrides, at_ms).map_err(|error: NoCalendar| Fault::Internal(Box::new(error)))?;
         self.compiled.insert(key, compiled.clone());
         Ok(compiled)
     }

@@ -292,8 +292,7 @@ fn make_private_dir(path: &Path) -> io::Result<()> {
 }
 
 async fn lock_log(path: &Path, patience: Duration) -> Result<File, TryLockError> {
-    let log =
-        OpenOptions::new().create(true).append(true).mode(0o600).open(path).map_err(TryLockError::Error)?;
+    let log = OpenOptions::new().create(true).append(true).mode(0o600).open(path).map_err(TryLockError::Error)?;
     let deadline = Instant::now() + patience;
     loop {
         match log.try_lock() {

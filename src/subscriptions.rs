@@ -179,9 +179,10 @@ impl Meter {
 fn merge(before: &Before, plan: &Plan, upsert: &Upsert, default_plan: Option<&Plan>) -> Subscription {
     let now_ms = before.now_ms;
     // A retry of a call whose end has passed finds its own subscription, although that has ended.
-    let retried = before.subscription.as_ref().filter(|stored| {
-        stored.end_ms.is_some() && upsert.end_ms == Some(stored.end_ms) && stored.plan_id == plan.id
-    });
+    let retried = before
+        .subscription
+        .as_ref()
+        .filter(|stored| stored.end_ms.is_some() && upsert.end_ms == Some(stored.end_ms) && stored.plan_id == plan.id);
     let kept = before.running().or(retried);
     let same_plan = kept.filter(|kept| kept.plan_id == plan.id);
     let mut wanted = Subscription {

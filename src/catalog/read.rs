@@ -248,9 +248,11 @@ impl Reader<'_> {
             let path = format!("{path}[{index}]");
             let rule = self.rule(item, &path);
             if let Some(rule) = &rule
-                && let Some(earlier) = rules.iter().position(|earlier| earlier.as_ref().is_some_and(|earlier| hides(earlier, rule)))
+                && let Some(earlier) =
+                    rules.iter().position(|earlier| earlier.as_ref().is_some_and(|earlier| hides(earlier, rule)))
             {
-                let message = format!("is never reached: rule {earlier} before it applies to the same events; remove one");
+                let message =
+                    format!("is never reached: rule {earlier} before it applies to the same events; remove one");
                 self.report(item.line, &path, message);
             }
             rules.push(rule);
@@ -296,7 +298,11 @@ impl Reader<'_> {
             let values = values.into_iter().map(|value| {
                 let text = self.scalar(value, &path, "a value, `prefix*`, or a list of these")?;
                 if text.len() > MAX_TEXT_BYTES {
-                    self.report(value.line, &path, format!("is longer than {MAX_TEXT_BYTES} bytes, as no metadata value is"));
+                    self.report(
+                        value.line,
+                        &path,
+                        format!("is longer than {MAX_TEXT_BYTES} bytes, as no metadata value is"),
+                    );
                 }
                 Some(ValuePattern::parse(text))
             });
@@ -311,7 +317,8 @@ impl Reader<'_> {
             Value::Scalar { text, .. } if text == "quantity" => vec![Some(quantity())],
             Value::Scalar { text, .. } if text == "events" => return Some(Measure::Events),
             Value::Scalar { .. } => {
-                let message = format!("is {}; write `quantity`, `events`, or a map from quantity to weight", node.describe());
+                let message =
+                    format!("is {}; write `quantity`, `events`, or a map from quantity to weight", node.describe());
                 self.report(node.line, path, message);
                 return None;
             }
@@ -360,7 +367,10 @@ impl Reader<'_> {
                 let path = fields.path_of("default");
                 let text = self.scalar(node, &path, "a number")?;
                 let read = Quantity::from_decimal(text);
-                Some(read.map_err(|problem| self.report(node.line, &path, format!("is {text:?}, which {problem}"))).ok()?)
+                Some(
+                    read.map_err(|problem| self.report(node.line, &path, format!("is {text:?}, which {problem}")))
+                        .ok()?,
+                )
             }
             None => None,
         };

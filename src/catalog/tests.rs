@@ -157,10 +157,13 @@ fn the_committed_schema_is_the_one_of_the_types() {
 fn the_schema_accepts_the_example_and_refuses_nonsense() {
     let validator = jsonschema::validator_for(&schema()).unwrap();
     let example = json_of(&super::yaml::parse(EXAMPLE).unwrap());
-    let errors: Vec<_> = validator.iter_errors(&example).map(|error| format!("{error} {}", error.instance_path())).collect();
+    let errors: Vec<_> =
+        validator.iter_errors(&example).map(|error| format!("{error} {}", error.instance_path())).collect();
     assert_eq!(errors, Vec::<String>::new());
     let group = json!({ "id": "a", "unit": "count", "quota": 1, "match": [{ "event": "x" }] });
-    for (key, value) in [("unit", json!("apples")), ("quota", json!("some")), ("match", json!([])), ("colour", json!(1))] {
+    for (key, value) in
+        [("unit", json!("apples")), ("quota", json!("some")), ("match", json!([])), ("colour", json!(1))]
+    {
         let mut bad = group.clone();
         bad[key] = value;
         assert!(!validator.is_valid(&json!({ "plans": { "p": { "limit_groups": [bad] } } })), "{key}");
@@ -178,8 +181,10 @@ fn json_of(node: &Node) -> Json {
         },
         Value::Scalar { text, .. } => json!(text),
         Value::List(items) => items.iter().map(json_of).collect(),
-        Value::Map(entries) => {
-            entries.iter().map(|entry| (entry.key.clone(), json_of(&entry.value))).collect::<serde_json::Map<_, _>>().into()
-        }
+        Value::Map(entries) => entries
+            .iter()
+            .map(|entry| (entry.key.clone(), json_of(&entry.value)))
+            .collect::<serde_json::Map<_, _>>()
+            .into(),
     }
 }

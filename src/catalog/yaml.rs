@@ -21,7 +21,10 @@ pub(super) struct Node {
 #[derive(Debug, Clone)]
 pub(super) enum Value {
     /// As written; `quoted` if it was in quotes or a block.
-    Scalar { text: String, quoted: bool },
+    Scalar {
+        text: String,
+        quoted: bool,
+    },
     List(Vec<Node>),
     /// In the order of the file.
     Map(Vec<Entry>),

@@ -78,8 +78,7 @@ impl Quantity {
         let bits = number.to_bits();
         let exponent = ((bits >> 52) & 0x7ff) as i32;
         let fraction = bits & ((1 << 52) - 1);
-        let (mantissa, shift) =
-            if exponent == 0 { (fraction, 1074) } else { (fraction | (1 << 52), 1075 - exponent) };
+        let (mantissa, shift) = if exponent == 0 { (fraction, 1074) } else { (fraction | (1 << 52), 1075 - exponent) };
         debug_assert!(shift >= 0, "numbers up to 2^53 - 1 have no larger exponent");
         if shift > 120 {
             return Err(InvalidQuantity::RoundsToZero);

@@ -40,7 +40,9 @@ impl EventPattern {
         match (self, other) {
             (Self::Any, _) | (_, Self::Any) => true,
             (Self::Exact(one), Self::Exact(two)) => one == two,
-            (Self::Exact(name), Self::Prefix(prefix)) | (Self::Prefix(prefix), Self::Exact(name)) => below(name, prefix),
+            (Self::Exact(name), Self::Prefix(prefix)) | (Self::Prefix(prefix), Self::Exact(name)) => {
+                below(name, prefix)
+            }
             (Self::Prefix(one), Self::Prefix(two)) => one == two || below(one, two) || below(two, one),
         }
     }

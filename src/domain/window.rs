@@ -137,10 +137,8 @@ fn civil_bounds(period: Period, zone: &TimeZone, at_ms: i64) -> Option<Window> {
         _ => date,
     };
     let step = step(period, 1)?;
-    let mut window = Window {
-        start_ms: midnight(zone, first)?,
-        end_ms: midnight(zone, first.checked_add(step).ok()?)?,
-    };
+    let mut window =
+        Window { start_ms: midnight(zone, first)?, end_ms: midnight(zone, first.checked_add(step).ok()?)? };
     // A repeated midnight puts some instants of a date before its first one, and a skipped date has no instants at all.
     while at_ms < window.start_ms {
         let earlier = zoned(zone, window.start_ms - 1)?.date().min(first.checked_sub(step).ok()?);
@@ -249,14 +247,63 @@ mod tests {
     fn anchored_windows_count_from_the_original_anchor() {
         use Period::{Daily, Minute, Monthly, Yearly};
         let cases = [
-            (Monthly, "UTC", "2027-01-31T10:00:00Z", "2027-02-28T09:59:59Z", "2027-01-31T10:00:00Z", "2027-02-28T10:00:00Z"),
-            (Monthly, "UTC", "2027-01-31T10:00:00Z", "2027-02-28T10:00:00Z", "2027-02-28T10:00:00Z", "2027-03-31T10:00:00Z"),
-            (Monthly, "UTC", "2028-01-30T00:00:00Z", "2028-03-01T00:00:00Z", "2028-02-29T00:00:00Z", "2028-03-30T00:00:00Z"),
-            (Yearly, "UTC", "2028-02-29T00:00:00Z", "2030-01-01T00:00:00Z", "2029-02-28T00:00:00Z", "2030-02-28T00:00:00Z"),
-            (Yearly, "UTC", "2028-02-29T00:00:00Z", "2032-03-01T00:00:00Z", "2032-02-29T00:00:00Z", "2033-02-28T00:00:00Z"),
+            (
+                Monthly,
+                "UTC",
+                "2027-01-31T10:00:00Z",
+                "2027-02-28T09:59:59Z",
+                "2027-01-31T10:00:00Z",
+                "2027-02-28T10:00:00Z",
+            ),
+            (
+                Monthly,
+                "UTC",
+                "2027-01-31T10:00:00Z",
+                "2027-02-28T10:00:00Z",
+                "2027-02-28T10:00:00Z",
+                "2027-03-31T10:00:00Z",
+            ),
+            (
+                Monthly,
+                "UTC",
+                "2028-01-30T00:00:00Z",
+                "2028-03-01T00:00:00Z",
+                "2028-02-29T00:00:00Z",
+                "2028-03-30T00:00:00Z",
+            ),
+            (
+                Yearly,
+                "UTC",
+                "2028-02-29T00:00:00Z",
+                "2030-01-01T00:00:00Z",
+                "2029-02-28T00:00:00Z",
+                "2030-02-28T00:00:00Z",
+            ),
+            (
+                Yearly,
+                "UTC",
+                "2028-02-29T00:00:00Z",
+                "2032-03-01T00:00:00Z",
+                "2032-02-29T00:00:00Z",
+                "2033-02-28T00:00:00Z",
+            ),
             // The time of day stays, across DST.
-            (Daily, "Europe/London", "2026-03-27T09:00:00Z", "2026-03-29T09:00:00Z", "2026-03-29T08:00:00Z", "2026-03-30T08:00:00Z"),
-            (Minute, "UTC", "2000-01-01T00:00:17Z", "2026-11-24T10:30:31Z", "2026-11-24T10:30:17Z", "2026-11-24T10:31:17Z"),
+            (
+                Daily,
+                "Europe/London",
+                "2026-03-27T09:00:00Z",
+                "2026-03-29T09:00:00Z",
+                "2026-03-29T08:00:00Z",
+                "2026-03-30T08:00:00Z",
+            ),
+            (
+                Minute,
+                "UTC",
+                "2000-01-01T00:00:17Z",
+                "2026-11-24T10:30:31Z",
+                "2026-11-24T10:30:17Z",
+                "2026-11-24T10:31:17Z",
+            ),
         ];
         for (period, name, anchor, at, start, end) in cases {
             let current = anchored(period, &zone(name), ms(anchor), ms(at)).unwrap().current;
@@ -279,8 +326,17 @@ mod tests {
     #[test]
     fn windows_partition_time() {
         let zones = [
-            "UTC", "America/New_York", "Europe/London", "Australia/Lord_Howe", "America/Sao_Paulo", "Asia/Beirut",
-            "Pacific/Apia", "Asia/Kathmandu", "Africa/Casablanca", "America/St_Johns", "Antarctica/Troll",
+            "UTC",
+            "America/New_York",
+            "Europe/London",
+            "Australia/Lord_Howe",
+            "America/Sao_Paulo",
+            "Asia/Beirut",
+            "Pacific/Apia",
+            "Asia/Kathmandu",
+            "Africa/Casablanca",
+            "America/St_Johns",
+            "Antarctica/Troll",
         ]
         .map(zone);
         // A small generator of our own: the same instants in every run.
@@ -297,13 +353,14 @@ mod tests {
             if round % 2 == 0 {
                 // Near a change of the clock, where it is hard.
                 let near = zone.following(Timestamp::from_millisecond(at_ms).unwrap()).next();
-                at_ms = near.map_or(at_ms, |change| change.timestamp().as_millisecond() + random(7_200_001) - 3_600_000);
+                at_ms =
+                    near.map_or(at_ms, |change| change.timestamp().as_millisecond() + random(7_200_001) - 3_600_000);
             }
             let anchor_ms = from + random(span / 1000) * 1000;
-            let windows_at: [&dyn Fn(i64) -> Windows; 2] = [
-                &|at_ms| calendar(period, zone, at_ms).unwrap(),
-                &|at_ms| anchored(period, zone, anchor_ms, at_ms).unwrap(),
-            ];
+            let windows_at: [&dyn Fn(i64) -> Windows; 2] =
+                [&|at_ms| calendar(period, zone, at_ms).unwrap(), &|at_ms| {
+                    anchored(period, zone, anchor_ms, at_ms).unwrap()
+                }];
             for windows_at in windows_at {
                 let told = format!("{period:?} {zone:?} {}", shown(at_ms));
                 let Windows { previous, current, next_end_ms } = windows_at(at_ms);

@@ -50,10 +50,7 @@ impl MeteringService for Metering {
         Ok(Response::new(response::can_use(decision)))
     }
 
-    async fn get_usage(
-        &self,
-        request: Request<v1::GetUsageRequest>,
-    ) -> Result<Response<v1::GetUsageResponse>, Status> {
+    async fn get_usage(&self, request: Request<v1::GetUsageRequest>) -> Result<Response<v1::GetUsageResponse>, Status> {
         let (user, event, at_ms) = request::get_usage(request.into_inner()).map_err(status)?;
         let usage = self.0.usage(&user, event.as_ref(), at_ms).await.map_err(status)?;
         Ok(Response::new(response::usage(user.as_str().to_owned(), usage)))

@@ -96,15 +96,12 @@ pub(super) fn track(request: v1::TrackRequest) -> Result<(UserId, TrackCall), Fa
         }
         _ => &reservation_id,
     };
-    let reservation =
-        if reservation_id.is_empty() { None } else { Some(self::reservation_id(reservation_id)?) };
+    let reservation = if reservation_id.is_empty() { None } else { Some(self::reservation_id(reservation_id)?) };
     let user = user(&user_id)?;
     Ok((user, TrackCall { event, request_id: self::request_id(&request_id)?, enforce, reservation }))
 }
 
-pub(super) fn get_usage(
-    request: v1::GetUsageRequest,
-) -> Result<(UserId, Option<EventPattern>, Option<i64>), Fault> {
+pub(super) fn get_usage(request: v1::GetUsageRequest) -> Result<(UserId, Option<EventPattern>, Option<i64>), Fault> {
     let v1::GetUsageRequest { user_id, event, at } = request;
     let pattern = if event.is_empty() {
         None

@@ -13,9 +13,7 @@ pub(super) fn reserve(reserved: Reserved) -> v1::ReserveResponse {
     let Reserved { decision, hold, degraded } = reserved;
     let Decision { denied, standings, retry_after_ms } = decision;
     let (reservation_id, state, expire_time, replayed) = match hold {
-        Some((id, hold)) => {
-            (id.to_string(), self::state(hold.state), Some(timestamp(hold.deadline_ms)), hold.replayed)
-        }
+        Some((id, hold)) => (id.to_string(), self::state(hold.state), Some(timestamp(hold.deadline_ms)), hold.replayed),
         None => (String::new(), v1::ReservationState::Unspecified, None, false),
     };
     v1::ReserveResponse {

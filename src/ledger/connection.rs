@@ -172,7 +172,8 @@ fn is_script_error(error: &RedisError) -> bool {
 }
 
 fn tcp() -> TcpSettings {
-    let keepalive = socket2::TcpKeepalive::new().with_time(Duration::from_secs(15)).with_interval(Duration::from_secs(5));
+    let keepalive =
+        socket2::TcpKeepalive::new().with_time(Duration::from_secs(15)).with_interval(Duration::from_secs(5));
     TcpSettings::default().set_nodelay(true).set_keepalive(keepalive)
 }
 
@@ -235,9 +236,7 @@ impl ConnectionLike for Connection {
 impl Pool {
     fn open(options: &RedisOptions) -> Result<Self, ConnectError> {
         for (index, url) in options.urls.iter().enumerate() {
-            url.as_str()
-                .into_connection_info()
-                .map_err(|source| ConnectError::BadUrl { number: index + 1, source })?;
+            url.as_str().into_connection_info().map_err(|source| ConnectError::BadUrl { number: index + 1, source })?;
         }
         let mut limits = deadpool_redis::PoolConfig::new(2);
         limits.timeouts.wait = Some(options.timeout);

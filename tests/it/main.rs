@@ -6,6 +6,7 @@ mod support;
 mod guarantees;
 mod plans;
 mod process;
+mod readme;
 mod reserve;
 mod scripts;
 mod track;

@@ -311,8 +311,14 @@ async fn plans_are_shown_as_the_catalog_has_them() {
     let mut replica = Replica::start(CATALOG).await;
     let plans = replica.plans.list_plans(v1::ListPlansRequest {}).await.unwrap().into_inner().plans;
     let ids: Vec<_> = plans.iter().map(|plan| (plan.plan_id.as_str(), plan.is_default)).collect();
-    let expected =
-        [("free", true), ("pro", false), ("fresh", false), ("anchored", false), ("other_period", false), ("other_unit", false)];
+    let expected = [
+        ("free", true),
+        ("pro", false),
+        ("fresh", false),
+        ("anchored", false),
+        ("other_period", false),
+        ("other_unit", false),
+    ];
     assert_eq!(ids, expected);
     let request = v1::GetPlanRequest { plan_id: "free".to_owned() };
     let plan = replica.plans.get_plan(request).await.unwrap().into_inner().plan.unwrap();
@@ -320,7 +326,9 @@ async fn plans_are_shown_as_the_catalog_has_them() {
     let groups: Vec<_> = plan
         .limit_groups
         .iter()
-        .map(|group| (group.limit_group_id.as_str(), group.unit.as_str(), group.quota, group.unlimited, group.period.as_str()))
+        .map(|group| {
+            (group.limit_group_id.as_str(), group.unit.as_str(), group.quota, group.unlimited, group.period.as_str())
+        })
         .collect();
     let expected = [
         ("tokens", "tokens", 100.0, false, "monthly"),

@@ -136,9 +136,10 @@ async fn a_redis_that_dies_is_started_again() {
     let mut connection = client.get_multiplexed_async_connection().await.unwrap();
     let _: () = redis::cmd("SET").arg("k").arg("v").query_async(&mut connection).await.unwrap();
     let before = processes(&directory);
-    let pid = before.iter().find(|line| line.contains("unixsocket:") || line.contains("redis-server unix")).unwrap_or_else(|| {
-        before.iter().find(|line| line.contains("redis-server") && !line.contains("sh -c")).expect("Redis runs")
-    });
+    let pid =
+        before.iter().find(|line| line.contains("unixsocket:") || line.contains("redis-server unix")).unwrap_or_else(
+            || before.iter().find(|line| line.contains("redis-server") && !line.contains("sh -c")).expect("Redis runs"),
+        );
     let pid = pid.split_whitespace().next().unwrap();
     assert!(Command::new("kill").args(["-9", pid]).status().unwrap().success());
     let deadline = Instant::now() + Duration::from_secs(20);
@@ -197,7 +198,8 @@ fn failed(output: &Output) -> String {
 fn what_is_wrong_at_the_start_is_said_with_what_to_do() {
     let data_dir = scratch("unused");
     let run = |args: &[&str], path: &str| {
-        let output = tollgate().arg("serve").args(args).arg("--data-dir").arg(&data_dir).env("PATH", path).output().unwrap();
+        let output =
+            tollgate().arg("serve").args(args).arg("--data-dir").arg(&data_dir).env("PATH", path).output().unwrap();
         failed(&output)
     };
     let path = std::env::var("PATH").unwrap();
@@ -219,8 +221,7 @@ fn what_is_wrong_at_the_start_is_said_with_what_to_do() {
 
 #[tokio::test]
 async fn a_redis_that_may_evict_is_refused_unless_told_otherwise() {
-    let redis =
-        private_redis::start(Options { data_dir: scratch("evicting"), ..Options::default() }).await.unwrap();
+    let redis = private_redis::start(Options { data_dir: scratch("evicting"), ..Options::default() }).await.unwrap();
     let client = redis::Client::open(redis.url()).unwrap();
     let mut connection = client.get_multiplexed_async_connection().await.unwrap();
     let set = ["SET", "maxmemory-policy", "allkeys-lru"];

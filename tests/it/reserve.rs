@@ -271,7 +271,9 @@ async fn no_leak_every_hold_gives_back_exactly_what_it_held_once() {
         held -= index + 1;
         table += &format!("clock u +1s\nusage u => g.held={held} g.used=0\n");
         if index % 3 == 0 {
-            table += &format!("can u x 1 => allowed g.held={held}\nreserve u x 1 as=X => allowed\nrelease X => g.held={held}\n");
+            table += &format!(
+                "can u x 1 => allowed g.held={held}\nreserve u x 1 as=X => allowed\nrelease X => g.held={held}\n"
+            );
         }
     }
     table += "usage u => g.held=0 g.used=0 g.remaining=1000\n";

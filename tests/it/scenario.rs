@@ -401,8 +401,7 @@ fn limits(limits: &[v1::LimitStatus]) -> BTreeSet<String> {
         for (name, amount) in amounts {
             facts.insert(format!("{id}.{name}={amount}"));
         }
-        for (name, set) in
-            [("unlimited", unlimited), ("exceeded", exceeded), ("hard", hard), ("closed", window_closed)]
+        for (name, set) in [("unlimited", unlimited), ("exceeded", exceeded), ("hard", hard), ("closed", window_closed)]
         {
             flag(&mut facts, &format!("{id}.{name}"), *set);
         }

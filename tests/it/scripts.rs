@@ -24,10 +24,8 @@ async fn can_use(ledger: &Ledger, catalog: &str, event: &Event) -> Result<Vec<(S
 }
 
 fn event(name: &str, quantities: &[(&str, &str)], metadata: &[(&str, &str)]) -> Event {
-    let quantities = quantities
-        .iter()
-        .map(|(name, number)| ((*name).to_owned(), Quantity::from_decimal(number).unwrap()))
-        .collect();
+    let quantities =
+        quantities.iter().map(|(name, number)| ((*name).to_owned(), Quantity::from_decimal(number).unwrap())).collect();
     let metadata = metadata.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
     Event::new(EventName::parse(name).unwrap(), None, quantities, metadata)
 }
@@ -79,11 +77,9 @@ async fn exact_prices_are_those_of_rational_arithmetic() {
     };
     let mut seen = [0; 3];
     for round in 0..400 {
-        let (unit, scale, most) = [
-            ("tokens", 1_u64, MAX_UNITS),
-            ("seconds", 1_000, MAX_UNITS),
-            ("cents", 1_000_000, 8_000_000_000_000_000),
-        ][usize::try_from(random(3)).unwrap()];
+        let (unit, scale, most) =
+            [("tokens", 1_u64, MAX_UNITS), ("seconds", 1_000, MAX_UNITS), ("cents", 1_000_000, 8_000_000_000_000_000)]
+                [usize::try_from(random(3)).unwrap()];
         let mut terms = Vec::new();
         for index in 0..=random(16) {
             // Digits of every length, and the extremes.
@@ -108,7 +104,9 @@ async fn exact_prices_are_those_of_rational_arithmetic() {
         let exact = (&scaled + &one - 1_u64) / &one;
         let weights: Vec<_> = terms
             .iter()
-            .map(|(name, weight, ..)| format!("{name}: {}.{:012}", weight / 1_000_000_000_000, weight % 1_000_000_000_000))
+            .map(|(name, weight, ..)| {
+                format!("{name}: {}.{:012}", weight / 1_000_000_000_000, weight % 1_000_000_000_000)
+            })
             .collect();
         let catalog = format!(
             "plans: {{ p: {{ period: yearly, limit_groups: [{{ id: g, unit: {unit}, quota: unlimited, \

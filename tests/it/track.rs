@@ -136,7 +136,8 @@ async fn ten_chats_a_day_whatever_their_length() {
         table += &format!("reserve u llm.tokens {} as=A => allowed\ncommit A => chats.used={index}\n", index * 10);
     }
     table += "reserve u llm.tokens 1 => denied chats.shortfall=1 retry=43200s\n";
-    table += "clock u 2031-01-16T00:00:00Z\nreserve u llm.tokens 1 => allowed chats.held=1 chats.used=0 tokens.used=550\n";
+    table +=
+        "clock u 2031-01-16T00:00:00Z\nreserve u llm.tokens 1 => allowed chats.held=1 chats.used=0 tokens.used=550\n";
     check(CATALOG, &table).await;
 }
 

@@ -25,8 +25,12 @@ fn refused<T: std::fmt::Debug>(answer: Result<T, Status>, code: Code, field: &st
     let status = answer.expect_err(field);
     assert_eq!(status.code(), code, "{field}: {status}");
     let details = status.get_error_details();
-    let fields: Vec<_> =
-        details.bad_request().into_iter().flat_map(|bad| &bad.field_violations).map(|found| found.field.as_str()).collect();
+    let fields: Vec<_> = details
+        .bad_request()
+        .into_iter()
+        .flat_map(|bad| &bad.field_violations)
+        .map(|found| found.field.as_str())
+        .collect();
     assert_eq!(fields, [field], "{status}");
     assert!(!details.error_info().unwrap().reason.is_empty());
 }
@@ -37,9 +41,9 @@ async fn every_bound_of_an_event_is_kept_and_named() {
     let user = fresh_user("bounds");
     let long = |length| "x".repeat(length);
     let quantity = |number| v1::Event { quantity: Some(number), ..event("e") };
-    let quantities = |entries: Vec<(String, f64)>| v1::Event { quantities: entries.into_iter().collect(), ..event("e") };
-    let metadata =
-        |entries: Vec<(String, String)>| v1::Event { metadata: entries.into_iter().collect(), ..event("e") };
+    let quantities =
+        |entries: Vec<(String, f64)>| v1::Event { quantities: entries.into_iter().collect(), ..event("e") };
+    let metadata = |entries: Vec<(String, String)>| v1::Event { metadata: entries.into_iter().collect(), ..event("e") };
     let many = |count: usize| (0..count).map(|index| format!("k{index}"));
 
     let good = [
@@ -48,7 +52,16 @@ async fn every_bound_of_an_event_is_kept_and_named() {
         event("AZaz09._:/-"),
         quantity(0.0),
         quantity(0.000_001),
-        quantities(many(16).map(|key| (key, 1.0)).chain([]).collect::<Vec<_>>().into_iter().take(15).chain([("quantity".to_owned(), 1.0)]).collect()),
+        quantities(
+            many(16)
+                .map(|key| (key, 1.0))
+                .chain([])
+                .collect::<Vec<_>>()
+                .into_iter()
+                .take(15)
+                .chain([("quantity".to_owned(), 1.0)])
+                .collect(),
+        ),
         metadata(many(32).map(|key| (key, long(256))).collect()),
         metadata(vec![(long(64), String::new())]),
     ];
@@ -86,7 +99,8 @@ async fn every_bound_of_an_event_is_kept_and_named() {
         let event = Some(event);
         let request = v1::CanUseRequest { user_id: user.clone(), event: event.clone() };
         refused(metering.can_use(request).await, code, field);
-        let request = v1::ReserveRequest { user_id: user.clone(), event: event.clone(), ..v1::ReserveRequest::default() };
+        let request =
+            v1::ReserveRequest { user_id: user.clone(), event: event.clone(), ..v1::ReserveRequest::default() };
         refused(metering.reserve(request).await, code, field);
         let request = v1::TrackRequest { user_id: user.clone(), event, ..v1::TrackRequest::default() };
         refused(metering.track(request).await, code, field);
@@ -132,7 +146,11 @@ async fn every_other_field_is_checked_and_named() {
     let request = v1::ReserveRequest { event: None, ..reserve(&user) };
     refused(metering.reserve(request).await, invalid, "event");
     refused(metering.can_use(v1::CanUseRequest { user_id: user.clone(), event: None }).await, invalid, "event");
-    refused(metering.track(v1::TrackRequest { user_id: user.clone(), ..v1::TrackRequest::default() }).await, invalid, "event");
+    refused(
+        metering.track(v1::TrackRequest { user_id: user.clone(), ..v1::TrackRequest::default() }).await,
+        invalid,
+        "event",
+    );
     for (seconds, nanos, good) in
         [(0, 999_999_999, false), (1, 0, true), (3600, 0, true), (3600, 1, false), (-5, 0, false), (1, -1, false)]
     {
@@ -203,7 +221,8 @@ async fn every_other_field_is_checked_and_named() {
 async fn users_with_odd_names_do_not_meet() {
     let mut replica = Replica::start(CATALOG).await;
     let stem = fresh_user("odd");
-    let users = [":", "%3A", "{", "}", "{}", " ", "\u{0}", "\r\n", "é", "*", "a:b", "a}:b"].map(|odd| format!("{stem}{odd}"));
+    let users =
+        [":", "%3A", "{", "}", "{}", " ", "\u{0}", "\r\n", "é", "*", "a:b", "a}:b"].map(|odd| format!("{stem}{odd}"));
     for (index, user) in users.iter().enumerate() {
         let request = v1::ReserveRequest {
             user_id: user.clone(),
@@ -268,7 +287,8 @@ async fn health_and_reflection_are_on() {
         message_request: Some(MessageRequest::ListServices(String::new())),
     };
     let stream = tokio_stream::iter([request]);
-    let mut answers = ServerReflectionClient::new(channel.clone()).server_reflection_info(stream).await.unwrap().into_inner();
+    let mut answers =
+        ServerReflectionClient::new(channel.clone()).server_reflection_info(stream).await.unwrap().into_inner();
     let answer = answers.message().await.unwrap().unwrap().message_response.unwrap();
     let MessageResponse::ListServicesResponse(list) = answer else { panic!("{answer:?}") };
     let found: Vec<_> = list.service.iter().map(|service| service.name.as_str()).collect();
