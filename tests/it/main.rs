@@ -3,6 +3,7 @@
 mod scenario;
 mod support;
 
+mod cluster;
 mod guarantees;
 mod plans;
 mod process;
