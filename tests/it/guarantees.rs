@@ -309,6 +309,33 @@ async fn nothing_grows_without_bound() {
 }
 
 #[tokio::test]
+async fn memory_that_was_cleared_and_begins_anew_expires_as_well() {
+    let options = MeterOptions {
+        settlement_window: Duration::from_secs(5),
+        replay_window: Duration::from_secs(5),
+        ..MeterOptions::default()
+    };
+    let replica = Replica::start_with(CATALOG, jiff::tz::db(), options, redis_options()).await;
+    let mut scenario = Scenario::new(vec![("", replica)]);
+    scenario
+        .run(
+            "
+            reserve u t 1 ttl=10s as=A => allowed
+            commit A
+            clock u +20s
+            track u t 1
+            reserve u t 1 ttl=10s => allowed
+            ",
+        )
+        .await;
+    let user = scenario.user("u");
+    for key in [keys(&user).memory(), keys(&user).agenda()] {
+        let ttl: i64 = redis::cmd("TTL").arg(&key).query_async(&mut redis().await).await.unwrap();
+        assert!(ttl > 0, "{key} expires");
+    }
+}
+
+#[tokio::test]
 async fn read_only_calls_and_faults_write_nothing() {
     let mut scenario = Scenario::new(vec![("", Replica::start(CATALOG).await)]);
     scenario
@@ -433,4 +460,78 @@ async fn without_redis_calls_are_unavailable_and_fail_open_is_a_choice() {
         .run("on closed\nreserve u t 10 id=r1 => allowed replayed same-as=A tokens.held=10\ncommit A => !late tokens.used=10")
         .await;
     private.stop().await;
+}
+
+/// A Redis that a test may treat badly, and a replica of the server on it.
+async fn own_redis(name: &str) -> (tollgate::private_redis::PrivateRedis, redis::aio::MultiplexedConnection, Scenario) {
+    let options = tollgate::private_redis::Options {
+        data_dir: crate::support::scratch(name),
+        ..tollgate::private_redis::Options::default()
+    };
+    let private = tollgate::private_redis::start(options).await.unwrap();
+    let client = redis::Client::open(private.url()).unwrap();
+    let connection = client.get_multiplexed_async_connection().await.unwrap();
+    let mut options = redis_options();
+    options.urls = vec![private.url()];
+    let replica = Replica::start_with(CATALOG, jiff::tz::db(), MeterOptions::default(), options).await;
+    (private, connection, Scenario::new(vec![("", replica)]))
+}
+
+#[tokio::test]
+async fn when_redis_is_out_of_memory_holds_are_refused_and_settled() {
+    let (private, mut connection, mut scenario) = own_redis("oom").await;
+    scenario.run("reserve u t 10 as=A => allowed\nreserve u t 20 as=B => allowed").await;
+    let limit = |bytes: &'static str| redis::cmd("CONFIG").arg(&["SET", "maxmemory", bytes]).clone();
+    let _: () = limit("1").query_async(&mut connection).await.unwrap();
+    scenario
+        .run(
+            "
+            reserve u t 1 => code=Unavailable
+            track u t 1 => code=Unavailable
+            subscribe u free => code=Unavailable
+            can u t 1 => allowed tokens.held=30
+            commit A 9 => COMMITTED tokens.used=9 tokens.held=20
+            release B => RELEASED tokens.held=0
+            usage u => tokens.used=9 tokens.held=0
+            ",
+        )
+        .await;
+    let _: () = limit("0").query_async(&mut connection).await.unwrap();
+    scenario.run("reserve u t 991 => allowed tokens.used=9").await;
+    private.stop().await;
+}
+
+#[tokio::test]
+async fn while_redis_is_a_replica_calls_are_unavailable_and_then_resume() {
+    let (private, mut connection, mut scenario) = own_redis("demoted").await;
+    scenario.run("reserve u t 10 as=A => allowed").await;
+    let _: () = redis::cmd("REPLICAOF").arg(&["127.0.0.1", "1"]).query_async(&mut connection).await.unwrap();
+    scenario
+        .run("reserve u t 1 => code=Unavailable\ncommit A => code=Unavailable\ntrack u t 1 => code=Unavailable")
+        .await;
+    let _: () = redis::cmd("REPLICAOF").arg(&["NO", "ONE"]).query_async(&mut connection).await.unwrap();
+    scenario.run("commit A => COMMITTED tokens.used=10\nreserve u t 1 => allowed tokens.held=1").await;
+    private.stop().await;
+}
+
+#[tokio::test]
+async fn once_callers_that_go_away_find_what_became_of_their_calls() {
+    let replica = Replica::start(CATALOG).await;
+    let user = fresh_user("gone");
+    let mut calls = JoinSet::new();
+    for index in 0..60_u64 {
+        let mut metering = replica.metering.clone();
+        let request = reserve_request(&user, 10.0, &format!("r{index}"));
+        // The caller waits from not at all to long enough.
+        let patience = Duration::from_micros(index * 50);
+        calls.spawn(async move { tokio::time::timeout(patience, metering.reserve(request)).await.is_ok() });
+    }
+    let answered = calls.join_all().await.into_iter().filter(|answered| *answered).count();
+    let mut metering = replica.metering.clone();
+    for index in 0..60 {
+        let answer = metering.reserve(reserve_request(&user, 10.0, &format!("r{index}"))).await.unwrap().into_inner();
+        assert!(answer.allowed, "{answered} were answered at first");
+    }
+    let limits = usage(&replica, &user).await;
+    assert_eq!((limits[0].held, limits[1].held), (600.0, 60.0));
 }

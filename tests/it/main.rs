@@ -10,5 +10,6 @@ mod process;
 mod readme;
 mod reserve;
 mod scripts;
+mod tidy;
 mod track;
 mod wire;

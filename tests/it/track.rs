@@ -292,6 +292,7 @@ plans:
       - { id: tokens, unit: tokens, quota: unlimited, match: [{ event: t }] }
       - { id: spend, unit: cents, quota: unlimited, match: [{ event: c }, { event: heavy, measure: { quantity: 1000000 } }] }
       - { id: soft, unit: tokens, hard: false, quota: 1, match: [{ event: t }] }
+      - { id: small, unit: tokens, quota: 1, match: [{ event: small, measure: { quantity: 1000000 } }] }
 ";
     check(
         catalog,
@@ -312,6 +313,9 @@ plans:
         track v heavy 8000 => spend.used=8000000000
         track w heavy 8000.000001 => code=OutOfRange
         usage w => spend.used=0
+        reserve w small 9007199255 => code=OutOfRange # no charge is that large, even where it would be denied
+        can w small 9007199255 => code=OutOfRange
+        reserve w small 9007199254 => denied small.requested=9007199254000000
         track u t 9007199254740992 => code=OutOfRange field:event.quantity
         track u t 8000000000.5 => code=OutOfRange field:event.quantity
     ",

@@ -1,0 +1,95 @@
+//! Rules of the repository, held by a test.
+
+use std::path::{Path, PathBuf};
+
+/// Every file below a directory of the repository with this ending, and its text.
+fn files(directory: &str, ending: &str) -> Vec<(PathBuf, String)> {
+    let mut found = Vec::new();
+    let mut open = vec![Path::new(env!("CARGO_MANIFEST_DIR")).join(directory)];
+    while let Some(directory) = open.pop() {
+        for entry in std::fs::read_dir(&directory).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                open.push(path);
+            } else if path.extension().is_some_and(|extension| extension == ending) {
+                let text = std::fs::read_to_string(&path).unwrap();
+                found.push((path, text));
+            }
+        }
+    }
+    assert!(!found.is_empty(), "{directory} has .{ending} files");
+    found
+}
+
+#[test]
+fn the_domain_knows_neither_tonic_nor_redis() {
+    for (path, text) in files("src/domain", "rs") {
+        for word in ["tonic", "redis::", "tokio", "prost", "crate::grpc", "crate::ledger", "crate::meter"] {
+            assert!(
+                !text.contains(&format!("use {word}")) && !text.contains(&format!(" {word}::")),
+                "{path:?}: {word}"
+            );
+        }
+    }
+}
+
+#[test]
+fn only_the_ledger_talks_to_redis_and_only_grpc_to_tonic() {
+    for (path, text) in files("src", "rs") {
+        let place = path.strip_prefix(Path::new(env!("CARGO_MANIFEST_DIR")).join("src")).unwrap();
+        if !place.starts_with("ledger") {
+            assert!(!text.contains("redis::cmd") && !text.contains("use redis::"), "{place:?} talks to Redis");
+        }
+        if !(place.starts_with("grpc") || ["server.rs", "commands.rs"].iter().any(|name| place == Path::new(name))) {
+            assert!(!text.contains("tonic::"), "{place:?} talks to tonic");
+        }
+    }
+}
+
+#[test]
+fn one_place_spells_keys() {
+    for (path, text) in files("src", "rs").into_iter().chain(files("lua", "lua")) {
+        assert!(!text.contains("tollgate1:") || path.ends_with("ledger/keys.rs"), "{path:?} spells a key");
+    }
+}
+
+#[test]
+fn a_file_can_be_held_in_mind() {
+    for (path, text) in files("src", "rs").into_iter().chain(files("lua", "lua")).chain(files("tests", "rs")) {
+        let lines = text.lines().count();
+        assert!(lines <= 650, "{path:?} has {lines} lines: split it along its meaning");
+        let opening = text.lines().next().unwrap_or_default();
+        let documented = ["//!", "#!lua", "-- "].iter().any(|start| opening.starts_with(start));
+        assert!(documented, "{path:?} opens without telling the reader where they are");
+        assert!(!text.contains(concat!("#[", "ignore")), "{path:?} has a test that does not run");
+    }
+}
+
+#[test]
+fn every_script_says_what_it_takes_and_answers_and_checks_before_it_writes() {
+    const WRITES: [&str; 8] = [
+        "call('SET'",
+        "call('HSET'",
+        "call('ZADD'",
+        "call('DEL'",
+        "save_ledger(",
+        "write_lapsed(",
+        "write_subscription(",
+        "write_tracked(",
+    ];
+    let scripts = Path::new(env!("CARGO_MANIFEST_DIR")).join("lua");
+    for (path, text) in files("lua", "lua").into_iter().filter(|(path, _)| path.parent() == Some(&scripts)) {
+        assert!(text.starts_with("#!lua"), "{path:?} has flags");
+        for part in ["-- KEYS: ", "-- Answers: ", "-- uses: "] {
+            assert!(text.contains(part), "{path:?} lacks {part}");
+        }
+        let first_write = WRITES.iter().filter_map(|write| text.find(write)).min();
+        let Some(first_write) = first_write else { continue };
+        assert!(!text.contains("no-writes"), "{path:?} writes");
+        for check in ["return fault(", "return stale(", "already_committed ="] {
+            assert!(text.rfind(check).is_none_or(|check| check < first_write), "{path:?} checks after its first write");
+        }
+        let marked = text.find("-- All checks are done").is_some_and(|mark| mark < first_write);
+        assert!(marked || path.ends_with("user_delete.lua"), "{path:?} says where writes begin");
+    }
+}
