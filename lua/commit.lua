@@ -18,10 +18,11 @@ local record = load_record(memory_key, field, now)
 if not record then return fault('RESERVATION_NOT_FOUND') end
 local claims = record[R_CLAIMS]
 
--- The charges: as reserved, or priced anew by the rules written with the reservation.
-local charges = {}
+-- The charges: as reserved, or priced anew by the rules written with the reservation. What the actual does not name stays as
+-- reserved, in a second commit as in the first: the record keeps what was reserved.
+local charges, values = {}, {}
 if has_actual then
-  local values = record[R_VALUES]
+  for name, value in pairs(record[R_VALUES]) do values[name] = value end
   if quantity then values.quantity = quantity end
   for name, value in pairs(quantities) do values[name] = value end
 end
@@ -29,9 +30,9 @@ for i = 1, #claims do
   local claim = claims[i]
   charges[i] = claim[C_CHARGE]
   if has_actual then
-    local measure, missing = choose(claim[C_MEASURES], record[R_VALUES])
+    local measure, missing = choose(claim[C_MEASURES], values)
     if not measure then return fault('QUANTITY_MISSING', claim[C_ID], missing) end
-    charges[i] = price(measure, record[R_VALUES])
+    charges[i] = price(measure, values)
   end
 end
 

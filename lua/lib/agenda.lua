@@ -70,25 +70,34 @@ local function remember(led, agenda_key, field, forget_at)
   if forget_at < led.forget then led.forget = forget_at end
 end
 
+-- Deletes entries and what they stand for. ONCE: the request id of a forgotten call may have become another call's since, and is
+-- then left alone.
+local function forget(agenda_key, memory_key, past, now)
+  local values = call('HMGET', memory_key, unpack(past))
+  local fields = {}
+  for i = 1, #past do
+    local value = values[i] and unpack_message(values[i])
+    if string.sub(past[i], 1, 1) == 'r' then
+      fields[#fields + 1] = past[i]
+      local request = value and value[R_REQUEST] ~= '' and 'q' .. value[R_REQUEST]
+      local packed = request and call('HGET', memory_key, request)
+      local memory = packed and unpack_message(packed)
+      if memory and memory[1] == 'reserve' and 'r' .. memory[3] == past[i] then fields[#fields + 1] = request end
+    elseif value and value[1] == 'track' and value[4] <= now then
+      fields[#fields + 1] = past[i]
+    end
+  end
+  if #fields > 0 then call('HDEL', memory_key, unpack(fields)) end
+  call('ZREM', agenda_key, unpack(past))
+end
+
 -- Clears away some of what is forgotten, and makes memory and agenda expire after the last entry. Comes before the ledger is
 -- written, and after everything else.
 local function tidy_memory(led, agenda_key, memory_key, last_forget)
   local now = led.time
   if led.forget <= now then
     local past = call('ZRANGEBYSCORE', agenda_key, FORGETTING, FORGETTING + now, 'LIMIT', 0, PURGE)
-    if #past > 0 then
-      local records = call('HMGET', memory_key, unpack(past))
-      local fields = {}
-      for i = 1, #past do
-        fields[#fields + 1] = past[i]
-        if string.sub(past[i], 1, 1) == 'r' and records[i] then
-          local request_id = unpack_message(records[i])[R_REQUEST]
-          if request_id ~= '' then fields[#fields + 1] = 'q' .. request_id end
-        end
-      end
-      call('HDEL', memory_key, unpack(fields))
-      call('ZREM', agenda_key, unpack(past))
-    end
+    if #past > 0 then forget(agenda_key, memory_key, past, now) end
     local first = call('ZRANGEBYSCORE', agenda_key, FORGETTING, '+inf', 'WITHSCORES', 'LIMIT', 0, 1)
     led.forget = first[2] and tonumber(first[2]) - FORGETTING or NEVER
     -- The keys may have become empty, and with that have lost their expiry.

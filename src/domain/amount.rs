@@ -110,7 +110,10 @@ impl Quantity {
             return Err(InvalidQuantity::Negative);
         }
         let whole = whole.trim_start_matches('0');
-        let whole = if whole.is_empty() { 0 } else { whole.parse().map_err(|_| InvalidQuantity::TooLarge)? };
+        let whole: u64 = if whole.is_empty() { 0 } else { whole.parse().map_err(|_| InvalidQuantity::TooLarge)? };
+        if whole > MAX_UNITS {
+            return Err(InvalidQuantity::TooLarge);
+        }
         let digit = |place: usize| decimals.as_bytes().get(place).map_or(0, |byte| u32::from(byte - b'0'));
         let mut micro = (0..6).fold(0, |sum, place| sum * 10 + digit(place));
         micro += u32::from(digit(6) >= 5);
@@ -301,6 +304,7 @@ mod tests {
             ("9007199254740991", Ok((9_007_199_254_740_991, 0))),
             ("9007199254740992", Err(InvalidQuantity::TooLarge)),
             ("99999999999999999999999", Err(InvalidQuantity::TooLarge)),
+            ("18446744073709551615.9999999", Err(InvalidQuantity::TooLarge)),
             ("-3", Err(InvalidQuantity::Negative)),
             ("1e3", Err(InvalidQuantity::NotANumber)),
             ("", Err(InvalidQuantity::NotANumber)),

@@ -313,6 +313,40 @@ async fn once_a_commit_repeats_its_decision_and_refuses_another() {
         commit A => code=FailedPrecondition ALREADY_COMMITTED
         release A => code=FailedPrecondition ALREADY_COMMITTED committed.tokens=200
         usage u => tokens.used=200 chats.used=1
+        reserve u llm.tokens prompt_tokens=10 completion_tokens=20 as=B => allowed
+        commit B completion_tokens=5 => tokens.used=215
+        commit B prompt_tokens=10 => code=FailedPrecondition # completion_tokens stays as reserved, not as committed
+        commit B completion_tokens=5 prompt_tokens=10 => replayed
+    ",
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn once_an_id_that_was_forgotten_protects_its_next_call_as_well() {
+    check(
+        CATALOG,
+        "
+        clock u 2031-01-15T12:00:00Z
+        reserve u llm.tokens 1 id=r1 as=A => allowed
+        track u llm.tokens 1 id=t1
+        track u image id=t2
+        clock u +2h
+        reserve u llm.tokens 2 id=r1 as=B => allowed !replayed # clears the first one away
+        reserve u llm.tokens 2 id=r1 => replayed same-as=B tokens.held=2
+        reserve u image id=t1 as=C => allowed !replayed
+        track u image id=x
+        reserve u image id=t1 => replayed same-as=C
+        track u image id=t2 => !replayed
+        track u image id=t2 => replayed
+        release B
+        release C
+        clock u +2h
+        track u image id=r1 => !replayed
+        track u image
+        track u image id=r1 => replayed
+        reserve u image id=t2 as=D => allowed !replayed
+        reserve u image id=t2 => replayed same-as=D
     ",
     )
     .await;
