@@ -1,11 +1,12 @@
 //! The catalog: from YAML to plans, and from plans to what the scripts read.
 //!
-//! `yaml` reads a tree that knows its lines; `read` turns it into plans and reports every problem at once; `schema` describes the
-//! file for editors; `compile` writes plans for the scripts.
+//! `yaml` reads a tree that knows its lines; `read` turns it into plans and reports every problem at once, in the `words` of the
+//! file; `schema` describes the file for editors; `compile` writes plans for the scripts.
 
 mod compile;
 mod read;
 mod schema;
+mod words;
 mod yaml;
 
 use std::fmt;
@@ -62,11 +63,15 @@ impl fmt::Display for InvalidCatalog {
 /// # Errors
 /// Every problem at once.
 pub fn parse(text: &str, zones: &TimeZoneDatabase) -> Result<Catalog, InvalidCatalog> {
-    let tree = yaml::parse(text).map_err(|problem| InvalidCatalog { problems: vec![problem] })?;
-    read::catalog(&tree, zones).map_err(|mut problems| {
-        problems.sort_by(|one, two| (one.line, &one.path).cmp(&(two.line, &two.path)));
-        InvalidCatalog { problems }
-    })
+    let mut problems = Vec::new();
+    let catalog = yaml::parse(text, &mut problems).and_then(|tree| read::catalog(&tree, zones, &mut problems));
+    match catalog {
+        Some(catalog) if problems.is_empty() => Ok(catalog),
+        _ => {
+            problems.sort_by(|one, two| (one.line, &one.path).cmp(&(two.line, &two.path)));
+            Err(InvalidCatalog { problems })
+        }
+    }
 }
 
 #[cfg(test)]

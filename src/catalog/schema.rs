@@ -6,7 +6,10 @@
 
 use std::collections::BTreeMap;
 
-use schemars::{JsonSchema, schema_for};
+use schemars::generate::SchemaSettings;
+use schemars::transform::{RecursiveTransform, Transform as _};
+use schemars::{JsonSchema, Schema};
+use serde_json::{Value as Json, json};
 
 /// A catalog of plans.
 #[derive(JsonSchema)]
@@ -15,7 +18,7 @@ struct CatalogFile {
     /// The plan of users without a subscription. Absent: they are denied.
     default_plan: Option<String>,
     /// By id: 1 to 64 of A-Z a-z 0-9 . _ -
-    #[schemars(length(min = 1))]
+    #[schemars(extend("propertyNames" = { "pattern": ID }, "minProperties" = 1))]
     plans: BTreeMap<String, PlanEntry>,
 }
 
@@ -73,6 +76,7 @@ enum ChangeWord {
 #[schemars(deny_unknown_fields)]
 struct GroupEntry {
     /// Unique in its plan: 1 to 64 of A-Z a-z 0-9 . _ -
+    #[schemars(extend("pattern" = ID))]
     id: String,
     /// What people call it. Absent: its id.
     label: Option<String>,
@@ -87,6 +91,7 @@ struct GroupEntry {
     /// false: count and report `exceeded`, never deny. Absent: true.
     hard: Option<bool>,
     /// Shares of the quota worth telling somebody about, ascending, such as 0.8 and 1.0.
+    #[schemars(length(min = 1))]
     thresholds: Option<Vec<f64>>,
     /// Which events count, and how much. The first rule that applies decides.
     #[schemars(rename = "match", length(min = 1))]
@@ -107,7 +112,7 @@ enum UnitWord {
 #[derive(JsonSchema)]
 #[schemars(untagged)]
 enum QuotaEntry {
-    Amount(f64),
+    Amount(#[schemars(range(min = 0))] f64),
     Unlimited(UnlimitedWord),
 }
 
@@ -152,8 +157,8 @@ enum ScalarEntry {
 enum MeasureEntry {
     Word(MeasureWord),
     Term(TermEntry),
-    Terms(#[schemars(length(min = 1))] Vec<TermEntry>),
-    Weights(BTreeMap<String, f64>),
+    Terms(#[schemars(length(min = 1, max = 16))] Vec<TermEntry>),
+    Weights(#[schemars(extend("minProperties" = 1, "maxProperties" = 16))] BTreeMap<String, WeightEntry>),
 }
 
 /// `quantity` counts the event's quantity; `events` counts 1.
@@ -171,16 +176,47 @@ struct TermEntry {
     /// The quantity's name.
     name: String,
     /// At most 12 decimals, at most 1000000. Absent: 1.
-    weight: Option<f64>,
+    weight: Option<WeightEntry>,
     /// What counts where the event does not carry it. Absent: the rule does not apply then.
+    #[schemars(range(min = 0))]
     default: Option<f64>,
 }
+
+/// How much of the group's unit one of a quantity costs: at most 12 decimals, at most 1000000.
+#[derive(JsonSchema)]
+#[schemars(transparent)]
+struct WeightEntry(#[schemars(range(min = 0, max = 1_000_000))] f64);
+
+/// What an id looks like.
+const ID: &str = "^[A-Za-z0-9_.-]{1,64}$";
 
 /// The JSON schema of the catalog.
 ///
 /// # Panics
 /// Never: these types have a schema.
 #[must_use]
-pub fn schema() -> serde_json::Value {
-    serde_json::to_value(schema_for!(CatalogFile)).expect("a schema is JSON")
+pub fn schema() -> Json {
+    let generator = SchemaSettings::draft2020_12().into_generator();
+    let mut schema = generator.into_root_schema_for::<CatalogFile>();
+    RecursiveTransform(forbid_null).transform(&mut schema);
+    schema.to_value()
+}
+
+/// A key may be left out, but where it is written it has a value: schemars lets an `Option` be null.
+fn forbid_null(schema: &mut Schema) {
+    if let Some(Json::Array(types)) = schema.get_mut("type") {
+        types.retain(|name| name != "null");
+        if let [only] = types.as_slice() {
+            let only = only.clone();
+            schema.insert("type".to_owned(), only);
+        }
+    }
+    if let Some(Json::Array(variants)) = schema.get_mut("anyOf") {
+        variants.retain(|variant| *variant != json!({ "type": "null" }));
+        if let [Json::Object(only)] = variants.as_slice() {
+            let only = only.clone();
+            schema.remove("anyOf");
+            schema.ensure_object().extend(only);
+        }
+    }
 }

@@ -4,6 +4,7 @@
 use saphyr_parser::{Event, Parser, ScalarStyle};
 
 use super::Problem;
+use super::words::quoted;
 
 /// Larger files are refused.
 const MAX_BYTES: usize = 1 << 20;
@@ -28,6 +29,8 @@ pub(super) enum Value {
     List(Vec<Node>),
     /// In the order of the file.
     Map(Vec<Entry>),
+    /// An alias, which has been reported: nothing more is to be said of it.
+    Refused,
 }
 
 #[derive(Debug, Clone)]
@@ -42,9 +45,10 @@ impl Node {
     pub fn describe(&self) -> String {
         match &self.value {
             Value::Scalar { text, quoted: false } if is_null(text) => "empty".to_owned(),
-            Value::Scalar { text, .. } => format!("{text:?}"),
+            Value::Scalar { text, .. } => quoted(text),
             Value::List(_) => "a list".to_owned(),
             Value::Map(_) => "a map".to_owned(),
+            Value::Refused => "an alias".to_owned(),
         }
     }
 
@@ -62,30 +66,28 @@ fn problem(line: usize, message: impl Into<String>) -> Problem {
     Problem { line, path: String::new(), message: message.into() }
 }
 
-/// Reads one document.
-pub(super) fn parse(text: &str) -> Result<Node, Problem> {
+/// Reads one document. What is YAML but not supported here is reported, and reading goes on; what is not YAML ends it.
+pub(super) fn parse(text: &str, problems: &mut Vec<Problem>) -> Option<Node> {
     if text.len() > MAX_BYTES {
-        return Err(problem(1, format!("the file is larger than {MAX_BYTES} bytes")));
+        problems.push(problem(1, format!("the file is larger than {MAX_BYTES} bytes; remove what is not needed")));
+        return None;
     }
-    let mut reader = Reader { parser: Parser::new_from_str(text) };
-    let mut root = None;
-    loop {
-        let (event, line) = reader.next()?;
-        match event {
-            Event::StreamStart | Event::DocumentStart(_) | Event::DocumentEnd | Event::Nothing => {}
-            Event::StreamEnd => break,
-            _ if root.is_some() => return Err(problem(line, "a second document begins; write one catalog per file")),
-            event => root = Some(reader.node(event, line, 0)?),
+    let mut reader = Reader { parser: Parser::new_from_str(text), problems };
+    match reader.document() {
+        Ok(root) => Some(root),
+        Err(problem) => {
+            problems.push(problem);
+            None
         }
     }
-    root.ok_or_else(|| problem(1, "the file is empty; write `plans:` with at least one plan"))
 }
 
-struct Reader<'a> {
+struct Reader<'a, 'p> {
     parser: Parser<'a, saphyr_parser::StrInput<'a>>,
+    problems: &'p mut Vec<Problem>,
 }
 
-impl<'a> Reader<'a> {
+impl<'a> Reader<'a, '_> {
     fn next(&mut self) -> Result<(Event<'a>, usize), Problem> {
         match self.parser.next_event() {
             Some(Ok((event, span))) => Ok((event, span.start.line())),
@@ -96,34 +98,60 @@ impl<'a> Reader<'a> {
         }
     }
 
+    fn report(&mut self, line: usize, message: &str) {
+        self.problems.push(problem(line, message));
+    }
+
+    fn document(&mut self) -> Result<Node, Problem> {
+        let mut root = None;
+        loop {
+            let (event, line) = self.next()?;
+            match event {
+                Event::StreamStart | Event::DocumentStart(_) | Event::DocumentEnd | Event::Nothing => {}
+                Event::StreamEnd => break,
+                _ if root.is_some() => {
+                    return Err(problem(line, "a second document begins; write one catalog per file"));
+                }
+                event => root = Some(self.node(event, line, 0)?),
+            }
+        }
+        root.ok_or_else(|| problem(1, "the file is empty; write `plans:` with at least one plan"))
+    }
+
     fn node(&mut self, event: Event<'a>, line: usize, depth: usize) -> Result<Node, Problem> {
         if depth > MAX_DEPTH {
-            return Err(problem(line, format!("the file is nested deeper than {MAX_DEPTH} levels")));
+            let message = format!("the file is nested deeper than {MAX_DEPTH} levels; a catalog needs nine");
+            return Err(problem(line, message));
         }
-        let plain = |anchor: usize, tagged: bool| match (anchor, tagged) {
-            (0, false) => Ok(()),
-            (_, true) => Err(problem(line, "tags are not supported; write the value without it")),
-            (_, false) => Err(problem(line, "anchors are not supported; write the value where it is needed")),
-        };
         let value = match event {
             Event::Scalar(text, style, anchor, tag) => {
-                plain(anchor, tag.is_some())?;
+                self.check_plain(line, anchor, tag.is_some());
                 Value::Scalar { text: text.into_owned(), quoted: style != ScalarStyle::Plain }
             }
             Event::SequenceStart(anchor, tag) => {
-                plain(anchor, tag.is_some())?;
+                self.check_plain(line, anchor, tag.is_some());
                 Value::List(self.list(depth)?)
             }
             Event::MappingStart(anchor, tag) => {
-                plain(anchor, tag.is_some())?;
+                self.check_plain(line, anchor, tag.is_some());
                 Value::Map(self.map(depth)?)
             }
             Event::Alias(_) => {
-                return Err(problem(line, "aliases are not supported; write the value where it is needed"));
+                self.report(line, "aliases are not supported; write the value where it is needed");
+                Value::Refused
             }
-            _ => return Err(problem(line, "the file ends too early")),
+            _ => return Err(problem(line, "the file ends too early; write the rest of it")),
         };
         Ok(Node { line, value })
+    }
+
+    fn check_plain(&mut self, line: usize, anchor: usize, tagged: bool) {
+        if anchor != 0 {
+            self.report(line, "anchors are not supported; write the value where it is needed");
+        }
+        if tagged {
+            self.report(line, "tags are not supported; write the value without it");
+        }
     }
 
     fn list(&mut self, depth: usize) -> Result<Vec<Node>, Problem> {
@@ -141,16 +169,20 @@ impl<'a> Reader<'a> {
         let mut entries = Vec::new();
         loop {
             let (event, line) = self.next()?;
-            let key = match event {
-                Event::MappingEnd => return Ok(entries),
-                Event::Scalar(text, _, 0, None) => text.into_owned(),
-                _ => return Err(problem(line, "a key must be plain text")),
-            };
-            if key == "<<" {
-                return Err(problem(line, "merge keys are not supported; write the values where they are needed"));
+            if event == Event::MappingEnd {
+                return Ok(entries);
             }
+            let key = self.node(event, line, depth + 1)?;
             let (event, value_line) = self.next()?;
-            entries.push(Entry { key, line, value: self.node(event, value_line, depth + 1)? });
+            let value = self.node(event, value_line, depth + 1)?;
+            match key.value {
+                Value::Scalar { text, quoted: false } if text == "<<" => {
+                    self.report(line, "merge keys are not supported; write the values where they are needed");
+                }
+                Value::Scalar { text, .. } => entries.push(Entry { key: text, line, value }),
+                Value::List(_) | Value::Map(_) => self.report(line, "a key must be plain text; write a name"),
+                Value::Refused => {}
+            }
         }
     }
 }

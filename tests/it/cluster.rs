@@ -55,7 +55,7 @@ impl Node {
             if let Ok(mut connection) = client.get_multiplexed_async_connection().await {
                 let mut words = command.split(' ');
                 let mut asked = redis::cmd(words.next().unwrap());
-                asked.arg(&words.collect::<Vec<_>>());
+                asked.arg(words.collect::<Vec<_>>());
                 return asked.query_async(&mut connection).await.unwrap();
             }
             assert!(Instant::now() < deadline, "the node does not start");

@@ -1,0 +1,234 @@
+//! From the tree to the rules of a group: which events count, and how much.
+
+use std::collections::{BTreeSet, HashSet};
+
+use crate::domain::amount::{Quantity, Weight};
+use crate::domain::pattern::{EventPattern, ValuePattern};
+use crate::domain::plan::{Condition, Measure, Rule, Term};
+
+use super::walk::join;
+use super::{MAX_ID_BYTES, MAX_TEXT_BYTES, Reader, exact};
+use crate::catalog::words::{is_plain_decimal, quoted, shown};
+use crate::catalog::yaml::{Node, Value};
+
+const MAX_RULES: usize = 100;
+const MAX_TERMS: usize = 16;
+const MAX_CONDITIONS: usize = 32;
+const MAX_VALUES: usize = 100;
+
+impl Reader<'_> {
+    pub(super) fn rules(&mut self, node: &Node, path: &str) -> Option<Vec<Rule>> {
+        let items = self.list(node, path, MAX_RULES)?;
+        let mut rules: Vec<Option<Rule>> = Vec::new();
+        let mut reaches: Vec<Option<Reach>> = Vec::new();
+        for (index, item) in items.iter().enumerate() {
+            let path = format!("{path}[{index}]");
+            let rule = self.rule(item, &path);
+            let reach = rule.as_ref().map(reach);
+            let hidden = |reach| reaches.iter().position(|earlier| earlier.as_ref().is_some_and(|it| hides(it, reach)));
+            if let Some(earlier) = reach.as_ref().and_then(hidden) {
+                let message =
+                    format!("is never reached: rule {earlier} applies to the same events; remove one of them");
+                self.report(item.line, &path, message);
+            }
+            rules.push(rule);
+            reaches.push(reach);
+        }
+        rules.into_iter().collect()
+    }
+
+    fn rule(&mut self, node: &Node, path: &str) -> Option<Rule> {
+        let fields = self.fields(node, path, &["event", "metadata", "measure"])?;
+        let event = self.required(&fields, "event").and_then(|node| self.event(node, &fields.path_of("event")));
+        let conditions = match fields.get("metadata") {
+            Some(node) => self.conditions(node, &fields.path_of("metadata")),
+            None => Some(Vec::new()),
+        };
+        let measure = match fields.get("measure") {
+            Some(node) => self.measure(node, &fields.path_of("measure")),
+            None => Some(Measure::Terms(vec![quantity()])),
+        };
+        Some(Rule { event: event?, conditions: conditions?, measure: measure? })
+    }
+
+    fn event(&mut self, node: &Node, path: &str) -> Option<EventPattern> {
+        let text = self.text(node, path)?;
+        if text.ends_with(".refund") {
+            let message = "names a refund; refunds are routed by the rules of the event that they refund: remove it";
+            self.report(node.line, path, message);
+            return None;
+        }
+        EventPattern::parse(&text).map_err(|message| self.report(node.line, path, message)).ok()
+    }
+
+    fn conditions(&mut self, node: &Node, path: &str) -> Option<Vec<Condition>> {
+        let entries = self.map(node, path)?;
+        if entries.len() > MAX_CONDITIONS {
+            let message = format!("has more than {MAX_CONDITIONS} keys, as no event has more; keep at most so many");
+            self.report(node.line, path, message);
+            return None;
+        }
+        let conditions = entries.iter().map(|entry| {
+            let path = join(path, &entry.key);
+            if entry.key.is_empty() || entry.key.len() > MAX_ID_BYTES {
+                self.report(entry.line, &path, format!("a metadata key must have 1 to {MAX_ID_BYTES} bytes"));
+            }
+            let values: Vec<(String, &Node)> = match &entry.value.value {
+                Value::List(_) => {
+                    let items = self.list(&entry.value, &path, MAX_VALUES)?.iter().enumerate();
+                    items.map(|(index, item)| (format!("{path}[{index}]"), item)).collect()
+                }
+                _ => vec![(path, &entry.value)],
+            };
+            let values = values.into_iter().map(|(path, value)| {
+                let text = self.scalar(value, &path, "a value, `prefix*`, or a list of these")?;
+                if text.len() > MAX_TEXT_BYTES {
+                    let message = format!("has {} bytes; a metadata value has at most {MAX_TEXT_BYTES}", text.len());
+                    self.report(value.line, &path, message);
+                }
+                Some(ValuePattern::parse(text))
+            });
+            let values = values.collect::<Vec<_>>().into_iter().collect::<Option<Vec<_>>>()?;
+            Some(Condition { key: entry.key.clone(), values })
+        });
+        conditions.collect::<Vec<_>>().into_iter().collect()
+    }
+
+    fn measure(&mut self, node: &Node, path: &str) -> Option<Measure> {
+        let terms: Vec<Option<Term>> = match &node.value {
+            Value::Scalar { text, .. } if text == "quantity" => vec![Some(quantity())],
+            Value::Scalar { text, .. } if text == "events" => return Some(Measure::Events),
+            Value::Scalar { .. } => {
+                let message =
+                    format!("is {}; write `quantity`, `events`, or a map from quantity to weight", node.describe());
+                self.report(node.line, path, message);
+                return None;
+            }
+            Value::Refused => return None,
+            Value::List(items) => {
+                let terms = items.iter().enumerate().map(|(index, item)| self.term(item, &format!("{path}[{index}]")));
+                terms.collect()
+            }
+            Value::Map(entries) if entries.iter().any(|entry| entry.key == "name") => vec![self.term(node, path)],
+            Value::Map(_) => {
+                let entries = self.map(node, path)?;
+                // The same name twice has been told already, as the same key twice.
+                let mut seen = HashSet::new();
+                let entries = entries.iter().filter(|entry| seen.insert(&entry.key));
+                let terms = entries.map(|entry| {
+                    let weight = self.weight(&entry.value, &join(path, &entry.key))?;
+                    Some(Term { name: entry.key.clone(), weight, default: None })
+                });
+                terms.collect()
+            }
+        };
+        if terms.is_empty() {
+            self.report(node.line, path, "is empty; write at least one quantity");
+        }
+        if terms.len() > MAX_TERMS {
+            self.report(
+                node.line,
+                path,
+                format!("has more than {MAX_TERMS} terms, as no event has more; keep at most so many"),
+            );
+        }
+        let terms = terms.into_iter().collect::<Option<Vec<_>>>()?;
+        let mut seen = HashSet::new();
+        for term in &terms {
+            if term.name.is_empty() || term.name.len() > MAX_ID_BYTES {
+                self.report(node.line, path, format!("a quantity's name must have 1 to {MAX_ID_BYTES} bytes"));
+            }
+            if !seen.insert(&term.name) {
+                self.report(node.line, path, format!("names {} twice; keep one", quoted(&term.name)));
+            }
+        }
+        Some(Measure::Terms(terms))
+    }
+
+    fn term(&mut self, node: &Node, path: &str) -> Option<Term> {
+        let fields = self.fields(node, path, &["name", "weight", "default"])?;
+        let name = self.required(&fields, "name").and_then(|node| self.term_name(node, &fields.path_of("name")));
+        let weight = match fields.get("weight") {
+            Some(node) => self.weight(node, &fields.path_of("weight")),
+            None => Some(Weight::ONE),
+        };
+        let default = match fields.get("default") {
+            Some(node) => Some(self.default_quantity(node, &fields.path_of("default"))?),
+            None => None,
+        };
+        Some(Term { name: name?, weight: weight?, default })
+    }
+
+    fn weight(&mut self, node: &Node, path: &str) -> Option<Weight> {
+        let text = self.decimal(node, path, "a weight")?;
+        let read = Weight::from_decimal(text);
+        if read.is_err() {
+            let message = format!("is {}; write a weight of at most 1000000, with at most 12 decimals", shown(text));
+            self.report(node.line, path, message);
+        }
+        read.ok()
+    }
+
+    fn default_quantity(&mut self, node: &Node, path: &str) -> Option<Quantity> {
+        let text = self.decimal(node, path, "a number")?;
+        let read = exact(text);
+        if read.is_none() {
+            let message = format!(
+                "is {}; write at most 6 decimals below 8000000000, or a whole number up to 9007199254740991",
+                shown(text)
+            );
+            self.report(node.line, path, message);
+        }
+        read
+    }
+
+    /// `{ name: 1 }` was meant as a weight of the quantity `name`; its long form says so.
+    fn term_name(&mut self, node: &Node, path: &str) -> Option<String> {
+        if let Value::Scalar { text, quoted: false } = &node.value
+            && is_plain_decimal(text)
+        {
+            let message = format!(
+                "is the number {0}; write a quantity's name, and for one called `name`: {{ name: name, weight: {0} }}",
+                shown(text)
+            );
+            self.report(node.line, path, message);
+            return None;
+        }
+        self.text(node, path)
+    }
+}
+
+fn quantity() -> Term {
+    Term { name: "quantity".to_owned(), weight: Weight::ONE, default: None }
+}
+
+/// Which events a rule is for, however its conditions are ordered, and what it measures of them.
+struct Reach {
+    event: EventPattern,
+    conditions: BTreeSet<(String, BTreeSet<(bool, String)>)>,
+    measure: Measure,
+}
+
+fn reach(rule: &Rule) -> Reach {
+    let value = |value: &ValuePattern| match value {
+        ValuePattern::Exact(text) => (false, text.clone()),
+        ValuePattern::Prefix(text) => (true, text.clone()),
+    };
+    let condition =
+        |condition: &Condition| (condition.key.clone(), condition.values.iter().map(value).collect::<BTreeSet<_>>());
+    Reach {
+        event: rule.event.clone(),
+        conditions: rule.conditions.iter().map(condition).collect(),
+        measure: rule.measure.clone(),
+    }
+}
+
+/// Whether `earlier` applies whenever `later` does.
+fn hides(earlier: &Reach, later: &Reach) -> bool {
+    let always = match &earlier.measure {
+        Measure::Events => true,
+        Measure::Terms(terms) => terms.iter().all(|term| term.default.is_some()),
+    };
+    let same = earlier.event == later.event && earlier.conditions == later.conditions;
+    same && (always || earlier.measure == later.measure)
+}
