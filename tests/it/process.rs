@@ -1,12 +1,12 @@
 //! The binary as its users start it: the private Redis, signals, flags, and the commands beside `serve`.
 
 use std::io::{BufRead as _, BufReader, Read as _};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use tollgate::grpc::v1;
-use tollgate::private_redis::{self, Options, StartError};
+use tollgate::private_redis::{self, Options};
 
 use crate::support::{Replica, scratch};
 
@@ -126,63 +126,6 @@ async fn calls_in_flight_are_finished_when_serving_stops() {
     let found = tokens_used(&mut Replica::connect(again.address).await).await;
     let least = f64::from(counted) * 7.0;
     assert!(found == least || found == least + 7.0, "{found} is neither {least} nor one more, whose answer was lost");
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_redis_that_dies_is_started_again() {
-    let directory = scratch("revived");
-    let redis = private_redis::start(Options { data_dir: directory.clone(), ..Options::default() }).await.unwrap();
-    let client = redis::Client::open(redis.url()).unwrap();
-    let mut connection = client.get_multiplexed_async_connection().await.unwrap();
-    let _: () = redis::cmd("SET").arg("k").arg("v").query_async(&mut connection).await.unwrap();
-    let info: redis::InfoDict = redis::cmd("INFO").arg("server").query_async(&mut connection).await.unwrap();
-    let pid: String = info.get("process_id").unwrap();
-    assert!(Command::new("kill").args(["-9", &pid]).status().unwrap().success());
-    let deadline = Instant::now() + Duration::from_secs(20);
-    let value = loop {
-        assert!(Instant::now() < deadline, "it does not come back");
-        if let Ok(mut connection) = client.get_multiplexed_async_connection().await
-            && let Ok(value) = redis::cmd("GET").arg("k").query_async::<String>(&mut connection).await
-        {
-            break value;
-        }
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    };
-    assert_eq!(value, "v");
-    redis.stop().await;
-    assert_eq!(processes(&directory), Vec::<String>::new());
-}
-
-#[tokio::test]
-async fn one_directory_serves_one_tollgate() {
-    let directory = scratch("shared");
-    let redis = private_redis::start(Options { data_dir: directory.clone(), ..Options::default() }).await.unwrap();
-    let patience = Duration::from_millis(100);
-    let second = private_redis::start(Options { data_dir: directory.clone(), patience, ..Options::default() }).await;
-    assert!(matches!(second, Err(StartError::InUse(_))), "{second:?}");
-    drop(redis);
-    let third = private_redis::start(Options { data_dir: directory, ..Options::default() }).await.unwrap();
-    third.stop().await;
-}
-
-#[tokio::test]
-async fn odd_and_long_directories_work_and_are_private() {
-    use std::os::unix::fs::PermissionsExt as _;
-    for name in ["with space, ünïcode & 'quotes'", &"long".repeat(50)] {
-        let directory = scratch(name);
-        let redis = private_redis::start(Options { data_dir: directory.clone(), ..Options::default() }).await.unwrap();
-        let client = redis::Client::open(redis.url()).unwrap();
-        let mut connection = client.get_multiplexed_async_connection().await.unwrap();
-        let policy: Vec<String> =
-            redis::cmd("CONFIG").arg(&["GET", "maxmemory-policy"]).query_async(&mut connection).await.unwrap();
-        assert_eq!(policy[1], "noeviction");
-        let mode = |path: PathBuf| path.metadata().unwrap().permissions().mode() & 0o777;
-        assert_eq!(mode(directory.clone()), 0o700);
-        if directory.join("redis.sock").exists() {
-            assert_eq!(mode(directory.join("redis.sock")), 0o600);
-        }
-        redis.stop().await;
-    }
 }
 
 fn failed(output: &Output) -> String {

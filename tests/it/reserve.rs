@@ -157,6 +157,7 @@ plans:
         usage u => groups= no-subscription in-force=
         subscribe u p
         reserve u a => allowed
+        reserve u A => denied UNMATCHED_EVENT # case matters
         cancel u
         reserve u a => denied NO_SUBSCRIPTION
     ",
@@ -476,6 +477,10 @@ plans:
         commit B 2 => replayed minute.closed
         clock u 2031-01-15T12:03:00Z
         commit C => minute.used=1 minute.start=2031-01-15T12:02:00Z
+        clock v 2031-01-15T12:00:30Z
+        reserve v x 3 ttl=10m as=D => allowed
+        clock v 2031-01-15T12:02:00Z
+        commit D => minute.closed month.used=3 # also where nobody has opened a window since
     ",
     )
     .await;
