@@ -9,7 +9,7 @@ use tollgate::ledger::RedisOptions;
 use tollgate::meter::MeterOptions;
 
 use crate::scenario::{Scenario, check, check_with};
-use crate::support::{Replica, dump, fresh_user, keys, redis, redis_options};
+use crate::support::{Replica, dump, fresh_user, keys, live_holds, redis, redis_options};
 
 const CATALOG: &str = r"
 default_plan: free
@@ -373,6 +373,21 @@ async fn read_only_calls_and_faults_write_nothing() {
         )
         .await;
     assert_eq!(dump(&user).await, before);
+}
+
+#[tokio::test]
+async fn a_hold_is_live_until_it_is_settled_or_due() {
+    let mut scenario = Scenario::new(vec![("", Replica::start(CATALOG).await)]);
+    scenario
+        .run("reserve u t 1 as=A => allowed\nreserve u t 1 as=B => allowed\nreserve u t 1 => allowed\nreserve u t 1 as=C => allowed")
+        .await;
+    let user = scenario.user("u");
+    let mut live = vec![live_holds(&user).await];
+    for call in ["commit A", "release B", "clock u +60s", "commit C"] {
+        scenario.run(&format!("{call}\ntrack u t 1")).await;
+        live.push(live_holds(&user).await);
+    }
+    assert_eq!(live, [4, 3, 2, 0, 0]);
 }
 
 #[tokio::test]

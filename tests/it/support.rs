@@ -189,3 +189,11 @@ pub async fn dump(user: &str) -> BTreeMap<String, Vec<u8>> {
     }
     dump
 }
+
+/// How many live holds the user's ledger counts.
+pub async fn live_holds(user: &str) -> u64 {
+    let script = "return cmsgpack.unpack(redis.call('GET', KEYS[1]))[2]";
+    let mut command = redis::cmd("EVAL");
+    command.arg(script).arg(1).arg(keys(user).ledger());
+    command.query_async(&mut redis().await).await.expect("the user has a ledger")
+}

@@ -313,6 +313,8 @@ plans:
         track v heavy 8000 => spend.used=8000000000
         track w heavy 8000.000001 => code=OutOfRange
         usage w => spend.used=0
+        reserve z t 9007199254740991 as=Z => allowed
+        commit Z => COMMITTED tokens.used=9007199254740991 tokens.held=0 # its own hold makes room for it
         reserve w small 9007199255 => code=OutOfRange # no charge is that large, even where it would be denied
         can w small 9007199255 => code=OutOfRange
         reserve w small 9007199254 => denied small.requested=9007199254000000
