@@ -340,3 +340,29 @@ async fn plans_are_shown_as_the_catalog_has_them() {
     let missing = replica.plans.get_plan(v1::GetPlanRequest { plan_id: "x".to_owned() }).await.unwrap_err();
     assert_eq!(missing.code(), tonic::Code::NotFound);
 }
+
+#[tokio::test]
+async fn changes_at_the_same_time_are_all_kept() {
+    use tollgate::grpc::v1;
+    let replicas = [Replica::start(CATALOG).await, Replica::start(CATALOG).await];
+    let user = crate::support::fresh_user("changed");
+    let upsert = |plan_id: &str| v1::UpsertSubscriptionRequest {
+        user_id: user.clone(),
+        plan_id: plan_id.to_owned(),
+        ..v1::UpsertSubscriptionRequest::default()
+    };
+    replicas[0].subscriptions.clone().upsert_subscription(upsert("pro")).await.unwrap();
+    for round in 1..30_i64 {
+        let quota = v1::Quota { limit: Some(v1::quota::Limit::Amount(round as f64)) };
+        let overrides = v1::QuotaOverrides { quotas: [("tokens".to_owned(), quota)].into() };
+        let end_time = prost_types::Timestamp { seconds: 4_000_000_000 + round, nanos: 0 };
+        let one = v1::UpsertSubscriptionRequest { overrides: Some(overrides.clone()), ..upsert("") };
+        let two = v1::UpsertSubscriptionRequest { end_time: Some(end_time), ..upsert("") };
+        let (mut left, mut right) = (replicas[0].subscriptions.clone(), replicas[1].subscriptions.clone());
+        let (one, two) = tokio::join!(left.upsert_subscription(one), right.upsert_subscription(two));
+        one.and(two).unwrap();
+        let request = v1::GetSubscriptionRequest { user_id: user.clone() };
+        let found = left.get_subscription(request).await.unwrap().into_inner().subscription.unwrap();
+        assert_eq!((found.overrides, found.end_time), (Some(overrides), Some(end_time)), "round {round}");
+    }
+}

@@ -182,6 +182,11 @@ async fn seed_reserve_commit_and_refund_the_rest_by_reservation() {
         track u llm.tokens.refund 2000 of=A => tokens.used=0 tokens.unapplied=500 # at most what it committed
         track u llm.tokens.refund 1 of=A => tokens.used=0 tokens.unapplied=1
         commit A => replayed # what was committed is not changed by a refund
+        reserve v llm.tokens 400 as=B => allowed
+        commit B
+        track v llm.tokens 1000 => tokens.used=1400
+        track v llm.tokens.refund 300 of=B => tokens.used=1100 tokens.unapplied=0
+        track v llm.tokens.refund 300 of=B => tokens.used=1000 tokens.unapplied=200 # the rest is not the reservation's
     ",
     )
     .await;
