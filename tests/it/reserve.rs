@@ -478,8 +478,9 @@ plans:
         clock u 2031-01-15T12:03:00Z
         commit C => minute.used=1 minute.start=2031-01-15T12:02:00Z
         clock v 2031-01-15T12:00:30Z
-        reserve v x 3 ttl=10m as=D => allowed
+        reserve v x 3 ttl=10m id=r1 as=D => allowed
         clock v 2031-01-15T12:02:00Z
+        reserve v x 3 ttl=10m id=r1 => replayed minute.closed month.held=3
         commit D => minute.closed month.used=3 # also where nobody has opened a window since
     ",
     )
