@@ -348,6 +348,11 @@ async fn once_an_id_that_was_forgotten_protects_its_next_call_as_well() {
         track u image id=r1 => replayed
         reserve u image id=t2 as=D => allowed !replayed
         reserve u image id=t2 => replayed same-as=D
+        clock w 2031-01-15T12:00:00Z
+        track w image id=t1
+        clock w +2h
+        reserve w image id=t1 as=W => allowed !replayed # clears the track away, and must not take its own id with it
+        reserve w image id=t1 => replayed same-as=W
     ",
     )
     .await;
