@@ -65,11 +65,11 @@ end
 for i = 1, #claims do
   local claim, charge = claims[i], charges[i]
   local most = MAX_UNITS[claim[C_UNIT]]
-  local w, used, held = window_slot(led, claim[C_ID], claim[C_UNIT], claim[C_START], claim[C_END])
+  local w = kept_window(led, claim[C_ID], claim[C_WINDOW])
   if w then
-    local still_held = w[held]
+    local still_held = w[HELD]
     if not late then still_held = still_held - claim[C_CHARGE] end
-    most = most - w[used] - still_held
+    most = most - w[USED] - still_held
   end
   if charge > most then return fault('OUT_OF_RANGE', claim[C_ID]) end
 end
@@ -81,8 +81,8 @@ if not late then
 end
 for i = 1, #claims do
   local claim = claims[i]
-  local w, used = window_slot(led, claim[C_ID], claim[C_UNIT], claim[C_START], claim[C_END])
-  if w then w[used] = w[used] + charges[i] end
+  local w = kept_window(led, claim[C_ID], claim[C_WINDOW])
+  if w then w[USED] = w[USED] + charges[i] end
   claim[C_COMMITTED] = charges[i]
 end
 record[R_STATE], record[R_LATE] = COMMITTED_STATE, late

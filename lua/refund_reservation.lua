@@ -39,15 +39,15 @@ local rows, refunds = {}, {}
 for i = 1, #claims do
   local claim, charge = claims[i], charges[i]
   local applied = 0
-  local w, used = window_slot(led, claim[C_ID], claim[C_UNIT], claim[C_START], claim[C_END])
+  local w = kept_window(led, claim[C_ID], claim[C_WINDOW])
   if w then
-    applied = math.min(charge, claim[C_COMMITTED] - claim[C_REFUNDED], w[used])
-    w[used] = w[used] - applied
+    applied = math.min(charge, claim[C_COMMITTED] - claim[C_REFUNDED], w[USED])
+    w[USED] = w[USED] - applied
     claim[C_REFUNDED] = claim[C_REFUNDED] + applied
   end
   refunds[i] = {
-    claim[C_ID], claim[C_LABEL], claim[C_UNIT], claim[C_QUOTA], claim[C_HARD], claim[C_START], claim[C_END], charge,
-    charge - applied,
+    claim[C_ID], claim[C_LABEL], claim[C_UNIT], claim[C_QUOTA], claim[C_HARD], claim[C_START], claim[C_END],
+    claim[C_WINDOW], charge, charge - applied,
   }
   rows[i] = claim_row(led, refunds[i], charge, charge - applied)
 end

@@ -20,13 +20,12 @@ if not plan then return pack({ usage = { {} } }) end
 
 -- The row of the previous window, if `at` is in it: as stored, or with nothing used where nothing was stored.
 local function previous_row(group, w)
-  if w[P_END] > 0 then
-    if at < w[P_START] or at >= w[P_END] then return nil end
-    local before = { group[G_UNIT], 0, 0, w[P_START], w[P_END], 0, w[P_USED], w[P_HELD] }
-    return group_row(group, before, 0)
+  local previous = led.groups[group[G_ID]][2]
+  if previous and previous[UNIT] == w[UNIT] and previous[PERIOD] == w[PERIOD] and led.time < previous[KEPT] then
+    return at >= previous[START] and at < previous[END] and group_row(group, previous, 0) or nil
   end
   if at < group[G_P_START] or at >= group[G_P_END] or at >= w[START] then return nil end
-  return group_row(group, { group[G_UNIT], 0, 0, group[G_P_START], group[G_P_END], 0, 0, 0 }, 0)
+  return group_row(group, { w[UNIT], w[PERIOD], w[ANCHOR], group[G_P_START], group[G_P_END], 0, 0, 0, 0 }, 0)
 end
 
 local rows = {}

@@ -16,8 +16,8 @@ local CHUNK = 1000
 local function give_back(led, claims)
   for i = 1, #claims do
     local claim = claims[i]
-    local w, _, held = window_slot(led, claim[C_ID], claim[C_UNIT], claim[C_START], claim[C_END])
-    if w then w[held] = w[held] - claim[C_CHARGE] end
+    local w = kept_window(led, claim[C_ID], claim[C_WINDOW])
+    if w then w[HELD] = w[HELD] - claim[C_CHARGE] end
   end
 end
 
@@ -100,12 +100,10 @@ local function tidy_memory(led, agenda_key, memory_key, last_forget)
     if #past > 0 then forget(agenda_key, memory_key, past, now) end
     local first = call('ZRANGEBYSCORE', agenda_key, FORGETTING, '+inf', 'WITHSCORES', 'LIMIT', 0, 1)
     led.forget = first[2] and tonumber(first[2]) - FORGETTING or NEVER
-    -- The keys may have become empty, and with that have lost their expiry.
-    led.memory = 0
-    local last = call('ZRANGE', agenda_key, -1, -1, 'WITHSCORES')
-    if last[2] then last_forget = math.max(last_forget, tonumber(last[2]) % FORGETTING) end
+    -- Keys that have become empty are gone, and their expiry with them.
+    if call('EXISTS', memory_key, agenda_key) < 2 then led.memory = 0 end
   end
-  -- Ahead by some minutes, so that most calls need not move the expiry.
+  -- The expiry only ever moves later; ahead by some minutes, so that most calls need not move it.
   if last_forget > led.memory then
     led.memory = last_forget + 600000
     call('PEXPIREAT', memory_key, led.memory)

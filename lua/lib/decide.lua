@@ -87,9 +87,10 @@ local function retry_after(led, agenda_key, matched)
   return latest - led.time
 end
 
--- What the matched groups are charged, as it is remembered; `extra` is the value of position 9.
+-- What the matched groups are charged, as it is remembered; `extra` is the value of position 10.
 local function claim_of(group, w, charge, extra)
   return {
-    group[G_ID], group[G_LABEL], group[G_UNIT], group[G_QUOTA], group[G_HARD], w[START], w[END], charge, extra,
+    group[G_ID], group[G_LABEL], group[G_UNIT], group[G_QUOTA], group[G_HARD], w[START], w[END], w[NUMBER],
+    charge, extra,
   }
 end

@@ -1,11 +1,13 @@
 -- ledger: a user's counters and clock, and the windows they belong to. Needs base.
 --
--- The ledger key holds { time, live holds, next due, next forgotten, memory until, plan, groups }. `groups` maps a group's
--- id to the array below. A window is known by its start and end. The one that is stored as current stands until its end,
--- whatever a replica has compiled (SELF-CONTAINED); the one before it is kept as well.
+-- The ledger key holds { time, live holds, next due, next forgotten, memory until, plan, groups, windows opened }. `groups` maps
+-- a group's id to { current window, previous window or false }. The current one stands until its end, whatever a replica has
+-- compiled (SELF-CONTAINED); the previous one is kept as well.
+--
+-- A window is known by its number, which no other window of the user ever has: a window with the same bounds that is opened
+-- again, say after two plan changes, must not take back what an earlier one held.
 
-local UNIT, PERIOD, ANCHOR, START, END, KEPT, USED, HELD = 1, 2, 3, 4, 5, 6, 7, 8
-local P_START, P_END, P_USED, P_HELD = 9, 10, 11, 12
+local UNIT, PERIOD, ANCHOR, START, END, KEPT, USED, HELD, NUMBER = 1, 2, 3, 4, 5, 6, 7, 8, 9
 
 -- A compiled group: what the catalog says, with the windows at the time of compiling. `kept` is the end of the window
 -- after the current one: until then somebody may ask for the current one.
@@ -17,9 +19,11 @@ local function open_ledger(packed)
   local led
   if packed then
     local v = unpack_message(packed)
-    led = { time = v[1], live = v[2], due = v[3], forget = v[4], memory = v[5], plan = v[6], groups = v[7] }
+    led = {
+      time = v[1], live = v[2], due = v[3], forget = v[4], memory = v[5], plan = v[6], groups = v[7], opened = v[8],
+    }
   else
-    led = { time = 0, live = 0, due = NEVER, forget = NEVER, memory = 0, plan = '', groups = {} }
+    led = { time = 0, live = 0, due = NEVER, forget = NEVER, memory = 0, plan = '', groups = {}, opened = 0 }
   end
   local clock = call('TIME')
   local redis_time = clock[1] * 1000 + floor(clock[2] / 1000)
@@ -30,14 +34,15 @@ end
 -- Writes the ledger, to expire a minute after the last thing that needs it; never, if a lifetime group is in it.
 local function save_ledger(key, led)
   local now, last = led.time, led.memory
-  for id, w in pairs(led.groups) do
-    if w[KEPT] <= now then
+  for id, pair in pairs(led.groups) do
+    if pair[2] and pair[2][KEPT] <= now then pair[2] = false end
+    if pair[1][KEPT] <= now and not pair[2] then
       led.groups[id] = nil
-    elseif w[KEPT] > last then
-      last = w[KEPT]
+    else
+      last = math.max(last, pair[1][KEPT], pair[2] and pair[2][KEPT] or 0)
     end
   end
-  local packed = pack({ now, led.live, led.due, led.forget, led.memory, led.plan, led.groups })
+  local packed = pack({ now, led.live, led.due, led.forget, led.memory, led.plan, led.groups, led.opened })
   if last == NEVER then
     call('SET', key, packed)
   else
@@ -46,46 +51,56 @@ local function save_ledger(key, led)
   end
 end
 
--- Puts the compiled window in the place of `w` (which may be nil). Nil if the compiled window is not current: compile again.
-local function open_window(led, group, w)
+-- Whether the window is one of the group's, and open.
+local function is_open(led, w, group)
+  return w and w[UNIT] == group[G_UNIT] and w[PERIOD] == group[G_PERIOD] and led.time < w[END]
+end
+
+-- Opens the compiled window. Nil if that is not current: compile again.
+local function open_window(led, group)
   local now = led.time
   local start, ends = group[G_START], group[G_END]
   if now < start or now >= ends then return nil end
-  local fresh = { group[G_UNIT], group[G_PERIOD], group[G_ANCHOR], start, ends, group[G_KEPT], 0, 0, 0, 0, 0, 0 }
-  if w and w[UNIT] == group[G_UNIT] then
-    local ended = now >= w[END]
+  local pair = led.groups[group[G_ID]]
+  local before, previous = pair and pair[1], false
+  if before then
+    local ended = now >= before[END]
+    local same = before[UNIT] == group[G_UNIT] and before[PERIOD] == group[G_PERIOD]
     -- Another time-zone database may put the boundary elsewhere; windows of one period still do not overlap.
-    if ended and w[PERIOD] == group[G_PERIOD] and w[END] > start then fresh[START] = w[END] end
-    if not ended or w[END] > group[G_P_START] then
-      fresh[P_START], fresh[P_END], fresh[P_USED], fresh[P_HELD] = w[START], w[END], w[USED], w[HELD]
-    end
+    if ended and same and before[END] > start then start = before[END] end
+    if not ended or before[END] > group[G_P_START] then previous = before end
   end
-  led.groups[group[G_ID]] = fresh
-  return fresh
+  led.opened = led.opened + 1
+  local w = { group[G_UNIT], group[G_PERIOD], group[G_ANCHOR], start, ends, group[G_KEPT], 0, 0, led.opened }
+  led.groups[group[G_ID]] = { w, previous }
+  return w
+end
+
+-- Makes the previous window the current one, where that is still open: it was replaced before its end, by a replica with another
+-- catalog or by another plan, and goes on with what it has counted and holds.
+local function go_back(led, pair, group)
+  if not is_open(led, pair[2], group) then return nil end
+  pair[1], pair[2] = pair[2], pair[1]
+  return pair[1]
 end
 
 -- The group's window at the user's time, opened if it is a new one; nil: compile again.
 local function current_window(led, group)
-  local w = led.groups[group[G_ID]]
-  if w and w[UNIT] == group[G_UNIT] and led.time < w[END] then
-    if w[PERIOD] == group[G_PERIOD] then return w end
-    if w[START] == group[G_START] and w[END] == group[G_END] then
-      w[PERIOD], w[KEPT] = group[G_PERIOD], group[G_KEPT]
-      return w
-    end
+  local pair = led.groups[group[G_ID]]
+  if pair then
+    if is_open(led, pair[1], group) then return pair[1] end
+    local w = go_back(led, pair, group)
+    if w then return w end
   end
-  return open_window(led, group, w)
+  return open_window(led, group)
 end
 
--- Where the window (start, ends) of a group keeps its counters: the group's array and the positions of used and held.
--- Nil if it is kept no longer: only the current window and the one before it are.
-local function window_slot(led, id, unit, start, ends)
-  local w = led.groups[id]
-  if not w or w[UNIT] ~= unit then return nil end
-  if w[START] == start and w[END] == ends then
-    if led.time < w[KEPT] then return w, USED, HELD end
-  elseif w[P_START] == start and w[P_END] == ends then
-    if led.time < w[END] then return w, P_USED, P_HELD end
-  end
+-- The window of this number, or nil if it is kept no longer: only the current one and the one before it are, and each only until
+-- the end of the one after it.
+local function kept_window(led, id, number)
+  local pair = led.groups[id]
+  if not pair then return nil end
+  local w = pair[1][NUMBER] == number and pair[1] or pair[2]
+  if w and w[NUMBER] == number and led.time < w[KEPT] then return w end
   return nil
 end

@@ -6,11 +6,11 @@
 
 local R_STATE, R_DEADLINE, R_FORGET, R_REQUEST, R_EVENT, R_VALUES, R_CLAIMS, R_LATE = 1, 2, 3, 4, 5, 6, 7, 8
 
-local C_ID, C_LABEL, C_UNIT, C_QUOTA, C_HARD, C_START, C_END, C_CHARGE = 1, 2, 3, 4, 5, 6, 7, 8
+local C_ID, C_LABEL, C_UNIT, C_QUOTA, C_HARD, C_START, C_END, C_WINDOW, C_CHARGE = 1, 2, 3, 4, 5, 6, 7, 8, 9
 -- In a reservation: the measures, what was committed (-1: nothing yet) and how much of that was refunded. In the memory of
--- a tracked event, position 9 is what of a refund could not be given back.
-local C_MEASURES, C_COMMITTED, C_REFUNDED = 9, 10, 11
-local C_UNAPPLIED = 9
+-- a tracked event, position 10 is what of a refund could not be given back.
+local C_MEASURES, C_COMMITTED, C_REFUNDED = 10, 11, 12
+local C_UNAPPLIED = 10
 
 -- States of a reservation as stored. EXPIRED is not stored: it is HELD at or after the deadline.
 local HELD_STATE, COMMITTED_STATE, RELEASED_STATE = 1, 2, 3

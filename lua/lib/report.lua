@@ -3,10 +3,10 @@
 -- A row is { id, label, unit, quota or -1, hard, start, end, used, held, requested, shortfall, closed, unapplied }.
 
 local function claim_row(led, claim, requested, unapplied)
-  local w, used, held = window_slot(led, claim[C_ID], claim[C_UNIT], claim[C_START], claim[C_END])
+  local w = kept_window(led, claim[C_ID], claim[C_WINDOW])
   return {
     claim[C_ID], claim[C_LABEL], claim[C_UNIT], claim[C_QUOTA], claim[C_HARD], claim[C_START], claim[C_END],
-    w and w[used] or 0, w and w[held] or 0, requested, 0, not w, unapplied or 0,
+    w and w[USED] or 0, w and w[HELD] or 0, requested, 0, not w, unapplied or 0,
   }
 end
 

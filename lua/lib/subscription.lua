@@ -12,28 +12,35 @@ local function stale(led, redis_time, packed)
   return pack({ stale = { led.time, redis_time, packed or '' } })
 end
 
+-- The group's open window, by the group's anchor: unlike a catalog edit, a change of the subscription moves it. Nil: compile again.
+local function realigned_window(led, group)
+  local w = current_window(led, group)
+  if not w or w[ANCHOR] == group[G_ANCHOR] then return w end
+  local pair = led.groups[group[G_ID]]
+  if pair[2] and pair[2][ANCHOR] == group[G_ANCHOR] and go_back(led, pair, group) then return pair[1] end
+  if w[START] == group[G_START] and w[END] == group[G_END] then
+    -- The same window by another anchor: it stays, with its holds, and starts again.
+    w[ANCHOR], w[KEPT], w[USED] = group[G_ANCHOR], group[G_KEPT], 0
+    return w
+  end
+  return open_window(led, group)
+end
+
 -- The counters of a user who enters the plan. False: a window is not current, compile again.
 local function enter_plan(led, plan, change)
   local groups = plan[P_GROUPS]
   for i = 1, #groups do
     local group = groups[i]
-    local w = led.groups[group[G_ID]]
-    local open = w and led.time < w[END] and w[UNIT] == group[G_UNIT] and w[PERIOD] == group[G_PERIOD]
-    if open and w[ANCHOR] ~= group[G_ANCHOR] then
-      if w[START] == group[G_START] and w[END] == group[G_END] then
-        -- The same window by another anchor: it stays, with its holds, and starts again.
-        w[ANCHOR], w[KEPT], w[USED] = group[G_ANCHOR], group[G_KEPT], 0
-      else
-        w = open_window(led, group, w)
-        if not w then return false end
-      end
-    elseif open and change == 'reset' then
-      w[USED] = 0
-    end
-    if change == 'block' and group[G_QUOTA] >= 0 then
-      w = current_window(led, group)
+    local full = change == 'block' and group[G_QUOTA] >= 0
+    -- A group that has counted nothing yet needs no window before its first event, unless that is to be denied.
+    if led.groups[group[G_ID]] or full then
+      local w = realigned_window(led, group)
       if not w then return false end
-      w[USED] = group[G_QUOTA]
+      if full then
+        w[USED] = group[G_QUOTA]
+      elseif change == 'reset' then
+        w[USED] = 0
+      end
     end
   end
   led.plan = plan[P_ID]

@@ -146,7 +146,7 @@ pub async fn step_clock(user: &str, to: Step) -> i64 {
     const SCRIPT: &str = r"
         local packed = redis.call('GET', KEYS[1])
         local led = packed and cmsgpack.unpack(packed)
-            or { 0, 0, 9007199254740991, 9007199254740991, 0, '', {} }
+            or { 0, 0, 9007199254740991, 9007199254740991, 0, '', {}, 0 }
         local clock = redis.call('TIME')
         local now = math.max(led[1], clock[1] * 1000 + math.floor(clock[2] / 1000))
         led[1] = ARGV[1] == 'by' and now + tonumber(ARGV[2]) or tonumber(ARGV[2])
