@@ -41,10 +41,14 @@ impl Before {
         self.subscription.as_ref().filter(|subscription| !subscription.has_ended(self.now_ms))
     }
 
-    /// The plan that the user was on last, as far as any script has seen.
-    fn last_plan(&self) -> Option<&str> {
+    /// The plan that the user was on last. Who has an ended subscription is on the default plan since, seen by a script or not.
+    fn last_plan<'a>(&'a self, default_plan: Option<&'a Plan>) -> Option<&'a str> {
         match &self.subscription {
-            Some(subscription) => Some(subscription.fallen_to.as_deref().unwrap_or(&subscription.plan_id)),
+            Some(subscription) if subscription.has_ended(self.now_ms) => {
+                let fallen_to = subscription.fallen_to.as_deref().or(default_plan.map(|plan| plan.id.as_str()));
+                Some(fallen_to.unwrap_or(&subscription.plan_id))
+            }
+            Some(subscription) => Some(&subscription.plan_id),
             None => Some(self.ledger_plan.as_str()).filter(|plan| !plan.is_empty()),
         }
     }
@@ -61,28 +65,36 @@ impl Meter {
             let before = self.read(&owner).await?;
             let plan = self.wanted_plan(&before, upsert)?;
             check_overrides(plan, upsert)?;
-            let wanted = merge(&before, plan, upsert, self.planner.catalog().default_plan());
+            let default_plan = self.planner.catalog().default_plan();
+            let mut wanted = merge(&before, plan, upsert);
             if let Some(stored) = &before.subscription
                 && same(stored, &wanted)
             {
                 return Ok(stored.clone());
             }
-            let apply = if wanted.has_ended(before.now_ms) {
-                "nothing"
+            // A subscription that has ended already leaves the user on the default plan.
+            let none = BTreeMap::new();
+            let (entered, overrides) = if wanted.has_ended(before.now_ms) {
+                wanted.fallen_to = default_plan.map(|plan| plan.id.clone());
+                (default_plan, &none)
             } else {
-                match before.last_plan() {
-                    None => "nothing",
-                    Some(last) if last != wanted.plan_id => "enter",
-                    Some(_) => "realign",
-                }
+                (Some(plan), &wanted.overrides)
             };
-            let anchor_ms = Some(wanted.cycle_anchor_ms);
-            let compiled = self.planner.compiled(plan, anchor_ms, &wanted.overrides, before.now_ms)?;
-            if self.write(&owner, &before, &wanted, apply, &compiled.message).await? {
+            let written = match (entered, before.last_plan(default_plan)) {
+                (Some(entered), Some(last)) => {
+                    let anchor_ms = Some(wanted.cycle_anchor_ms);
+                    let compiled = self.planner.compiled(entered, anchor_ms, overrides, before.now_ms)?;
+                    let apply = if last == entered.id { "realign" } else { "enter" };
+                    self.write(&owner, &before, &wanted, apply, &compiled.message).await?
+                }
+                // The first plan ever, or none at all.
+                _ => self.write(&owner, &before, &wanted, "nothing", b"none").await?,
+            };
+            if written {
                 return Ok(wanted);
             }
         }
-        Err(too_busy())
+        Err(Fault::Contended)
     }
 
     /// The subscription as it is stored.
@@ -114,7 +126,7 @@ impl Meter {
                 return Ok(wanted);
             }
         }
-        Err(too_busy())
+        Err(Fault::Contended)
     }
 
     /// Deletes everything of a user.
@@ -176,7 +188,7 @@ impl Meter {
 }
 
 /// The subscription that the call asks for.
-fn merge(before: &Before, plan: &Plan, upsert: &Upsert, default_plan: Option<&Plan>) -> Subscription {
+fn merge(before: &Before, plan: &Plan, upsert: &Upsert) -> Subscription {
     let now_ms = before.now_ms;
     // A retry of a call whose end has passed finds its own subscription, although that has ended.
     let retried = before
@@ -185,7 +197,7 @@ fn merge(before: &Before, plan: &Plan, upsert: &Upsert, default_plan: Option<&Pl
         .filter(|stored| stored.end_ms.is_some() && upsert.end_ms == Some(stored.end_ms) && stored.plan_id == plan.id);
     let kept = before.running().or(retried);
     let same_plan = kept.filter(|kept| kept.plan_id == plan.id);
-    let mut wanted = Subscription {
+    Subscription {
         revision: revision(),
         plan_id: plan.id.clone(),
         start_ms: same_plan.map_or(now_ms, |kept| kept.start_ms),
@@ -193,16 +205,7 @@ fn merge(before: &Before, plan: &Plan, upsert: &Upsert, default_plan: Option<&Pl
         cycle_anchor_ms: upsert.cycle_anchor_ms.or(kept.map(|kept| kept.cycle_anchor_ms)).unwrap_or(now_ms),
         fallen_to: None,
         overrides: upsert.overrides.clone().or(kept.map(|kept| kept.overrides.clone())).unwrap_or_default(),
-    };
-    if wanted.has_ended(now_ms) {
-        // It never runs: who is on the default plan already does not enter it again.
-        wanted.fallen_to = match &before.subscription {
-            Some(stored) if !stored.has_ended(now_ms) => None,
-            Some(stored) => stored.fallen_to.clone(),
-            None => default_plan.map(|plan| plan.id.clone()),
-        };
     }
-    wanted
 }
 
 /// Whether they differ in nothing that a caller can see.
@@ -233,8 +236,4 @@ fn check_overrides(plan: &Plan, upsert: &Upsert) -> Result<(), Fault> {
 
 fn revision() -> String {
     Nonce::random().to_string()
-}
-
-fn too_busy() -> Fault {
-    Fault::Unavailable("the subscription was changed by somebody else with every attempt".into())
 }

@@ -68,6 +68,9 @@ pub enum Fault {
     /// Redis gave no answer: nothing is claimed, and the outcome is unknown.
     #[error("the ledger did not answer, and the outcome is unknown: ask again, with the same request_id")]
     Unavailable(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// Others changed the user's subscription with every attempt.
+    #[error("the user's subscription or window changed with every attempt: ask again, with the same request_id")]
+    Contended,
     /// A bug, or somebody else's writing in Tollgate's keys.
     #[error("the ledger's answer was not understood; the log says more")]
     Internal(#[source] Box<dyn std::error::Error + Send + Sync>),

@@ -120,7 +120,7 @@ pub(super) fn upsert(request: v1::UpsertSubscriptionRequest) -> Result<(UserId, 
     let end_ms = match end_time {
         None => None,
         Some(Timestamp { seconds: 0, nanos: 0 }) => Some(None),
-        Some(end) => Some(Some(time("end_time", end)?)),
+        Some(end) => Some(Some(self::end_time(end)?)),
     };
     let upsert = Upsert {
         plan_id: Some(plan_id).filter(|id| !id.is_empty()),
@@ -133,7 +133,7 @@ pub(super) fn upsert(request: v1::UpsertSubscriptionRequest) -> Result<(UserId, 
 
 pub(super) fn cancel(request: v1::CancelSubscriptionRequest) -> Result<(UserId, Option<i64>), Fault> {
     let v1::CancelSubscriptionRequest { user_id, end_time } = request;
-    Ok((user(&user_id)?, end_time.map(|end| time("end_time", end)).transpose()?))
+    Ok((user(&user_id)?, end_time.map(self::end_time).transpose()?))
 }
 
 pub(super) fn user(text: &str) -> Result<UserId, Fault> {
@@ -229,6 +229,14 @@ fn time(field: &str, time: Timestamp) -> Result<i64, Fault> {
         return Err(invalid(field, "is out of bounds: send a time from 1970 to 9999"));
     }
     Ok(seconds * 1000 + i64::from(nanos) / 1_000_000)
+}
+
+/// A time after the epoch: that itself stands for no end.
+fn end_time(end: Timestamp) -> Result<i64, Fault> {
+    match time("end_time", end)? {
+        0 => Err(invalid("end_time", "is the Unix epoch: send a later time")),
+        end_ms => Ok(end_ms),
+    }
 }
 
 fn overrides(overrides: v1::QuotaOverrides) -> Result<BTreeMap<String, QuotaOverride>, Fault> {

@@ -28,6 +28,7 @@ pub(super) fn status(fault: Fault) -> Status {
         Fault::PlanUnknown(_) => (Code::FailedPrecondition, "PLAN_UNKNOWN"),
         Fault::TooManyHolds => (Code::ResourceExhausted, "TOO_MANY_HOLDS"),
         Fault::Unavailable(_) => (Code::Unavailable, "UNAVAILABLE"),
+        Fault::Contended => (Code::Unavailable, "CONTENDED"),
         Fault::Internal(_) => (Code::Internal, "INTERNAL"),
     };
     let mut details = ErrorDetails::with_error_info(reason, DOMAIN, facts(&fault));
@@ -41,7 +42,7 @@ pub(super) fn status(fault: Fault) -> Status {
         Fault::QuantityMissing { quantity, .. } => {
             details.add_bad_request_violation(format!("event.quantities[{quantity:?}]"), "is missing");
         }
-        Fault::Unavailable(_) => {
+        Fault::Unavailable(_) | Fault::Contended => {
             details.set_retry_info(Some(RETRY));
         }
         Fault::Internal(source) => tracing::error!(%source, "an answer was not understood"),

@@ -4,8 +4,8 @@
 //! costs more than twice the CPU (docs/adr/0003-connections.md).
 
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::{Duration, Instant};
 
 use redis::aio::{ConnectionLike, ConnectionManager, ConnectionManagerConfig};
 use redis::cluster::ClusterClient;
@@ -68,15 +68,51 @@ pub enum ConnectError {
 #[derive(Clone)]
 pub(super) struct Connections {
     /// A user's calls all take the same one, so that they keep their order.
-    shared: Arc<[Connection]>,
+    shared: Arc<[Lane]>,
     pool: Pool,
     timeout: Duration,
 }
+
+/// A shared connection, and when it was made.
+struct Lane {
+    options: RedisOptions,
+    current: RwLock<(Connection, Instant)>,
+}
+
+/// A connection that does not answer is made anew at most this often.
+const RENEWAL: Duration = Duration::from_secs(1);
 
 #[derive(Clone)]
 enum Connection {
     Single(ConnectionManager),
     Cluster(ClusterConnection),
+}
+
+impl Lane {
+    async fn open(options: &RedisOptions) -> Result<Self, ConnectError> {
+        let connection = Connection::open(options).await?;
+        Ok(Self { options: options.clone(), current: RwLock::new((connection, Instant::now())) })
+    }
+
+    fn connection(&self) -> Connection {
+        self.current.read().unwrap_or_else(PoisonError::into_inner).0.clone()
+    }
+
+    /// After a failover behind one address the old connection stays open, to a node that is only a replica now or that never
+    /// answers again. The next call connects anew; calls under way keep the connection that they have.
+    fn renew_after(&self, error: &RedisError) {
+        let demoted = error.kind() == ErrorKind::Server(ServerErrorKind::ReadOnly);
+        if !(demoted || error.is_timeout()) || self.options.urls.len() > 1 {
+            return;
+        }
+        let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
+        if current.1.elapsed() >= RENEWAL
+            && let Ok(connection) = Connection::lazy(&self.options)
+        {
+            tracing::warn!(%error, "connecting to redis anew");
+            *current = (connection, Instant::now());
+        }
+    }
 }
 
 #[derive(Clone)]
@@ -99,7 +135,7 @@ impl Connections {
         }
         let mut shared = Vec::new();
         for _ in 0..options.connections.max(1) {
-            shared.push(Connection::open(options).await?);
+            shared.push(Lane::open(options).await?);
         }
         Ok(Self { shared: shared.into(), pool, timeout: options.timeout })
     }
@@ -140,11 +176,20 @@ impl Connections {
     async fn ask(&self, owner: &Owner, command: Cmd) -> Result<Vec<u8>, RedisError> {
         let mut hasher = DefaultHasher::new();
         owner.tag().hash(&mut hasher);
-        let mut connection = self.shared[hasher.finish() as usize % self.shared.len()].clone();
-        match tokio::time::timeout(self.timeout, command.query_async(&mut connection)).await {
+        let lane = &self.shared[hasher.finish() as usize % self.shared.len()];
+        let mut connection = lane.connection();
+        let answer = match tokio::time::timeout(self.timeout, command.query_async(&mut connection)).await {
             Ok(answer) => answer,
             Err(_) => Err(RedisError::from(std::io::Error::from(std::io::ErrorKind::TimedOut))),
+        };
+        if let Err(error) = &answer {
+            lane.renew_after(error);
         }
+        answer
+    }
+
+    pub(super) fn is_cluster(&self) -> bool {
+        matches!(self.pool, Pool::Cluster(_))
     }
 
     pub(super) async fn unlink(&self, keys: &[String]) -> Result<(), Fault> {
@@ -174,26 +219,19 @@ fn is_script_error(error: &RedisError) -> bool {
 fn tcp() -> TcpSettings {
     let keepalive =
         socket2::TcpKeepalive::new().with_time(Duration::from_secs(15)).with_interval(Duration::from_secs(5));
-    TcpSettings::default().set_nodelay(true).set_keepalive(keepalive)
+    let settings = TcpSettings::default().set_nodelay(true).set_keepalive(keepalive);
+    // Keepalive is silent while something is unacknowledged: this is how long a peer may stay silent then.
+    #[cfg(target_os = "linux")]
+    let settings = settings.set_user_timeout(Duration::from_secs(10));
+    settings
 }
 
 impl Connection {
     async fn open(options: &RedisOptions) -> Result<Self, ConnectError> {
         let unreachable = |error: RedisError| ConnectError::Unreachable(Box::new(error));
-        if let [url] = options.urls.as_slice() {
-            let info = url
-                .as_str()
-                .into_connection_info()
-                .map_err(|source| ConnectError::BadUrl { number: 1, source })?
-                .set_tcp_settings(tcp());
-            let client = redis::Client::open(info).map_err(unreachable)?;
-            let config = ConnectionManagerConfig::new()
-                .set_connection_timeout(Some(options.timeout))
-                .set_response_timeout(Some(options.timeout))
-                .set_min_delay(Duration::from_millis(20))
-                .set_max_delay(Duration::from_millis(500));
-            let manager = ConnectionManager::new_with_config(client, config).await.map_err(unreachable)?;
-            return Ok(Self::Single(manager));
+        if options.urls.len() == 1 {
+            // The check has reached it already; the first call connects.
+            return Self::lazy(options).map_err(unreachable);
         }
         let client = ClusterClient::builder(options.urls.clone())
             .connection_timeout(options.timeout)
@@ -202,6 +240,17 @@ impl Connection {
             .build()
             .map_err(unreachable)?;
         Ok(Self::Cluster(client.get_async_connection().await.map_err(unreachable)?))
+    }
+
+    /// A connection to a single node, which is made by its first call, and again whenever it breaks.
+    fn lazy(options: &RedisOptions) -> Result<Self, RedisError> {
+        let client = redis::Client::open(options.urls[0].as_str().into_connection_info()?.set_tcp_settings(tcp()))?;
+        let config = ConnectionManagerConfig::new()
+            .set_connection_timeout(Some(options.timeout))
+            .set_response_timeout(Some(options.timeout))
+            .set_min_delay(Duration::from_millis(20))
+            .set_max_delay(Duration::from_millis(500));
+        ConnectionManager::new_lazy_with_config(client, config).map(Self::Single)
     }
 }
 

@@ -50,6 +50,12 @@ impl Ledger {
         codec::decode(&packed)
     }
 
+    /// Whether the client may send a script again by itself, after an error that leaves its outcome unknown.
+    #[must_use]
+    pub fn may_repeat(&self) -> bool {
+        self.connections.is_cluster()
+    }
+
     /// Deletes the keys that show live holds. They would expire alone.
     ///
     /// # Errors

@@ -551,3 +551,27 @@ async fn once_callers_that_go_away_find_what_became_of_their_calls() {
     let limits = usage(&replica, &user).await;
     assert_eq!((limits[0].held, limits[1].held), (600.0, 60.0));
 }
+
+#[tokio::test]
+async fn no_leak_clearing_memory_never_shortens_the_life_of_a_hold() {
+    let mut scenario = Scenario::new(vec![("", Replica::start(CATALOG).await)]);
+    scenario
+        .run(
+            "
+            track u t 1 id=a
+            clock u +14m
+            track u t 1 id=b
+            reserve u t 5 ttl=1h as=A => allowed # remembered for an hour and a quarter
+            clock u +61s
+            track u t 1 id=c # clears `a` away
+            ",
+        )
+        .await;
+    let user = scenario.user("u");
+    for key in [keys(&user).memory(), keys(&user).agenda(), keys(&user).ledger()] {
+        let ttl: i64 = redis::cmd("TTL").arg(&key).query_async(&mut redis().await).await.unwrap();
+        // The user's clock is a quarter of an hour ahead.
+        assert!(ttl >= (14 + 75) * 60, "{key} lives for {ttl} s");
+    }
+    scenario.run("clock u +40m\ncommit A 4 => !late tokens.used=7 tokens.held=0").await;
+}

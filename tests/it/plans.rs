@@ -366,3 +366,129 @@ async fn changes_at_the_same_time_are_all_kept() {
         assert_eq!((found.overrides, found.end_time), (Some(overrides), Some(end_time)), "round {round}");
     }
 }
+
+#[tokio::test]
+async fn holds_survive_windows_that_are_left_and_entered_again() {
+    let catalog = "
+default_plan: daily
+plans:
+  daily:
+    period: daily
+    limit_groups: [{ id: g, unit: count, quota: 2, match: [{ event: x }] }]
+  monthly:
+    period: monthly
+    limit_groups: [{ id: g, unit: count, quota: 2, match: [{ event: x }] }]
+  anchored:
+    period: monthly
+    anchor: subscription_start
+    limit_groups: [{ id: g, unit: count, quota: 2, match: [{ event: x }] }]
+";
+    check(
+        catalog,
+        "
+        clock u 2031-01-15T12:00:00Z
+        subscribe u anchored anchor=2031-01-10T00:00:00Z
+        reserve u x as=A => allowed g.held=1
+        subscribe u anchored anchor=2031-01-12T00:00:00Z
+        usage u => g.held=0 g.start=2031-01-12T00:00:00Z
+        subscribe u anchored anchor=2031-01-10T00:00:00Z
+        usage u => g.held=1 g.start=2031-01-10T00:00:00Z
+        reserve u x => allowed g.held=2
+        reserve u x => denied
+        clock u +60s
+        usage u => g.held=0 g.used=0
+        clock v 2031-01-15T12:00:00Z
+        reserve v x as=B => allowed
+        subscribe v monthly
+        reserve v x as=C => allowed g.held=1
+        subscribe v daily
+        usage v => g.held=1
+        subscribe v anchored
+        usage v => g.held=0
+        subscribe v monthly
+        subscribe v daily
+        subscribe v anchored
+        clock v +60s
+        usage v => g.held=0 g.used=0
+        reserve v x 2 => allowed
+        commit B => late
+        commit C => late
+        ",
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn replicas_with_two_catalogs_do_not_wipe_each_others_windows() {
+    let one = "
+default_plan: p
+plans: { p: { period: monthly, limit_groups: [{ id: g, unit: count, quota: 2, match: [{ event: x }] }] } }
+";
+    let replicas = [
+        ("one", Replica::start(one).await),
+        ("unit", Replica::start(&one.replace("count", "tokens")).await),
+        ("period", Replica::start(&one.replace("monthly", "yearly")).await),
+    ];
+    for other in ["unit", "period"] {
+        let table = "
+            on one
+            clock U 2031-01-15T12:00:00Z
+            track U x enforce => MATCHED g.used=1
+            reserve U x as=A => allowed g.held=1
+            on OTHER
+            track U x enforce => MATCHED
+            track U x enforce => MATCHED g.used=2
+            track U x enforce => BLOCKED
+            on one
+            usage U => g.used=1 g.held=1
+            track U x enforce => BLOCKED
+            on OTHER
+            commit A => COMMITTED g.used=2
+            track U x enforce => BLOCKED
+            on one
+            usage U => g.used=2 g.held=0
+        ";
+        let table = table.replace("OTHER", other).replace('U', &format!("u{other}"));
+        Scenario::new(replicas.iter().map(|(name, replica)| (*name, replica.clone())).collect()).run(&table).await;
+    }
+}
+
+#[tokio::test]
+async fn cancelling_and_coming_back_is_entering_the_plan() {
+    let catalog = "
+default_plan: free
+plans:
+  free:
+    period: monthly
+    on_plan_change: block
+    limit_groups: [{ id: g, unit: count, quota: 5, match: [{ event: x }] }]
+  pro:
+    period: monthly
+    anchor: subscription_start
+    on_plan_change: block
+    limit_groups: [{ id: g, unit: count, quota: 10, match: [{ event: x }] }]
+";
+    check(
+        catalog,
+        "
+        clock u 2031-01-15T12:00:00Z
+        subscribe u pro
+        track u x 10 => g.used=10
+        cancel u
+        subscribe u pro # with no call between
+        reserve u x => denied g.used=10
+        clock v 2031-01-15T12:00:00Z
+        subscribe v pro
+        track v x 3
+        subscribe v free end=2031-01-01T00:00:00Z # over before it began: the default plan is entered
+        usage v => in-force=free g.used=5
+        reserve v x => denied
+        clock w 2031-01-15T12:00:00Z
+        subscribe w pro end=2031-01-01T00:00:00Z
+        usage w => in-force=free g.used=0 # the first plan ever
+        cancel u end=1970-01-01T00:00:00Z => code=InvalidArgument field:end_time
+        subscription u => end=none
+        ",
+    )
+    .await;
+}
