@@ -8,6 +8,7 @@ mod guarantees;
 mod plans;
 mod process;
 mod readme;
+mod replay;
 mod reserve;
 mod scripts;
 mod tidy;
