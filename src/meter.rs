@@ -120,8 +120,9 @@ impl Meter {
         let nonce = Nonce::random();
         let ttl_ms = millis(ttl);
         let digest = request_id.map(|_| digest(&("reserve", codec::event(event), ttl_ms)));
-        let mut keys = UserKeys::new(&owner).all();
-        keys.push(UserKeys::new(&owner).hold(nonce.as_str()));
+        let user_keys = UserKeys::new(&owner);
+        let mut keys = user_keys.all();
+        keys.push(user_keys.hold(nonce.as_str()));
         let call = |basis: &Basis| {
             codec::encode(&(
                 basis.revision(),
@@ -311,8 +312,7 @@ type Once<'a> = (&'a str, &'a str, &'a str);
 
 fn unknown(plan: Effective) -> Fault {
     match plan {
-        Effective::Unknown(id) => Fault::PlanUnknown(id),
-        Effective::Plan { id, .. } => Fault::PlanUnknown(id),
+        Effective::Unknown(id) | Effective::Plan { id, .. } => Fault::PlanUnknown(id),
         Effective::None => Fault::PlanUnknown(String::new()),
     }
 }

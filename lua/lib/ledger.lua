@@ -77,9 +77,10 @@ local function open_window(led, group)
 end
 
 -- Makes the previous window the current one, where that is still open: it was replaced before its end, by a replica with another
--- catalog or by another plan, and goes on with what it has counted and holds.
+-- catalog or by another plan, and goes on with what it has counted and holds. One of another anchor is no way back: the
+-- subscription has left it.
 local function go_back(led, pair, group)
-  if not is_open(led, pair[2], group) then return nil end
+  if not is_open(led, pair[2], group) or pair[2][ANCHOR] ~= group[G_ANCHOR] then return nil end
   pair[1], pair[2] = pair[2], pair[1]
   return pair[1]
 end

@@ -17,7 +17,8 @@ local function realigned_window(led, group)
   local w = current_window(led, group)
   if not w or w[ANCHOR] == group[G_ANCHOR] then return w end
   local pair = led.groups[group[G_ID]]
-  if pair[2] and pair[2][ANCHOR] == group[G_ANCHOR] and go_back(led, pair, group) then return pair[1] end
+  local earlier = go_back(led, pair, group)
+  if earlier then return earlier end
   if w[START] == group[G_START] and w[END] == group[G_END] then
     -- The same window by another anchor: it stays, with its holds, and starts again.
     w[ANCHOR], w[KEPT], w[USED] = group[G_ANCHOR], group[G_KEPT], 0

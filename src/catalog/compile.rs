@@ -63,17 +63,6 @@ pub fn compile(
     Ok(CompiledPlan { message: message.into(), from_ms, until_ms })
 }
 
-/// The code of a unit in the scripts; `base.lua` knows the same ones.
-#[must_use]
-pub fn unit_code(unit: Unit) -> u8 {
-    match unit {
-        Unit::Count => 1,
-        Unit::Tokens => 2,
-        Unit::Seconds => 3,
-        Unit::Cents => 4,
-    }
-}
-
 /// The quota in force: the user's own, or the plan's. A quota of an earlier plan that is finer than this group's unit is
 /// rounded down.
 fn quota(group: &LimitGroup, overrides: &BTreeMap<String, QuotaOverride>) -> Quota {
@@ -120,7 +109,7 @@ fn compiled_group<'a>(group: &'a LimitGroup, frame: &Frame, quota: Quota) -> imp
     (
         &group.id,
         &group.label,
-        unit_code(group.unit),
+        group.unit.code(),
         quota,
         group.hard,
         period_code(group.period),

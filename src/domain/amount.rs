@@ -206,6 +206,23 @@ impl Unit {
         units as f64 / self.scale() as f64
     }
 
+    /// Its number in messages and in what is stored; `lua/lib/base.lua` knows the same ones.
+    #[must_use]
+    pub fn code(self) -> u8 {
+        match self {
+            Self::Count => 1,
+            Self::Tokens => 2,
+            Self::Seconds => 3,
+            Self::Cents => 4,
+        }
+    }
+
+    /// The unit with this number.
+    #[must_use]
+    pub fn from_code(code: u8) -> Option<Self> {
+        [Self::Count, Self::Tokens, Self::Seconds, Self::Cents].into_iter().find(|unit| unit.code() == code)
+    }
+
     /// The word for it in the catalog and the API.
     #[must_use]
     pub fn as_str(self) -> &'static str {

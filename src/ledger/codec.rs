@@ -117,13 +117,7 @@ fn fault(reason: String, group: String, name: String) -> Fault {
 }
 
 fn unit(code: u8) -> Result<Unit, Fault> {
-    match code {
-        1 => Ok(Unit::Count),
-        2 => Ok(Unit::Tokens),
-        3 => Ok(Unit::Seconds),
-        4 => Ok(Unit::Cents),
-        _ => Err(unfitting(("unit", code))),
-    }
+    Unit::from_code(code).ok_or_else(|| unfitting(("unit", code)))
 }
 
 fn state(name: &str) -> Result<ReservationState, Fault> {

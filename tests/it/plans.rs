@@ -411,6 +411,15 @@ plans:
         clock v +60s
         usage v => g.held=0 g.used=0
         reserve v x 2 => allowed
+        clock w 2031-01-15T12:00:00Z
+        subscribe w anchored anchor=2031-01-10T00:00:00Z
+        track w x => g.used=1
+        subscribe w anchored anchor=2031-01-12T00:00:00Z
+        track w x 2 => g.used=2
+        subscribe w anchored anchor=2031-01-10T00:00:00Z
+        usage w => g.used=1 g.start=2031-01-10T00:00:00Z
+        clock w 2031-02-11T00:00:00Z # the window of the other anchor is open for another day
+        track w x => g.used=1 g.start=2031-02-10T00:00:00Z g.reset=2031-03-10T00:00:00Z
         commit B => late
         commit C => late
         ",
