@@ -1,79 +1,25 @@
 //! The same on a Redis Cluster: three masters on loopback, each user's keys in one slot.
 
-use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use tollgate::ledger::RedisOptions;
 use tollgate::meter::MeterOptions;
 
 use crate::scenario::Scenario;
+use crate::support::redis_server::RedisServer;
 use crate::support::{Replica, scratch};
 
-/// A master, which ends with the test.
-struct Node {
-    child: Child,
-    port: u16,
-}
-
-impl Drop for Node {
-    fn drop(&mut self) {
-        let _: Result<(), _> = self.child.kill();
-        let _: Result<_, _> = self.child.wait();
-    }
-}
-
-/// A port that is free, and whose cluster bus port (10,000 above) is free as well.
-fn free_port() -> u16 {
-    for _ in 0..1000 {
-        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        if port < 55_000 && std::net::TcpListener::bind(("127.0.0.1", port + 10_000)).is_ok() {
-            return port;
-        }
-    }
-    panic!("no free pair of ports");
-}
-
-impl Node {
-    fn start(directory: PathBuf) -> Self {
-        std::fs::create_dir_all(&directory).unwrap();
-        let port = free_port();
-        let child = Command::new("redis-server")
-            .args(["--bind", "127.0.0.1", "--save", "", "--cluster-enabled", "yes", "--port", &port.to_string()])
-            .arg("--dir")
-            .arg(directory)
-            .stdout(Stdio::null())
-            .spawn()
-            .unwrap();
-        Self { child, port }
-    }
-
-    async fn ask(&self, command: &str) -> String {
-        let client = redis::Client::open(format!("redis://127.0.0.1:{}", self.port)).unwrap();
-        let deadline = Instant::now() + Duration::from_secs(20);
-        loop {
-            if let Ok(mut connection) = client.get_multiplexed_async_connection().await {
-                let mut words = command.split(' ');
-                let mut asked = redis::cmd(words.next().unwrap());
-                asked.arg(words.collect::<Vec<_>>());
-                return asked.query_async(&mut connection).await.unwrap();
-            }
-            assert!(Instant::now() < deadline, "the node does not start");
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    }
-}
-
-async fn cluster() -> Vec<Node> {
-    let nodes: Vec<_> = (0..3).map(|index| Node::start(scratch(&format!("cluster-{index}")))).collect();
+async fn cluster() -> Vec<RedisServer> {
+    let start = |index| RedisServer::start(scratch(&format!("cluster-{index}")), "--cluster-enabled yes");
+    let nodes: Vec<_> = (0..3).map(start).collect();
     for (node, slots) in nodes.iter().zip(["0 5460", "5461 10922", "10923 16383"]) {
-        node.ask(&format!("CLUSTER ADDSLOTSRANGE {slots}")).await;
-        node.ask(&format!("CLUSTER MEET 127.0.0.1 {}", nodes[0].port)).await;
+        let _: () = node.ask(&format!("CLUSTER ADDSLOTSRANGE {slots}")).await.unwrap();
+        let _: () = node.ask(&format!("CLUSTER MEET 127.0.0.1 {}", nodes[0].port())).await.unwrap();
     }
     let deadline = Instant::now() + Duration::from_secs(30);
     for node in &nodes {
         let ready = |info: String| info.contains("cluster_state:ok") && info.contains("cluster_known_nodes:3");
-        while !ready(node.ask("CLUSTER INFO").await) {
+        while !ready(node.ask("CLUSTER INFO").await.unwrap()) {
             assert!(Instant::now() < deadline, "the cluster does not form");
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
@@ -97,7 +43,7 @@ plans:
 ";
     let nodes = cluster().await;
     let redis = RedisOptions {
-        urls: nodes.iter().take(2).map(|node| format!("redis://127.0.0.1:{}", node.port)).collect(),
+        urls: nodes.iter().take(2).map(RedisServer::url).collect(),
         connections: 2,
         timeout: Duration::from_secs(10),
         allow_eviction: false,
@@ -130,6 +76,9 @@ plans:
         scenario.run(&table.replace('U', &format!("u{user}"))).await;
     }
     for node in &nodes {
-        assert!(node.ask("INFO keyspace").await.contains("keys="), "each node has some of the users");
+        assert!(
+            node.ask::<String>("INFO keyspace").await.unwrap().contains("keys="),
+            "each node has some of the users"
+        );
     }
 }

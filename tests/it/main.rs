@@ -1,6 +1,7 @@
 //! Behaviour, through the real server and a real Redis.
 
 mod scenario;
+#[path = "../common/mod.rs"]
 mod support;
 
 mod cluster;

@@ -1,4 +1,11 @@
-//! What the tests share: one private Redis for all of them, replicas of the real server, and the clock.
+//! What the test programs share: one private Redis for all tests of a program, replicas of the real server, the clock, servers of
+//! their own for tests that break them, and load whose every answer is held against the counters afterwards.
+
+// Each program uses some of it.
+#![allow(dead_code)]
+
+pub mod load;
+pub mod redis_server;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -123,7 +130,12 @@ impl Replica {
 
 /// Like [`on_runtime`], without blocking the test's own runtime. The shared Redis is started first, where blocking does not hurt.
 async fn on_runtime_async<T: Send + 'static>(work: impl Future<Output = T> + Send + 'static) -> T {
-    RUNTIME.spawn(work).await.expect("the work ends")
+    spawn(work).await.expect("the work ends")
+}
+
+/// Runs beside the test.
+pub fn spawn<T: Send + 'static>(work: impl Future<Output = T> + Send + 'static) -> tokio::task::JoinHandle<T> {
+    RUNTIME.spawn(work)
 }
 
 /// A user that no other test has.
@@ -150,7 +162,11 @@ pub async fn step_clock(user: &str, to: Step) -> i64 {
         local clock = redis.call('TIME')
         local now = math.max(led[1], clock[1] * 1000 + math.floor(clock[2] / 1000))
         led[1] = ARGV[1] == 'by' and now + tonumber(ARGV[2]) or tonumber(ARGV[2])
-        redis.call('SET', KEYS[1], cmsgpack.pack(led))
+        if packed then
+            redis.call('SET', KEYS[1], cmsgpack.pack(led), 'KEEPTTL')
+        else
+            redis.call('SET', KEYS[1], cmsgpack.pack(led), 'PXAT', led[1] + 60000)
+        end
         return string.format('%.0f', led[1])";
     let (how, ms) = match to {
         Step::By(duration) => ("by", i64::try_from(duration.as_millis()).expect("not too long")),

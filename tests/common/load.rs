@@ -1,0 +1,425 @@
+//! Load whose every answer is written down, and held against the counters afterwards.
+//!
+//! Clients reserve, then commit, release or walk away, track and refund, over all the replicas they are given. Whatever
+//! fails is asked again with the same id until there is an answer, as a careful caller would. So in the end everything is known: the
+//! counters must equal the sum of what was acknowledged (EXACT, ONCE, TRUTH), no hard limit was passed (NO-OVERSHOOT), and once
+//! every deadline has passed nothing is held (NO-LEAK).
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use tokio::task::JoinHandle;
+use tollgate::grpc::v1;
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Code, Status};
+
+use super::{fresh_user, spawn};
+
+/// The catalog that the load needs. `work` is limited, `seen` only counted; every event is counted by all the groups it matches.
+pub fn catalog(quota: u64) -> String {
+    format!(
+        "
+default_plan: p
+plans:
+  p:
+    period: lifetime
+    limit_groups:
+      - {{ id: limited, unit: tokens, quota: {quota}, match: [{{ event: work }}] }}
+      - {{ id: calls, unit: count, quota: unlimited, match: [{{ event: '*', measure: events }}] }}
+      - {{ id: all, unit: tokens, quota: unlimited, match: [{{ event: '*' }}] }}
+"
+    )
+}
+
+/// How much load, and on what.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    /// `http://127.0.0.1:port`, one per replica; a client that gets no answer from one asks the next.
+    pub urls: Vec<String>,
+    /// Calls in flight.
+    pub clients: usize,
+    /// Few users, so that the clients meet.
+    pub users: usize,
+    /// As in [`catalog`].
+    pub quota: u64,
+    /// Of every reservation, at least a second.
+    pub ttl: Duration,
+    /// A pause after each call; none: as fast as it goes.
+    pub pause: Duration,
+    /// How long a client tries to get one answer. It is a failure of the test not to get one.
+    pub patience: Duration,
+    /// Make room by refunds where the limit is reached, so that load goes on around the limit.
+    pub refunds: bool,
+    /// Some answers may be forgotten: an asynchronous failover loses the last moments. Not together with refunds.
+    pub may_forget: bool,
+}
+
+impl Plan {
+    /// Moderate load, which leaves the machine room for what the test does to the servers.
+    pub fn new(urls: Vec<String>) -> Self {
+        Self {
+            urls,
+            clients: 12,
+            users: 3,
+            quota: 200,
+            ttl: Duration::from_secs(1),
+            pause: Duration::from_millis(2),
+            patience: Duration::from_secs(30),
+            refunds: true,
+            may_forget: false,
+        }
+    }
+}
+
+/// What one user's clients know to have happened.
+#[derive(Debug, Default)]
+pub struct Tally {
+    /// `work` that was committed, or tracked with `enforce`.
+    limited: AtomicU64,
+    /// The part of it that was committed after the deadline, when others may have taken its room.
+    limited_late: AtomicU64,
+    /// What refunds took off it, and off all.
+    limited_refunded: AtomicU64,
+    all_refunded: AtomicU64,
+    /// Events counted.
+    calls: AtomicU64,
+    /// Their quantities.
+    all: AtomicU64,
+    allowed: AtomicU64,
+    denied: AtomicU64,
+    released: AtomicU64,
+    abandoned: AtomicU64,
+    late: AtomicU64,
+    replayed: AtomicU64,
+    /// Attempts without an answer.
+    unanswered: AtomicU64,
+    /// Settlements of reservations that Redis has forgotten.
+    forgotten: AtomicU64,
+}
+
+struct User {
+    id: String,
+    tally: Tally,
+}
+
+/// Running load.
+pub struct Load {
+    plan: Plan,
+    users: Arc<[User]>,
+    stop: Arc<AtomicBool>,
+    clients: Vec<JoinHandle<()>>,
+}
+
+/// What a campaign of load has done, for the reader of a test's output.
+#[derive(Debug, Clone, Copy, Default)]
+#[allow(missing_docs)]
+pub struct Totals {
+    pub allowed: u64,
+    pub denied: u64,
+    pub counted: u64,
+    pub replayed: u64,
+    pub unanswered: u64,
+    pub late: u64,
+    pub abandoned: u64,
+    pub forgotten: u64,
+}
+
+impl Load {
+    /// Starts the clients.
+    pub fn start(plan: Plan) -> Self {
+        let users: Arc<[User]> =
+            (0..plan.users).map(|_| User { id: fresh_user("load"), tally: Tally::default() }).collect();
+        let stop = Arc::new(AtomicBool::new(false));
+        let mut clients = Vec::new();
+        for number in 0..plan.clients {
+            let client = Client::new(&plan, number, Arc::clone(&users));
+            let stop = Arc::clone(&stop);
+            clients.push(spawn(client.run(stop)));
+        }
+        Self { plan, users, stop, clients }
+    }
+
+    /// How many calls were answered until now.
+    pub fn answered(&self) -> u64 {
+        self.users.iter().map(|user| sum(&[&user.tally.allowed, &user.tally.denied, &user.tally.calls])).sum()
+    }
+
+    /// Waits until load flows again: some calls more are answered. Fails after `within`.
+    pub async fn flows(&self, within: Duration) -> Duration {
+        let (from, started) = (self.answered(), Instant::now());
+        while self.answered() < from + 20 {
+            assert!(started.elapsed() < within, "service does not resume within {within:?}");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        started.elapsed()
+    }
+
+    /// Ends the load, waits for the last deadline, and holds the counters of every user against what was acknowledged.
+    pub async fn audit(self) -> Totals {
+        self.stop.store(true, Ordering::Relaxed);
+        for client in self.clients {
+            client.await.expect("a client gets all its answers");
+        }
+        // NO-LEAK: the deadline of what nobody settled.
+        tokio::time::sleep(self.plan.ttl + Duration::from_millis(50)).await;
+        let mut totals = Totals::default();
+        for user in self.users.iter() {
+            let usage = usage_of(&self.plan.urls, &user.id).await;
+            check(&self.plan, user, &usage);
+            totals.add(&user.tally);
+        }
+        totals
+    }
+}
+
+impl Totals {
+    fn add(&mut self, tally: &Tally) {
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        self.allowed += read(&tally.allowed);
+        self.denied += read(&tally.denied);
+        self.counted += read(&tally.calls);
+        self.replayed += read(&tally.replayed);
+        self.unanswered += read(&tally.unanswered);
+        self.late += read(&tally.late);
+        self.abandoned += read(&tally.abandoned);
+        self.forgotten += read(&tally.forgotten);
+    }
+}
+
+fn sum(counters: &[&AtomicU64]) -> u64 {
+    counters.iter().map(|counter| counter.load(Ordering::Relaxed)).sum()
+}
+
+fn check(plan: &Plan, user: &User, usage: &v1::GetUsageResponse) {
+    let tally = &user.tally;
+    let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+    let expected = [
+        ("limited", read(&tally.limited) - read(&tally.limited_refunded)),
+        ("calls", read(&tally.calls)),
+        ("all", read(&tally.all) - read(&tally.all_refunded)),
+    ];
+    for (id, acknowledged) in expected {
+        let status = usage.limits.iter().find(|status| status.limit_group_id == id).expect("every group is shown");
+        let used = status.used as u64;
+        let exact = if plan.may_forget { used <= acknowledged } else { used == acknowledged };
+        assert!(exact, "{id}: {used} is used, {acknowledged} was acknowledged: {tally:#?}");
+        assert_eq!(status.held, 0.0, "{id}: {tally:#?}");
+        if id == "limited" {
+            assert!(used <= plan.quota + read(&tally.limited_late), "{used} of {}: {tally:#?}", plan.quota);
+        }
+    }
+}
+
+async fn usage_of(urls: &[String], user: &str) -> v1::GetUsageResponse {
+    let started = Instant::now();
+    loop {
+        for url in urls {
+            let mut stub = stub(url);
+            let asked = v1::GetUsageRequest { user_id: user.to_owned(), ..Default::default() };
+            if let Ok(answer) = stub.get_usage(asked).await {
+                return answer.into_inner();
+            }
+        }
+        assert!(started.elapsed() < Duration::from_secs(30), "nobody tells {user}'s usage");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+type Stub = v1::metering_service_client::MeteringServiceClient<Channel>;
+
+fn stub(url: &str) -> Stub {
+    let endpoint = Endpoint::from_shared(url.to_owned()).expect("a URL");
+    let endpoint = endpoint.connect_timeout(Duration::from_secs(1)).timeout(Duration::from_secs(4));
+    Stub::new(endpoint.connect_lazy())
+}
+
+struct Client {
+    plan: Plan,
+    stubs: Vec<Stub>,
+    users: Arc<[User]>,
+    number: usize,
+    next: u64,
+    random: fastrand::Rng,
+}
+
+/// Whether another attempt may bring an answer. Anything else is a bug.
+fn is_passing(status: &Status) -> bool {
+    match status.code() {
+        // The client's own timeout is CANCELLED, a broken connection UNKNOWN or UNAVAILABLE.
+        Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled | Code::Aborted | Code::Unknown => true,
+        // A transport that ended amid an answer.
+        Code::Internal => status.message().contains("h2") || std::error::Error::source(status).is_some(),
+        _ => false,
+    }
+}
+
+impl Client {
+    fn new(plan: &Plan, number: usize, users: Arc<[User]>) -> Self {
+        let stubs = plan.urls.iter().map(|url| stub(url)).collect();
+        let random = fastrand::Rng::with_seed(number as u64);
+        Self { plan: plan.clone(), stubs, users, number, next: 0, random }
+    }
+
+    async fn run(mut self, stop: Arc<AtomicBool>) {
+        while !stop.load(Ordering::Relaxed) {
+            let users = Arc::clone(&self.users);
+            let user = &users[self.random.usize(..users.len())];
+            match self.random.u32(..10) {
+                0..2 => self.track(user, "seen", false).await,
+                2..4 => self.track(user, "work", true).await,
+                _ => self.reserve(user).await,
+            }
+            tokio::time::sleep(self.plan.pause).await;
+        }
+    }
+
+    fn request_id(&mut self) -> String {
+        self.next += 1;
+        format!("{}-{}", self.number, self.next)
+    }
+
+    async fn track(&mut self, user: &User, name: &str, enforce: bool) {
+        let quantity = self.random.u64(1..=5);
+        let request = v1::TrackRequest {
+            user_id: user.id.clone(),
+            event: event(name, quantity),
+            request_id: self.request_id(),
+            enforce,
+            reservation_id: String::new(),
+        };
+        let answer = self.ask(user, |mut stub| {
+            let request = request.clone();
+            async move { stub.track(request).await }
+        });
+        let answer = answer.await.expect("a track is always answered");
+        match answer.match_status() {
+            v1::MatchStatus::Matched => {
+                add(&user.tally.calls, 1);
+                add(&user.tally.all, quantity);
+                add(&user.tally.limited, if name == "work" { quantity } else { 0 });
+                add(&user.tally.replayed, u64::from(answer.replayed));
+            }
+            v1::MatchStatus::Blocked if enforce => self.denied(user).await,
+            other => panic!("{name} is {other:?}"),
+        }
+    }
+
+    /// Makes some room now and then.
+    async fn denied(&mut self, user: &User) {
+        add(&user.tally.denied, 1);
+        if !self.plan.refunds || self.random.u32(..4) != 0 {
+            return;
+        }
+        let request = v1::TrackRequest {
+            user_id: user.id.clone(),
+            event: event("work.refund", self.random.u64(1..=80)),
+            request_id: self.request_id(),
+            ..Default::default()
+        };
+        let answer = self.ask(user, |mut stub| {
+            let request = request.clone();
+            async move { stub.track(request).await }
+        });
+        let answer = answer.await.expect("a refund is always answered");
+        for (id, refunded) in [("limited", &user.tally.limited_refunded), ("all", &user.tally.all_refunded)] {
+            let status = answer.limits.iter().find(|status| status.limit_group_id == id).expect("it is matched");
+            add(refunded, (status.requested - status.unapplied) as u64);
+        }
+        add(&user.tally.replayed, u64::from(answer.replayed));
+    }
+
+    async fn reserve(&mut self, user: &User) {
+        let quantity = self.random.u64(1..=20);
+        let ttl = prost_types::Duration::try_from(self.plan.ttl).expect("a short time");
+        let request = v1::ReserveRequest {
+            user_id: user.id.clone(),
+            event: event("work", quantity),
+            ttl: Some(ttl),
+            request_id: self.request_id(),
+        };
+        let answer = self.ask(user, |mut stub| {
+            let request = request.clone();
+            async move { stub.reserve(request).await }
+        });
+        let answer = answer.await.expect("a reserve is always answered");
+        if !answer.allowed {
+            assert_eq!(answer.reasons, [i32::from(v1::Reason::LimitReached)]);
+            self.denied(user).await;
+            return;
+        }
+        add(&user.tally.allowed, 1);
+        add(&user.tally.replayed, u64::from(answer.replayed));
+        match self.random.u32(..10) {
+            // The caller crashes.
+            0 => add(&user.tally.abandoned, 1),
+            1..3 => self.release(user, answer.reservation_id).await,
+            _ => self.commit(user, answer.reservation_id, quantity).await,
+        }
+    }
+
+    async fn commit(&mut self, user: &User, reservation_id: String, reserved: u64) {
+        let used = self.random.u64(1..=reserved);
+        let actual = v1::Actual { quantity: Some(used as f64), ..Default::default() };
+        let request = v1::CommitRequest { reservation_id, actual: Some(actual) };
+        let answer = self.ask(user, |mut stub| {
+            let request = request.clone();
+            async move { stub.commit(request).await }
+        });
+        let Some(answer) = answer.await else { return };
+        add(&user.tally.calls, 1);
+        add(&user.tally.all, used);
+        add(&user.tally.limited, used);
+        add(&user.tally.limited_late, if answer.late { used } else { 0 });
+        add(&user.tally.late, u64::from(answer.late));
+        add(&user.tally.replayed, u64::from(answer.replayed));
+    }
+
+    async fn release(&mut self, user: &User, reservation_id: String) {
+        let request = v1::ReleaseRequest { reservation_id, reason: String::new() };
+        let answer = self.ask(user, |mut stub| {
+            let request = request.clone();
+            async move { stub.release(request).await }
+        });
+        if answer.await.is_some() {
+            add(&user.tally.released, 1);
+        }
+    }
+
+    /// Asks one replica after another until there is an answer; `None` for a reservation that is forgotten.
+    async fn ask<T, F>(&mut self, user: &User, call: impl Fn(Stub) -> F) -> Option<T>
+    where
+        F: Future<Output = Result<tonic::Response<T>, Status>>,
+    {
+        let started = Instant::now();
+        let mut which = self.random.usize(..self.stubs.len());
+        loop {
+            match call(self.stubs[which].clone()).await {
+                Ok(answer) => return Some(answer.into_inner()),
+                Err(status) if status.code() == Code::NotFound && self.plan.may_forget => {
+                    add(&user.tally.forgotten, 1);
+                    return None;
+                }
+                Err(status) => {
+                    assert!(is_passing(&status), "{status:?}");
+                    assert!(
+                        started.elapsed() < self.plan.patience,
+                        "no answer in {:?}: {status:?}",
+                        self.plan.patience
+                    );
+                    add(&user.tally.unanswered, 1);
+                }
+            }
+            which = (which + 1) % self.stubs.len();
+            tokio::time::sleep(Duration::from_millis(self.random.u64(5..50))).await;
+        }
+    }
+}
+
+fn event(name: &str, quantity: u64) -> Option<v1::Event> {
+    Some(v1::Event { name: name.to_owned(), quantity: Some(quantity as f64), ..Default::default() })
+}
+
+fn add(counter: &AtomicU64, amount: u64) {
+    counter.fetch_add(amount, Ordering::Relaxed);
+}

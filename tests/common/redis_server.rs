@@ -1,0 +1,111 @@
+//! A `redis-server` of a test's own, to be broken: stopped, killed, restarted, paused. It ends with the test.
+
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use redis::aio::MultiplexedConnection;
+
+/// One server on a loopback port. It is killed when it is dropped.
+pub struct RedisServer {
+    child: Child,
+    port: u16,
+    directory: PathBuf,
+    arguments: Vec<String>,
+}
+
+impl Drop for RedisServer {
+    fn drop(&mut self) {
+        // A stopped process does not notice a kill before it goes on.
+        self.kill();
+    }
+}
+
+/// A port that is free, and whose cluster bus port (10,000 above) is free as well.
+pub fn free_port() -> u16 {
+    for _ in 0..1000 {
+        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        if port < 55_000 && std::net::TcpListener::bind(("127.0.0.1", port + 10_000)).is_ok() {
+            return port;
+        }
+    }
+    panic!("no free pair of ports");
+}
+
+impl RedisServer {
+    /// Starts one that writes only into `directory`, with these arguments of `redis-server` (such as `--appendonly yes`).
+    pub fn start(directory: PathBuf, arguments: &str) -> Self {
+        std::fs::create_dir_all(&directory).unwrap();
+        let arguments: Vec<_> = arguments.split_whitespace().map(str::to_owned).collect();
+        let port = free_port();
+        let child = spawn(port, &directory, &arguments);
+        Self { child, port, directory, arguments }
+    }
+
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    pub fn url(&self) -> String {
+        format!("redis://127.0.0.1:{}", self.port)
+    }
+
+    /// `kill -9`.
+    pub fn kill(&mut self) {
+        let _: Result<(), _> = self.child.kill();
+        let _: Result<_, _> = self.child.wait();
+    }
+
+    /// Starts it again after a kill: same port, same directory, same arguments.
+    pub fn restart(&mut self) {
+        self.kill();
+        self.child = spawn(self.port, &self.directory, &self.arguments);
+    }
+
+    /// Sends it a signal, by its process id: `-STOP`, `-CONT`, `-TERM`.
+    pub fn signal(&self, name: &str) {
+        let status = Command::new("kill").args([name, &self.child.id().to_string()]).status().unwrap();
+        assert!(status.success(), "the server can be sent {name}");
+    }
+
+    /// A connection of the test's own, as soon as the server listens.
+    pub async fn connection(&self) -> MultiplexedConnection {
+        let client = redis::Client::open(self.url()).unwrap();
+        let deadline = Instant::now() + Duration::from_secs(20);
+        loop {
+            match client.get_multiplexed_async_connection().await {
+                Ok(connection) => return connection,
+                Err(error) => assert!(Instant::now() < deadline, "the server does not start: {error}"),
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    /// Sends a command, whose words are separated by single spaces.
+    pub async fn ask<T: redis::FromRedisValue>(&self, command: &str) -> redis::RedisResult<T> {
+        let mut words = command.split(' ');
+        let mut asked = redis::cmd(words.next().unwrap());
+        asked.arg(words.collect::<Vec<_>>());
+        asked.query_async(&mut self.connection().await).await
+    }
+
+    /// Waits until it has read its data and serves.
+    pub async fn ready(&self) {
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while self.ask::<String>("PING").await.is_err() {
+            assert!(Instant::now() < deadline, "the server does not become ready");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+}
+
+fn spawn(port: u16, directory: &PathBuf, arguments: &[String]) -> Child {
+    Command::new("redis-server")
+        .args(["--bind", "127.0.0.1", "--save", "", "--port", &port.to_string(), "--dir"])
+        .arg(directory)
+        .args(arguments)
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("redis-server can be run")
+}
