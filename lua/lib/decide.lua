@@ -53,7 +53,8 @@ local function denied_rows(matched)
     local group, w, charge = matched[i][1], matched[i][2], matched[i][3]
     local shortfall = 0
     if not fits(group, w, charge) then
-      shortfall = math.min(math.max(w[USED] + w[HELD] + charge - group[G_QUOTA], 0), MAX)
+      -- In this order, so that no sum passes 2^53 unless the answer does.
+      shortfall = math.min(math.max(charge - (group[G_QUOTA] - w[USED] - w[HELD]), 0), MAX)
     end
     rows[i] = group_row(group, w, charge, shortfall)
   end

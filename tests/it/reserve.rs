@@ -525,3 +525,22 @@ async fn more_than_ten_thousand_live_holds_are_refused() {
     assert!(answer.allowed);
     assert_eq!(answer.limits[0].held, 1.0);
 }
+
+#[tokio::test]
+async fn a_shortfall_is_exact_at_the_largest_counter() {
+    check(
+        "
+default_plan: p
+plans:
+  p:
+    limit_groups:
+      - { id: g, unit: tokens, quota: 9007199254740991, period: daily, match: [{ event: t }] }
+",
+        "
+        track u t 9007199254740991 => g.used=9007199254740991
+        reserve u t 28 => denied g.shortfall=28
+        reserve u t 9007199254740991 => denied g.shortfall=9007199254740991
+    ",
+    )
+    .await;
+}
