@@ -36,6 +36,9 @@ for i = 1, #groups do
   if not w then return stale(led, redis_time, stored[1]) end
   if at < 0 or (at >= w[START] and at < w[END]) then
     rows[#rows + 1] = group_row(group, w, 0)
+  elseif led.time < group[G_START] or led.time >= group[G_END] then
+    -- ONE-CLOCK: an open window stands whatever was compiled, but the one before it would be that of another time.
+    return stale(led, redis_time, stored[1])
   else
     rows[#rows + 1] = previous_row(group, w)
   end

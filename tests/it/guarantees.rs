@@ -188,6 +188,21 @@ async fn one_clock_time_never_runs_backwards_for_a_user() {
 }
 
 #[tokio::test]
+async fn one_clock_holds_for_the_window_before_an_open_one() {
+    // The current window is open, so that a call compiled for another time finds it; the one before it is still that of Redis's time.
+    check(
+        CATALOG,
+        "
+        clock u 2031-02-15T12:00:00Z
+        reserve u t 1 => allowed
+        usage u at=2031-01-31T12:00:00Z => tokens.start=2031-01-01T00:00:00Z tokens.used=0
+        usage u at=2030-12-31T12:00:00Z => !tokens.used=0 calls.used=0
+    ",
+    )
+    .await;
+}
+
+#[tokio::test]
 async fn no_leak_by_the_real_clock_with_nothing_running() {
     let mut replica = Replica::start(CATALOG).await;
     let user = fresh_user("real");
