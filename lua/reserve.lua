@@ -47,6 +47,7 @@ write_subscription(subscription_key, changed_subscription)
 if not allowed then
   local rows, wait_ms = denied_rows(matched), retry_after(led, agenda_key, matched)
   if lapsed or changed_subscription then
+    undo_windows(led)
     write_lapsed(agenda_key, lapsed)
     save_ledger(ledger_key, led)
   end

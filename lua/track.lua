@@ -40,6 +40,7 @@ write_subscription(keys.subscription, changed_subscription)
 if blocked then
   local rows = denied_rows(matched)
   if lapsed or changed_subscription then
+    undo_windows(led)
     write_lapsed(keys.agenda, lapsed)
     save_ledger(keys.ledger, led)
   end

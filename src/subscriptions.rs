@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 
+use crate::catalog::CompiledPlan;
 use crate::domain::fault::Fault;
 use crate::domain::id::{Nonce, Owner, UserId};
 use crate::domain::plan::Plan;
@@ -41,17 +42,29 @@ impl Before {
         self.subscription.as_ref().filter(|subscription| !subscription.has_ended(self.now_ms))
     }
 
-    /// The plan that the user was on last. Who has an ended subscription is on the default plan since, seen by a script or not.
+    /// The plan that the user was on last. Who has an ended subscription is on the default plan since.
     fn last_plan<'a>(&'a self, default_plan: Option<&'a Plan>) -> Option<&'a str> {
         match &self.subscription {
             Some(subscription) if subscription.has_ended(self.now_ms) => {
-                let fallen_to = subscription.fallen_to.as_deref().or(default_plan.map(|plan| plan.id.as_str()));
-                Some(fallen_to.unwrap_or(&subscription.plan_id))
+                Some(default_plan.map_or(&subscription.plan_id, |plan| &plan.id))
             }
             Some(subscription) => Some(&subscription.plan_id),
             None => Some(self.ledger_plan.as_str()).filter(|plan| !plan.is_empty()),
         }
     }
+
+    /// The anchor of a subscription that has ended on another plan than the default one, if no script has seen that yet.
+    fn unseen_end(&self, default_plan: &Plan) -> Option<i64> {
+        let ended = self.subscription.as_ref().filter(|stored| stored.has_ended(self.now_ms))?;
+        (ended.fallen_to.is_none() && ended.plan_id != default_plan.id).then_some(ended.cycle_anchor_ms)
+    }
+}
+
+/// A plan that a change brings the user to, compiled, and what that does to the counters.
+struct Step {
+    /// As `subscription_put` names it.
+    apply: &'static str,
+    plan: CompiledPlan,
 }
 
 impl Meter {
@@ -80,16 +93,20 @@ impl Meter {
             } else {
                 (Some(plan), &wanted.overrides)
             };
-            let written = match (entered, before.last_plan(default_plan)) {
-                (Some(entered), Some(last)) => {
-                    let anchor_ms = Some(wanted.cycle_anchor_ms);
-                    let compiled = self.planner.compiled(entered, anchor_ms, overrides, before.now_ms)?;
-                    let apply = if last == entered.id { "realign" } else { "enter" };
-                    self.write(&owner, &before, &wanted, apply, &compiled.message).await?
-                }
-                // The first plan ever, or none at all.
-                _ => self.write(&owner, &before, &wanted, "nothing", b"none").await?,
-            };
+            let mut steps = Vec::new();
+            // The end comes first, also if nobody has seen it.
+            if let Some(plan) = default_plan
+                && let Some(anchor_ms) = before.unseen_end(plan)
+            {
+                let plan = self.planner.compiled(plan, Some(anchor_ms), &none, before.now_ms)?;
+                steps.push(Step { apply: "enter", plan });
+            }
+            // Nothing of it for the first plan ever, or none at all.
+            if let (Some(entered), Some(last)) = (entered, before.last_plan(default_plan)) {
+                let plan = self.planner.compiled(entered, Some(wanted.cycle_anchor_ms), overrides, before.now_ms)?;
+                steps.push(Step { apply: if last == entered.id { "realign" } else { "enter" }, plan });
+            }
+            let written = self.write(&owner, &before, &wanted, &steps).await?;
             if written {
                 return Ok(wanted);
             }
@@ -122,7 +139,7 @@ impl Meter {
                 return Ok(running.clone());
             }
             let wanted = Subscription { end_ms, revision: revision(), ..running.clone() };
-            if self.write(&owner, &before, &wanted, "nothing", b"none").await? {
+            if self.write(&owner, &before, &wanted, &[]).await? {
                 return Ok(wanted);
             }
         }
@@ -155,14 +172,15 @@ impl Meter {
         owner: &Owner,
         before: &Before,
         wanted: &Subscription,
-        apply: &str,
-        plan: &[u8],
+        steps: &[Step],
     ) -> Result<bool, Fault> {
         let revision = before.subscription.as_ref().map_or("", |stored| &stored.revision);
-        let call = codec::encode(&(revision, &before.ledger_plan, apply));
+        let applies: Vec<_> = steps.iter().map(|step| step.apply).collect();
+        let call = codec::encode(&(revision, &before.ledger_plan, applies));
         let packed = codec::encode_subscription(wanted);
         let keys = UserKeys::new(owner).all();
-        let args: [&[u8]; 3] = [&call, &packed, plan];
+        let mut args: Vec<&[u8]> = vec![&call, &packed];
+        args.extend(steps.iter().map(|step| &*step.plan.message));
         let reply = self.ledger.run(&scripts().subscription_put, &keys, owner, &args).await?;
         let written = reply.current().is_ok();
         if written {

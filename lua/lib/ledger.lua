@@ -25,6 +25,8 @@ local function open_ledger(packed)
   else
     led = { time = 0, live = 0, due = NEVER, forget = NEVER, memory = 0, plan = '', groups = {}, opened = 0 }
   end
+  -- What `groups` was where a window was opened since; see `undo_windows`.
+  led.before = {}
   local clock = call('TIME')
   local redis_time = clock[1] * 1000 + floor(clock[2] / 1000)
   if redis_time > led.time then led.time = redis_time end
@@ -51,9 +53,27 @@ local function save_ledger(key, led)
   end
 end
 
+-- Whether a window of the group is kept: what is kept no longer is as good as gone, written or not.
+local function has_window(led, id)
+  local pair = led.groups[id]
+  return pair and (led.time < pair[1][KEPT] or (pair[2] and led.time < pair[2][KEPT]))
+end
+
 -- Whether the window is one of the group's, and open.
 local function is_open(led, w, group)
   return w and w[UNIT] == group[G_UNIT] and w[PERIOD] == group[G_PERIOD] and led.time < w[END]
+end
+
+-- Makes it the current one of the group.
+local function set_windows(led, id, current, previous)
+  if led.before[id] == nil then led.before[id] = led.groups[id] or false end
+  led.groups[id] = { current, previous }
+  return current
+end
+
+-- A denied call changes nothing, and so leaves no window open that was not.
+local function undo_windows(led)
+  for id, pair in pairs(led.before) do led.groups[id] = pair or nil end
 end
 
 -- Opens the compiled window. Nil if that is not current: compile again.
@@ -72,8 +92,7 @@ local function open_window(led, group)
   end
   led.opened = led.opened + 1
   local w = { group[G_UNIT], group[G_PERIOD], group[G_ANCHOR], start, ends, group[G_KEPT], 0, 0, led.opened }
-  led.groups[group[G_ID]] = { w, previous }
-  return w
+  return set_windows(led, group[G_ID], w, previous)
 end
 
 -- Makes the previous window the current one, where that is still open: it was replaced before its end, by a replica with another
@@ -81,8 +100,7 @@ end
 -- subscription has left it.
 local function go_back(led, pair, group)
   if not is_open(led, pair[2], group) or pair[2][ANCHOR] ~= group[G_ANCHOR] then return nil end
-  pair[1], pair[2] = pair[2], pair[1]
-  return pair[1]
+  return set_windows(led, group[G_ID], pair[2], pair[1])
 end
 
 -- The group's window at the user's time, opened if it is a new one; nil: compile again.

@@ -34,7 +34,7 @@ local function enter_plan(led, plan, change)
     local group = groups[i]
     local full = change == 'block' and group[G_QUOTA] >= 0
     -- A group that has counted nothing yet needs no window before its first event, unless that is to be denied.
-    if led.groups[group[G_ID]] or full then
+    if has_window(led, group[G_ID]) or full then
       local w = realigned_window(led, group)
       if not w then return false end
       if full then
@@ -45,6 +45,7 @@ local function enter_plan(led, plan, change)
     end
   end
   led.plan = plan[P_ID]
+  led.before = {}
   return true
 end
 

@@ -97,6 +97,27 @@ async fn an_ended_subscription_falls_to_the_default_plan() {
 }
 
 #[tokio::test]
+async fn an_end_that_nobody_has_seen_comes_before_the_next_plan() {
+    // As if a call had come in between: the default plan blocks, and what it carries on is full.
+    for seen in ["", "reserve u t 1 => denied"] {
+        for (plan, quota) in [("free", 100), ("pro", 1000)] {
+            let table = format!(
+                "
+                clock u 2031-01-15T12:00:00Z
+                subscribe u pro => plan=pro
+                track u t 30 => tokens.used=30
+                cancel u
+                {seen}
+                subscribe u {plan} => plan={plan}
+                usage u => tokens.used=100 tokens.quota={quota}
+            "
+            );
+            check(CATALOG, &table).await;
+        }
+    }
+}
+
+#[tokio::test]
 async fn carry_keeps_what_equal_groups_have_counted() {
     check(
         CATALOG,
@@ -500,4 +521,34 @@ plans:
         ",
     )
     .await;
+}
+
+#[tokio::test]
+async fn a_plan_in_another_time_zone_begins_where_no_window_is_kept() {
+    const ZONES: &str = "
+plans:
+  utc:
+    limit_groups: [{ id: g, unit: tokens, quota: 5, period: daily, match: [{ event: t }] }]
+  vienna:
+    timezone: Europe/Vienna
+    limit_groups: [{ id: g, unit: tokens, quota: 5, period: daily, match: [{ event: t }] }]
+";
+    // A window that is gone, and one that only a denied call would have opened, leave no trace of their plan.
+    let table = "
+        clock u 2031-01-15T12:00:00Z
+        subscribe u utc
+        track u t 1 => g.start=2031-01-15T00:00:00Z
+        clock u 2031-01-25T12:00:00Z
+        subscribe u vienna
+        subscribe u utc
+        usage u => g.start=2031-01-25T00:00:00Z
+        clock v 2031-01-15T12:00:00Z
+        subscribe v utc
+        reserve v t 1 => allowed
+        clock v 2031-01-25T12:00:00Z
+        reserve v t 9 => denied g.start=2031-01-25T00:00:00Z
+        subscribe v vienna
+        usage v => g.start=2031-01-24T23:00:00Z
+    ";
+    check(ZONES, table).await;
 }
