@@ -63,16 +63,13 @@ pub fn compile(
     Ok(CompiledPlan { message: message.into(), from_ms, until_ms })
 }
 
-/// The quota in force: the user's own, or the plan's. A quota of an earlier plan that is finer than this group's unit is
-/// rounded down.
+/// The quota in force: the user's own, or the plan's. One that was for an earlier plan may be finer than this group's unit, and is
+/// rounded down, or larger than its counter.
 fn quota(group: &LimitGroup, overrides: &BTreeMap<String, QuotaOverride>) -> Quota {
     match overrides.get(&group.id) {
         None => group.quota,
         Some(QuotaOverride::Unlimited) => Quota::Unlimited,
-        Some(QuotaOverride::Amount(amount)) => Quota::Limited(amount.in_units(group.unit).unwrap_or_else(|| {
-            let whole = Quantity::whole(amount.whole_part()).ok().and_then(|whole| whole.in_units(group.unit));
-            whole.unwrap_or(group.unit.max_units())
-        })),
+        Some(QuotaOverride::Amount(amount)) => Quota::Limited(amount.in_units_rounded_down(group.unit)),
     }
 }
 

@@ -139,10 +139,23 @@ impl Quantity {
     /// This quantity in the smallest unit of `unit`, if it is a multiple of it and fits a counter.
     #[must_use]
     pub fn in_units(self, unit: Unit) -> Option<Units> {
+        let (units, exact) = self.scaled(unit);
+        let units = u64::try_from(units).ok()?;
+        (exact && units <= unit.max_units()).then_some(units)
+    }
+
+    /// This quantity in the smallest unit of `unit`, rounded down to it, and at most what a counter holds.
+    #[must_use]
+    pub fn in_units_rounded_down(self, unit: Unit) -> Units {
+        let (units, _) = self.scaled(unit);
+        u64::try_from(units).map_or(unit.max_units(), |units| units.min(unit.max_units()))
+    }
+
+    /// In whole smallest units, and whether that is all of it.
+    fn scaled(self, unit: Unit) -> (u128, bool) {
         let micros = u128::from(self.whole) * u128::from(MICRO) + u128::from(self.micro);
         let scaled = micros * u128::from(unit.scale());
-        let units = u64::try_from(scaled / u128::from(MICRO)).ok()?;
-        (scaled % u128::from(MICRO) == 0 && units <= unit.max_units()).then_some(units)
+        (scaled / u128::from(MICRO), scaled % u128::from(MICRO) == 0)
     }
 }
 
@@ -340,6 +353,16 @@ mod tests {
         for text in ["0", "1", "12.5", "0.000001", "7999999999.999999"] {
             assert_eq!(Quantity::from_decimal(text).unwrap().to_string(), text);
         }
+    }
+
+    #[test]
+    fn a_quantity_is_rounded_down_to_a_unit_and_to_its_counter() {
+        let units = |text, unit| Quantity::from_decimal(text).unwrap().in_units_rounded_down(unit);
+        assert_eq!(units("1.5009", Unit::Seconds), 1500);
+        assert_eq!(units("1.999999", Unit::Tokens), 1);
+        assert_eq!(units("1.999999", Unit::Cents), 1_999_999);
+        assert_eq!(units("9007199254740991", Unit::Tokens), MAX_UNITS);
+        assert_eq!(units("9007199254740991", Unit::Cents), Unit::Cents.max_units());
     }
 
     #[test]
