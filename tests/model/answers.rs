@@ -1,0 +1,122 @@
+//! Answers as the API gives them, with reservations and events named by the operation that made them (`r7`, `e9`).
+
+use std::collections::BTreeMap;
+
+use prost_types::{Duration, Timestamp};
+use tollgate::grpc::v1;
+use tonic::Code;
+
+use crate::sketch::{Group, Unit};
+use crate::user::{Claim, Reservation, User};
+use crate::windows::NEVER;
+
+/// The answer of any RPC.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Answer {
+    Reserve(v1::ReserveResponse),
+    Commit(v1::CommitResponse),
+    Release(v1::ReleaseResponse),
+    Track(v1::TrackResponse),
+    CanUse(v1::CanUseResponse),
+    Usage(v1::GetUsageResponse),
+    Subscription(Option<v1::Subscription>),
+    Deleted,
+    Stepped,
+    Fault(Code, String, BTreeMap<String, String>),
+}
+
+pub fn fault(code: Code, reason: &str) -> Answer {
+    Answer::Fault(code, reason.to_owned(), BTreeMap::new())
+}
+
+/// With what a program may want to know of it.
+pub fn fault_with(code: Code, reason: &str, facts: Vec<(&str, String)>) -> Answer {
+    let facts = facts.into_iter().map(|(key, value)| (key.to_owned(), value));
+    Answer::Fault(code, reason.to_owned(), facts.collect())
+}
+
+pub fn invalid(reason: &str) -> Answer {
+    fault(Code::InvalidArgument, reason)
+}
+
+pub fn missing_quantity(group: &str, quantity: &str) -> Answer {
+    let facts = vec![("limit_group_id", group.to_owned()), ("quantity", quantity.to_owned())];
+    fault_with(Code::InvalidArgument, "QUANTITY_MISSING", facts)
+}
+
+pub fn already_committed(reservation: &Reservation) -> Answer {
+    let committed = |claim: &Claim| {
+        let shown = claim.unit.shown(claim.committed.expect("it is committed"));
+        (format!("committed.{}", claim.group), shown.to_string())
+    };
+    let facts = reservation.claims.iter().map(committed).collect();
+    Answer::Fault(Code::FailedPrecondition, "ALREADY_COMMITTED".to_owned(), facts)
+}
+
+pub fn denied(matched: bool, reason: v1::Reason) -> v1::ReserveResponse {
+    v1::ReserveResponse { matched, reasons: vec![reason.into()], ..Default::default() }
+}
+
+pub fn uncounted(match_status: v1::MatchStatus, reason: v1::Reason) -> Answer {
+    let reasons = vec![reason.into()];
+    Answer::Track(v1::TrackResponse { match_status: match_status.into(), reasons, ..Default::default() })
+}
+
+/// Where a group stands; `counted` is used and held, none if the window is closed.
+struct Standing<'a> {
+    id: &'a str,
+    label: &'a str,
+    unit: Unit,
+    quota: Option<u128>,
+    hard: bool,
+    bounds: (i64, i64),
+    counted: Option<(u128, u128)>,
+}
+
+fn shown(standing: Standing<'_>) -> v1::LimitStatus {
+    let Standing { id, label, unit, quota, hard, bounds, counted } = standing;
+    let (used, held) = counted.unwrap_or_default();
+    let bounds = Some(bounds).filter(|bounds| *bounds != (0, NEVER));
+    v1::LimitStatus {
+        limit_group_id: id.to_owned(),
+        label: label.to_owned(),
+        unit: unit.word().to_owned(),
+        quota: unit.shown(quota.unwrap_or_default()),
+        unlimited: quota.is_none(),
+        used: unit.shown(used),
+        held: unit.shown(held),
+        remaining: quota.map_or(0.0, |quota| unit.shown(quota.saturating_sub(used + held))),
+        exceeded: quota.is_some_and(|quota| used + held > quota),
+        hard,
+        window_start: bounds.map(|(start, _)| timestamp(start)),
+        reset_time: bounds.map(|(_, end)| timestamp(end)),
+        window_closed: counted.is_none(),
+        ..Default::default()
+    }
+}
+
+/// The row of a group of the plan.
+pub fn row(group: &Group, bounds: (i64, i64), counted: (u128, u128)) -> v1::LimitStatus {
+    let Group { id, label, unit, quota, hard, .. } = group;
+    shown(Standing { id, label, unit: *unit, quota: *quota, hard: *hard, bounds, counted: Some(counted) })
+}
+
+/// The row of what was charged, as it was then; its window as it is now.
+pub fn claim_row(user: &User, claim: &Claim, requested: u128, unapplied: u128) -> v1::LimitStatus {
+    let Claim { group, label, unit, quota, hard, bounds, window, .. } = claim;
+    let counted = user.is_kept(*window).then(|| (user.windows[*window].used, user.held(*window)));
+    let (quota, hard, bounds) = (*quota, *hard, *bounds);
+    v1::LimitStatus {
+        requested: unit.shown(requested),
+        unapplied: unit.shown(unapplied),
+        ..shown(Standing { id: group, label, unit: *unit, quota, hard, bounds, counted })
+    }
+}
+
+pub fn timestamp(ms: i64) -> Timestamp {
+    Timestamp { seconds: ms.div_euclid(1000), nanos: (ms.rem_euclid(1000) * 1_000_000) as i32 }
+}
+
+pub fn duration(ms: i64) -> Duration {
+    Duration { seconds: ms / 1000, nanos: (ms % 1000 * 1_000_000) as i32 }
+}

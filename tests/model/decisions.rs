@@ -1,0 +1,289 @@
+//! The reference model's decisions: which groups an event feeds, whether it fits, Reserve and CanUse.
+
+use tollgate::grpc::v1;
+use tonic::Code;
+
+use crate::answers::{Answer, claim_row, denied, duration, fault, invalid, missing_quantity, row, timestamp};
+use crate::price;
+use crate::reference::{Model, Outcome};
+use crate::sketch::{Event, Group, LARGEST, Measure, Period, Plan};
+use crate::user::{Claim, Id, Reservation, State};
+use crate::windows::NEVER;
+
+/// One group that an event feeds.
+pub struct Match<'a> {
+    pub group: &'a Group,
+    pub window: usize,
+    pub bounds: (i64, i64),
+    pub charge: u128,
+    pub measures: Vec<Measure>,
+    /// By `measure: events`.
+    pub by_events: bool,
+}
+
+impl Match<'_> {
+    pub fn claim(&self) -> Claim {
+        let Group { id, label, unit, quota, hard, .. } = self.group;
+        Claim {
+            group: id.clone(),
+            label: label.clone(),
+            unit: *unit,
+            quota: *quota,
+            hard: *hard,
+            bounds: self.bounds,
+            window: self.window,
+            charge: self.charge,
+            measures: self.measures.clone(),
+            committed: None,
+            refunded: 0,
+        }
+    }
+}
+
+impl Model {
+    /// The groups that the event feeds, in the catalog's order, with their windows opened.
+    pub fn matches<'a>(
+        &mut self,
+        user: usize,
+        plan: &'a Plan,
+        anchor: Option<i64>,
+        event: &Event,
+        name: &str,
+        down: bool,
+    ) -> Result<Vec<Match<'a>>, Answer> {
+        let mut matches = Vec::new();
+        for group in &plan.groups {
+            let measures = price::measures(group, event, name);
+            if measures.is_empty() {
+                continue;
+            }
+            let window = self.users[user].window(group, anchor, plan.zone);
+            if group.anchored
+                && group.period == Period::Monthly
+                && anchor.is_some_and(|anchor| is_late_day(anchor, plan))
+            {
+                self.cover("an anchor on the 29th to 31st");
+            }
+            let measure = match price::choose(&measures, event) {
+                Ok(measure) => measure,
+                Err(missing) => {
+                    self.cover("a group matches but nothing is measurable");
+                    return Err(missing_quantity(&group.id, &missing));
+                }
+            };
+            let Some(charge) = price::charge(measure, event, group.unit, down) else {
+                self.cover("an amount that no counter can hold");
+                return Err(fault(Code::OutOfRange, "OUT_OF_RANGE"));
+            };
+            let by_events = *measure == Measure::Events;
+            if measures.len() > 1 {
+                self.cover("several rules of a group hold");
+            }
+            let bounds = self.users[user].bounds(window);
+            matches.push(Match { group, window, bounds, charge, measures, by_events });
+        }
+        if matches.len() > 1 {
+            self.cover("one event feeds several groups");
+        }
+        Ok(matches)
+    }
+
+    pub fn fits(&self, user: usize, found: &Match<'_>) -> bool {
+        let user = &self.users[user];
+        match found.group.quota {
+            Some(0) => !found.group.hard,
+            Some(quota) if found.group.hard => user.counted(found.window) + found.charge <= quota,
+            _ => true,
+        }
+    }
+
+    pub fn overflows(&self, user: usize, found: &Match<'_>) -> bool {
+        let user = &self.users[user];
+        user.counted(found.window) + found.charge > found.group.unit.most()
+    }
+
+    /// The rows of a decision; where it is a denial, with what is missing.
+    pub fn rows(&self, user: usize, matches: &[Match<'_>], denied: bool) -> Vec<v1::LimitStatus> {
+        let row = |found: &Match<'_>| {
+            let mut row = self.group_row(user, found.group, found.window);
+            row.requested = found.group.unit.shown(found.charge);
+            if denied && !self.fits(user, found) {
+                let user = &self.users[user];
+                let wanted = user.counted(found.window) + found.charge;
+                let shortfall = wanted.saturating_sub(found.group.quota.unwrap_or_default()).min(LARGEST);
+                row.shortfall = found.group.unit.shown(shortfall);
+            }
+            row
+        };
+        matches.iter().map(row).collect()
+    }
+
+    pub fn group_row(&self, user: usize, group: &Group, window: usize) -> v1::LimitStatus {
+        let user = &self.users[user];
+        row(group, user.bounds(window), (user.windows[window].used, user.held(window)))
+    }
+
+    /// A hint, as SPEC section 5 has it.
+    pub fn retry_after(&self, user: usize, matches: &[Match<'_>]) -> Option<i64> {
+        let user_now = &self.users[user];
+        let mut latest = user_now.now;
+        for found in matches.iter().filter(|found| !self.fits(user, found)) {
+            let quota = found.group.quota.expect("it is full");
+            let window = &user_now.windows[found.window];
+            let at = if found.charge > quota || quota == 0 {
+                None
+            } else if window.used + found.charge > quota {
+                Some(window.end)
+            } else {
+                user_now.earliest_deadline().into_iter().chain([window.end]).min()
+            };
+            latest = latest.max(at.filter(|at| *at < NEVER)?);
+        }
+        Some(latest - user_now.now)
+    }
+
+    pub fn reserve(
+        &mut self,
+        number: u32,
+        replica: usize,
+        user: usize,
+        event: &Event,
+        ttl_ms: i64,
+        request_id: &str,
+    ) -> Outcome {
+        if event.refunded().is_some() {
+            return Err(invalid("REFUND_NOT_TRACKED"));
+        }
+        let body = format!("reserve {event:?} {ttl_ms}");
+        if let Some(memory) = self.users[user].recall(request_id) {
+            let Id::Reserve { body: first, of } = memory else { return Err(self.reused("other RPC")) };
+            if first != body {
+                return Err(self.reused("other body"));
+            }
+            self.cover("same request_id, same body");
+            let reservation = &self.users[user].reservations[&of];
+            let state = reservation.state_at(self.users[user].now);
+            if state == State::Expired {
+                self.cover("a replayed reserve has lapsed since");
+            }
+            return Ok(Answer::Reserve(self.held_answer(user, of, true)));
+        }
+        let Some((plan, anchor)) = self.deciding(replica, user)? else {
+            self.cover("no subscription and no default_plan");
+            return Err(Answer::Reserve(denied(false, v1::Reason::NoSubscription)));
+        };
+        let before = self.users[user].clone();
+        let matches = self.matches(user, &plan, anchor, event, &event.name, false)?;
+        if matches.is_empty() {
+            self.cover("no group matches");
+            return Err(Answer::Reserve(denied(false, v1::Reason::UnmatchedEvent)));
+        }
+        if matches.iter().any(|found| !self.fits(user, found)) {
+            self.cover_denial(user, &matches);
+            let retry_after = self.retry_after(user, &matches);
+            self.cover(if retry_after.is_some() { "retry_after says when" } else { "retry_after is never" });
+            let answer = v1::ReserveResponse {
+                limits: self.rows(user, &matches, true),
+                retry_after: retry_after.map(duration),
+                ..denied(true, v1::Reason::LimitReached)
+            };
+            if !request_id.is_empty() {
+                self.cover("a denied call with an id");
+            }
+            // Nothing of it stays, not even a window.
+            self.users[user] = before;
+            return Ok(Answer::Reserve(answer));
+        }
+        if matches.iter().any(|found| self.overflows(user, found)) {
+            self.cover("an amount that no counter can hold");
+            return Err(fault(Code::OutOfRange, "OUT_OF_RANGE"));
+        }
+        self.cover("reserved");
+        let claims = matches.iter().map(Match::claim).collect();
+        self.uses_default(user, &plan);
+        let user_now = &mut self.users[user];
+        let deadline = user_now.now + ttl_ms;
+        let reservation = Reservation {
+            event: event.clone(),
+            claims,
+            deadline,
+            forgotten: deadline + self.settings.settlement_ms,
+            state: State::Held,
+            late: false,
+        };
+        user_now.reservations.insert(number, reservation);
+        user_now.reserved.insert(number);
+        if !request_id.is_empty() {
+            user_now.ids.insert(request_id.to_owned(), Id::Reserve { body, of: number });
+        }
+        Ok(Answer::Reserve(self.held_answer(user, number, false)))
+    }
+
+    pub fn reused(&mut self, how: &'static str) -> Answer {
+        self.cover(if how == "other body" { "same request_id, other body" } else { "same request_id, other RPC" });
+        invalid("REQUEST_ID_REUSED")
+    }
+
+    pub fn cover_denial(&mut self, user: usize, matches: &[Match<'_>]) {
+        let full = matches.iter().filter(|found| !self.fits(user, found)).count();
+        self.cover(if full < matches.len() { "one of several groups is full" } else { "all groups are full" });
+        if matches.iter().any(|found| found.group.quota == Some(0) && found.group.hard) {
+            self.cover("quota 0 denies");
+        }
+    }
+
+    pub fn held_answer(&self, user: usize, of: u32, replayed: bool) -> v1::ReserveResponse {
+        let user = &self.users[user];
+        let reservation = &user.reservations[&of];
+        v1::ReserveResponse {
+            allowed: true,
+            matched: true,
+            reservation_id: format!("r{of}"),
+            state: reservation.state_at(user.now).shown().into(),
+            expire_time: Some(timestamp(reservation.deadline)),
+            limits: reservation.claims.iter().map(|claim| claim_row(user, claim, claim.charge, 0)).collect(),
+            replayed,
+            ..Default::default()
+        }
+    }
+
+    pub fn can_use(&mut self, replica: usize, user: usize, event: &Event) -> Outcome {
+        if event.refunded().is_some() {
+            return Err(invalid("REFUND_NOT_TRACKED"));
+        }
+        let answer = |decision: v1::ReserveResponse| {
+            let v1::ReserveResponse { allowed, matched, reasons, limits, retry_after, .. } = decision;
+            // It is advisory: nothing changes, whatever it has seen.
+            Err(Answer::CanUse(v1::CanUseResponse { allowed, matched, reasons, limits, retry_after }))
+        };
+        let Some((plan, anchor)) = self.deciding(replica, user)? else {
+            return answer(denied(false, v1::Reason::NoSubscription));
+        };
+        let matches = self.matches(user, &plan, anchor, event, &event.name, false)?;
+        if matches.is_empty() {
+            return answer(denied(false, v1::Reason::UnmatchedEvent));
+        }
+        if matches.iter().any(|found| !self.fits(user, found)) {
+            let limits = self.rows(user, &matches, true);
+            let retry_after = self.retry_after(user, &matches).map(duration);
+            return answer(v1::ReserveResponse { limits, retry_after, ..denied(true, v1::Reason::LimitReached) });
+        }
+        if matches.iter().any(|found| self.overflows(user, found)) {
+            return Err(fault(Code::OutOfRange, "OUT_OF_RANGE"));
+        }
+        let mut limits = self.rows(user, &matches, false);
+        for (row, found) in limits.iter_mut().zip(&matches) {
+            let user = &self.users[user];
+            let wanted = user.counted(found.window) + found.charge;
+            row.exceeded = found.group.quota.is_some_and(|quota| wanted > quota);
+        }
+        self.cover("can use");
+        answer(v1::ReserveResponse { allowed: true, matched: true, limits, ..Default::default() })
+    }
+}
+
+/// On the 29th to 31st of a month.
+fn is_late_day(anchor: i64, plan: &Plan) -> bool {
+    let zone = jiff::tz::TimeZone::get(plan.zone).unwrap();
+    jiff::Timestamp::from_millisecond(anchor).unwrap().to_zoned_datetime(zone).day() >= 29
+}

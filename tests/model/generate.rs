@@ -1,0 +1,443 @@
+//! What to try: catalogs and sequences of operations, from a seed. Small worlds, so that things meet: few users, few ids, few names,
+//! times at and around every boundary.
+
+use std::collections::BTreeMap;
+
+use fastrand::Rng;
+
+use crate::operations::{Actual, Call, Operation, Quota, Refund, When};
+use crate::reference::{Model, Settings};
+use crate::sketch::{Catalog, Event, Group, LARGEST, MICRO, Measure, PICO, Period, Plan, Rule, Term, Unit};
+
+pub const USERS: usize = 2;
+
+const NAMES: [&str; 4] = ["llm.tokens", "llm.chat.tokens", "image.render", "agent.run"];
+const PATTERNS: [&str; 9] =
+    ["llm.tokens", "llm.chat.tokens", "image.render", "agent.run", "llm.*", "llm.*", "llm.chat.*", "*", "*"];
+const QUANTITIES: [&str; 4] = ["prompt_tokens", "completion_tokens", "cached_tokens", "quantity"];
+const KEYS: [&str; 3] = ["provider", "model", "tier"];
+const VALUES: [&str; 5] = ["openai", "gpt-4o", "gpt-4o-mini", "claude", ""];
+const WANTED: [&str; 6] = ["openai", "gpt-4o", "gpt-4o*", "gpt*", "claude", "*"];
+const IDS: [&str; 16] = ["a", "b", "c", "d", "e", "f", "g", "h", "i", "j", "k", "l", "m", "n", "o", "p"];
+const GROUPS: [&str; 4] = ["g0", "g1", "g2", "g3"];
+const PLANS: [&str; 3] = ["free", "pro", "max"];
+const ZONES: [&str; 3] = ["UTC", "Europe/Berlin", "America/New_York"];
+const UNITS: [Unit; 4] = [Unit::Count, Unit::Tokens, Unit::Seconds, Unit::Cents];
+const PERIODS: [Period; 7] =
+    [Period::Minute, Period::Hourly, Period::Daily, Period::Weekly, Period::Monthly, Period::Yearly, Period::Lifetime];
+
+const DAY: i64 = 86_400_000;
+
+/// A world, and what happens in it.
+#[derive(Debug, Clone)]
+pub struct Case {
+    pub settings: Settings,
+    pub start: i64,
+    pub operations: Vec<Operation>,
+}
+
+struct Generator {
+    random: Rng,
+    /// Knows what is there to be settled. What is generated is plain data all the same, and runs without it.
+    model: Model,
+    /// What was asked before, to be asked again.
+    asked: Vec<Operation>,
+}
+
+/// The case of this seed.
+pub fn case(seed: u64, length: u32) -> Case {
+    let mut random = Rng::with_seed(seed);
+    let settings = settings(&mut random);
+    // Month ends, leap days and changes of the clocks are near some of these: 2031-01-29 to 2033-03-31.
+    let start = 1_927_411_200_000 + random.i64(0..792) * DAY + random.i64(0..DAY);
+    let model = Model::new(settings.clone(), USERS, start);
+    let mut generator = Generator { random, model, asked: Vec::new() };
+    let mut operations = Vec::new();
+    for number in 0..length {
+        let operation = generator.operation(number);
+        generator.model.apply(&operation);
+        operations.push(operation);
+    }
+    Case { settings, start, operations }
+}
+
+fn pick<T: Copy>(random: &mut Rng, from: &[T]) -> T {
+    from[random.usize(..from.len())]
+}
+
+/// True once in so many times.
+fn once_in(random: &mut Rng, times: u32) -> bool {
+    random.u32(..times) == 0
+}
+
+fn settings(random: &mut Rng) -> Settings {
+    let catalog = catalog(random);
+    // The third replica has an edited catalog.
+    let edited = edited(random, &catalog);
+    Settings {
+        catalogs: vec![catalog.clone(), catalog, edited],
+        settlement_ms: pick(random, &[0, 1000, 60_000, 900_000, 5 * DAY]),
+        replay_ms: pick(random, &[0, 1000, 60_000, 900_000, 5 * DAY]),
+    }
+}
+
+fn catalog(random: &mut Rng) -> Catalog {
+    // Groups of equal id are mostly alike in all plans, but not always.
+    let count = if once_in(random, 12) { 24 } else { random.usize(1..=GROUPS.len()) };
+    let ids: Vec<_> = (0..count).map(|index| format!("g{index}")).collect();
+    let alike: Vec<_> = ids.iter().map(|id| group(random, id)).collect();
+    let plan = |random: &mut Rng, id: &str| {
+        let mut groups: Vec<Group> = Vec::new();
+        for group in &alike {
+            if once_in(random, 5) && !(groups.is_empty() && group.id == alike[count - 1].id) {
+                continue;
+            }
+            let mut own = if once_in(random, 5) { self::group(random, &group.id) } else { group.clone() };
+            own.quota = quota(random, own.unit);
+            groups.push(own);
+        }
+        let change = pick(random, &["carry", "reset", "block"]);
+        Plan { id: id.to_owned(), zone: pick(random, &ZONES), change, groups }
+    };
+    let plans = PLANS.iter().map(|id| plan(random, id)).collect();
+    let default_plan = (!once_in(random, 5)).then(|| "free".to_owned());
+    Catalog { default_plan, plans }
+}
+
+/// Another price list: quotas, labels and rules differ, groups and a plan may be gone. Units, periods and anchors stay: those make another
+/// window.
+fn edited(random: &mut Rng, catalog: &Catalog) -> Catalog {
+    let mut catalog = catalog.clone();
+    if once_in(random, 3) {
+        catalog.plans.remove(2);
+    }
+    for plan in &mut catalog.plans {
+        if plan.groups.len() > 1 && once_in(random, 3) {
+            plan.groups.pop();
+        }
+        for group in &mut plan.groups {
+            if once_in(random, 2) {
+                group.label = "Edited".to_owned();
+                group.quota = quota(random, group.unit);
+                group.rules = rules(random);
+            }
+        }
+    }
+    catalog
+}
+
+fn group(random: &mut Rng, id: &str) -> Group {
+    let unit = pick(random, &UNITS);
+    Group {
+        id: id.to_owned(),
+        label: format!("Group {id}"),
+        unit,
+        quota: quota(random, unit),
+        hard: !once_in(random, 4),
+        period: pick(random, &PERIODS),
+        anchored: once_in(random, 3),
+        rules: rules(random),
+    }
+}
+
+fn quota(random: &mut Rng, unit: Unit) -> Option<u128> {
+    match random.u32(..12) {
+        0 | 1 => None,
+        2 if once_in(random, 2) => Some(0),
+        // A number above 8x10^9 is whole.
+        3 if once_in(random, 2) => Some(unit.most() / unit.scale() * unit.scale()),
+        11 => Some(random.u128(1..1000)),
+        2..7 => Some(random.u128(5..200) * unit.scale()),
+        _ => Some(random.u128(200..2000) * unit.scale()),
+    }
+}
+
+/// Rules that a catalog accepts: it refuses one that is never reached.
+fn rules(random: &mut Rng) -> Vec<Rule> {
+    loop {
+        let count = random.usize(1..=3);
+        let rules: Vec<_> = (0..count).map(|_| rule(random)).collect();
+        let group = Group {
+            id: "g".to_owned(),
+            label: "G".to_owned(),
+            unit: Unit::Count,
+            quota: None,
+            hard: true,
+            period: Period::Daily,
+            anchored: false,
+            rules,
+        };
+        let plan = Plan { id: "p".to_owned(), zone: "UTC", change: "carry", groups: vec![group.clone()] };
+        let catalog = Catalog { default_plan: None, plans: vec![plan] };
+        if tollgate::catalog::parse(&catalog.yaml(), jiff::tz::db()).is_ok() {
+            return group.rules;
+        }
+    }
+}
+
+fn rule(random: &mut Rng) -> Rule {
+    let mut conditions = Vec::new();
+    for key in KEYS {
+        if once_in(random, 9) {
+            let mut values: Vec<_> = (0..random.usize(1..=2)).map(|_| pick(random, &WANTED).to_owned()).collect();
+            values.sort();
+            values.dedup();
+            conditions.push((key.to_owned(), values));
+        }
+    }
+    let measure = match random.u32(..4) {
+        0 => Measure::Events,
+        1 => Measure::Terms(vec![term(random, "quantity", PICO)]),
+        _ => {
+            let mut names = QUANTITIES.to_vec();
+            random.shuffle(&mut names);
+            names.truncate(random.usize(1..=3));
+            let weights = [PICO, PICO, 2 * PICO, PICO / 2, PICO / 10, PICO / 4000, PICO / 1000, 1, 1_000_000 * PICO];
+            let odd = random.u128(1..3 * PICO);
+            let term = |name: &&str| {
+                let weight = if once_in(random, 6) { odd } else { pick(random, &weights) };
+                self::term(random, name, weight)
+            };
+            Measure::Terms(names.iter().map(term).collect())
+        }
+    };
+    Rule { pattern: pick(random, &PATTERNS).to_owned(), conditions, measure }
+}
+
+fn term(random: &mut Rng, name: &str, weight: u128) -> Term {
+    let default = once_in(random, 4).then(|| pick(random, &[0, MICRO, MICRO / 2, 7 * MICRO]));
+    Term { name: name.to_owned(), weight, default }
+}
+
+/// Mostly small, sometimes fractional, sometimes as large as it goes.
+fn number(random: &mut Rng) -> u128 {
+    match random.u32(..60) {
+        0 => 0,
+        1 => 1,
+        2 => LARGEST * MICRO,
+        3 => random.u128(1..8_000_000_000 * MICRO),
+        4 => random.u128(1..=LARGEST) * MICRO,
+        5..20 => random.u128(1..50 * MICRO),
+        _ => random.u128(1..30) * MICRO,
+    }
+}
+
+fn numbers(random: &mut Rng, times: u32) -> BTreeMap<String, u128> {
+    let mut numbers = BTreeMap::new();
+    for name in QUANTITIES {
+        if once_in(random, times) {
+            numbers.insert(name.to_owned(), number(random));
+        }
+    }
+    numbers
+}
+
+impl Generator {
+    fn event(&mut self) -> Event {
+        let random = &mut self.random;
+        let mut metadata = BTreeMap::new();
+        for key in KEYS {
+            if once_in(random, 3) {
+                metadata.insert(key.to_owned(), pick(random, &VALUES).to_owned());
+            }
+        }
+        // A measure may be named in metadata.
+        if once_in(random, 4) {
+            let value = pick(random, &["12", "0.5", "3.000001", "many", "-1", "1e3", "9007199254740991"]);
+            metadata.insert(pick(random, &QUANTITIES).to_owned(), value.to_owned());
+        }
+        // Mostly with everything that a measure may name.
+        let complete = !once_in(random, 3);
+        let quantities = numbers(random, if complete { 1 } else { 3 });
+        let quantity = (complete || once_in(random, 3)).then(|| number(random));
+        let name = match random.u32(..20) {
+            0 => "unknown",
+            1..6 => pick(random, &NAMES),
+            _ => "llm.tokens",
+        };
+        Event { name: name.to_owned(), quantity, quantities, metadata }
+    }
+
+    fn request_id(&mut self) -> String {
+        if once_in(&mut self.random, 3) { String::new() } else { pick(&mut self.random, &IDS).to_owned() }
+    }
+
+    /// A reservation, by the operation that made it: mostly one of the latest, rarely one of the other user, or none at all.
+    fn reservation(&mut self, user: usize) -> u32 {
+        let user = if once_in(&mut self.random, 20) { USERS - 1 - user } else { user };
+        let forgotten_too = once_in(&mut self.random, 12);
+        let user = &self.model.users[user];
+        let known = user.reservations.iter().filter(|(_, known)| forgotten_too || user.now < known.forgotten);
+        let known: Vec<u32> = known.map(|(number, _)| *number).collect();
+        if known.is_empty() || once_in(&mut self.random, 40) {
+            return u32::MAX;
+        }
+        let recent = if once_in(&mut self.random, 4) { known.len() } else { known.len().min(3) };
+        known[known.len() - 1 - self.random.usize(..recent)]
+    }
+
+    fn when(&mut self, user: usize) -> When {
+        let around = pick(&mut self.random, &[-1, 0, 1, 500]);
+        match self.random.u32(..10) {
+            0..4 => When::Deadline(self.reservation(user), around),
+            4..6 => When::WindowEnd(self.random.usize(..8), around),
+            6 if once_in(&mut self.random, 2) => When::Forgotten(self.reservation(user), around),
+            7 => When::SubscriptionEnd(around),
+            _ => {
+                let spans = [1, 1000, 1000, 60_000, 60_000, 3_600_000, DAY, 7 * DAY, 31 * DAY, 400 * DAY];
+                When::After(pick(&mut self.random, &spans))
+            }
+        }
+    }
+
+    fn operation(&mut self, number: u32) -> Operation {
+        let user = usize::from(once_in(&mut self.random, 4));
+        let replica = self.random.usize(..self.model.settings.catalogs.len());
+        let call = match self.random.u32(..100) {
+            0..28 => self.reserve(),
+            28..41 => Call::Commit { of: self.reservation(user), actual: self.actual() },
+            41..47 => Call::Release { of: self.reservation(user) },
+            47..57 => self.track(user),
+            57..64 => self.refund(user),
+            64..67 => Call::CanUse { event: self.event() },
+            67..74 => self.usage(),
+            74..79 => self.upsert(user),
+            79..80 => Call::Subscription,
+            80..82 => Call::Cancel { end: (!once_in(&mut self.random, 2)).then(|| self.when(user)) },
+            82 if once_in(&mut self.random, 3) => Call::Delete,
+            82..90 => Call::Step(self.when(user)),
+            _ => return self.again(number, replica),
+        };
+        let operation = Operation { number, replica, user, call };
+        self.asked.push(operation.clone());
+        operation
+    }
+
+    /// What was asked before, word for word or spelled otherwise, or changed a little.
+    fn again(&mut self, number: u32, replica: usize) -> Operation {
+        let again = |asked: &&Operation| !matches!(asked.call, Call::Step(_) | Call::Delete);
+        let remembered = |asked: &&Operation| match &asked.call {
+            Call::Reserve { request_id, .. } | Call::Track { request_id, .. } => {
+                self.model.users[asked.user].recall(request_id).is_some()
+            }
+            _ => false,
+        };
+        let candidates: Vec<_> = if once_in(&mut self.random, 2) {
+            self.asked.iter().filter(remembered).cloned().collect()
+        } else {
+            self.asked.iter().rev().filter(again).take(8).cloned().collect()
+        };
+        if candidates.is_empty() {
+            return Operation { number, replica, user: 0, call: Call::Subscription };
+        }
+        let mut operation = candidates[self.random.usize(..candidates.len())].clone();
+        (operation.number, operation.replica) = (number, replica);
+        match &mut operation.call {
+            Call::Reserve { event, ttl_ms, .. } => match self.random.u32(..8) {
+                0 => *event = event.normal(),
+                1 => *ttl_ms = Some(60_000),
+                2 => event.quantity = Some(5 * MICRO),
+                _ => {}
+            },
+            Call::Track { event, enforce, .. } => match self.random.u32(..8) {
+                0 => *event = event.normal(),
+                1 => *enforce = !*enforce,
+                _ => {}
+            },
+            _ => {}
+        }
+        self.asked.push(operation.clone());
+        operation
+    }
+
+    fn reserve(&mut self) -> Call {
+        let mut event = self.event();
+        if once_in(&mut self.random, 60) {
+            event.name.push_str(".refund");
+        }
+        let ttl_ms = match self.random.u32(..4) {
+            0 => None,
+            1 => Some(pick(&mut self.random, &[1000, 1001, 60_000, 3_600_000])),
+            _ => Some(self.random.i64(1000..=3_600_000)),
+        };
+        Call::Reserve { event, ttl_ms, request_id: self.request_id() }
+    }
+
+    fn actual(&mut self) -> Option<Actual> {
+        let random = &mut self.random;
+        if once_in(random, 3) {
+            return None;
+        }
+        Some(Actual { quantity: once_in(random, 3).then(|| number(random)), quantities: numbers(random, 3) })
+    }
+
+    fn track(&mut self, user: usize) -> Call {
+        // The field is for refunds only.
+        let refund = once_in(&mut self.random, 40).then(|| Refund { of: self.reservation(user), in_metadata: false });
+        let (event, request_id) = (self.event(), self.request_id());
+        Call::Track { event, request_id, enforce: once_in(&mut self.random, 3), refund }
+    }
+
+    fn refund(&mut self, user: usize) -> Call {
+        let mut event = self.event();
+        let mut refund = None;
+        if !once_in(&mut self.random, 3) {
+            let of = self.reservation(user);
+            refund = Some(Refund { of, in_metadata: once_in(&mut self.random, 3) });
+            // Mostly of the event that was reserved, with what it had.
+            let reserved = self.model.users[user].reservations.get(&of).map(|reservation| reservation.event.clone());
+            if let Some(reserved) = reserved.filter(|_| !once_in(&mut self.random, 6)) {
+                event = reserved;
+                if once_in(&mut self.random, 2) {
+                    event.quantity = Some(number(&mut self.random));
+                    event.quantities.extend(numbers(&mut self.random, 2));
+                }
+            }
+        }
+        event.name.push_str(".refund");
+        Call::Track { event, request_id: self.request_id(), enforce: once_in(&mut self.random, 8), refund }
+    }
+
+    fn usage(&mut self) -> Call {
+        let pattern = if once_in(&mut self.random, 4) { pick(&mut self.random, &PATTERNS) } else { "" };
+        let back = [-1, -1000, -60_000, -3_600_000, -DAY, -31 * DAY, -366 * DAY, 0, 1];
+        let at = match self.random.u32(..6) {
+            0 => Some(When::After(pick(&mut self.random, &back))),
+            1 => Some(When::WindowEnd(self.random.usize(..8), pick(&mut self.random, &back))),
+            _ => None,
+        };
+        Call::Usage { pattern: pattern.to_owned(), at }
+    }
+
+    fn upsert(&mut self, user: usize) -> Call {
+        let plan = match self.random.u32(..8) {
+            0 => "",
+            1 if once_in(&mut self.random, 3) => "nonesuch",
+            _ => pick(&mut self.random, &PLANS),
+        };
+        let overrides = once_in(&mut self.random, 3).then(|| {
+            let mut overrides = BTreeMap::new();
+            for id in GROUPS {
+                if once_in(&mut self.random, 3) {
+                    let quota = match self.random.u32(..5) {
+                        0 => Quota::Unlimited,
+                        1 => Quota::Amount(number(&mut self.random)),
+                        _ => Quota::Amount(self.random.u128(0..300) * MICRO),
+                    };
+                    overrides.insert(id.to_owned(), quota);
+                }
+            }
+            overrides
+        });
+        let end = match self.random.u32(..5) {
+            0 => Some(None),
+            1 => Some(Some(self.when(user))),
+            _ => None,
+        };
+        let anchor = once_in(&mut self.random, 4).then(|| {
+            let spans = [0, -1, -1000, -3_600_000, -DAY, -20 * DAY, -45 * DAY, 1000, DAY, 40 * DAY];
+            When::After(pick(&mut self.random, &spans))
+        });
+        Call::Upsert { plan: plan.to_owned(), overrides, end, anchor }
+    }
+}

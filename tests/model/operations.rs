@@ -1,0 +1,93 @@
+//! What can be asked, as plain data: a sequence of operations can be run, shortened and run again.
+
+use std::collections::BTreeMap;
+
+use crate::sketch::Event;
+
+/// One operation. Its number names it in others, also after some before it were taken away.
+#[derive(Debug, Clone)]
+pub struct Operation {
+    pub number: u32,
+    /// Which replica is asked; each has a catalog and a clock of its own.
+    pub replica: usize,
+    pub user: usize,
+    pub call: Call,
+}
+
+#[derive(Debug, Clone)]
+pub enum Call {
+    Reserve {
+        event: Event,
+        ttl_ms: Option<i64>,
+        request_id: String,
+    },
+    Commit {
+        of: u32,
+        actual: Option<Actual>,
+    },
+    Release {
+        of: u32,
+    },
+    Track {
+        event: Event,
+        request_id: String,
+        enforce: bool,
+        refund: Option<Refund>,
+    },
+    CanUse {
+        event: Event,
+    },
+    Usage {
+        pattern: String,
+        at: Option<When>,
+    },
+    Upsert {
+        plan: String,
+        overrides: Option<BTreeMap<String, Quota>>,
+        end: Option<Option<When>>,
+        anchor: Option<When>,
+    },
+    Subscription,
+    Cancel {
+        end: Option<When>,
+    },
+    Delete,
+    /// Not a call: time passes for the user. It never goes back.
+    Step(When),
+}
+
+/// Of which reservation a refund is.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Refund {
+    pub of: u32,
+    /// Named in metadata `reservationId`, rather than by the field.
+    pub in_metadata: bool,
+}
+
+#[derive(Debug, Clone, Default)]
+pub struct Actual {
+    pub quantity: Option<u128>,
+    pub quantities: BTreeMap<String, u128>,
+}
+
+/// A quota of the user's own, in millionths.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Quota {
+    Amount(u128),
+    Unlimited,
+}
+
+/// A time, relative to what the model knows; milliseconds.
+#[derive(Debug, Clone)]
+pub enum When {
+    /// From the user's time.
+    After(i64),
+    /// From the deadline of the reservation made by this operation.
+    Deadline(u32, i64),
+    /// From when that reservation is forgotten.
+    Forgotten(u32, i64),
+    /// From the end of the current window of the group with this number in the plan.
+    WindowEnd(usize, i64),
+    /// From the end of the subscription.
+    SubscriptionEnd(i64),
+}

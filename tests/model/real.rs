@@ -1,0 +1,205 @@
+//! The real thing: replicas of the service, asked what the model is asked, through the same code that the network reaches.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tollgate::catalog;
+use tollgate::grpc::v1::metering_service_server::MeteringService as _;
+use tollgate::grpc::v1::subscription_service_server::SubscriptionService as _;
+use tollgate::grpc::{Metering, Subscriptions, v1};
+use tollgate::ledger::Ledger;
+use tollgate::meter::{Meter, MeterOptions};
+use tonic::{Request, Status};
+use tonic_types::StatusExt as _;
+
+use crate::answers::{Answer, duration, timestamp};
+use crate::operations::{Actual, Call, Operation, Quota, Refund, When};
+use crate::reference::Settings;
+use crate::sketch::{Event, double};
+use crate::support::{Step, fresh_user, step_clock};
+
+/// A reservation that nobody ever made, of a user who is none of the test's.
+const NOBODYS: &str = "AAAAAAAAAAAAAAAAAAAAAA.default:nobody";
+
+pub struct Real {
+    replicas: Vec<(Metering, Subscriptions)>,
+    users: Vec<String>,
+    /// The real names of what the operations made.
+    reservations: HashMap<u32, String>,
+    symbols: HashMap<String, String>,
+}
+
+impl Real {
+    /// One replica per catalog, each with another wrong clock (ONE-CLOCK).
+    pub fn new(settings: &Settings, ledger: &Ledger, users: usize) -> Self {
+        const DAY: i64 = 86_400_000;
+        let replica = |(index, sketch): (usize, &crate::sketch::Catalog)| {
+            let yaml = sketch.yaml();
+            let catalog = catalog::parse(&yaml, jiff::tz::db()).unwrap_or_else(|problems| panic!("{problems}\n{yaml}"));
+            let wrong_ms = [0, 40 * DAY, -400 * DAY][index % 3];
+            let millis = |ms: i64| Duration::from_millis(u64::try_from(ms).expect("not negative"));
+            let options = MeterOptions {
+                settlement_window: millis(settings.settlement_ms),
+                replay_window: millis(settings.replay_ms),
+                fail_open: false,
+                clock: Arc::new(move || jiff::Timestamp::now().as_millisecond() + wrong_ms),
+            };
+            let meter = Arc::new(Meter::new(Arc::new(catalog), ledger.clone(), options));
+            (Metering(Arc::clone(&meter)), Subscriptions(meter))
+        };
+        Self {
+            replicas: settings.catalogs.iter().enumerate().map(replica).collect(),
+            users: (0..users).map(|_| fresh_user("model")).collect(),
+            reservations: HashMap::new(),
+            symbols: HashMap::new(),
+        }
+    }
+
+    /// The user's time is this from now on.
+    pub async fn set_clock(&self, user: usize, to: i64) {
+        step_clock(&self.users[user], Step::To(to)).await;
+    }
+
+    /// Everything of the users goes.
+    pub async fn clean_up(&self) {
+        for user_id in self.users.clone() {
+            let asked = self.replicas[0].1.delete_user(Request::new(v1::DeleteUserRequest { user_id }));
+            asked.await.expect("a user can be deleted");
+        }
+    }
+
+    fn id_of(&self, of: u32) -> String {
+        self.reservations.get(&of).cloned().unwrap_or_else(|| NOBODYS.to_owned())
+    }
+
+    fn event(&self, event: &Event, refund: Option<Refund>) -> Option<v1::Event> {
+        let mut message = event.message();
+        if let Some(Refund { of, in_metadata: true }) = refund {
+            message.metadata.insert("reservationId".to_owned(), self.id_of(of));
+        }
+        Some(message)
+    }
+
+    /// Asks; `at` is what the operation's times mean.
+    pub async fn ask(&mut self, operation: &Operation, at: impl Fn(&When) -> i64) -> Answer {
+        let Operation { number, replica, user, call } = operation;
+        let (metering, subscriptions) = &self.replicas[*replica];
+        let user_id = self.users[*user].clone();
+        let answer = match call {
+            Call::Reserve { event, ttl_ms, request_id } => {
+                let event = self.event(event, None);
+                let (ttl, request_id) = (ttl_ms.map(duration), request_id.clone());
+                let request = v1::ReserveRequest { user_id, event, ttl, request_id };
+                metering.reserve(Request::new(request)).await.map(|answer| Answer::Reserve(answer.into_inner()))
+            }
+            Call::Commit { of, actual } => {
+                let request =
+                    v1::CommitRequest { reservation_id: self.id_of(*of), actual: actual.as_ref().map(message) };
+                metering.commit(Request::new(request)).await.map(|answer| Answer::Commit(answer.into_inner()))
+            }
+            Call::Release { of } => {
+                let request =
+                    v1::ReleaseRequest { reservation_id: self.id_of(*of), reason: "changed my mind".to_owned() };
+                metering.release(Request::new(request)).await.map(|answer| Answer::Release(answer.into_inner()))
+            }
+            Call::Track { event, request_id, enforce, refund } => {
+                let named = refund.filter(|refund| !refund.in_metadata).map(|refund| self.id_of(refund.of));
+                let request = v1::TrackRequest {
+                    user_id,
+                    event: self.event(event, *refund),
+                    request_id: request_id.clone(),
+                    enforce: *enforce,
+                    reservation_id: named.unwrap_or_default(),
+                };
+                metering.track(Request::new(request)).await.map(|answer| Answer::Track(answer.into_inner()))
+            }
+            Call::CanUse { event } => {
+                let request = v1::CanUseRequest { user_id, event: self.event(event, None) };
+                metering.can_use(Request::new(request)).await.map(|answer| Answer::CanUse(answer.into_inner()))
+            }
+            Call::Usage { pattern, at: when } => {
+                let at = when.as_ref().map(|when| timestamp(at(when)));
+                let request = v1::GetUsageRequest { user_id, event: pattern.clone(), at };
+                metering.get_usage(Request::new(request)).await.map(|answer| Answer::Usage(answer.into_inner()))
+            }
+            Call::Upsert { plan, overrides, end, anchor } => {
+                let request = v1::UpsertSubscriptionRequest {
+                    user_id,
+                    plan_id: plan.clone(),
+                    overrides: overrides.as_ref().map(|own| v1::QuotaOverrides {
+                        quotas: own.iter().map(|(id, quota)| (id.clone(), quota_message(*quota))).collect(),
+                    }),
+                    // The epoch clears a stored end.
+                    end_time: end.as_ref().map(|end| timestamp(end.as_ref().map_or(0, &at))),
+                    cycle_anchor: anchor.as_ref().map(|anchor| timestamp(at(anchor))),
+                };
+                let answer = subscriptions.upsert_subscription(Request::new(request)).await;
+                answer.map(|answer| Answer::Subscription(answer.into_inner().subscription))
+            }
+            Call::Subscription => {
+                let answer = subscriptions.get_subscription(Request::new(v1::GetSubscriptionRequest { user_id })).await;
+                answer.map(|answer| Answer::Subscription(answer.into_inner().subscription))
+            }
+            Call::Cancel { end } => {
+                let end_time = end.as_ref().map(|end| timestamp(at(end)));
+                let request = v1::CancelSubscriptionRequest { user_id, end_time };
+                let answer = subscriptions.cancel_subscription(Request::new(request)).await;
+                answer.map(|answer| Answer::Subscription(answer.into_inner().subscription))
+            }
+            Call::Delete => {
+                let answer = subscriptions.delete_user(Request::new(v1::DeleteUserRequest { user_id })).await;
+                answer.map(|_| Answer::Deleted)
+            }
+            Call::Step(_) => Ok(Answer::Stepped),
+        };
+        let answer = answer.unwrap_or_else(|status| fault(&status));
+        self.symbolic(*number, *user, answer)
+    }
+
+    /// The answer, with what the service named at random named by the operation that made it.
+    fn symbolic(&mut self, number: u32, user: usize, mut answer: Answer) -> Answer {
+        match &mut answer {
+            Answer::Reserve(reserved) if !reserved.reservation_id.is_empty() => {
+                let real = std::mem::take(&mut reserved.reservation_id);
+                if !reserved.replayed {
+                    self.reservations.insert(number, real.clone());
+                }
+                reserved.reservation_id = self.symbols.entry(real).or_insert_with(|| format!("r{number}")).clone();
+            }
+            Answer::Track(tracked) if !tracked.event_id.is_empty() => {
+                let real = std::mem::take(&mut tracked.event_id);
+                tracked.event_id = self.symbols.entry(real).or_insert_with(|| format!("e{number}")).clone();
+            }
+            Answer::Usage(v1::GetUsageResponse { subscription: Some(subscription), .. })
+            | Answer::Subscription(Some(subscription)) => {
+                assert_eq!(subscription.user_id, self.users[user]);
+                subscription.user_id = format!("user{user}");
+            }
+            _ => {}
+        }
+        answer
+    }
+}
+
+fn message(actual: &Actual) -> v1::Actual {
+    v1::Actual {
+        quantity: actual.quantity.map(double),
+        quantities: actual.quantities.iter().map(|(name, micros)| (name.clone(), double(*micros))).collect(),
+    }
+}
+
+fn quota_message(quota: Quota) -> v1::Quota {
+    let limit = match quota {
+        Quota::Amount(micros) => v1::quota::Limit::Amount(double(micros)),
+        Quota::Unlimited => v1::quota::Limit::Unlimited(true),
+    };
+    v1::Quota { limit: Some(limit) }
+}
+
+fn fault(status: &Status) -> Answer {
+    let details = status.get_error_details();
+    let info = details.error_info().unwrap_or_else(|| panic!("a fault without ErrorInfo: {status:?}"));
+    let facts = info.metadata.iter().map(|(key, value)| (key.clone(), value.clone())).collect();
+    Answer::Fault(status.code(), info.reason.clone(), facts)
+}

@@ -1,0 +1,211 @@
+//! The reference model: what SPEC says, in memory, for one caller after another. Small and obvious rather than fast; written from the
+//! contract and from docs/adr/0004, not from the scripts.
+//!
+//! What is held is never counted: it is the sum over the reservations that are live at the time (NO-LEAK by definition).
+
+use std::collections::BTreeMap;
+
+use tonic::Code;
+
+use crate::answers::{Answer, fault_with};
+use crate::operations::{Call, Operation, Quota, When};
+use crate::sketch::{Catalog, Plan};
+use crate::standing::quota;
+use crate::user::User;
+use crate::windows::NEVER;
+
+/// What the operator has configured.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// By replica.
+    pub catalogs: Vec<Catalog>,
+    pub settlement_ms: i64,
+    pub replay_ms: i64,
+}
+
+pub struct Model {
+    pub settings: Settings,
+    pub users: Vec<User>,
+    /// How often each case of the contract has occurred.
+    pub covered: BTreeMap<&'static str, u64>,
+}
+
+/// Refused, or only looked at: `Err` changes nothing.
+pub type Outcome = Result<Answer, Answer>;
+
+/// The plan in force.
+pub enum InForce<'a> {
+    Plan(&'a Plan, Option<i64>, BTreeMap<String, Quota>),
+    Unknown(String),
+    None,
+}
+
+impl Model {
+    pub fn new(settings: Settings, users: usize, now: i64) -> Self {
+        let users = (0..users).map(|number| User::new(format!("user{number}"), now)).collect();
+        Self { settings, users, covered: BTreeMap::new() }
+    }
+
+    pub fn cover(&mut self, case: &'static str) {
+        *self.covered.entry(case).or_default() += 1;
+    }
+
+    /// The time that an operation means.
+    pub fn resolve(&self, user: usize, when: &When) -> i64 {
+        let user = &self.users[user];
+        let deadline = |of: &u32| user.reservations.get(of).map_or(user.now, |reservation| reservation.deadline);
+        match when {
+            When::After(ms) => user.now + ms,
+            When::Deadline(of, ms) => deadline(of) + ms,
+            When::Forgotten(of, ms) => {
+                user.reservations.get(of).map_or(user.now, |reservation| reservation.forgotten) + ms
+            }
+            When::SubscriptionEnd(ms) => {
+                user.subscription.as_ref().and_then(|subscription| subscription.end).unwrap_or(user.now) + ms
+            }
+            When::WindowEnd(group, ms) => {
+                let ends = user.windows.iter().filter(|window| window.end > user.now && window.end < NEVER);
+                let mut ends: Vec<i64> = ends.map(|window| window.end).collect();
+                ends.sort_unstable();
+                if ends.is_empty() { user.now } else { ends[group % ends.len()] + ms }
+            }
+        }
+    }
+
+    /// Does the operation, and answers.
+    pub fn apply(&mut self, operation: &Operation) -> Answer {
+        let before = self.users.clone();
+        let outcome = self.call(operation);
+        match outcome {
+            Ok(answer) => answer,
+            // ALL-OR-NOTHING: what is refused changes nothing.
+            Err(refused) => {
+                self.users = before;
+                refused
+            }
+        }
+    }
+
+    fn call(&mut self, operation: &Operation) -> Outcome {
+        let Operation { number, replica, user, call } = operation;
+        let (number, replica, user) = (*number, *replica, *user);
+        match call {
+            Call::Reserve { event, ttl_ms, request_id } => {
+                self.reserve(number, replica, user, &event.normal(), ttl_ms.unwrap_or(60_000), request_id)
+            }
+            Call::Commit { of, actual } => self.commit(*of, actual.as_ref()),
+            Call::Release { of } => self.release(*of),
+            Call::Track { event, request_id, enforce, refund } => {
+                self.track(number, replica, user, &event.normal(), request_id, *enforce, *refund)
+            }
+            Call::CanUse { event } => self.can_use(replica, user, &event.normal()),
+            Call::Usage { pattern, at } => {
+                let at = at.as_ref().map(|at| self.resolve(user, at));
+                self.usage(replica, user, pattern, at)
+            }
+            Call::Upsert { plan, overrides, end, anchor } => {
+                let end = end.as_ref().map(|end| end.as_ref().map(|end| self.resolve(user, end)));
+                let anchor = anchor.as_ref().map(|anchor| self.resolve(user, anchor));
+                self.upsert(replica, user, plan, overrides.as_ref(), end, anchor)
+            }
+            Call::Subscription => self.subscription(user),
+            Call::Cancel { end } => {
+                let end = end.as_ref().map(|end| self.resolve(user, end));
+                self.cancel(user, end)
+            }
+            Call::Delete => {
+                self.users[user].delete();
+                self.cover("delete user");
+                Ok(Answer::Deleted)
+            }
+            Call::Step(when) => {
+                let to = self.resolve(user, when);
+                let user = &mut self.users[user];
+                user.now = user.now.max(to);
+                Ok(Answer::Stepped)
+            }
+        }
+    }
+
+    fn in_force(&self, replica: usize, user: usize) -> InForce<'_> {
+        let catalog = &self.settings.catalogs[replica];
+        let user = &self.users[user];
+        let default = |anchor| match catalog.default_plan() {
+            Some(plan) => InForce::Plan(plan, anchor, BTreeMap::new()),
+            None => InForce::None,
+        };
+        match &user.subscription {
+            None => default(None),
+            Some(subscription) if subscription.ended(user.now) => default(Some(subscription.anchor)),
+            Some(subscription) => match catalog.plan(&subscription.plan) {
+                Some(plan) => InForce::Plan(plan, Some(subscription.anchor), subscription.overrides.clone()),
+                None => InForce::Unknown(subscription.plan.clone()),
+            },
+        }
+    }
+
+    /// What decides over an event of the user's: the plan, as a copy, so that the user can be changed by it. The first that sees that a
+    /// subscription has ended makes the user enter the default plan.
+    pub fn deciding(&mut self, replica: usize, user: usize) -> Result<Option<(Plan, Option<i64>)>, Answer> {
+        let (plan, anchor, overrides) = match self.in_force(replica, user) {
+            InForce::None => return Ok(None),
+            InForce::Unknown(id) => {
+                self.cover("a subscription whose plan is no longer in the catalog");
+                return Err(fault_with(Code::FailedPrecondition, "PLAN_UNKNOWN", vec![("plan_id", id)]));
+            }
+            InForce::Plan(plan, anchor, overrides) => (plan.clone(), anchor, overrides),
+        };
+        let mut plan = plan;
+        for group in &mut plan.groups {
+            group.quota = quota(group, &overrides);
+        }
+        self.fall(user, &plan, anchor);
+        Ok(Some((plan, anchor)))
+    }
+
+    /// Something was counted or held, by the default plan if the user has no subscription.
+    pub fn uses_default(&mut self, user: usize, plan: &Plan) {
+        let user = &mut self.users[user];
+        if user.subscription.is_none() {
+            user.default_used = Some(plan.id.clone());
+        }
+    }
+
+    /// The user enters the default plan, if an ended subscription has left another one and nobody has seen it yet.
+    pub fn fall(&mut self, user: usize, default_plan: &Plan, anchor: Option<i64>) {
+        let now = self.users[user].now;
+        let Some(subscription) = &mut self.users[user].subscription else { return };
+        if !subscription.ended(now) || subscription.fallen {
+            return;
+        }
+        subscription.fallen = true;
+        if subscription.plan != default_plan.id {
+            self.cover("an ended subscription falls to default_plan");
+            self.enter(user, default_plan, anchor, default_plan.change);
+        }
+    }
+
+    /// Every group of the plan goes on in the window that the plan's anchor asks for; `change` says with what.
+    pub fn enter(&mut self, user: usize, plan: &Plan, anchor: Option<i64>, change: &'static str) {
+        for group in &plan.groups {
+            let user = &mut self.users[user];
+            let full = if change == "block" { group.quota } else { None };
+            if !user.has_window(&group.id) && full.is_none() {
+                continue;
+            }
+            let window = user.realigned(group, anchor, plan.zone);
+            let window = &mut user.windows[window];
+            match full {
+                Some(quota) => window.used = quota,
+                None if change == "reset" => window.used = 0,
+                None => {}
+            }
+        }
+        match change {
+            "block" => self.cover("plan change: block"),
+            "reset" => self.cover("plan change: reset"),
+            "carry" => self.cover("plan change: carry"),
+            _ => {}
+        }
+    }
+}

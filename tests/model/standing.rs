@@ -1,0 +1,161 @@
+//! The reference model's GetUsage, and subscriptions.
+
+use std::collections::BTreeMap;
+
+use tollgate::grpc::v1;
+use tonic::Code;
+
+use crate::answers::{Answer, fault, invalid, row, timestamp};
+use crate::operations::Quota;
+use crate::price;
+use crate::reference::{Model, Outcome};
+use crate::sketch::{Group, MICRO, Unit, double};
+use crate::user::{Shown, Subscription, User};
+
+impl Model {
+    pub fn usage(&mut self, replica: usize, user: usize, pattern: &str, at: Option<i64>) -> Outcome {
+        let subscription = self.subscription_message(user);
+        let Some((plan, anchor)) = self.deciding(replica, user)? else {
+            return Err(Answer::Usage(v1::GetUsageResponse { subscription, ..Default::default() }));
+        };
+        let mut limits = Vec::new();
+        for group in &plan.groups {
+            if !pattern.is_empty() && !group.rules.iter().any(|rule| price::overlap(&rule.pattern, pattern)) {
+                continue;
+            }
+            let user = &mut self.users[user];
+            match user.window_at(group, anchor, plan.zone, at) {
+                Some(Shown::Kept(window)) => {
+                    limits.push(row(group, user.bounds(window), (user.windows[window].used, user.held(window))));
+                }
+                Some(Shown::Empty(start, end)) => limits.push(row(group, (start, end), (0, 0))),
+                None => self.cover("usage of a group without that window"),
+            }
+        }
+        self.cover(if at.is_some() { "usage at a time" } else { "usage" });
+        Err(Answer::Usage(v1::GetUsageResponse { subscription, limits, plan_id: plan.id }))
+    }
+
+    fn subscription_message(&self, user: usize) -> Option<v1::Subscription> {
+        let User { name, subscription, .. } = &self.users[user];
+        let Subscription { plan, start, end, anchor, fallen: _, overrides } = subscription.as_ref()?;
+        let quota = |quota: &Quota| match quota {
+            Quota::Amount(micros) => v1::quota::Limit::Amount(double(*micros)),
+            Quota::Unlimited => v1::quota::Limit::Unlimited(true),
+        };
+        let quotas: BTreeMap<_, _> =
+            overrides.iter().map(|(id, own)| (id.clone(), v1::Quota { limit: Some(quota(own)) })).collect();
+        Some(v1::Subscription {
+            user_id: name.clone(),
+            plan_id: plan.clone(),
+            start_time: Some(timestamp(*start)),
+            end_time: end.map(timestamp),
+            cycle_anchor: Some(timestamp(*anchor)),
+            overrides: (!quotas.is_empty()).then_some(v1::QuotaOverrides { quotas }),
+        })
+    }
+
+    pub fn subscription(&mut self, user: usize) -> Outcome {
+        match self.subscription_message(user) {
+            Some(subscription) => Ok(Answer::Subscription(Some(subscription))),
+            None => Err(fault(Code::NotFound, "SUBSCRIPTION_NOT_FOUND")),
+        }
+    }
+
+    /// Fields left out keep what is stored, while the subscription runs; after its end a new one begins, of which only the plan is kept.
+    pub fn upsert(
+        &mut self,
+        replica: usize,
+        user: usize,
+        plan_id: &str,
+        overrides: Option<&BTreeMap<String, Quota>>,
+        end: Option<Option<i64>>,
+        anchor: Option<i64>,
+    ) -> Outcome {
+        let catalog = self.settings.catalogs[replica].clone();
+        let now = self.users[user].now;
+        let stored = self.users[user].subscription.clone();
+        let plan_id = match (&stored, plan_id) {
+            (None, "") => return Err(invalid("INVALID_FIELD")),
+            (Some(stored), "") => stored.plan.clone(),
+            (_, named) => named.to_owned(),
+        };
+        let plan = catalog.plan(&plan_id).ok_or_else(|| invalid("PLAN_UNKNOWN"))?;
+        for (id, own) in overrides.into_iter().flatten() {
+            let group = plan.groups.iter().find(|group| group.id == *id).ok_or_else(|| invalid("GROUP_UNKNOWN"))?;
+            if let Quota::Amount(micros) = own
+                && in_units(*micros, group.unit).is_none_or(|(_, exact)| !exact)
+            {
+                self.cover("a quota that is finer than the unit");
+                return Err(invalid("INVALID_FIELD"));
+            }
+        }
+        // Whoever sends the same once more, after the end that it names, means the subscription that is there.
+        let again = |stored: &Subscription| stored.end.is_some() && end == Some(stored.end) && stored.plan == plan_id;
+        let kept = stored.as_ref().filter(|stored| !stored.ended(now) || again(stored));
+        let wanted = Subscription {
+            plan: plan_id.clone(),
+            start: kept.filter(|kept| kept.plan == plan_id).map_or(now, |kept| kept.start),
+            end: end.unwrap_or_else(|| kept.and_then(|kept| kept.end)),
+            anchor: anchor.or(kept.map(|kept| kept.anchor)).unwrap_or(now),
+            fallen: false,
+            overrides: overrides.or(kept.map(|kept| &kept.overrides)).cloned().unwrap_or_default(),
+        };
+        if let Some(stored) = &stored
+            && (Subscription { fallen: stored.fallen, ..wanted.clone() }) == *stored
+        {
+            self.cover("an upsert that changes nothing");
+            return self.subscription(user);
+        }
+        // What the user was on until now: an end that nobody has seen comes first.
+        let default_plan = catalog.default_plan();
+        if let (Some(default_plan), Some(stored)) = (default_plan, &stored) {
+            self.fall(user, default_plan, Some(stored.anchor));
+        }
+        let last = match (&stored, default_plan) {
+            (Some(stored), Some(default_plan)) if stored.ended(now) => Some(default_plan.id.clone()),
+            (Some(stored), _) => Some(stored.plan.clone()),
+            (None, _) => self.users[user].default_used.clone(),
+        };
+        let ended = wanted.ended(now);
+        let mut entered = if ended { default_plan.cloned() } else { Some(plan.clone()) };
+        for group in entered.iter_mut().flat_map(|plan| &mut plan.groups).filter(|_| !ended) {
+            group.quota = quota(group, &wanted.overrides);
+        }
+        let anchor = Some(wanted.anchor);
+        self.users[user].subscription = Some(Subscription { fallen: ended && default_plan.is_some(), ..wanted });
+        if let (Some(entered), Some(last)) = (&entered, &last) {
+            self.enter(user, entered, anchor, if entered.id == *last { "same plan" } else { entered.change });
+        } else {
+            self.cover("the first plan ever");
+        }
+        self.subscription(user)
+    }
+
+    pub fn cancel(&mut self, user: usize, end: Option<i64>) -> Outcome {
+        let now = self.users[user].now;
+        if let Some(subscription) = self.users[user].subscription.as_mut().filter(|stored| !stored.ended(now)) {
+            subscription.end = Some(end.unwrap_or(now));
+            subscription.fallen = false;
+            self.cover("cancelled");
+        }
+        self.subscription(user)
+    }
+}
+
+/// In smallest units, and whether that is exact; none if no counter can hold it.
+fn in_units(micros: u128, unit: Unit) -> Option<(u128, bool)> {
+    let scaled = micros * unit.scale();
+    Some((scaled / MICRO, scaled.is_multiple_of(MICRO))).filter(|(units, _)| *units <= unit.most())
+}
+
+/// The quota in force. One of the user's own that was for an earlier plan, and is finer than this unit, is rounded down to it.
+pub fn quota(group: &Group, overrides: &BTreeMap<String, Quota>) -> Option<u128> {
+    match overrides.get(&group.id) {
+        None => group.quota,
+        Some(Quota::Unlimited) => None,
+        Some(Quota::Amount(micros)) => {
+            Some(in_units(*micros, group.unit).map_or(group.unit.most(), |(units, _)| units))
+        }
+    }
+}
