@@ -8,6 +8,7 @@ use crate::generate::{Case, USERS};
 use crate::operations::{Call, Operation};
 use crate::real::Real;
 use crate::reference::Model;
+use crate::support::Step;
 
 /// Where the two differ.
 pub struct Difference {
@@ -18,9 +19,9 @@ pub struct Difference {
 /// Runs the case on both. Returns how often each case of the contract occurred.
 pub async fn run(case: &Case, ledger: &Ledger) -> Result<BTreeMap<&'static str, u64>, Difference> {
     let mut model = Model::new(case.settings.clone(), USERS, case.start);
-    let mut real = Real::new(&case.settings, ledger, USERS);
+    let mut real = Real::new(&case.settings, std::slice::from_ref(ledger), USERS);
     for user in 0..USERS {
-        real.set_clock(user, case.start).await;
+        real.set_clock(user, Step::To(case.start)).await;
     }
     let last = case.operations.last().map_or(0, |operation| operation.number);
     // In the end everybody's state is read back, by every replica.
@@ -36,7 +37,7 @@ pub async fn run(case: &Case, ledger: &Ledger) -> Result<BTreeMap<&'static str, 
         let expected = model.apply(&operation);
         let now = model.users[operation.user].now;
         if now != before || matches!(operation.call, Call::Delete) {
-            real.set_clock(operation.user, now).await;
+            real.set_clock(operation.user, Step::To(now)).await;
         }
         if found != expected {
             real.clean_up().await;

@@ -13,6 +13,7 @@ mod answers;
 mod campaign;
 mod decisions;
 mod generate;
+mod histories;
 mod operations;
 mod price;
 mod real;
@@ -133,4 +134,31 @@ async fn scripts_and_model_agree() {
         let (times, least) = (covered.get(case).copied().unwrap_or_default(), least * operations / 12_000);
         assert!(times >= least, "{case:?} occurred {times} times, of at least {least}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn concurrent_histories_are_linearizable() {
+    let histories = setting("TOLLGATE_MODEL_HISTORIES", 200);
+    let first = setting("TOLLGATE_MODEL_SEED", 1);
+    let mut ledgers = Vec::new();
+    for _ in 0..3 {
+        ledgers.push(Ledger::connect(&support::redis_options()).await.expect("Redis can be used"));
+    }
+    let (mut overlaps, mut rejected) = (0, 0);
+    for seed in first..first + histories {
+        let (settings, mut records) = histories::record(seed, &ledgers).await;
+        assert!(
+            histories::is_linearizable(&settings, &records),
+            "seed {seed}: no order explains {records:#?}\n{}",
+            settings.catalogs[0].yaml()
+        );
+        overlaps += histories::overlaps(&records);
+        if histories::tamper(&mut records) {
+            assert!(!histories::is_linearizable(&settings, &records), "seed {seed}: a false answer is explained");
+            rejected += 1;
+        }
+    }
+    println!("{histories} histories, {overlaps} pairs of calls at the same time, {rejected} tampered ones rejected");
+    assert!(overlaps as u64 >= histories * 10, "the calls meet");
+    assert!(rejected >= histories / 2, "most histories can be tampered with");
 }

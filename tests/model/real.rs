@@ -25,14 +25,21 @@ const NOBODYS: &str = "AAAAAAAAAAAAAAAAAAAAAA.default:nobody";
 pub struct Real {
     replicas: Vec<(Metering, Subscriptions)>,
     users: Vec<String>,
-    /// The real names of what the operations made.
+    names: Names,
+}
+
+/// What the service has named at random.
+#[derive(Default)]
+pub struct Names {
+    /// By the operation that made it.
     reservations: HashMap<u32, String>,
+    /// `r7` or `e9`, by the real name.
     symbols: HashMap<String, String>,
 }
 
 impl Real {
-    /// One replica per catalog, each with another wrong clock (ONE-CLOCK).
-    pub fn new(settings: &Settings, ledger: &Ledger, users: usize) -> Self {
+    /// One replica per catalog, each with another wrong clock (ONE-CLOCK), and with one of these ledgers.
+    pub fn new(settings: &Settings, ledgers: &[Ledger], users: usize) -> Self {
         const DAY: i64 = 86_400_000;
         let replica = |(index, sketch): (usize, &crate::sketch::Catalog)| {
             let yaml = sketch.yaml();
@@ -45,20 +52,20 @@ impl Real {
                 fail_open: false,
                 clock: Arc::new(move || jiff::Timestamp::now().as_millisecond() + wrong_ms),
             };
-            let meter = Arc::new(Meter::new(Arc::new(catalog), ledger.clone(), options));
+            let ledger = ledgers[index % ledgers.len()].clone();
+            let meter = Arc::new(Meter::new(Arc::new(catalog), ledger, options));
             (Metering(Arc::clone(&meter)), Subscriptions(meter))
         };
         Self {
             replicas: settings.catalogs.iter().enumerate().map(replica).collect(),
             users: (0..users).map(|_| fresh_user("model")).collect(),
-            reservations: HashMap::new(),
-            symbols: HashMap::new(),
+            names: Names::default(),
         }
     }
 
     /// The user's time is this from now on.
-    pub async fn set_clock(&self, user: usize, to: i64) {
-        step_clock(&self.users[user], Step::To(to)).await;
+    pub async fn set_clock(&self, user: usize, to: Step) {
+        step_clock(&self.users[user], to).await;
     }
 
     /// Everything of the users goes.
@@ -69,45 +76,50 @@ impl Real {
         }
     }
 
-    fn id_of(&self, of: u32) -> String {
-        self.reservations.get(&of).cloned().unwrap_or_else(|| NOBODYS.to_owned())
-    }
-
-    fn event(&self, event: &Event, refund: Option<Refund>) -> Option<v1::Event> {
-        let mut message = event.message();
-        if let Some(Refund { of, in_metadata: true }) = refund {
-            message.metadata.insert("reservationId".to_owned(), self.id_of(of));
-        }
-        Some(message)
-    }
-
     /// Asks; `at` is what the operation's times mean.
     pub async fn ask(&mut self, operation: &Operation, at: impl Fn(&When) -> i64) -> Answer {
-        let Operation { number, replica, user, call } = operation;
+        let answer = self.send(operation, |of| self.names.reservation(of), at).await;
+        self.names.learn(operation.number, &answer);
+        self.names.symbolic(operation.user, answer)
+    }
+
+    /// Asks, and returns the answer as it is. `id_of` is the real name of the reservation that an operation made.
+    pub async fn send(
+        &self,
+        operation: &Operation,
+        id_of: impl Fn(u32) -> String,
+        at: impl Fn(&When) -> i64,
+    ) -> Answer {
+        let with = |event: &Event, refund: Option<Refund>| {
+            let mut message = event.message();
+            if let Some(Refund { of, in_metadata: true }) = refund {
+                message.metadata.insert("reservationId".to_owned(), id_of(of));
+            }
+            Some(message)
+        };
+        let Operation { number: _, replica, user, call } = operation;
         let (metering, subscriptions) = &self.replicas[*replica];
         let user_id = self.users[*user].clone();
         let answer = match call {
             Call::Reserve { event, ttl_ms, request_id } => {
-                let event = self.event(event, None);
+                let event = with(event, None);
                 let (ttl, request_id) = (ttl_ms.map(duration), request_id.clone());
                 let request = v1::ReserveRequest { user_id, event, ttl, request_id };
                 metering.reserve(Request::new(request)).await.map(|answer| Answer::Reserve(answer.into_inner()))
             }
             Call::Commit { of, actual } => {
-                let request =
-                    v1::CommitRequest { reservation_id: self.id_of(*of), actual: actual.as_ref().map(message) };
+                let request = v1::CommitRequest { reservation_id: id_of(*of), actual: actual.as_ref().map(message) };
                 metering.commit(Request::new(request)).await.map(|answer| Answer::Commit(answer.into_inner()))
             }
             Call::Release { of } => {
-                let request =
-                    v1::ReleaseRequest { reservation_id: self.id_of(*of), reason: "changed my mind".to_owned() };
+                let request = v1::ReleaseRequest { reservation_id: id_of(*of), reason: "changed my mind".to_owned() };
                 metering.release(Request::new(request)).await.map(|answer| Answer::Release(answer.into_inner()))
             }
             Call::Track { event, request_id, enforce, refund } => {
-                let named = refund.filter(|refund| !refund.in_metadata).map(|refund| self.id_of(refund.of));
+                let named = refund.filter(|refund| !refund.in_metadata).map(|refund| id_of(refund.of));
                 let request = v1::TrackRequest {
                     user_id,
-                    event: self.event(event, *refund),
+                    event: with(event, *refund),
                     request_id: request_id.clone(),
                     enforce: *enforce,
                     reservation_id: named.unwrap_or_default(),
@@ -115,7 +127,7 @@ impl Real {
                 metering.track(Request::new(request)).await.map(|answer| Answer::Track(answer.into_inner()))
             }
             Call::CanUse { event } => {
-                let request = v1::CanUseRequest { user_id, event: self.event(event, None) };
+                let request = v1::CanUseRequest { user_id, event: with(event, None) };
                 metering.can_use(Request::new(request)).await.map(|answer| Answer::CanUse(answer.into_inner()))
             }
             Call::Usage { pattern, at: when } => {
@@ -153,29 +165,42 @@ impl Real {
             }
             Call::Step(_) => Ok(Answer::Stepped),
         };
-        let answer = answer.unwrap_or_else(|status| fault(&status));
-        self.symbolic(*number, *user, answer)
+        answer.unwrap_or_else(|status| fault(&status))
+    }
+}
+
+impl Names {
+    /// The real name of what this operation made.
+    pub fn reservation(&self, of: u32) -> String {
+        self.reservations.get(&of).cloned().unwrap_or_else(|| NOBODYS.to_owned())
+    }
+
+    /// Takes in what the operation of this number made, if it made something.
+    pub fn learn(&mut self, number: u32, answer: &Answer) {
+        match answer {
+            Answer::Reserve(reserved) if !reserved.reservation_id.is_empty() && !reserved.replayed => {
+                self.reservations.insert(number, reserved.reservation_id.clone());
+                self.symbols.insert(reserved.reservation_id.clone(), format!("r{number}"));
+            }
+            Answer::Track(tracked) if !tracked.event_id.is_empty() && !tracked.replayed => {
+                self.symbols.insert(tracked.event_id.clone(), format!("e{number}"));
+            }
+            _ => {}
+        }
     }
 
     /// The answer, with what the service named at random named by the operation that made it.
-    fn symbolic(&mut self, number: u32, user: usize, mut answer: Answer) -> Answer {
+    pub fn symbolic(&self, user: usize, mut answer: Answer) -> Answer {
+        let symbol = |real: &mut String| {
+            if let Some(symbol) = self.symbols.get(real) {
+                real.clone_from(symbol);
+            }
+        };
         match &mut answer {
-            Answer::Reserve(reserved) if !reserved.reservation_id.is_empty() => {
-                let real = std::mem::take(&mut reserved.reservation_id);
-                if !reserved.replayed {
-                    self.reservations.insert(number, real.clone());
-                }
-                reserved.reservation_id = self.symbols.entry(real).or_insert_with(|| format!("r{number}")).clone();
-            }
-            Answer::Track(tracked) if !tracked.event_id.is_empty() => {
-                let real = std::mem::take(&mut tracked.event_id);
-                tracked.event_id = self.symbols.entry(real).or_insert_with(|| format!("e{number}")).clone();
-            }
+            Answer::Reserve(reserved) => symbol(&mut reserved.reservation_id),
+            Answer::Track(tracked) => symbol(&mut tracked.event_id),
             Answer::Usage(v1::GetUsageResponse { subscription: Some(subscription), .. })
-            | Answer::Subscription(Some(subscription)) => {
-                assert_eq!(subscription.user_id, self.users[user]);
-                subscription.user_id = format!("user{user}");
-            }
+            | Answer::Subscription(Some(subscription)) => subscription.user_id = format!("user{user}"),
             _ => {}
         }
         answer
