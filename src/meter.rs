@@ -18,7 +18,7 @@ use crate::domain::pattern::EventPattern;
 use crate::domain::plan::Catalog;
 use crate::domain::subscription::Subscription;
 use crate::ledger::codec::{self, Reply};
-use crate::ledger::{Ledger, Script, UserKeys, scripts, settling_keys};
+use crate::ledger::{Ledger, Script, UserKeys, settling_keys};
 use crate::planner::{Basis, Clock, Effective, Planner};
 
 /// How often a call is compiled again before it is given up.
@@ -135,7 +135,7 @@ impl Meter {
                 millis(self.options.settlement_window),
             ))
         };
-        let reply = match self.run(&scripts().reserve, &keys, &owner, call).await {
+        let reply = match self.run(&self.ledger.scripts().reserve, &keys, &owner, call).await {
             Ok((reply, _)) => reply,
             Err(Fault::Unavailable(source)) if self.options.fail_open => {
                 tracing::warn!(%source, "allowed without a decision: redis did not answer");
@@ -160,7 +160,7 @@ impl Meter {
         let owner = self.owner(user);
         let keys = UserKeys::new(&owner).all();
         let call = |basis: &Basis| codec::encode(&(basis.revision(), basis.ended, codec::event(event)));
-        let (reply, _) = self.run(&scripts().can_use, &keys, &owner, call).await?;
+        let (reply, _) = self.run(&self.ledger.scripts().can_use, &keys, &owner, call).await?;
         Ok(reply.decision()?.0)
     }
 
@@ -173,7 +173,7 @@ impl Meter {
         let (given, quantity, quantities) = codec::actual(actual);
         let replay_ms = millis(self.options.replay_window);
         let call = codec::encode(&(id.nonce.as_str(), given, quantity, quantities, replay_ms));
-        self.ledger.run(&scripts().commit, &keys, &id.owner, &[&call]).await?.committed()
+        self.ledger.run(&self.ledger.scripts().commit, &keys, &id.owner, &[&call]).await?.committed()
     }
 
     /// Gives a reservation back.
@@ -183,7 +183,7 @@ impl Meter {
     pub async fn release(&self, id: &ReservationId) -> Result<Released, Fault> {
         let keys = settling_keys(&id.owner, &id.nonce);
         let call = codec::encode(&(id.nonce.as_str(), millis(self.options.replay_window)));
-        self.ledger.run(&scripts().release, &keys, &id.owner, &[&call]).await?.released()
+        self.ledger.run(&self.ledger.scripts().release, &keys, &id.owner, &[&call]).await?.released()
     }
 
     /// Counts what has happened, or gives back what it cost.
@@ -220,7 +220,7 @@ impl Meter {
             codec::encode(&(basis.revision(), basis.ended, event, request_id, digest, event_id, enforce, replay_ms))
         };
         let keys = UserKeys::new(owner).all();
-        Ok(self.run(&scripts().track, &keys, owner, call).await?.0)
+        Ok(self.run(&self.ledger.scripts().track, &keys, owner, call).await?.0)
     }
 
     async fn refund(&self, owner: &Owner, event: &Event, refunded: &EventName, once: Once<'_>) -> Result<Reply, Fault> {
@@ -231,7 +231,7 @@ impl Meter {
             codec::encode(&(basis.revision(), basis.ended, event, name, request_id, digest, event_id, replay_ms))
         };
         let keys = UserKeys::new(owner).all();
-        Ok(self.run(&scripts().refund, &keys, owner, call).await?.0)
+        Ok(self.run(&self.ledger.scripts().refund, &keys, owner, call).await?.0)
     }
 
     async fn refund_reservation(
@@ -252,7 +252,7 @@ impl Meter {
         let replay_ms = millis(self.options.replay_window);
         let (nonce, name) = (reservation.nonce.as_str(), refunded.as_str());
         let call = codec::encode(&(nonce, codec::event(event), name, request_id, digest, event_id, replay_ms));
-        self.ledger.run(&scripts().refund_reservation, &keys, owner, &[&call]).await
+        self.ledger.run(&self.ledger.scripts().refund_reservation, &keys, owner, &[&call]).await
     }
 
     /// A user's standing in every group of the plan, or in those with a rule for `event`.
@@ -263,7 +263,7 @@ impl Meter {
         let owner = self.owner(user);
         let keys = UserKeys::new(&owner).all();
         let call = |basis: &Basis| codec::encode(&(basis.revision(), basis.ended, at_ms.unwrap_or(-1)));
-        let (reply, basis) = self.run(&scripts().usage, &keys, &owner, call).await?;
+        let (reply, basis) = self.run(&self.ledger.scripts().usage, &keys, &owner, call).await?;
         let mut standings = reply.usage()?;
         let plan_id = match basis.plan {
             Effective::Plan { id, .. } => Some(id),

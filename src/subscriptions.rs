@@ -10,7 +10,7 @@ use crate::domain::fault::Fault;
 use crate::domain::id::{Nonce, Owner, UserId};
 use crate::domain::plan::Plan;
 use crate::domain::subscription::{QuotaOverride, Subscription};
-use crate::ledger::{UserKeys, codec, scripts};
+use crate::ledger::{UserKeys, codec};
 use crate::meter::Meter;
 
 /// How often a change is tried against concurrent ones before it is given up.
@@ -153,7 +153,7 @@ impl Meter {
     pub async fn delete_user(&self, user: &UserId) -> Result<(), Fault> {
         let owner = self.owner(user);
         let keys = UserKeys::new(&owner).all();
-        let live = self.ledger.run(&scripts().user_delete, &keys, &owner, &[]).await?.deleted()?;
+        let live = self.ledger.run(&self.ledger.scripts().user_delete, &keys, &owner, &[]).await?.deleted()?;
         self.planner.remember(&owner, None);
         self.ledger.unlink_holds(&owner, &live).await
     }
@@ -161,7 +161,7 @@ impl Meter {
     async fn read(&self, owner: &Owner) -> Result<Before, Fault> {
         let keys = UserKeys::new(owner);
         let keys = [keys.subscription(), keys.ledger()];
-        let reply = self.ledger.run(&scripts().subscription_get, &keys, owner, &[]).await?;
+        let reply = self.ledger.run(&self.ledger.scripts().subscription_get, &keys, owner, &[]).await?;
         let (now_ms, subscription, ledger_plan) = reply.subscription()?;
         Ok(Before { now_ms, subscription, ledger_plan })
     }
@@ -181,7 +181,7 @@ impl Meter {
         let keys = UserKeys::new(owner).all();
         let mut args: Vec<&[u8]> = vec![&call, &packed];
         args.extend(steps.iter().map(|step| &*step.plan.message));
-        let reply = self.ledger.run(&scripts().subscription_put, &keys, owner, &args).await?;
+        let reply = self.ledger.run(&self.ledger.scripts().subscription_put, &keys, owner, &args).await?;
         let written = reply.current().is_ok();
         if written {
             self.planner.remember(owner, Some(wanted.clone()));

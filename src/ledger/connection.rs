@@ -130,7 +130,7 @@ impl Connections {
         // So that the first calls, which arrive together, do not each send a whole script.
         for script in scripts().all() {
             let mut load = redis::cmd("SCRIPT");
-            load.arg("LOAD").arg(script.body);
+            load.arg("LOAD").arg(&*script.body);
             pool.query::<Value>(&load).await.map_err(ConnectError::Unreachable)?;
         }
         let mut shared = Vec::new();
@@ -158,7 +158,7 @@ impl Connections {
         };
         match self.ask(owner, command("EVALSHA", &script.sha1)).await {
             Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {
-                self.ask(owner, command("EVAL", script.body)).await
+                self.ask(owner, command("EVAL", &script.body)).await
             }
             answer => answer,
         }

@@ -13,7 +13,7 @@ use crate::domain::id::{Nonce, Owner};
 use codec::Reply;
 pub use connection::{ConnectError, RedisOptions};
 pub use keys::UserKeys;
-pub use script::{Script, scripts};
+pub use script::{Script, Scripts, scripts};
 
 /// What every call to a script can answer instead: it was compiled for another time or subscription.
 #[derive(Debug, Clone)]
@@ -30,6 +30,7 @@ pub struct Stale {
 #[derive(Clone)]
 pub struct Ledger {
     connections: connection::Connections,
+    scripts: &'static Scripts,
 }
 
 impl Ledger {
@@ -38,7 +39,19 @@ impl Ledger {
     /// # Errors
     /// See [`ConnectError`].
     pub async fn connect(options: &RedisOptions) -> Result<Self, ConnectError> {
-        Ok(Self { connections: connection::Connections::open(options).await? })
+        Ok(Self { connections: connection::Connections::open(options).await?, scripts: scripts() })
+    }
+
+    /// The same ledger with other scripts: see [`Scripts::changed`].
+    #[must_use]
+    pub fn with_scripts(self, scripts: &'static Scripts) -> Self {
+        Self { scripts, ..self }
+    }
+
+    /// The scripts that it runs.
+    #[must_use]
+    pub fn scripts(&self) -> &'static Scripts {
+        self.scripts
     }
 
     /// Runs a script over the keys of `owner`.

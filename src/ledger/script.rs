@@ -1,5 +1,6 @@
 //! The scripts, put together by `build.rs`, and their digests.
 
+use std::borrow::Cow;
 use std::sync::LazyLock;
 
 use sha1::Digest as _;
@@ -10,7 +11,7 @@ pub struct Script {
     /// As the file in `lua/`.
     pub name: &'static str,
     /// What Redis runs.
-    pub body: &'static str,
+    pub body: Cow<'static, str>,
     /// What Redis calls it.
     pub sha1: String,
 }
@@ -24,7 +25,7 @@ macro_rules! scripts {
         static SCRIPTS: LazyLock<Scripts> = LazyLock::new(|| Scripts {
             $($name: Script::new(
                 stringify!($name),
-                include_str!(concat!(env!("OUT_DIR"), "/", stringify!($name), ".lua")),
+                include_str!(concat!(env!("OUT_DIR"), "/", stringify!($name), ".lua")).into(),
             )),*
         });
 
@@ -33,6 +34,12 @@ macro_rules! scripts {
             #[must_use]
             pub fn all(&self) -> Vec<&Script> {
                 vec![$(&self.$name),*]
+            }
+
+            /// The same ones, with another body each: tests hold what they assert against scripts that are wrong.
+            #[must_use]
+            pub fn changed(&self, change: impl Fn(&Script) -> String) -> Self {
+                Self { $($name: Script::new(stringify!($name), change(&self.$name).into())),* }
             }
         }
     };
@@ -70,8 +77,8 @@ pub fn scripts() -> &'static Scripts {
 }
 
 impl Script {
-    fn new(name: &'static str, body: &'static str) -> Self {
-        let digest = sha1::Sha1::digest(body);
+    fn new(name: &'static str, body: Cow<'static, str>) -> Self {
+        let digest = sha1::Sha1::digest(body.as_bytes());
         let sha1 = digest.iter().map(|byte| format!("{byte:02x}")).collect();
         Self { name, body, sha1 }
     }

@@ -8,10 +8,11 @@ use fastrand::Rng;
 use crate::operations::{Actual, Call, Operation, Quota, Refund, When};
 use crate::reference::{Model, Settings};
 use crate::sketch::{Catalog, Event, Group, LARGEST, MICRO, Measure, PICO, Period, Plan, Rule, Term, Unit};
+use crate::user::Id;
 
 pub const USERS: usize = 2;
 
-const NAMES: [&str; 4] = ["llm.tokens", "llm.chat.tokens", "image.render", "agent.run"];
+const NAMES: [&str; 5] = ["llm.tokens", "llm.images", "llm.chat.tokens", "image.render", "agent.run"];
 const PATTERNS: [&str; 9] =
     ["llm.tokens", "llm.chat.tokens", "image.render", "agent.run", "llm.*", "llm.*", "llm.chat.*", "*", "*"];
 const QUANTITIES: [&str; 4] = ["prompt_tokens", "completion_tokens", "cached_tokens", "quantity"];
@@ -216,8 +217,10 @@ fn number(random: &mut Rng) -> u128 {
         1 => 1,
         2 => LARGEST * MICRO,
         3 => random.u128(1..8_000_000_000 * MICRO),
+        // Two of it are more cents than a counter holds, but not more tokens.
+        5 => 4_200_000_000 * MICRO,
         4 => random.u128(1..=LARGEST) * MICRO,
-        5..20 => random.u128(1..50 * MICRO),
+        6..20 => random.u128(1..50 * MICRO),
         _ => random.u128(1..30) * MICRO,
     }
 }
@@ -233,7 +236,7 @@ fn numbers(random: &mut Rng, times: u32) -> BTreeMap<String, u128> {
 }
 
 impl Generator {
-    fn event(&mut self) -> Event {
+    fn event(&mut self, user: usize) -> Event {
         let random = &mut self.random;
         let mut metadata = BTreeMap::new();
         for key in KEYS {
@@ -250,12 +253,30 @@ impl Generator {
         let complete = !once_in(random, 3);
         let quantities = numbers(random, if complete { 1 } else { 3 });
         let quantity = (complete || once_in(random, 3)).then(|| number(random));
+        let (quantity, quantities) = match random.u32(..12) {
+            0 => (Some(0), quantities.into_keys().map(|name| (name, 0)).collect()),
+            1 => (self.exact_rest(user).or(quantity), BTreeMap::new()),
+            _ => (quantity, quantities),
+        };
+        let random = &mut self.random;
         let name = match random.u32(..20) {
             0 => "unknown",
             1..6 => pick(random, &NAMES),
             _ => "llm.tokens",
         };
         Event { name: name.to_owned(), quantity, quantities, metadata }
+    }
+
+    /// The quantity that a group's quota has left, or would have left without what is held: the edge of every limit.
+    fn exact_rest(&mut self, user: usize) -> Option<u128> {
+        let replica = self.random.usize(..self.model.settings.catalogs.len());
+        let (plan, _) = self.model.in_force_plan(replica, user)?;
+        let group = &plan.groups[self.random.usize(..plan.groups.len())];
+        let user = &self.model.users[user];
+        let window = user.current(&group.id)?;
+        let taken = if self.random.bool() { user.windows[window].used } else { user.counted(window) };
+        let rest = group.quota?.checked_sub(taken)?;
+        Some(rest * MICRO / group.unit.scale()).filter(|rest| *rest > 0 && *rest <= 8_000_000_000 * MICRO)
     }
 
     fn request_id(&mut self) -> String {
@@ -276,12 +297,23 @@ impl Generator {
         known[known.len() - 1 - self.random.usize(..recent)]
     }
 
+    /// A tracked event that is remembered.
+    fn tracked(&mut self, user: usize) -> u32 {
+        let tracked = |id: &Id| match id {
+            Id::Track { number, .. } => Some(*number),
+            Id::Reserve { .. } => None,
+        };
+        let known: Vec<u32> = self.model.users[user].ids.values().filter_map(tracked).collect();
+        if known.is_empty() { u32::MAX } else { pick(&mut self.random, &known) }
+    }
+
     fn when(&mut self, user: usize) -> When {
         let around = pick(&mut self.random, &[-1, 0, 1, 500]);
         match self.random.u32(..10) {
             0..4 => When::Deadline(self.reservation(user), around),
             4..6 => When::WindowEnd(self.random.usize(..8), around),
-            6 if once_in(&mut self.random, 2) => When::Forgotten(self.reservation(user), around),
+            6 if once_in(&mut self.random, 3) => When::Forgotten(self.reservation(user), around),
+            6 if once_in(&mut self.random, 2) => When::Forgotten(self.tracked(user), around),
             7 => When::SubscriptionEnd(around),
             _ => {
                 let spans = [1, 1000, 1000, 60_000, 60_000, 3_600_000, DAY, 7 * DAY, 31 * DAY, 400 * DAY];
@@ -294,12 +326,12 @@ impl Generator {
         let user = usize::from(once_in(&mut self.random, 4));
         let replica = self.random.usize(..self.model.settings.catalogs.len());
         let call = match self.random.u32(..100) {
-            0..28 => self.reserve(),
+            0..28 => self.reserve(user),
             28..41 => Call::Commit { of: self.reservation(user), actual: self.actual() },
             41..47 => Call::Release { of: self.reservation(user) },
             47..57 => self.track(user),
             57..64 => self.refund(user),
-            64..67 => Call::CanUse { event: self.event() },
+            64..67 => Call::CanUse { event: self.event(user) },
             67..74 => self.usage(),
             74..79 => self.upsert(user),
             79..80 => Call::Subscription,
@@ -350,8 +382,8 @@ impl Generator {
         operation
     }
 
-    fn reserve(&mut self) -> Call {
-        let mut event = self.event();
+    fn reserve(&mut self, user: usize) -> Call {
+        let mut event = self.event(user);
         if once_in(&mut self.random, 60) {
             event.name.push_str(".refund");
         }
@@ -374,12 +406,12 @@ impl Generator {
     fn track(&mut self, user: usize) -> Call {
         // The field is for refunds only.
         let refund = once_in(&mut self.random, 40).then(|| Refund { of: self.reservation(user), in_metadata: false });
-        let (event, request_id) = (self.event(), self.request_id());
+        let (event, request_id) = (self.event(user), self.request_id());
         Call::Track { event, request_id, enforce: once_in(&mut self.random, 3), refund }
     }
 
     fn refund(&mut self, user: usize) -> Call {
-        let mut event = self.event();
+        let mut event = self.event(user);
         let mut refund = None;
         if !once_in(&mut self.random, 3) {
             let of = self.reservation(user);

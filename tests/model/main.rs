@@ -12,8 +12,11 @@ mod support;
 mod answers;
 mod campaign;
 mod decisions;
+mod direct;
 mod generate;
 mod histories;
+mod kill;
+mod mutants;
 mod operations;
 mod price;
 mod real;
@@ -161,4 +164,25 @@ async fn concurrent_histories_are_linearizable() {
     println!("{histories} histories, {overlaps} pairs of calls at the same time, {rejected} tampered ones rejected");
     assert!(overlaps as u64 >= histories * 10, "the calls meet");
     assert!(rejected >= histories / 2, "most histories can be tampered with");
+}
+
+#[tokio::test]
+async fn every_mutant_of_the_scripts_is_killed() {
+    let ledger = Ledger::connect(&support::redis_options()).await.expect("Redis can be used");
+    assert_eq!(direct::wrong(&ledger).await, None, "without a mutant");
+    // Mutants that get through some of it are told apart by later ones.
+    let cases: Vec<_> = (1..=setting("TOLLGATE_MODEL_CASES", 200)).map(|seed| generate::case(seed, LENGTH)).collect();
+    let mut survivors = Vec::new();
+    let (mut killed, mut needed) = (0, 0);
+    for mutant in mutants::all() {
+        match kill::kill(mutant, &cases, &ledger).await {
+            Some(operations) => {
+                killed += 1;
+                needed = needed.max(operations);
+            }
+            None => survivors.push(mutant),
+        }
+    }
+    println!("{killed} mutants killed, the hardest after {needed} operations");
+    assert!(survivors.is_empty(), "these survive: {survivors:#?}");
 }

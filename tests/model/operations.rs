@@ -84,7 +84,7 @@ pub enum When {
     After(i64),
     /// From the deadline of the reservation made by this operation.
     Deadline(u32, i64),
-    /// From when that reservation is forgotten.
+    /// From when the reservation or the event of this operation is forgotten.
     Forgotten(u32, i64),
     /// From the end of the current window of the group with this number in the plan.
     WindowEnd(usize, i64),

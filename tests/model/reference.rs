@@ -34,7 +34,7 @@ pub struct Model {
 pub type Outcome = Result<Answer, Answer>;
 
 /// The plan in force.
-pub enum InForce<'a> {
+enum InForce<'a> {
     Plan(&'a Plan, Option<i64>, BTreeMap<String, Quota>),
     Unknown(String),
     None,
@@ -57,9 +57,7 @@ impl Model {
         match when {
             When::After(ms) => user.now + ms,
             When::Deadline(of, ms) => deadline(of) + ms,
-            When::Forgotten(of, ms) => {
-                user.reservations.get(of).map_or(user.now, |reservation| reservation.forgotten) + ms
-            }
+            When::Forgotten(of, ms) => user.forgotten(*of).unwrap_or(user.now) + ms,
             When::SubscriptionEnd(ms) => {
                 user.subscription.as_ref().and_then(|subscription| subscription.end).unwrap_or(user.now) + ms
             }
@@ -144,21 +142,28 @@ impl Model {
         }
     }
 
+    /// The plan in force with the user's own quotas, and the anchor.
+    pub fn in_force_plan(&self, replica: usize, user: usize) -> Option<(Plan, Option<i64>)> {
+        let InForce::Plan(plan, anchor, overrides) = self.in_force(replica, user) else { return None };
+        let mut plan = plan.clone();
+        for group in &mut plan.groups {
+            group.quota = quota(group, &overrides);
+        }
+        Some((plan, anchor))
+    }
+
     /// What decides over an event of the user's: the plan, as a copy, so that the user can be changed by it. The first that sees that a
     /// subscription has ended makes the user enter the default plan.
     pub fn deciding(&mut self, replica: usize, user: usize) -> Result<Option<(Plan, Option<i64>)>, Answer> {
-        let (plan, anchor, overrides) = match self.in_force(replica, user) {
+        match self.in_force(replica, user) {
             InForce::None => return Ok(None),
             InForce::Unknown(id) => {
                 self.cover("a subscription whose plan is no longer in the catalog");
                 return Err(fault_with(Code::FailedPrecondition, "PLAN_UNKNOWN", vec![("plan_id", id)]));
             }
-            InForce::Plan(plan, anchor, overrides) => (plan.clone(), anchor, overrides),
-        };
-        let mut plan = plan;
-        for group in &mut plan.groups {
-            group.quota = quota(group, &overrides);
+            InForce::Plan(..) => {}
         }
+        let (plan, anchor) = self.in_force_plan(replica, user).expect("there is one");
         self.fall(user, &plan, anchor);
         Ok(Some((plan, anchor)))
     }

@@ -175,10 +175,24 @@ impl User {
         (self.now < forgotten).then(|| id.clone())
     }
 
+    /// When the reservation or the tracked event of this operation is forgotten.
+    pub fn forgotten(&self, of: u32) -> Option<i64> {
+        let tracked = self.ids.values().find_map(|id| match id {
+            Id::Track { number, forgotten, .. } if *number == of => Some(*forgotten),
+            _ => None,
+        });
+        self.reservations.get(&of).map(|reservation| reservation.forgotten).or(tracked)
+    }
+
     /// The current and the previous window are kept, each until the end of the window after it.
     pub fn is_kept(&self, window: usize) -> bool {
         self.now < self.windows[window].kept
             && self.kept.values().any(|(current, previous)| *current == window || *previous == Some(window))
+    }
+
+    /// The window that was opened last, also if it has ended.
+    pub fn current(&self, group: &str) -> Option<usize> {
+        self.kept.get(group).map(|(current, _)| *current)
     }
 
     pub fn has_window(&self, group: &str) -> bool {
