@@ -21,6 +21,14 @@ local function give_back(led, claims)
   end
 end
 
+local function give_back_all(led)
+  for _, pair in pairs(led.groups) do
+    pair[1][HELD] = 0
+    if pair[2] then pair[2][HELD] = 0 end
+  end
+  led.live = 0
+end
+
 -- NO-LEAK: works out in memory what is due to come back. Returns the agenda entries to move, or nil if nothing was due.
 -- Whoever writes the ledger writes them with `write_lapsed`.
 local function give_back_due(led, agenda_key, memory_key)
@@ -45,6 +53,9 @@ local function give_back_due(led, agenda_key, memory_key)
     end
   end
   led.live = led.live - #due
+  -- The agenda expires a while after its last entry is to be forgotten, whether or not anybody has asked since the holds were due:
+  -- then nothing is live.
+  if #due == 0 and led.live > 0 and call('EXISTS', agenda_key) == 0 then give_back_all(led) end
   local first = call('ZRANGEBYSCORE', agenda_key, '(' .. string.format('%.0f', now), '(1e14', 'WITHSCORES', 'LIMIT', 0, 1)
   led.due = first[2] and tonumber(first[2]) or NEVER
   return moves

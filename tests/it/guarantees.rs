@@ -590,3 +590,20 @@ async fn no_leak_clearing_memory_never_shortens_the_life_of_a_hold() {
     }
     scenario.run("clock u +40m\ncommit A 4 => !late tokens.used=7 tokens.held=0").await;
 }
+
+/// Memory and agenda expire ten minutes after the last entry is forgotten, the ledger with its last window. Redis's clock cannot be
+/// stepped: the test deletes what Redis would have expired by then.
+#[tokio::test]
+async fn no_leak_who_comes_back_after_the_agenda_has_expired_finds_nothing_held() {
+    for call in ["usage u =>", "can u t 5 => allowed", "reserve u t 5 => allowed", "track u t 0 =>"] {
+        let mut scenario = Scenario::new(vec![("", Replica::start(CATALOG).await)]);
+        scenario.run("reserve u t 5 => allowed\nreserve u t 6 ttl=10s => allowed\nclock u +26m").await;
+        let user = scenario.user("u");
+        let expired = [keys(&user).memory(), keys(&user).agenda()];
+        let _: u64 = redis::cmd("DEL").arg(&expired).query_async(&mut redis().await).await.unwrap();
+        let held = if call.starts_with("reserve") { 5 } else { 0 };
+        scenario.run(&format!("{call} tokens.held={held}\nusage u => tokens.held={held}")).await;
+        scenario.run("reserve u t 1 as=A => allowed\nrelease A").await;
+        assert_eq!(live_holds(&user).await, u64::from(held > 0), "{call}");
+    }
+}
