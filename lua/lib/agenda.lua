@@ -102,22 +102,22 @@ local function forget(agenda_key, memory_key, past, now)
   call('ZREM', agenda_key, unpack(past))
 end
 
--- Clears away some of what is forgotten, and makes memory and agenda expire after the last entry. Comes before the ledger is
+-- Makes memory and agenda expire after the last entry, and clears away some of what is forgotten. Comes before the ledger is
 -- written, and after everything else.
 local function tidy_memory(led, agenda_key, memory_key, last_forget)
   local now = led.time
-  if led.forget <= now then
-    local past = call('ZRANGEBYSCORE', agenda_key, FORGETTING, FORGETTING + now, 'LIMIT', 0, PURGE)
-    if #past > 0 then forget(agenda_key, memory_key, past, now) end
-    local first = call('ZRANGEBYSCORE', agenda_key, FORGETTING, '+inf', 'WITHSCORES', 'LIMIT', 0, 1)
-    led.forget = first[2] and tonumber(first[2]) - FORGETTING or NEVER
-    -- Keys that have become empty are gone, and their expiry with them.
-    if call('EXISTS', memory_key, agenda_key) < 2 then led.memory = 0 end
-  end
   -- The expiry only ever moves later; ahead by some minutes, so that most calls need not move it.
   if last_forget > led.memory then
     led.memory = last_forget + 600000
     call('PEXPIREAT', memory_key, led.memory)
     call('PEXPIREAT', agenda_key, led.memory)
+  end
+  if led.forget <= now then
+    local past = call('ZRANGEBYSCORE', agenda_key, FORGETTING, FORGETTING + now, 'LIMIT', 0, PURGE)
+    if #past > 0 then forget(agenda_key, memory_key, past, now) end
+    local first = call('ZRANGEBYSCORE', agenda_key, FORGETTING, '+inf', 'WITHSCORES', 'LIMIT', 0, 1)
+    led.forget = first[2] and tonumber(first[2]) - FORGETTING or NEVER
+    -- Keys that have become empty are gone, and their expiry with them; what this call has added may be forgotten already.
+    if call('EXISTS', memory_key, agenda_key) < 2 then led.memory = 0 end
   end
 end

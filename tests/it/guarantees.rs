@@ -351,6 +351,20 @@ async fn memory_that_was_cleared_and_begins_anew_expires_as_well() {
 }
 
 #[tokio::test]
+async fn memory_that_is_forgotten_at_once_leaves_nothing_without_an_expiry() {
+    let options =
+        MeterOptions { settlement_window: Duration::ZERO, replay_window: Duration::ZERO, ..MeterOptions::default() };
+    let replica = Replica::start_with(CATALOG, jiff::tz::db(), options, redis_options()).await;
+    let mut scenario = Scenario::new(vec![("", replica)]);
+    scenario.run("track u t 1 id=a\nreserve u t 1 => allowed").await;
+    let user = scenario.user("u");
+    for key in [keys(&user).memory(), keys(&user).agenda()] {
+        let ttl: i64 = redis::cmd("TTL").arg(&key).query_async(&mut redis().await).await.unwrap();
+        assert!(ttl > 0, "{key} expires");
+    }
+}
+
+#[tokio::test]
 async fn read_only_calls_and_faults_write_nothing() {
     let mut scenario = Scenario::new(vec![("", Replica::start(CATALOG).await)]);
     scenario
