@@ -73,6 +73,14 @@ impl Owner {
         Self { tag }
     }
 
+    /// The owner whose keys carry this hash tag; `None` for text that is no tag.
+    #[must_use]
+    pub fn from_tag(tag: &str) -> Option<Self> {
+        let encoded = |part: &str| !part.is_empty() && part.bytes().all(|byte| is_plain(byte) || byte == b'%');
+        let (app, user) = tag.split_once(':')?;
+        (encoded(app) && encoded(user)).then(|| Self { tag: tag.to_owned() })
+    }
+
     /// What stands between the braces of the user's keys.
     #[must_use]
     pub fn tag(&self) -> &str {
@@ -192,12 +200,11 @@ impl FromStr for ReservationId {
         if nonce.len() != Nonce::LENGTH || !nonce.bytes().all(known) {
             return Err(UnknownReservationId);
         }
-        let (app, user) = tag.split_once(':').ok_or(UnknownReservationId)?;
-        let encoded = |part: &str| !part.is_empty() && part.bytes().all(|byte| is_plain(byte) || byte == b'%');
-        if !encoded(app) || !encoded(user) || text.len() > Self::LONGEST {
+        if text.len() > Self::LONGEST {
             return Err(UnknownReservationId);
         }
-        Ok(Self { nonce: Nonce(nonce.to_owned()), owner: Owner { tag: tag.to_owned() } })
+        let owner = Owner::from_tag(tag).ok_or(UnknownReservationId)?;
+        Ok(Self { nonce: Nonce(nonce.to_owned()), owner })
     }
 }
 

@@ -57,6 +57,9 @@ pub enum ConnectError {
         /// What it says of itself.
         version: String,
     },
+    /// Only its own keys would be seen.
+    #[error("this Redis is a node of a cluster: pass the URLs of several of its nodes, as --redis-url A --redis-url B")]
+    ClusterNode,
     /// Keys could vanish.
     #[error(
         "maxmemory-policy is {0}, under which Redis drops counters when memory is short: set it to noeviction, or pass \
@@ -83,7 +86,7 @@ struct Lane {
 const RENEWAL: Duration = Duration::from_secs(1);
 
 #[derive(Clone)]
-enum Connection {
+pub(super) enum Connection {
     Single(ConnectionManager),
     Cluster(ClusterConnection),
 }
@@ -227,7 +230,7 @@ fn tcp() -> TcpSettings {
 }
 
 impl Connection {
-    async fn open(options: &RedisOptions) -> Result<Self, ConnectError> {
+    pub(super) async fn open(options: &RedisOptions) -> Result<Self, ConnectError> {
         let unreachable = |error: RedisError| ConnectError::Unreachable(Box::new(error));
         if options.urls.len() == 1 {
             // The check has reached it already; the first call connects.
@@ -326,13 +329,9 @@ async fn check(pool: &Pool, allow_eviction: bool) -> Result<(), ConnectError> {
         Pool::Cluster(pool) => cluster_info(pool).await.map_err(ConnectError::Unreachable)?,
     };
     // Valkey says 7.2.4 as its Redis version, and its own in a field of its own.
-    let (server, version, least) = match info.get::<String>("valkey_version") {
-        Some(version) => ("Valkey", version, (7, 2)),
-        None => ("Redis", info.get::<String>("redis_version").unwrap_or_default(), (7, 0)),
-    };
-    let mut parts = version.split('.').map(|part| part.parse::<u32>().unwrap_or(0));
-    if (parts.next().unwrap_or(0), parts.next().unwrap_or(0)) < least {
-        return Err(ConnectError::TooOld { server, version });
+    match info.get::<String>("valkey_version") {
+        Some(version) => check_version(true, Some(&version))?,
+        None => check_version(false, info.get::<String>("redis_version").as_ref())?,
     }
     let policy = info.get::<String>("maxmemory_policy").unwrap_or_default();
     if policy != "noeviction" && !policy.is_empty() {
@@ -340,6 +339,16 @@ async fn check(pool: &Pool, allow_eviction: bool) -> Result<(), ConnectError> {
             return Err(ConnectError::Evicting(policy));
         }
         tracing::warn!(%policy, "redis may evict keys, and counters with them");
+    }
+    Ok(())
+}
+
+pub(super) fn check_version(valkey: bool, version: Option<&String>) -> Result<(), ConnectError> {
+    let (server, least) = if valkey { ("Valkey", (7, 2)) } else { ("Redis", (7, 0)) };
+    let version = version.cloned().unwrap_or_default();
+    let mut parts = version.split('.').map(|part| part.parse::<u32>().unwrap_or(0));
+    if (parts.next().unwrap_or(0), parts.next().unwrap_or(0)) < least {
+        return Err(ConnectError::TooOld { server, version });
     }
     Ok(())
 }

@@ -4,6 +4,40 @@
 
 use crate::domain::id::Owner;
 
+const PREFIX: &str = "tollgate1:{";
+
+/// What a key is, by its name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum KeyKind {
+    /// One of the four in [`UserKeys::all`].
+    State(Owner),
+    /// Shows the live hold with this nonce.
+    Hold(Owner, String),
+    /// Nothing that Tollgate writes.
+    Unknown,
+}
+
+/// What `SCAN` has to match to find the keys of all users, and what else was written under their schema version.
+#[must_use]
+pub fn pattern() -> String {
+    format!("{}*", PREFIX.trim_end_matches('{'))
+}
+
+/// Reads a key.
+#[must_use]
+pub fn kind(key: &[u8]) -> KeyKind {
+    let read = || {
+        let (tag, what) = std::str::from_utf8(key).ok()?.strip_prefix(PREFIX)?.split_once("}:")?;
+        let owner = Owner::from_tag(tag)?;
+        match what.strip_prefix("hold:") {
+            Some(nonce) if !nonce.is_empty() => Some(KeyKind::Hold(owner, nonce.to_owned())),
+            None if UserKeys::STATE.contains(&what) => Some(KeyKind::State(owner)),
+            _ => None,
+        }
+    };
+    read().unwrap_or(KeyKind::Unknown)
+}
+
 /// The keys of one user.
 #[derive(Debug, Clone)]
 pub struct UserKeys {
@@ -11,10 +45,12 @@ pub struct UserKeys {
 }
 
 impl UserKeys {
+    const STATE: [&str; 4] = ["subscription", "ledger", "memory", "agenda"];
+
     /// The keys of `owner`.
     #[must_use]
     pub fn new(owner: &Owner) -> Self {
-        Self { prefix: format!("tollgate1:{{{}}}:", owner.tag()) }
+        Self { prefix: format!("{PREFIX}{}}}:", owner.tag()) }
     }
 
     /// The subscription. It stays until it is deleted.
@@ -51,5 +87,40 @@ impl UserKeys {
     #[must_use]
     pub fn all(&self) -> Vec<String> {
         vec![self.subscription(), self.ledger(), self.memory(), self.agenda()]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::id::{AppId, UserId};
+
+    #[test]
+    fn a_key_is_recognised_by_its_name() {
+        let owner = Owner::new(&AppId::default(), &UserId::parse("a{b}:c é").unwrap());
+        let keys = UserKeys::new(&owner);
+        for key in keys.all() {
+            assert_eq!(kind(key.as_bytes()), KeyKind::State(owner.clone()), "{key}");
+        }
+        assert_eq!(kind(keys.hold("n").as_bytes()), KeyKind::Hold(owner, "n".to_owned()));
+    }
+
+    #[test]
+    fn other_keys_belong_to_nothing() {
+        let odd = [
+            "",
+            "x",
+            "{u}:ledger",
+            "{:u}:ledger",
+            "{a:}:ledger",
+            "{a:u}:foo",
+            "{a:u}:hold:",
+            "{a:u}:",
+            "{a:u b}:ledger",
+        ];
+        for rest in odd {
+            assert_eq!(kind(format!("tollgate1:{rest}").as_bytes()), KeyKind::Unknown, "{rest}");
+        }
+        assert_eq!(kind(b"tollgate1:{a:u}:ledger\xff"), KeyKind::Unknown);
     }
 }

@@ -2,7 +2,8 @@
 
 pub mod codec;
 mod connection;
-mod keys;
+pub mod inspection;
+pub mod keys;
 mod script;
 
 use std::time::Duration;

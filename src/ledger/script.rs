@@ -68,6 +68,14 @@ scripts! {
     subscription_put,
     /// Deletes a user.
     user_delete,
+    /// What of a user must be seen at one moment.
+    inspect,
+    /// Some of a user's memory.
+    inspect_memory,
+    /// Some of a user's agenda.
+    inspect_agenda,
+    /// Keys that show live holds.
+    inspect_holds,
 }
 
 /// Every script, by the name of its file.

@@ -1,0 +1,281 @@
+//! Reads a live Redis for `tollgate verify`: finds the users, and reads what is stored of each. Nothing is written. A
+//! script looks at a few hundred entries; only the one for a user's live holds must see all of them at once, which for the most there
+//! may be (10,000, about 4 MB) takes some tens of milliseconds.
+//!
+//! Each answer is one moment of the user's state: what it contradicts in itself is no race with the calls that go on.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use redis::cluster_routing::{MultipleNodeRoutingInfo, RoutingInfo, SingleNodeRoutingInfo};
+use redis::{Cmd, ErrorKind, IntoConnectionInfo as _, RedisError, ServerErrorKind, Value};
+use serde::Deserialize;
+use serde_bytes::ByteBuf;
+
+use crate::domain::id::Owner;
+
+use super::connection::{Connection, check_version};
+use super::script::{Script, scripts};
+use super::{ConnectError, RedisOptions, UserKeys, keys};
+
+/// How many keys one `SCAN`, and how many entries one script looks at.
+const PAGE: usize = 250;
+
+/// The most live holds a user may have; one more is read, to see that there are more.
+pub const MOST_HOLDS: u64 = 10_000;
+
+/// How long an answer may take.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Redis did not let itself be read.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "cannot read from Redis: check that it runs, and what its user may do (tollgate verify --help says what is needed)"
+)]
+pub struct Unreadable(#[source] Box<dyn std::error::Error + Send + Sync>);
+
+impl From<RedisError> for Unreadable {
+    fn from(error: RedisError) -> Self {
+        Self(Box::new(error))
+    }
+}
+
+/// What of a user was seen at one moment.
+#[derive(Debug, Clone, Deserialize)]
+pub struct UserState {
+    /// Redis's own time.
+    pub redis_ms: i64,
+    /// Of subscription, ledger, memory and agenda, in the words of `TYPE`.
+    pub types: [String; 4],
+    /// When each of them expires; -1 for never, -2 where there is none.
+    pub expiries_ms: [i64; 4],
+    /// Empty if there is none.
+    pub subscription: ByteBuf,
+    /// Empty if there is none.
+    pub ledger: ByteBuf,
+    /// How many agenda entries are deadlines.
+    pub live: u64,
+    /// These: entry, score, record. At most [`MOST_HOLDS`] and one.
+    pub holds: Vec<(ByteBuf, String, ByteBuf)>,
+    /// The scores of the first and the last agenda entry that is only remembered.
+    pub remembered: Vec<String>,
+}
+
+/// A field of a user's memory, and what it has to agree with. What there is not is empty.
+#[derive(Debug, Clone, Deserialize)]
+pub struct MemoryEntry {
+    /// Its name.
+    pub field: ByteBuf,
+    /// Its value.
+    pub value: ByteBuf,
+    /// Its score in the agenda.
+    pub score: String,
+    /// The value of the request of a reservation, or of the reservation of a request.
+    pub other: ByteBuf,
+}
+
+/// A key that shows a live hold, and its reservation. What there is not is empty.
+#[derive(Debug, Clone, Deserialize)]
+pub struct HoldEntry {
+    /// In the words of `TYPE`.
+    pub kind: String,
+    /// When it expires; -1 for never, -2 where there is none.
+    pub expires_at_ms: i64,
+    /// Its value.
+    pub text: ByteBuf,
+    /// The score of the reservation in the agenda.
+    pub score: String,
+    /// Its record.
+    pub record: ByteBuf,
+}
+
+/// A part of something, all of it seen at one moment: Redis's time, the ledger, and the entries.
+#[derive(Debug)]
+pub struct Part<T> {
+    /// Redis's own time.
+    pub redis_ms: i64,
+    /// Empty if there is none.
+    pub ledger: ByteBuf,
+    /// Some of all.
+    pub entries: Vec<T>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Answer {
+    Inspected(UserState),
+    Memory(i64, ByteBuf, String, Vec<MemoryEntry>),
+    Agenda(String, Vec<(ByteBuf, String)>),
+    Holds(i64, ByteBuf, Vec<HoldEntry>),
+}
+
+/// Where a scan stands: which node, and its cursor there.
+#[derive(Debug, Default)]
+pub struct ScanPosition {
+    node: usize,
+    cursor: u64,
+}
+
+/// Reads one Redis, or all masters of a cluster.
+#[derive(Clone)]
+pub struct Inspector {
+    connection: Connection,
+    /// The masters of a cluster; none for a single node.
+    masters: Vec<(String, u16)>,
+}
+
+impl Inspector {
+    /// Connects, and asks for nothing but who answers.
+    ///
+    /// # Errors
+    /// See [`ConnectError`].
+    pub async fn connect(urls: &[String]) -> Result<Self, ConnectError> {
+        let options = RedisOptions { urls: urls.to_vec(), connections: 1, timeout: PATIENCE, allow_eviction: true };
+        if urls.is_empty() {
+            return Err(ConnectError::NoUrl);
+        }
+        for (index, url) in urls.iter().enumerate() {
+            url.as_str().into_connection_info().map_err(|source| ConnectError::BadUrl { number: index + 1, source })?;
+        }
+        let unreachable = |error: RedisError| ConnectError::Unreachable(Box::new(error));
+        let connect = async {
+            let mut inspector = Self { connection: Connection::open(&options).await?, masters: Vec::new() };
+            let hello = inspector.hello().await.map_err(unreachable)?;
+            check_version(hello.get("server").is_some_and(|name| name == "valkey"), hello.get("version"))?;
+            if urls.len() > 1 {
+                inspector.masters = inspector.masters().await.map_err(unreachable)?;
+            } else if hello.get("mode").is_some_and(|mode| mode == "cluster") {
+                return Err(ConnectError::ClusterNode);
+            }
+            Ok(inspector)
+        };
+        let connected = tokio::time::timeout(PATIENCE, connect).await;
+        connected.map_err(|elapsed| ConnectError::Unreachable(elapsed.into()))?
+    }
+
+    /// What the server says of itself.
+    async fn hello(&self) -> Result<HashMap<String, String>, RedisError> {
+        let random = RoutingInfo::SingleNode(SingleNodeRoutingInfo::Random);
+        let fields: HashMap<String, Value> = redis::from_redis_value(self.route(redis::cmd("HELLO"), random).await?)?;
+        let text = |value| redis::from_redis_value::<String>(value).ok();
+        Ok(fields.into_iter().filter_map(|(name, value)| Some((name, text(value)?))).collect())
+    }
+
+    async fn masters(&self) -> Result<Vec<(String, u16)>, RedisError> {
+        let masters = RoutingInfo::MultiNode((MultipleNodeRoutingInfo::AllMasters, None));
+        let answers: HashMap<String, Value> = redis::from_redis_value(self.route(redis::cmd("PING"), masters).await?)?;
+        let mut found = Vec::new();
+        for address in answers.into_keys() {
+            let parts = address.rsplit_once(':').and_then(|(host, port)| Some((host.to_owned(), port.parse().ok()?)));
+            found.push(parts.ok_or((ErrorKind::Client, "the address of a master is not understood", address))?);
+        }
+        found.sort();
+        Ok(found)
+    }
+
+    async fn route(&self, command: Cmd, routing: RoutingInfo) -> Result<Value, RedisError> {
+        match self.connection.clone() {
+            Connection::Single(mut connection) => command.query_async(&mut connection).await,
+            Connection::Cluster(mut connection) => connection.route_command(command, routing).await,
+        }
+    }
+
+    /// Some keys of all that are Tollgate's, from `position` on; a key may come twice. `None` after the last.
+    ///
+    /// # Errors
+    /// [`Unreadable`].
+    pub async fn scan(&self, position: ScanPosition) -> Result<(Vec<Vec<u8>>, Option<ScanPosition>), Unreadable> {
+        let ScanPosition { node, cursor } = position;
+        let mut scan = redis::cmd("SCAN");
+        scan.arg(cursor).arg("MATCH").arg(keys::pattern()).arg("COUNT").arg(PAGE);
+        let master = self.masters.get(node).cloned();
+        let routing = match master {
+            Some((host, port)) => SingleNodeRoutingInfo::ByAddress { host, port },
+            None => SingleNodeRoutingInfo::Random,
+        };
+        let answer = self.route(scan, RoutingInfo::SingleNode(routing)).await?;
+        let (cursor, keys): (u64, Vec<Vec<u8>>) = redis::from_redis_value(answer).map_err(RedisError::from)?;
+        let next = match cursor {
+            0 if node + 1 < self.masters.len() => Some(ScanPosition { node: node + 1, cursor: 0 }),
+            0 => None,
+            cursor => Some(ScanPosition { node, cursor }),
+        };
+        Ok((keys, next))
+    }
+
+    /// What has to be seen at one moment.
+    ///
+    /// # Errors
+    /// [`Unreadable`].
+    pub async fn user(&self, owner: &Owner) -> Result<UserState, Unreadable> {
+        let most = (MOST_HOLDS + 1).to_string();
+        match self.ask(&scripts().inspect, &UserKeys::new(owner).all(), &[most.as_str()]).await? {
+            Answer::Inspected(state) => Ok(state),
+            _ => Err(unfitting()),
+        }
+    }
+
+    /// Some of the memory, from `cursor` on, and the next cursor; a field may come twice. It begins and ends with `0`.
+    ///
+    /// # Errors
+    /// [`Unreadable`].
+    pub async fn memory(&self, owner: &Owner, cursor: &str) -> Result<(Part<MemoryEntry>, String), Unreadable> {
+        let keys = UserKeys::new(owner);
+        let keys = [keys.ledger(), keys.memory(), keys.agenda()];
+        match self.ask(&scripts().inspect_memory, &keys, &[cursor, &PAGE.to_string()]).await? {
+            Answer::Memory(redis_ms, ledger, next, entries) => Ok((Part { redis_ms, ledger, entries }, next)),
+            _ => Err(unfitting()),
+        }
+    }
+
+    /// Some of the agenda, from `cursor` on: its entries that the memory knows nothing of with their scores, and the next cursor.
+    ///
+    /// # Errors
+    /// [`Unreadable`].
+    pub async fn agenda(&self, owner: &Owner, cursor: &str) -> Result<(Vec<(ByteBuf, String)>, String), Unreadable> {
+        let keys = UserKeys::new(owner);
+        match self.ask(&scripts().inspect_agenda, &[keys.memory(), keys.agenda()], &[cursor, &PAGE.to_string()]).await?
+        {
+            Answer::Agenda(next, entries) => Ok((entries, next)),
+            _ => Err(unfitting()),
+        }
+    }
+
+    /// The keys that show these holds, in this order.
+    ///
+    /// # Errors
+    /// [`Unreadable`].
+    pub async fn holds(&self, owner: &Owner, nonces: &[String]) -> Result<Part<HoldEntry>, Unreadable> {
+        let user_keys = UserKeys::new(owner);
+        let mut keys = vec![user_keys.ledger(), user_keys.memory(), user_keys.agenda()];
+        keys.extend(nonces.iter().map(|nonce| user_keys.hold(nonce)));
+        let nonces: Vec<_> = nonces.iter().map(String::as_str).collect();
+        match self.ask(&scripts().inspect_holds, &keys, &nonces).await? {
+            Answer::Holds(redis_ms, ledger, entries) if entries.len() == nonces.len() => {
+                Ok(Part { redis_ms, ledger, entries })
+            }
+            _ => Err(unfitting()),
+        }
+    }
+
+    /// Runs a script that may only read, so that a replica or a user who may only read will do.
+    async fn ask(&self, script: &Script, keys: &[String], args: &[&str]) -> Result<Answer, Unreadable> {
+        let command = |name: &str, subject: &str| {
+            let mut command = redis::cmd(name);
+            command.arg(subject).arg(keys.len()).arg(keys).arg(args);
+            command
+        };
+        let mut connection = self.connection.clone();
+        let packed: Vec<u8> = match command("EVALSHA_RO", &script.sha1).query_async(&mut connection).await {
+            Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {
+                command("EVAL_RO", script.body).query_async(&mut connection).await
+            }
+            answer => answer,
+        }?;
+        rmp_serde::from_slice(&packed).map_err(|error| Unreadable(Box::new(error)))
+    }
+}
+
+fn unfitting() -> Unreadable {
+    Unreadable("a script answered what does not fit the question".into())
+}
