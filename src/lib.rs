@@ -19,6 +19,8 @@ pub mod subscriptions;
 pub mod grpc;
 pub mod server;
 
+pub mod verify;
+
 pub mod commands;
 pub mod config;
 pub mod private_redis;

@@ -1,0 +1,200 @@
+//! A MessagePack value of any shape, and readers that say precisely where it is not what it should be.
+
+use std::fmt::{self, Display};
+use std::ops::RangeInclusive;
+
+use serde::de::{Deserialize as _, MapAccess, SeqAccess, Visitor};
+
+/// Where a value is not what it should be: `held of window 3 is 0.5, and not an integer`.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct Undecodable(String);
+
+/// What MessagePack can carry, as far as scripts write it.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Value {
+    /// Nothing.
+    Nil,
+    /// `true` or `false`.
+    Flag(bool),
+    /// An integer.
+    Integer(i128),
+    /// A number that is no integer: EXACT forbids it everywhere.
+    Float(f64),
+    /// Text, which need not be UTF-8.
+    Text(Vec<u8>),
+    /// Values in order.
+    List(Vec<Value>),
+    /// Values by key.
+    Map(Vec<(Value, Value)>),
+}
+
+impl Display for Value {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Nil => f.write_str("nil"),
+            Self::Flag(flag) => write!(f, "{flag}"),
+            Self::Integer(integer) => write!(f, "{integer}"),
+            Self::Float(float) => write!(f, "{float:?}"),
+            Self::Text(text) => write!(f, "{:?}", String::from_utf8_lossy(text)),
+            Self::List(values) => write!(f, "a list of {}", values.len()),
+            Self::Map(entries) => write!(f, "a map of {}", entries.len()),
+        }
+    }
+}
+
+struct AnyValue;
+
+impl<'de> serde::Deserialize<'de> for Value {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(AnyValue)
+    }
+}
+
+impl<'de> Visitor<'de> for AnyValue {
+    type Value = Value;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a MessagePack value")
+    }
+
+    fn visit_unit<E>(self) -> Result<Value, E> {
+        Ok(Value::Nil)
+    }
+
+    fn visit_bool<E>(self, flag: bool) -> Result<Value, E> {
+        Ok(Value::Flag(flag))
+    }
+
+    fn visit_i64<E>(self, integer: i64) -> Result<Value, E> {
+        Ok(Value::Integer(integer.into()))
+    }
+
+    fn visit_u64<E>(self, integer: u64) -> Result<Value, E> {
+        Ok(Value::Integer(integer.into()))
+    }
+
+    fn visit_f64<E>(self, float: f64) -> Result<Value, E> {
+        Ok(Value::Float(float))
+    }
+
+    fn visit_str<E>(self, text: &str) -> Result<Value, E> {
+        Ok(Value::Text(text.as_bytes().to_vec()))
+    }
+
+    fn visit_bytes<E>(self, text: &[u8]) -> Result<Value, E> {
+        Ok(Value::Text(text.to_vec()))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Value, A::Error> {
+        let mut values = Vec::new();
+        while let Some(value) = list.next_element()? {
+            values.push(value);
+        }
+        Ok(Value::List(values))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Value, A::Error> {
+        let mut entries = Vec::new();
+        while let Some(entry) = map.next_entry()? {
+            entries.push(entry);
+        }
+        Ok(Value::Map(entries))
+    }
+}
+
+fn not_a<T>(name: impl Display, value: &Value, what: &str) -> Result<T, Undecodable> {
+    Err(Undecodable(format!("{name} is {value}, and not {what}")))
+}
+
+impl Value {
+    /// Reads one value and nothing after it.
+    ///
+    /// # Errors
+    /// What is no MessagePack.
+    pub fn read(packed: &[u8]) -> Result<Self, Undecodable> {
+        let mut rest = packed;
+        let mut deserializer = rmp_serde::Deserializer::new(&mut rest);
+        let value = Self::deserialize(&mut deserializer)
+            .map_err(|error| Undecodable(format!("the value is no MessagePack: {error}")))?;
+        if rest.is_empty() {
+            Ok(value)
+        } else {
+            Err(Undecodable(format!("the value is followed by {} bytes that belong to nothing", rest.len())))
+        }
+    }
+
+    /// A list with so many values.
+    ///
+    /// # Errors
+    /// Anything else.
+    pub fn list(&self, name: impl Display, lengths: RangeInclusive<usize>) -> Result<&[Self], Undecodable> {
+        match self {
+            Self::List(values) if lengths.contains(&values.len()) => Ok(values),
+            other => {
+                let (least, most) = lengths.into_inner();
+                let what = match most {
+                    usize::MAX => format!("a list of at least {least}"),
+                    most if most == least => format!("a list of {least}"),
+                    most => format!("a list of {least} to {most}"),
+                };
+                not_a(name, other, &what)
+            }
+        }
+    }
+
+    /// A map with text for keys. Lua cannot tell an empty map from an empty list.
+    ///
+    /// # Errors
+    /// Anything else.
+    pub fn map(&self, name: impl Display) -> Result<Vec<(&str, &Self)>, Undecodable> {
+        match self {
+            Self::List(values) if values.is_empty() => Ok(Vec::new()),
+            Self::Map(entries) => {
+                entries.iter().map(|(key, value)| Ok((key.text(format_args!("a key of {name}"))?, value))).collect()
+            }
+            other => not_a(name, other, "a map"),
+        }
+    }
+
+    /// An integer.
+    ///
+    /// # Errors
+    /// Anything else.
+    pub fn integer(&self, name: impl Display) -> Result<i64, Undecodable> {
+        match self {
+            Self::Integer(integer) => i64::try_from(*integer).or_else(|_| not_a(name, self, "an integer of 64 bits")),
+            other => not_a(name, other, "an integer"),
+        }
+    }
+
+    /// Text in UTF-8.
+    ///
+    /// # Errors
+    /// Anything else.
+    pub fn text(&self, name: impl Display) -> Result<&str, Undecodable> {
+        match self {
+            Self::Text(text) => std::str::from_utf8(text).or_else(|_| not_a(name, self, "UTF-8")),
+            other => not_a(name, other, "text"),
+        }
+    }
+
+    /// `true` or `false`.
+    ///
+    /// # Errors
+    /// Anything else.
+    pub fn flag(&self, name: impl Display) -> Result<bool, Undecodable> {
+        match self {
+            Self::Flag(flag) => Ok(*flag),
+            other => not_a(name, other, "true or false"),
+        }
+    }
+
+    /// Fails, saying that this is not `what` it should be.
+    ///
+    /// # Errors
+    /// Always.
+    pub fn not<T>(&self, name: impl Display, what: &str) -> Result<T, Undecodable> {
+        not_a(name, self, what)
+    }
+}
