@@ -2,6 +2,7 @@
 
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
+use std::io::Write as _;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -14,12 +15,13 @@ use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 
 use crate::catalog::{self, InvalidCatalog};
-use crate::config::{Config, Settings};
+use crate::config::{Config, Settings, VerifySettings};
 use crate::domain::plan::Catalog;
 use crate::ledger::{ConnectError, Ledger, RedisOptions};
 use crate::meter::MeterOptions;
 use crate::private_redis::{self, PrivateRedis};
 use crate::server::{self, ServeError};
+use crate::verify::{self, VerifyError};
 
 /// Why `tollgate serve` did not start, or ended early.
 #[derive(Debug, thiserror::Error)]
@@ -66,8 +68,7 @@ pub fn serve(settings: Settings) -> ExitCode {
         }
     };
     tracing_subscriber::fmt().with_env_filter(&config.log).with_writer(std::io::stderr).init();
-    // The TLS library wants its cryptography chosen once per process; a second choice changes nothing.
-    let _: Result<(), _> = rustls::crypto::ring::default_provider().install_default();
+    choose_cryptography();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return failed(&error),
@@ -76,6 +77,11 @@ pub fn serve(settings: Settings) -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => failed(&failure),
     }
+}
+
+/// The TLS library wants its cryptography chosen once per process; a second choice changes nothing.
+fn choose_cryptography() {
+    let _: Result<(), _> = rustls::crypto::ring::default_provider().install_default();
 }
 
 async fn run(config: Config) -> Result<(), Failure> {
@@ -161,6 +167,39 @@ pub fn check_catalog(file: &Path) -> ExitCode {
 pub fn schema() -> ExitCode {
     println!("{:#}", catalog::schema());
     ExitCode::SUCCESS
+}
+
+/// `tollgate verify`.
+#[must_use]
+pub fn verify(settings: VerifySettings) -> ExitCode {
+    let unverified = ExitCode::from(2);
+    let urls = match settings.resolve() {
+        Ok(urls) => urls,
+        Err(invalid) => {
+            eprintln!("error: {invalid}");
+            return unverified;
+        }
+    };
+    choose_cryptography();
+    let verified = tokio::runtime::Builder::new_multi_thread().enable_all().build().map(|runtime| {
+        // Whoever reads only the first lines has seen what they wanted.
+        let tell = |line: &dyn std::fmt::Display| drop(writeln!(std::io::stdout(), "{line}"));
+        let report = runtime.block_on(verify::run_telling(&urls, |finding| tell(finding)))?;
+        tell(&report);
+        Ok::<_, VerifyError>(report)
+    });
+    match verified {
+        Ok(Ok(report)) if report.contradictions == 0 => ExitCode::SUCCESS,
+        Ok(Ok(_)) => ExitCode::FAILURE,
+        Ok(Err(error)) => {
+            failed(&error);
+            unverified
+        }
+        Err(error) => {
+            failed(&error);
+            unverified
+        }
+    }
 }
 
 /// `tollgate health [URL]`.

@@ -30,6 +30,19 @@ pub enum Command {
     },
     /// Print the JSON schema of the catalog, for editors.
     Schema,
+    /// Read everything in a live Redis, change nothing, and report what contradicts itself.
+    ///
+    /// Tollgate may go on serving: users are found by SCAN, and each is read by short scripts that only read. One line per
+    /// contradiction on standard output: the key, and what is wrong with the numbers found and expected (times are milliseconds
+    /// of the Unix epoch). Keys name users: keep the output as you keep user ids. A line marked `note` is odd, but possible. The
+    /// last line sums up. Where a DeleteUser was cut short, its `hold` keys stay for up to an hour: a note, or a contradiction if the
+    /// user has come back since.
+    ///
+    /// Exits with 0 if nothing contradicts itself, 1 if something does, and 2 if the Redis could not be read to the end.
+    ///
+    /// A replica will do, and so will a user that may only read: ACL SETUSER NAME on >PASSWORD %R~* +@read +@connection -@dangerous
+    /// +time +eval_ro +evalsha_ro, and +cluster|slots on a cluster.
+    Verify(VerifySettings),
     /// Ask a running Tollgate whether it serves, and exit with 0 if it does: for containers without a shell.
     Health {
         /// Where it listens.
@@ -95,6 +108,19 @@ pub struct Settings {
     /// What to log: a level, or directives such as tollgate=debug,redis=warn [default: info]
     #[arg(long, env = "TOLLGATE_LOG", value_name = "FILTER")]
     pub log: Option<String>,
+}
+
+/// What `tollgate verify` can be told. It takes its entry of the file that `tollgate serve` reads.
+#[derive(Debug, Default, Args)]
+pub struct VerifySettings {
+    /// The TOML file of `tollgate serve`, whose redis-url is used if there is no other
+    #[arg(long, env = "TOLLGATE_CONFIG", value_name = "FILE")]
+    pub config: Option<PathBuf>,
+
+    /// The Redis to verify, as redis://, rediss:// or unix://; several (repeated, or separated by commas) for the nodes of a
+    /// cluster, of which every master is read
+    #[arg(long, env = "TOLLGATE_REDIS_URL", value_name = "URL", value_delimiter = ',', hide_env_values = true)]
+    pub redis_url: Option<Vec<String>>,
 }
 
 /// The settings as they are used.
@@ -175,7 +201,7 @@ impl Settings {
             SocketAddr::from(([127, 0, 0, 1], 50051))
         });
         let redis_urls = self.redis_url.or(file.redis_url).unwrap_or_default();
-        if redis_urls.iter().collect::<HashSet<_>>().len() < redis_urls.len() {
+        if has_duplicates(&redis_urls) {
             problems.push("redis-url names a node twice".to_owned());
         }
         let redis_connections = usize::from(self.redis_connections.or(file.redis_connections).unwrap_or(2));
@@ -204,6 +230,33 @@ impl Settings {
             log,
         })
     }
+}
+
+impl VerifySettings {
+    /// The URLs of the Redis to verify.
+    ///
+    /// # Errors
+    /// Every problem at once.
+    pub fn resolve(self) -> Result<Vec<String>, InvalidConfig> {
+        let invalid = |problem: String| InvalidConfig { problems: vec![problem] };
+        let file = self.config.as_deref().map(read_file).transpose().map_err(invalid)?;
+        let urls = self.redis_url.or(file.and_then(|file| file.redis_url)).unwrap_or_default();
+        if urls.is_empty() {
+            return Err(invalid(
+                "no Redis is named: pass --redis-url redis://host:port or set TOLLGATE_REDIS_URL; the private Redis of a running \
+                 `tollgate serve` is unix:///path/to/tollgate-data/redis.sock"
+                    .to_owned(),
+            ));
+        }
+        if has_duplicates(&urls) {
+            return Err(invalid("redis-url names a node twice".to_owned()));
+        }
+        Ok(urls)
+    }
+}
+
+fn has_duplicates(urls: &[String]) -> bool {
+    urls.iter().collect::<HashSet<_>>().len() < urls.len()
 }
 
 fn read_file(path: &Path) -> Result<Settings, String> {

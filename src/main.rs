@@ -11,6 +11,7 @@ fn main() -> ExitCode {
         Command::Serve(settings) => commands::serve(*settings),
         Command::CheckCatalog { file } => commands::check_catalog(&file),
         Command::Schema => commands::schema(),
+        Command::Verify(settings) => commands::verify(settings),
         Command::Health { url } => commands::health(&url),
     }
 }

@@ -14,4 +14,5 @@ mod reserve;
 mod scripts;
 mod tidy;
 mod track;
+mod verify;
 mod wire;
