@@ -213,3 +213,10 @@ pub async fn live_holds(user: &str) -> u64 {
     command.arg(script).arg(1).arg(keys(user).ledger());
     command.query_async(&mut redis().await).await.expect("the user has a ledger")
 }
+
+/// Holds everything in a Redis, or in the cluster of these nodes, against itself.
+pub async fn nothing_contradicts_itself(urls: &[String]) {
+    let (report, findings) = tollgate::verify::run(urls).await.expect("Redis can be read");
+    let told: Vec<_> = findings.iter().map(ToString::to_string).collect();
+    assert_eq!(report.contradictions, 0, "{report}\n{}", told.join("\n"));
+}

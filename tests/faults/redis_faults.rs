@@ -7,7 +7,7 @@ use tollgate::meter::MeterOptions;
 
 use crate::support::load::{self, Load, Plan};
 use crate::support::redis_server::RedisServer;
-use crate::support::{Replica, scratch};
+use crate::support::{Replica, nothing_contradicts_itself, scratch};
 
 /// Within this, service resumes by itself.
 const RESUMES: Duration = Duration::from_secs(5);
@@ -46,5 +46,6 @@ async fn redis_is_killed_and_restarted() {
     }
     let totals = load.audit().await;
     assert!(totals.unanswered > 0, "the fault was felt: {totals:?}");
+    nothing_contradicts_itself(&[redis.url()]).await;
     println!("{totals:?}");
 }

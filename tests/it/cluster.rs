@@ -81,4 +81,9 @@ plans:
             "each node has some of the users"
         );
     }
+    let urls: Vec<_> = nodes.iter().take(2).map(RedisServer::url).collect();
+    let (report, findings) = tollgate::verify::run(&urls).await.unwrap();
+    assert_eq!((report.users, findings), (48, Vec::new()), "every master is read");
+    let one = tollgate::verify::run(&urls[..1]).await.unwrap_err().to_string();
+    assert!(one.contains("node of a cluster") && one.contains("--redis-url"), "{one}");
 }
