@@ -268,7 +268,7 @@ impl Inspector {
         let mut connection = self.connection.clone();
         let packed: Vec<u8> = match command("EVALSHA_RO", &script.sha1).query_async(&mut connection).await {
             Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {
-                command("EVAL_RO", script.body).query_async(&mut connection).await
+                command("EVAL_RO", &script.body).query_async(&mut connection).await
             }
             answer => answer,
         }?;

@@ -46,8 +46,12 @@ pub async fn run(case: &Case, ledger: &Ledger) -> Result<BTreeMap<&'static str, 
             return Err(Difference { after: index + 1, story });
         }
     }
+    let contradictions = real.contradictions().await;
     real.clean_up().await;
-    Ok(model.covered)
+    if contradictions.is_empty() {
+        return Ok(model.covered);
+    }
+    Err(Difference { after: case.operations.len(), story: contradictions.join("\n") })
 }
 
 /// The shortest sequence that still fails, found by leaving out ever smaller parts.

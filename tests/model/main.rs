@@ -29,7 +29,9 @@ mod user;
 mod windows;
 
 use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
 
+use tokio::task::JoinSet;
 use tollgate::ledger::Ledger;
 
 /// Operations of one case.
@@ -106,15 +108,13 @@ fn setting(name: &str, default: u64) -> u64 {
     }
 }
 
-#[tokio::test]
-async fn scripts_and_model_agree() {
-    let operations = setting("TOLLGATE_MODEL_OPERATIONS", 12_000);
-    let first = setting("TOLLGATE_MODEL_SEED", 1);
-    let ledger = Ledger::connect(&support::redis_options()).await.expect("Redis can be used");
+/// How many cases, or mutants, run at the same time: each mostly waits for Redis.
+const WORKERS: usize = 6;
+
+/// Runs the cases of these seeds; stops at the first that fails, with all that is needed to see why.
+async fn run_cases(seeds: impl Iterator<Item = u64>, ledger: Ledger) -> BTreeMap<&'static str, u64> {
     let mut covered: BTreeMap<&str, u64> = BTreeMap::new();
-    let cases = operations.div_ceil(u64::from(LENGTH));
-    println!("seeds {first} to {}, {LENGTH} operations each", first + cases - 1);
-    for seed in first..first + cases {
+    for seed in seeds {
         let case = generate::case(seed, LENGTH);
         match campaign::run(&case, &ledger).await {
             Ok(more) => more.into_iter().for_each(|(what, times)| *covered.entry(what).or_default() += times),
@@ -130,6 +130,25 @@ async fn scripts_and_model_agree() {
                 panic!("seed {seed}: scripts and model differ at\n{}", difference.story);
             }
         }
+    }
+    covered
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn scripts_and_model_agree() {
+    let operations = setting("TOLLGATE_MODEL_OPERATIONS", 12_000);
+    let first = setting("TOLLGATE_MODEL_SEED", 1);
+    let ledger = Ledger::connect(&support::redis_options()).await.expect("Redis can be used");
+    let cases = operations.div_ceil(u64::from(LENGTH));
+    println!("seeds {first} to {}, {LENGTH} operations each", first + cases - 1);
+    let mut workers = JoinSet::new();
+    for worker in 0..WORKERS {
+        workers.spawn(run_cases((first..first + cases).skip(worker).step_by(WORKERS), ledger.clone()));
+    }
+    let mut covered: BTreeMap<&str, u64> = BTreeMap::new();
+    while let Some(more) = workers.join_next().await {
+        let more = more.expect("scripts and model agree");
+        more.into_iter().for_each(|(what, times)| *covered.entry(what).or_default() += times);
     }
     println!("{covered:#?}");
     // Fewer than these operations are for looking at one seed.
@@ -166,23 +185,36 @@ async fn concurrent_histories_are_linearizable() {
     assert!(rejected >= histories / 2, "most histories can be tampered with");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_mutant_of_the_scripts_is_killed() {
     let ledger = Ledger::connect(&support::redis_options()).await.expect("Redis can be used");
     assert_eq!(direct::wrong(&ledger).await, None, "without a mutant");
-    // Mutants that get through some of it are told apart by later ones.
-    let cases: Vec<_> = (1..=setting("TOLLGATE_MODEL_CASES", 200)).map(|seed| generate::case(seed, LENGTH)).collect();
-    let mut survivors = Vec::new();
-    let (mut killed, mut needed) = (0, 0);
-    for mutant in mutants::all() {
-        match kill::kill(mutant, &cases, &ledger).await {
-            Some(operations) => {
-                killed += 1;
-                needed = needed.max(operations);
+    // Most die in the first cases; few need the last ones.
+    let cases = (1..=setting("TOLLGATE_MODEL_CASES", 200)).map(|seed| generate::case(seed, LENGTH));
+    let cases: Arc<[generate::Case]> = cases.collect();
+    let queue: Arc<Mutex<Vec<_>>> = Arc::new(Mutex::new(mutants::all().collect()));
+    let mut workers = JoinSet::new();
+    for _ in 0..WORKERS {
+        let (cases, queue, ledger) = (Arc::clone(&cases), Arc::clone(&queue), ledger.clone());
+        workers.spawn(async move {
+            let mut outcomes = Vec::new();
+            while let Some(mutant) = next(&queue) {
+                outcomes.push((mutant, kill::kill(mutant, &cases, &ledger).await));
             }
-            None => survivors.push(mutant),
-        }
+            outcomes
+        });
     }
-    println!("{killed} mutants killed, the hardest after {needed} operations");
+    let outcomes = workers.join_all().await.concat();
+    let survivors: Vec<_> = outcomes.iter().filter(|(_, killed)| killed.is_none()).collect();
+    let hardest = outcomes.iter().filter_map(|(_, killed)| *killed).max();
+    println!(
+        "{} of {} mutants killed, the hardest after {hardest:?} operations",
+        outcomes.len() - survivors.len(),
+        outcomes.len()
+    );
     assert!(survivors.is_empty(), "these survive: {survivors:#?}");
+}
+
+fn next<T>(queue: &Mutex<Vec<T>>) -> Option<T> {
+    queue.lock().unwrap_or_else(PoisonError::into_inner).pop()
 }

@@ -10,6 +10,7 @@ use tollgate::grpc::v1::subscription_service_server::SubscriptionService as _;
 use tollgate::grpc::{Metering, Subscriptions, v1};
 use tollgate::ledger::Ledger;
 use tollgate::meter::{Meter, MeterOptions};
+use tollgate::verify::{Finding, Kind};
 use tonic::{Request, Status};
 use tonic_types::StatusExt as _;
 
@@ -17,7 +18,7 @@ use crate::answers::{Answer, duration, timestamp};
 use crate::operations::{Actual, Call, Operation, Quota, Refund, When};
 use crate::reference::Settings;
 use crate::sketch::{Event, double};
-use crate::support::{Step, fresh_user, step_clock};
+use crate::support::{Step, fresh_user, owner, redis_url, step_clock};
 
 /// A reservation that nobody ever made, of a user who is none of the test's.
 const NOBODYS: &str = "AAAAAAAAAAAAAAAAAAAAAA.default:nobody";
@@ -66,6 +67,15 @@ impl Real {
     /// The user's time is this from now on.
     pub async fn set_clock(&self, user: usize, to: Step) {
         step_clock(&self.users[user], to).await;
+    }
+
+    /// What contradicts itself in what is stored of the users.
+    pub async fn contradictions(&self) -> Vec<String> {
+        let (_, findings) = tollgate::verify::run(&[redis_url()]).await.expect("Redis can be read");
+        let tags: Vec<_> = self.users.iter().map(|user| format!("{{{}}}", owner(user).tag())).collect();
+        let of_users = |finding: &&Finding| tags.iter().any(|tag| finding.key.contains(tag));
+        let found = findings.iter().filter(|finding| finding.kind == Kind::Contradiction).filter(of_users);
+        found.map(ToString::to_string).collect()
     }
 
     /// Everything of the users goes.
