@@ -19,11 +19,9 @@ local lapsed = give_back_due(led, agenda_key, memory_key)
 
 local memory, record = recall(led, memory_key, request_id, 'reserve', digest)
 if memory == 'reused' then return fault('REQUEST_ID_REUSED') end
--- ONCE: a cluster client may send a script again by itself, and without a request id only the nonce tells.
-if request_id == '' then record = load_record(memory_key, 'r' .. nonce, now) end
-if record then
-  local rows, first = claim_rows(led, record[R_CLAIMS], C_CHARGE), memory and memory[3] or nonce
-  return pack({ decision = { 'allowed', first, state_name(record, now), record[R_DEADLINE], rows, -1, first ~= nonce } })
+if memory then
+  local rows = claim_rows(led, record[R_CLAIMS], C_CHARGE)
+  return pack({ decision = { 'allowed', memory[3], state_name(record, now), record[R_DEADLINE], rows, -1, true } })
 end
 
 local current, changed_subscription = check_subscription(led, stored[1], revision, ended, plan)

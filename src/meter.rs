@@ -194,12 +194,10 @@ impl Meter {
         let owner = self.owner(user);
         let event_id = Nonce::random();
         let TrackCall { event, request_id, enforce, reservation } = call;
-        // ONCE: a cluster client may send a script again by itself; a call without an id then needs one.
-        let own_id = (request_id.is_none() && self.ledger.may_repeat()).then(|| RequestId::of_event(&event_id));
-        let request_id = request_id.as_ref().or(own_id.as_ref());
         let digest = request_id
+            .as_ref()
             .map(|_| digest(&("track", codec::event(event), enforce, reservation.as_ref().map(ToString::to_string))));
-        let once = (text(request_id), digest.as_deref().unwrap_or_default(), event_id.as_str());
+        let once = (text(request_id.as_ref()), digest.as_deref().unwrap_or_default(), event_id.as_str());
         let reply = match (event.name.refunded(), reservation) {
             (Some(refunded), Some(reservation)) => {
                 self.refund_reservation(&owner, reservation, event, &refunded, once).await?
@@ -207,9 +205,7 @@ impl Meter {
             (Some(refunded), None) => self.refund(&owner, event, &refunded, once).await?,
             (None, _) => self.count(&owner, event, *enforce, once).await?,
         };
-        let tracked = reply.tracked()?;
-        // What was sent again for the same call is no replay to the caller.
-        Ok(Tracked { replayed: tracked.replayed && tracked.event_id != event_id.as_str(), ..tracked })
+        reply.tracked()
     }
 
     async fn count(&self, owner: &Owner, event: &Event, enforce: bool, once: Once<'_>) -> Result<Reply, Fault> {

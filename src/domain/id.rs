@@ -121,12 +121,6 @@ impl RequestId {
         checked(text, 64).map(|text| Some(Self(text.to_owned())))
     }
 
-    /// The id of a call that came without one: longer than any that a caller may send.
-    #[must_use]
-    pub fn of_event(event_id: &Nonce) -> Self {
-        Self(format!("{event_id}{:->64}", ""))
-    }
-
     /// The id as the caller wrote it.
     #[must_use]
     pub fn as_str(&self) -> &str {

@@ -7,16 +7,19 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
+use redis::aio::{ConnectionManager, ConnectionManagerConfig};
+use redis::cluster::ClusterClient;
+use redis::cluster_async::ClusterConnection;
 use redis::cluster_routing::{MultipleNodeRoutingInfo, RoutingInfo, SingleNodeRoutingInfo};
-use redis::{Cmd, ErrorKind, IntoConnectionInfo as _, RedisError, ServerErrorKind, Value};
+use redis::{Cmd, ConnectionInfo, ErrorKind, IntoConnectionInfo as _, RedisError, ServerErrorKind, Value};
 use serde::Deserialize;
 use serde_bytes::ByteBuf;
 
 use crate::domain::id::Owner;
 
-use super::connection::{Connection, check_version};
+use super::connection::check::judge_version;
 use super::script::{Script, scripts};
-use super::{ConnectError, RedisOptions, UserKeys, keys};
+use super::{ConnectError, UserKeys, keys};
 
 /// How many keys one `SCAN`, and how many entries one script looks at.
 const PAGE: usize = 250;
@@ -116,6 +119,32 @@ pub struct ScanPosition {
     cursor: u64,
 }
 
+#[derive(Clone)]
+enum Connection {
+    Single(ConnectionManager),
+    Cluster(ClusterConnection),
+}
+
+impl Connection {
+    fn single(info: ConnectionInfo) -> Result<Self, RedisError> {
+        let config =
+            ConnectionManagerConfig::new().set_connection_timeout(Some(PATIENCE)).set_response_timeout(Some(PATIENCE));
+        ConnectionManager::new_lazy_with_config(redis::Client::open(info)?, config).map(Self::Single)
+    }
+
+    async fn cluster(nodes: Vec<ConnectionInfo>) -> Result<Self, RedisError> {
+        let client = ClusterClient::builder(nodes).connection_timeout(PATIENCE).response_timeout(PATIENCE).build()?;
+        client.get_async_connection().await.map(Self::Cluster)
+    }
+
+    async fn send(&self, command: Cmd) -> Result<Value, RedisError> {
+        match self.clone() {
+            Self::Single(mut connection) => command.query_async(&mut connection).await,
+            Self::Cluster(mut connection) => command.query_async(&mut connection).await,
+        }
+    }
+}
+
 /// Reads one Redis, or all masters of a cluster.
 #[derive(Clone)]
 pub struct Inspector {
@@ -130,22 +159,27 @@ impl Inspector {
     /// # Errors
     /// See [`ConnectError`].
     pub async fn connect(urls: &[String]) -> Result<Self, ConnectError> {
-        let options = RedisOptions { urls: urls.to_vec(), connections: 1, timeout: PATIENCE, allow_eviction: true };
-        if urls.is_empty() {
-            return Err(ConnectError::NoUrl);
-        }
+        let mut nodes = Vec::new();
         for (index, url) in urls.iter().enumerate() {
-            url.as_str().into_connection_info().map_err(|source| ConnectError::BadUrl { number: index + 1, source })?;
+            let info = url.as_str().into_connection_info();
+            nodes.push(info.map_err(|source| ConnectError::BadUrl { number: index + 1, source })?);
         }
+        let (Some(first), several) = (nodes.first().cloned(), nodes.len() > 1) else {
+            return Err(ConnectError::NoUrl);
+        };
         let unreachable = |error: RedisError| ConnectError::Unreachable(Box::new(error));
         let connect = async {
-            let mut inspector = Self { connection: Connection::open(&options).await?, masters: Vec::new() };
-            let hello = inspector.hello().await.map_err(unreachable)?;
-            check_version(hello.get("server").is_some_and(|name| name == "valkey"), hello.get("version"))?;
-            if urls.len() > 1 {
+            let single = Connection::single(first).map_err(unreachable)?;
+            let mut inspector = Self { connection: single, masters: Vec::new() };
+            let hello = inspector.hello().await;
+            // One of several nodes of a cluster may be down.
+            if let Ok(hello) = &hello {
+                let version = hello.get("version").cloned().unwrap_or_default();
+                judge_version(hello.get("server").is_some_and(|name| name == "valkey"), version, "this Redis")?;
+            }
+            if several || hello.map_err(unreachable)?.get("mode").is_some_and(|mode| mode == "cluster") {
+                inspector.connection = Connection::cluster(nodes).await.map_err(unreachable)?;
                 inspector.masters = inspector.masters().await.map_err(unreachable)?;
-            } else if hello.get("mode").is_some_and(|mode| mode == "cluster") {
-                return Err(ConnectError::ClusterNode);
             }
             Ok(inspector)
         };
@@ -265,13 +299,13 @@ impl Inspector {
             command.arg(subject).arg(keys.len()).arg(keys).arg(args);
             command
         };
-        let mut connection = self.connection.clone();
-        let packed: Vec<u8> = match command("EVALSHA_RO", &script.sha1).query_async(&mut connection).await {
+        let packed = match self.connection.send(command("EVALSHA_RO", &script.sha1)).await {
             Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {
-                command("EVAL_RO", &script.body).query_async(&mut connection).await
+                self.connection.send(command("EVAL_RO", &script.body)).await
             }
             answer => answer,
         }?;
+        let packed: Vec<u8> = redis::from_redis_value(packed).map_err(RedisError::from)?;
         rmp_serde::from_slice(&packed).map_err(|error| Unreadable(Box::new(error)))
     }
 }

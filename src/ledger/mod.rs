@@ -64,12 +64,6 @@ impl Ledger {
         codec::decode(&packed)
     }
 
-    /// Whether the client may send a script again by itself, after an error that leaves its outcome unknown.
-    #[must_use]
-    pub fn may_repeat(&self) -> bool {
-        self.connections.is_cluster()
-    }
-
     /// Deletes the keys that show live holds. They would expire alone.
     ///
     /// # Errors
@@ -78,14 +72,14 @@ impl Ledger {
         let keys = UserKeys::new(owner);
         let holds: Vec<String> = nonces.iter().map(|nonce| keys.hold(nonce)).collect();
         for some in holds.chunks(1000) {
-            self.connections.unlink(some).await?;
+            self.connections.unlink(owner, some).await?;
         }
         Ok(())
     }
 
-    /// Whether Redis answers within `limit`, over a connection of its own.
+    /// Whether Redis answers within `limit`, over a connection of its own; of a cluster, whether it serves.
     pub async fn answers(&self, limit: Duration) -> bool {
-        tokio::time::timeout(limit, self.connections.ping()).await.is_ok_and(|answer| answer.is_ok())
+        tokio::time::timeout(limit, self.connections.is_up()).await.is_ok_and(|answer| answer.unwrap_or(false))
     }
 }
 

@@ -6,7 +6,7 @@
 //! every deadline has passed nothing is held (NO-LEAK).
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use tokio::task::JoinHandle;
@@ -53,6 +53,8 @@ pub struct Plan {
     pub refunds: bool,
     /// Some answers may be forgotten: an asynchronous failover loses the last moments. Not together with refunds.
     pub may_forget: bool,
+    /// Of the random numbers.
+    pub seed: u64,
 }
 
 impl Plan {
@@ -68,6 +70,7 @@ impl Plan {
             patience: Duration::from_secs(30),
             refunds: true,
             may_forget: false,
+            seed: 0,
         }
     }
 }
@@ -107,8 +110,16 @@ struct User {
 pub struct Load {
     plan: Plan,
     users: Arc<[User]>,
-    stop: Arc<AtomicBool>,
+    switch: Arc<Switch>,
     clients: Vec<JoinHandle<()>>,
+}
+
+/// What the clients are told, and how many of them rest.
+#[derive(Debug, Default)]
+struct Switch {
+    stop: AtomicBool,
+    pause: AtomicBool,
+    resting: AtomicUsize,
 }
 
 /// What a campaign of load has done, for the reader of a test's output.
@@ -130,14 +141,30 @@ impl Load {
     pub fn start(plan: Plan) -> Self {
         let users: Arc<[User]> =
             (0..plan.users).map(|_| User { id: fresh_user("load"), tally: Tally::default() }).collect();
-        let stop = Arc::new(AtomicBool::new(false));
+        let switch = Arc::<Switch>::default();
         let mut clients = Vec::new();
         for number in 0..plan.clients {
             let client = Client::new(&plan, number, Arc::clone(&users));
-            let stop = Arc::clone(&stop);
-            clients.push(spawn(client.run(stop)));
+            clients.push(spawn(client.run(Arc::clone(&switch))));
         }
-        Self { plan, users, stop, clients }
+        Self { plan, users, switch, clients }
+    }
+
+    /// Whose counters they are.
+    pub fn users(&self) -> Vec<String> {
+        self.users.iter().map(|user| user.id.clone()).collect()
+    }
+
+    /// Lets every client finish what it does, until [`Self::resume`].
+    pub async fn pause(&self) {
+        self.switch.pause.store(true, Ordering::Relaxed);
+        while self.switch.resting.load(Ordering::Relaxed) < self.clients.len() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    pub fn resume(&self) {
+        self.switch.pause.store(false, Ordering::Relaxed);
     }
 
     /// How many calls were answered until now.
@@ -157,7 +184,7 @@ impl Load {
 
     /// Ends the load, waits for the last deadline, and holds the counters of every user against what was acknowledged.
     pub async fn audit(self) -> Totals {
-        self.stop.store(true, Ordering::Relaxed);
+        self.switch.stop.store(true, Ordering::Relaxed);
         for client in self.clients {
             client.await.expect("a client gets all its answers");
         }
@@ -257,12 +284,19 @@ fn is_passing(status: &Status) -> bool {
 impl Client {
     fn new(plan: &Plan, number: usize, users: Arc<[User]>) -> Self {
         let stubs = plan.urls.iter().map(|url| stub(url)).collect();
-        let random = fastrand::Rng::with_seed(number as u64);
+        let random = fastrand::Rng::with_seed(plan.seed << 32 | number as u64);
         Self { plan: plan.clone(), stubs, users, number, next: 0, random }
     }
 
-    async fn run(mut self, stop: Arc<AtomicBool>) {
-        while !stop.load(Ordering::Relaxed) {
+    async fn run(mut self, switch: Arc<Switch>) {
+        while !switch.stop.load(Ordering::Relaxed) {
+            if switch.pause.load(Ordering::Relaxed) {
+                switch.resting.fetch_add(1, Ordering::Relaxed);
+                while switch.pause.load(Ordering::Relaxed) && !switch.stop.load(Ordering::Relaxed) {
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+                switch.resting.fetch_sub(1, Ordering::Relaxed);
+            }
             let users = Arc::clone(&self.users);
             let user = &users[self.random.usize(..users.len())];
             match self.random.u32(..10) {

@@ -5,6 +5,7 @@
 #![allow(dead_code)]
 
 pub mod load;
+pub mod redis_cluster;
 pub mod redis_server;
 
 use std::collections::BTreeMap;

@@ -9,4 +9,17 @@
 #[path = "../common/mod.rs"]
 mod support;
 
+mod cluster;
 mod redis_faults;
+
+/// Held by a campaign while it runs: campaigns take turns, as they measure times.
+async fn alone() -> tokio::sync::MutexGuard<'static, ()> {
+    static TURN: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+    TURN.lock().await
+}
+
+/// The seeds of a campaign: one, or as many as `TOLLGATE_FAULTS_ROUNDS` says.
+fn rounds() -> std::ops::Range<u64> {
+    let rounds = std::env::var("TOLLGATE_FAULTS_ROUNDS").ok();
+    0..rounds.map_or(1, |rounds| rounds.parse().expect("TOLLGATE_FAULTS_ROUNDS is a number"))
+}

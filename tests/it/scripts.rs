@@ -144,23 +144,3 @@ plans: { p: { period: yearly, limit_groups: [{ id: g, unit: count, quota: 10, ma
     let _: () = redis::cmd("SCRIPT").arg("FLUSH").query_async(&mut crate::support::redis().await).await.unwrap();
     scenario.run("commit A => g.used=1\nreserve u e => allowed g.held=1\nusage u => g.used=1").await;
 }
-
-#[tokio::test]
-async fn once_a_reserve_that_a_client_sends_again_by_itself_holds_once() {
-    let catalog =
-        "plans: { p: { period: yearly, limit_groups: [{ id: g, unit: count, quota: 9, match: [{ event: e }] }] } }";
-    let catalog = catalog::parse(catalog, jiff::tz::db()).unwrap_or_else(|problems| panic!("{problems}"));
-    let plan = compile(&catalog.plans()[0], None, &BTreeMap::new(), jiff::Timestamp::now().as_millisecond()).unwrap();
-    let ledger = Ledger::connect(&redis_options()).await.unwrap();
-    let owner = owner(&fresh_user("again"));
-    let mut keys = UserKeys::new(&owner).all();
-    keys.push(UserKeys::new(&owner).hold("nonce"));
-    let event = event("e", &[], &[]);
-    let call = codec::encode(&("", false, codec::event(&event), "", "", "nonce", 60_000, 900_000));
-    for _ in 0..3 {
-        let reply = ledger.run(&scripts().reserve, &keys, &owner, &[&call, &plan.message]).await.unwrap();
-        let (decision, hold) = reply.decision().unwrap();
-        let hold = hold.unwrap();
-        assert_eq!((decision.standings[0].held, hold.nonce.as_str(), hold.replayed), (1, "nonce", false));
-    }
-}

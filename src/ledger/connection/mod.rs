@@ -1,0 +1,220 @@
+//! Connections to Redis: a few shared and pipelined ones for the scripts, a pool for checks and administration.
+//!
+//! Sharing is what makes one round trip cheap: many calls travel in one packet. A pool that lends a connection per call
+//! costs more than twice the CPU (docs/adr/0003-connections.md).
+
+pub(super) mod check;
+mod cluster;
+mod node;
+mod target;
+
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::sync::Arc;
+use std::time::Duration;
+
+use redis::{Cmd, ErrorKind, InfoDict, RedisError, ServerErrorKind, Value};
+
+use crate::domain::fault::Fault;
+use crate::domain::id::Owner;
+
+use super::script::{Script, scripts};
+use cluster::Cluster;
+use node::{Node, Source};
+use target::Target;
+
+type AnyError = Box<dyn std::error::Error + Send + Sync>;
+
+/// Which Redis, and how to talk to it.
+#[derive(Debug, Clone)]
+pub struct RedisOptions {
+    /// One URL for a single node; several for the nodes of a cluster.
+    pub urls: Vec<String>,
+    /// How many connections the scripts share.
+    pub connections: usize,
+    /// How long to wait for an answer before the outcome counts as unknown.
+    pub timeout: Duration,
+    /// Serve even if Redis may evict keys.
+    pub allow_eviction: bool,
+}
+
+/// Why this Redis cannot keep a ledger.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    /// No URL at all.
+    #[error("no Redis URL is given")]
+    NoUrl,
+    /// A URL that is not understood. It is not repeated: it may hold a password.
+    #[error("redis URL number {number} is not understood: write it as redis://host:port, rediss://... or unix:///path")]
+    BadUrl {
+        /// Counted from 1.
+        number: usize,
+        /// What the parser says.
+        #[source]
+        source: RedisError,
+    },
+    /// URLs that are understood, but not together.
+    #[error("{0}")]
+    Misfit(&'static str),
+    /// Redis does not answer.
+    #[error("cannot reach Redis: check that it runs, and the address and password of --redis-url")]
+    Unreachable(#[source] AnyError),
+    /// Several nodes that know nothing of each other.
+    #[error("several --redis-url name the nodes of a cluster, but this Redis is none: give one")]
+    NoCluster(#[source] RedisError),
+    /// Too old.
+    #[error("{node} is {server} {version}, but Tollgate needs Redis 7.0 or Valkey 7.2, or newer")]
+    TooOld {
+        /// Which node says so.
+        node: String,
+        /// Redis or Valkey.
+        server: &'static str,
+        /// What it says of itself.
+        version: String,
+    },
+    /// Keys could vanish.
+    #[error(
+        "maxmemory-policy of {node} is {policy}, under which Redis drops counters when memory is short: set it to noeviction, \
+         or pass --allow-eviction to serve all the same"
+    )]
+    Evicting {
+        /// Which node says so.
+        node: String,
+        /// What it would do.
+        policy: String,
+    },
+}
+
+#[derive(Clone)]
+pub(super) struct Connections {
+    to: To,
+    timeout: Duration,
+}
+
+/// A user's calls all take the same of several connections, so that they keep their order.
+#[derive(Clone)]
+enum To {
+    Node(Arc<Node>),
+    Cluster(Arc<Cluster>),
+}
+
+impl Connections {
+    pub(super) async fn open(options: &RedisOptions) -> Result<Self, ConnectError> {
+        // So that the first calls, which arrive together, do not each send a whole script.
+        let load = |script: &&Script| {
+            let mut load = redis::cmd("SCRIPT");
+            load.arg("LOAD").arg(&*script.body);
+            load
+        };
+        let prepare: Vec<Cmd> = scripts().all().iter().map(load).collect();
+        let (connections, timeout) = (options.connections.max(1), options.timeout);
+        let target = Target::of(options)?;
+        let opened = async {
+            let (source, alone) = match target {
+                Target::Node(info) => (Source::fixed(info.as_ref().clone()), Some(*info)),
+                Target::Cluster(nodes) => return open_cluster(nodes, options, &prepare).await,
+            };
+            let node = Node::new(source, connections, timeout).map_err(ConnectError::Unreachable)?;
+            let info: InfoDict = node.administer(&redis::cmd("INFO")).await.map_err(ConnectError::Unreachable)?;
+            check::judge(&info, "this Redis", options.allow_eviction)?;
+            // One address that stands for a whole cluster.
+            if let Some(info_of_one) = alone.filter(|_| check::is_of_a_cluster(&info)) {
+                return open_cluster(vec![info_of_one], options, &prepare).await;
+            }
+            for command in &prepare {
+                node.administer::<Value>(command).await.map_err(ConnectError::Unreachable)?;
+            }
+            Ok(To::Node(Arc::new(node)))
+        };
+        let limit = Duration::from_secs(10);
+        let opened = tokio::time::timeout(limit, opened).await;
+        Ok(Self { to: opened.map_err(|elapsed| ConnectError::Unreachable(elapsed.into()))??, timeout })
+    }
+
+    /// Runs a script by its digest; a Redis that does not have it yet gets it, and has not run anything before.
+    pub(super) async fn evaluate(
+        &self,
+        script: &Script,
+        keys: &[String],
+        owner: &Owner,
+        args: &[&[u8]],
+    ) -> Result<Vec<u8>, Fault> {
+        let command = |name: &str, subject: &str| {
+            let mut command = redis::cmd(name);
+            command.arg(subject).arg(keys.len()).arg(keys);
+            for arg in args {
+                command.arg(*arg);
+            }
+            command
+        };
+        let answer = match self.ask(owner, &command("EVALSHA", &script.sha1)).await {
+            Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {
+                self.ask(owner, &command("EVAL", &script.body)).await
+            }
+            answer => answer,
+        };
+        answer.and_then(|value| Ok(redis::from_redis_value(value)?)).map_err(|error| {
+            if is_script_error(&error) {
+                tracing::error!(script = script.name, %error, "a script failed");
+                Fault::Internal(Box::new(error))
+            } else {
+                tracing::warn!(script = script.name, %error, "redis gave no answer");
+                Fault::Unavailable(Box::new(error))
+            }
+        })
+    }
+
+    /// An error leaves the outcome unknown, unless it is an answer. Nothing is sent again that may have run.
+    async fn ask(&self, owner: &Owner, command: &Cmd) -> Result<Value, RedisError> {
+        let mut hasher = DefaultHasher::new();
+        owner.tag().hash(&mut hasher);
+        let hash = hasher.finish() as usize;
+        match &self.to {
+            To::Node(node) => node.ask(hash, command).await,
+            To::Cluster(cluster) => cluster.ask(hash, command).await,
+        }
+    }
+
+    /// Deletes keys of one user.
+    pub(super) async fn unlink(&self, owner: &Owner, keys: &[String]) -> Result<(), Fault> {
+        let mut command = redis::cmd("UNLINK");
+        command.arg(keys);
+        let work = async {
+            match &self.to {
+                To::Node(node) => node.administer::<u64>(&command).await.map(drop),
+                To::Cluster(_) => self.ask(owner, &command).await.map(drop).map_err(Into::into),
+            }
+        };
+        match tokio::time::timeout(self.timeout, work).await {
+            Ok(outcome) => outcome.map_err(Fault::Unavailable),
+            Err(elapsed) => Err(Fault::Unavailable(elapsed.into())),
+        }
+    }
+
+    /// Whether Redis answers; of a cluster, whether it serves.
+    pub(super) async fn is_up(&self) -> Result<bool, AnyError> {
+        match &self.to {
+            To::Node(node) => node.administer::<String>(&redis::cmd("PING")).await.map(|_| true),
+            To::Cluster(cluster) => cluster.is_up().await,
+        }
+    }
+}
+
+async fn open_cluster(
+    nodes: Vec<redis::ConnectionInfo>,
+    options: &RedisOptions,
+    prepare: &[Cmd],
+) -> Result<To, ConnectError> {
+    let cluster = Cluster::open(nodes, options.connections.max(1), options.timeout).await?;
+    cluster.check(options.allow_eviction, prepare).await?;
+    Ok(To::Cluster(Arc::new(cluster)))
+}
+
+/// An error of the script itself, rather than of reaching Redis or of Redis's state.
+fn is_script_error(error: &RedisError) -> bool {
+    error.kind() == ErrorKind::Server(ServerErrorKind::ResponseError)
+        || matches!(error.kind(), ErrorKind::UnexpectedReturnType | ErrorKind::Parse)
+}
+
+fn timed_out() -> RedisError {
+    std::io::Error::from(std::io::ErrorKind::TimedOut).into()
+}

@@ -1,0 +1,176 @@
+//! Connections to one node at a time: the one behind an address, or the master of the hour.
+//!
+//! Calls share a few pipelined connections, the lanes; a pool lends others for checks, health and deletions.
+
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::{Duration, Instant};
+
+use redis::aio::{ConnectionManager, ConnectionManagerConfig};
+use redis::{Cmd, ConnectionInfo, ErrorKind, RedisError, ServerErrorKind, Value};
+use tokio::sync::{Notify, watch};
+
+use super::{AnyError, timed_out};
+
+/// A connection that does not answer is made anew at most this often.
+const RENEWAL: Duration = Duration::from_secs(1);
+
+/// Which node it is now.
+#[derive(Debug, Clone)]
+pub(super) struct Master {
+    /// Changes with it.
+    pub(super) number: u64,
+    pub(super) info: ConnectionInfo,
+}
+
+/// Where to learn which node it is.
+#[derive(Clone)]
+pub(super) struct Source {
+    pub(super) master: watch::Receiver<Master>,
+    /// Wakes who looks for it; nobody, if it is always the same.
+    pub(super) doubt: Option<Arc<Notify>>,
+}
+
+impl Source {
+    /// The same node for ever.
+    pub(super) fn fixed(info: ConnectionInfo) -> Self {
+        Self { master: watch::channel(Master { number: 0, info }).1, doubt: None }
+    }
+}
+
+/// Connections to it.
+pub(super) struct Node {
+    source: Source,
+    lanes: Vec<RwLock<Lane>>,
+    pool: RwLock<(u64, deadpool_redis::Pool)>,
+    timeout: Duration,
+}
+
+/// A shared connection, whose it is, and when it was made.
+struct Lane {
+    number: u64,
+    connection: ConnectionManager,
+    since: Instant,
+}
+
+impl Node {
+    /// Connects with the first call.
+    pub(super) fn new(source: Source, connections: usize, timeout: Duration) -> Result<Self, AnyError> {
+        let master = source.master.borrow().clone();
+        let lane = || Ok::<_, RedisError>(RwLock::new(Lane::new(&master, timeout)?));
+        let lanes = (0..connections).map(|_| lane()).collect::<Result<_, _>>()?;
+        let pool = RwLock::new((master.number, pool(&master.info, timeout)?));
+        Ok(Self { source, lanes, pool, timeout })
+    }
+
+    /// Sends a command over the lane that belongs to `hash`.
+    pub(super) async fn ask(&self, hash: usize, command: &Cmd) -> Result<Value, RedisError> {
+        let lane = &self.lanes[hash % self.lanes.len()];
+        let mut connection = self.connection(lane)?;
+        let answer = tokio::time::timeout(self.timeout, command.query_async(&mut connection)).await;
+        let answer = answer.unwrap_or_else(|_| Err(timed_out()));
+        if let Err(error) = &answer {
+            self.renew_after(lane, error);
+        }
+        answer
+    }
+
+    fn connection(&self, lane: &RwLock<Lane>) -> Result<ConnectionManager, RedisError> {
+        let number = self.source.master.borrow().number;
+        {
+            let current = lane.read().unwrap_or_else(PoisonError::into_inner);
+            if current.number == number {
+                return Ok(current.connection.clone());
+            }
+        }
+        let mut current = lane.write().unwrap_or_else(PoisonError::into_inner);
+        let master = self.source.master.borrow().clone();
+        if current.number != master.number {
+            *current = Lane::new(&master, self.timeout)?;
+        }
+        Ok(current.connection.clone())
+    }
+
+    /// After a failover behind one address the old connection stays open, to a node that is only a replica now or that never
+    /// answers again. The next call connects anew; calls under way keep the connection that they have.
+    fn renew_after(&self, lane: &RwLock<Lane>, error: &RedisError) {
+        let demoted = error.kind() == ErrorKind::Server(ServerErrorKind::ReadOnly);
+        if demoted || error.is_io_error() {
+            self.doubt();
+        }
+        if !(demoted || error.is_timeout()) {
+            return;
+        }
+        let mut current = lane.write().unwrap_or_else(PoisonError::into_inner);
+        if current.since.elapsed() < RENEWAL {
+            return;
+        }
+        let master = self.source.master.borrow().clone();
+        if let Ok(fresh) = Lane::new(&master, self.timeout) {
+            tracing::warn!(%error, "connecting to redis anew");
+            *current = fresh;
+        }
+    }
+
+    /// Somebody should look whether the master is still the same.
+    fn doubt(&self) {
+        if let Some(doubt) = &self.source.doubt {
+            doubt.notify_one();
+        }
+    }
+
+    /// Sends a command over a connection that is lent for it.
+    pub(super) async fn administer<T: redis::FromRedisValue>(&self, command: &Cmd) -> Result<T, AnyError> {
+        let mut connection = self.pool()?.get().await?;
+        match command.query_async(&mut connection).await {
+            Ok(answer) => Ok(answer),
+            Err(error) => {
+                // The pool looks only whether a connection answers: one to a node that was demoted must not go back to it.
+                drop(deadpool_redis::Connection::take(connection));
+                self.doubt();
+                Err(error.into())
+            }
+        }
+    }
+
+    fn pool(&self) -> Result<deadpool_redis::Pool, AnyError> {
+        let master = self.source.master.borrow().clone();
+        {
+            let current = self.pool.read().unwrap_or_else(PoisonError::into_inner);
+            if current.0 == master.number {
+                return Ok(current.1.clone());
+            }
+        }
+        let fresh = pool(&master.info, self.timeout)?;
+        *self.pool.write().unwrap_or_else(PoisonError::into_inner) = (master.number, fresh.clone());
+        Ok(fresh)
+    }
+}
+
+impl Lane {
+    fn new(master: &Master, timeout: Duration) -> Result<Self, RedisError> {
+        let connection = lazy(master.info.clone(), timeout)?;
+        Ok(Self { number: master.number, connection, since: Instant::now() })
+    }
+}
+
+/// A connection that is made by its first call, and again whenever it breaks. It sends nothing twice.
+pub(super) fn lazy(info: ConnectionInfo, timeout: Duration) -> Result<ConnectionManager, RedisError> {
+    let config = ConnectionManagerConfig::new()
+        .set_connection_timeout(Some(timeout))
+        .set_response_timeout(Some(timeout))
+        .set_min_delay(Duration::from_millis(20))
+        .set_max_delay(Duration::from_millis(500));
+    ConnectionManager::new_lazy_with_config(redis::Client::open(info)?, config)
+}
+
+fn pool(info: &ConnectionInfo, timeout: Duration) -> Result<deadpool_redis::Pool, AnyError> {
+    let config =
+        redis::AsyncConnectionConfig::new().set_connection_timeout(Some(timeout)).set_response_timeout(Some(timeout));
+    let manager = deadpool_redis::Manager::new_with_config(info.clone(), config)?;
+    let pool = deadpool_redis::Pool::builder(manager)
+        .max_size(2)
+        .timeouts(deadpool_redis::Timeouts { wait: Some(timeout), create: Some(timeout), recycle: Some(timeout) })
+        .runtime(deadpool_redis::Runtime::Tokio1)
+        .build()?;
+    Ok(pool)
+}
