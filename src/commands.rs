@@ -116,6 +116,7 @@ async fn serve_with(
 ) -> Result<(), Failure> {
     let ledger = Ledger::connect(&RedisOptions {
         urls,
+        sentinels: config.redis_sentinels.clone(),
         connections: config.redis_connections,
         timeout: config.redis_timeout,
         allow_eviction: config.allow_eviction,

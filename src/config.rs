@@ -73,6 +73,12 @@ pub struct Settings {
     #[arg(long, env = "TOLLGATE_REDIS_URL", value_name = "URL", value_delimiter = ',', hide_env_values = true)]
     pub redis_url: Option<Vec<String>>,
 
+    /// The Sentinels that watch the Redis, as redis:// or rediss:// (repeated, or separated by commas), each with its own
+    /// credentials; the host of the one --redis-url is then the name of the master, as in redis://:password@mymaster
+    /// [default: none]
+    #[arg(long, env = "TOLLGATE_REDIS_SENTINEL", value_name = "URL", value_delimiter = ',', hide_env_values = true)]
+    pub redis_sentinel: Option<Vec<String>>,
+
     /// Where the private Redis keeps its append-only file [default: ./tollgate-data]
     #[arg(long, env = "TOLLGATE_DATA_DIR", value_name = "DIR")]
     pub data_dir: Option<PathBuf>,
@@ -130,6 +136,7 @@ pub struct Config {
     pub listen: SocketAddr,
     pub catalog: Option<PathBuf>,
     pub redis_urls: Vec<String>,
+    pub redis_sentinels: Vec<String>,
     pub data_dir: PathBuf,
     pub redis_server: Option<PathBuf>,
     pub redis_connections: usize,
@@ -204,6 +211,16 @@ impl Settings {
         if has_duplicates(&redis_urls) {
             problems.push("redis-url names a node twice".to_owned());
         }
+        let redis_sentinels = self.redis_sentinel.or(file.redis_sentinel).unwrap_or_default();
+        if redis_sentinels.iter().collect::<HashSet<_>>().len() < redis_sentinels.len() {
+            problems.push("redis-sentinel names a Sentinel twice".to_owned());
+        }
+        if !redis_sentinels.is_empty() && redis_urls.len() != 1 {
+            problems.push(format!(
+                "redis-sentinel needs one redis-url, whose host is the name of the master, such as redis://mymaster: there are {}",
+                redis_urls.len()
+            ));
+        }
         let redis_connections = usize::from(self.redis_connections.or(file.redis_connections).unwrap_or(2));
         if !(1..=64).contains(&redis_connections) {
             problems.push(format!("redis-connections is {redis_connections}: choose 1 to 64"));
@@ -219,6 +236,7 @@ impl Settings {
             listen,
             catalog: self.catalog.or(file.catalog),
             redis_urls,
+            redis_sentinels,
             data_dir: self.data_dir.or(file.data_dir).unwrap_or_else(|| PathBuf::from("tollgate-data")),
             redis_server: self.redis_server.or(file.redis_server),
             redis_connections,
@@ -281,12 +299,21 @@ mod tests {
             replay_window: Some("-1m".to_owned()),
             redis_connections: Some(0),
             redis_url: Some(vec!["redis://a".to_owned(), "redis://a".to_owned()]),
+            redis_sentinel: Some(vec!["redis://s".to_owned()]),
             log: Some("tollgate=loud".to_owned()),
             ..Settings::default()
         };
         let problems = settings.resolve().unwrap_err().problems;
-        let named =
-            ["tollgate.toml", "listen", "redis-timeout", "replay-window", "redis-connections", "redis-url", "log"];
+        let named = [
+            "tollgate.toml",
+            "listen",
+            "redis-timeout",
+            "replay-window",
+            "redis-connections",
+            "redis-url names",
+            "redis-sentinel needs",
+            "log",
+        ];
         assert_eq!(problems.len(), named.len(), "{problems:?}");
         for name in named {
             assert!(problems.iter().any(|problem| problem.contains(name)), "{name}: {problems:?}");

@@ -159,6 +159,7 @@ impl Load {
     pub async fn pause(&self) {
         self.switch.pause.store(true, Ordering::Relaxed);
         while self.switch.resting.load(Ordering::Relaxed) < self.clients.len() {
+            assert!(!self.clients.iter().any(JoinHandle::is_finished), "a client has failed");
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     }

@@ -72,7 +72,13 @@ pub fn scratch(name: &str) -> PathBuf {
 }
 
 pub fn redis_options() -> RedisOptions {
-    RedisOptions { urls: vec![redis_url()], connections: 2, timeout: Duration::from_secs(10), allow_eviction: false }
+    RedisOptions {
+        urls: vec![redis_url()],
+        connections: 2,
+        timeout: Duration::from_secs(10),
+        sentinels: Vec::new(),
+        allow_eviction: false,
+    }
 }
 
 /// A connection to the shared Redis, to look and to tamper.

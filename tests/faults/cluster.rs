@@ -21,7 +21,7 @@ const ARGUMENTS: &str =
 
 fn options(urls: Vec<String>) -> RedisOptions {
     let timeout = Duration::from_secs(1);
-    RedisOptions { urls, connections: 2, timeout, allow_eviction: false }
+    RedisOptions { urls, sentinels: Vec::new(), connections: 2, timeout, allow_eviction: false }
 }
 
 async fn replica(cluster: &RedisCluster, options_of_meter: MeterOptions) -> Replica {

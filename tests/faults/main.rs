@@ -11,6 +11,7 @@ mod support;
 
 mod cluster;
 mod redis_faults;
+mod sentinel;
 
 /// Held by a campaign while it runs: campaigns take turns, as they measure times.
 async fn alone() -> tokio::sync::MutexGuard<'static, ()> {

@@ -20,6 +20,7 @@ async fn replicas(redis: &RedisServer) -> Vec<String> {
             urls: vec![redis.url()],
             connections: 2,
             timeout: Duration::from_secs(1),
+            sentinels: Vec::new(),
             allow_eviction: false,
         };
         let catalog = load::catalog(Plan::new(Vec::new()).quota);

@@ -8,6 +8,7 @@ use tollgate::meter::MeterOptions;
 use crate::scenario::Scenario;
 use crate::support::Replica;
 use crate::support::redis_cluster::RedisCluster;
+use crate::support::redis_server::RedisServer;
 
 #[tokio::test]
 async fn every_call_works_on_a_cluster() {
@@ -28,6 +29,7 @@ plans:
         urls: cluster.urls()[..2].to_vec(),
         connections: 2,
         timeout: Duration::from_secs(10),
+        sentinels: Vec::new(),
         allow_eviction: false,
     };
     let replica = Replica::start_with(CATALOG, jiff::tz::db(), MeterOptions::default(), redis).await;

@@ -465,6 +465,7 @@ async fn without_redis_calls_are_unavailable_and_fail_open_is_a_choice() {
         urls: vec![private.url()],
         connections: 1,
         timeout: Duration::from_millis(300),
+        sentinels: Vec::new(),
         allow_eviction: false,
     };
     let open = MeterOptions { fail_open: true, ..MeterOptions::default() };

@@ -6,6 +6,7 @@
 pub(super) mod check;
 mod cluster;
 mod node;
+mod sentinel;
 mod target;
 
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
@@ -29,6 +30,8 @@ type AnyError = Box<dyn std::error::Error + Send + Sync>;
 pub struct RedisOptions {
     /// One URL for a single node; several for the nodes of a cluster.
     pub urls: Vec<String>,
+    /// The Sentinels, if they watch the Redis: the host of the one URL above is then the name of the master.
+    pub sentinels: Vec<String>,
     /// How many connections the scripts share.
     pub connections: usize,
     /// How long to wait for an answer before the outcome counts as unknown.
@@ -52,6 +55,15 @@ pub enum ConnectError {
         #[source]
         source: RedisError,
     },
+    /// The URL of a Sentinel that is not understood.
+    #[error("--redis-sentinel number {number} is not understood: write it as redis://host:26379 or rediss://...")]
+    BadSentinelUrl {
+        /// Counted from 1.
+        number: usize,
+        /// What the parser says.
+        #[source]
+        source: RedisError,
+    },
     /// URLs that are understood, but not together.
     #[error("{0}")]
     Misfit(&'static str),
@@ -59,8 +71,23 @@ pub enum ConnectError {
     #[error("cannot reach Redis: check that it runs, and the address and password of --redis-url")]
     Unreachable(#[source] AnyError),
     /// Several nodes that know nothing of each other.
-    #[error("several --redis-url name the nodes of a cluster, but this Redis is none: give one")]
+    #[error(
+        "several --redis-url name the nodes of a cluster, but this Redis is none: give one, or the name of the master and \
+         --redis-sentinel"
+    )]
     NoCluster(#[source] RedisError),
+    /// The Sentinels name no master that can be used.
+    #[error(
+        "there is no master {name:?}: check the host of --redis-url, which is the name that the Sentinels know, and the \
+         addresses and passwords of --redis-sentinel and --redis-url"
+    )]
+    NoMaster {
+        /// As the Sentinels should know it.
+        name: String,
+        /// What was met.
+        #[source]
+        source: AnyError,
+    },
     /// Too old.
     #[error("{node} is {server} {version}, but Tollgate needs Redis 7.0 or Valkey 7.2, or newer")]
     TooOld {
@@ -111,6 +138,7 @@ impl Connections {
         let opened = async {
             let (source, alone) = match target {
                 Target::Node(info) => (Source::fixed(info.as_ref().clone()), Some(*info)),
+                Target::Sentinels(watched) => (sentinel::follow(*watched, options.allow_eviction).await?, None),
                 Target::Cluster(nodes) => return open_cluster(nodes, options, &prepare).await,
             };
             let node = Node::new(source, connections, timeout).map_err(ConnectError::Unreachable)?;
@@ -125,7 +153,8 @@ impl Connections {
             }
             Ok(To::Node(Arc::new(node)))
         };
-        let limit = Duration::from_secs(10);
+        // Longer than the search for a master takes, which tells more.
+        let limit = Duration::from_secs(15);
         let opened = tokio::time::timeout(limit, opened).await;
         Ok(Self { to: opened.map_err(|elapsed| ConnectError::Unreachable(elapsed.into()))??, timeout })
     }

@@ -1,4 +1,4 @@
-//! What the URLs name: one node, or a cluster.
+//! What the URLs name: one node, a group of nodes that Sentinels watch, or a cluster.
 
 use std::time::Duration;
 
@@ -12,14 +12,29 @@ use super::{ConnectError, RedisOptions};
 pub(super) enum Target {
     /// One address, whoever is behind it.
     Node(Box<ConnectionInfo>),
+    /// Whom the Sentinels call master.
+    Sentinels(Box<Watched>),
     /// Some nodes of a cluster, which know the others.
     Cluster(Vec<ConnectionInfo>),
+}
+
+/// A master and its replicas, under the name by which the Sentinels know them.
+#[derive(Debug, Clone)]
+pub(super) struct Watched {
+    pub(super) name: String,
+    /// How to talk to the master: credentials and TLS. Its host is only that name.
+    pub(super) master: ConnectionInfo,
+    pub(super) sentinels: Vec<ConnectionInfo>,
 }
 
 impl Target {
     pub(super) fn of(options: &RedisOptions) -> Result<Self, ConnectError> {
         let bad_url = |number, source| ConnectError::BadUrl { number, source };
         let nodes = parse(&options.urls, bad_url)?;
+        let sentinels = parse(&options.sentinels, |number, source| ConnectError::BadSentinelUrl { number, source })?;
+        if !sentinels.is_empty() {
+            return watched(nodes, sentinels).map(|watched| Self::Sentinels(Box::new(watched)));
+        }
         match <[ConnectionInfo; 1]>::try_from(nodes) {
             Ok([node]) => Ok(Self::Node(Box::new(node))),
             Err(nodes) if nodes.is_empty() => Err(ConnectError::NoUrl),
@@ -40,6 +55,29 @@ fn parse(
         Ok(info.set_tcp_settings(tcp()))
     };
     urls.iter().enumerate().map(parse).collect()
+}
+
+fn watched(nodes: Vec<ConnectionInfo>, sentinels: Vec<ConnectionInfo>) -> Result<Watched, ConnectError> {
+    let Ok([master]) = <[ConnectionInfo; 1]>::try_from(nodes) else {
+        return Err(ConnectError::Misfit(
+            "with --redis-sentinel there is one --redis-url, whose host is the name of the master, such as redis://mymaster",
+        ));
+    };
+    let name = match master.addr() {
+        ConnectionAddr::Tcp(name, _) | ConnectionAddr::TcpTls { host: name, .. } => name.clone(),
+        _ => {
+            return Err(ConnectError::Misfit(
+                "with --redis-sentinel the host of --redis-url is the name of the master, such as redis://mymaster",
+            ));
+        }
+    };
+    if master.redis_settings().db() != 0 {
+        return Err(ConnectError::Misfit("with --redis-sentinel the database is number 0"));
+    }
+    if sentinels.iter().any(is_unix) {
+        return Err(ConnectError::Misfit("a Sentinel is named as redis://host:26379 or rediss://host:26379"));
+    }
+    Ok(Watched { name, master, sentinels })
 }
 
 fn is_unix(info: &ConnectionInfo) -> bool {
@@ -71,27 +109,61 @@ pub(super) fn tcp() -> TcpSettings {
 mod tests {
     use super::*;
 
-    fn target(urls: &[&str]) -> Result<Target, ConnectError> {
+    fn target(urls: &[&str], sentinels: &[&str]) -> Result<Target, ConnectError> {
         let owned = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect();
         Target::of(&RedisOptions {
             urls: owned(urls),
+            sentinels: owned(sentinels),
             connections: 1,
             timeout: Duration::from_secs(1),
             allow_eviction: false,
         })
     }
 
-    fn refusal(urls: &[&str]) -> String {
-        target(urls).unwrap_err().to_string()
+    fn refusal(urls: &[&str], sentinels: &[&str]) -> String {
+        target(urls, sentinels).unwrap_err().to_string()
     }
 
     #[test]
     fn one_url_is_a_node_and_several_are_a_cluster() {
-        assert!(matches!(target(&["redis://a:1/3"]), Ok(Target::Node(node)) if node.redis_settings().db() == 3));
-        assert!(matches!(target(&["unix:///a"]), Ok(Target::Node(_))));
-        assert!(matches!(target(&["redis://a:1", "redis://b"]), Ok(Target::Cluster(nodes)) if nodes.len() == 2));
-        assert!(refusal(&["redis://a:1", "unix:///b"]).contains("nodes of a cluster"));
-        assert!(refusal(&["redis://a:1", "redis://b/2"]).contains("without a database"));
-        assert!(refusal(&[]).contains("no Redis URL"));
+        assert!(matches!(target(&["redis://a:1/3"], &[]), Ok(Target::Node(node)) if node.redis_settings().db() == 3));
+        assert!(matches!(target(&["unix:///a"], &[]), Ok(Target::Node(_))));
+        assert!(matches!(target(&["redis://a:1", "redis://b"], &[]), Ok(Target::Cluster(nodes)) if nodes.len() == 2));
+        assert!(refusal(&["redis://a:1", "unix:///b"], &[]).contains("nodes of a cluster"));
+        assert!(refusal(&["redis://a:1", "redis://b/2"], &[]).contains("without a database"));
+        assert!(refusal(&[], &[]).contains("no Redis URL"));
+    }
+
+    #[test]
+    fn with_sentinels_the_host_is_the_name_and_each_url_has_its_own_credentials_and_tls() {
+        let urls = ["rediss://tollgate:data@My_master-1.eu"];
+        let sentinels = ["redis://:watch@s1:26379", "rediss://s2"];
+        let Ok(Target::Sentinels(watched)) = target(&urls, &sentinels) else { panic!("it is watched") };
+        assert_eq!(watched.name, "My_master-1.eu", "names keep their case");
+        let found = at(&watched.master, "10.0.0.7", 6380);
+        assert!(
+            matches!(found.addr(), ConnectionAddr::TcpTls { host, port: 6380, insecure: false, .. } if host == "10.0.0.7")
+        );
+        assert_eq!(found.redis_settings().username(), Some("tollgate"));
+        assert_eq!(found.redis_settings().password(), Some("data"));
+        let sentinels = watched.sentinels;
+        assert!(matches!(sentinels[0].addr(), ConnectionAddr::Tcp(host, 26379) if host == "s1"));
+        assert_eq!(sentinels[0].redis_settings().password(), Some("watch"));
+        assert!(matches!(sentinels[1].addr(), ConnectionAddr::TcpTls { host, .. } if host == "s2"));
+        assert_eq!(sentinels[1].redis_settings().password(), None);
+    }
+
+    #[test]
+    fn what_does_not_fit_sentinels_is_told_without_passwords() {
+        let sentinels = ["redis://s1:26379"];
+        assert!(refusal(&[], &sentinels).contains("such as redis://mymaster"));
+        assert!(refusal(&["redis://a", "redis://b"], &sentinels).contains("one --redis-url"));
+        assert!(refusal(&["unix:///a"], &sentinels).contains("name of the master"));
+        assert!(refusal(&["redis://mymaster/1"], &sentinels).contains("number 0"));
+        assert!(refusal(&["redis://mymaster"], &["unix:///s"]).contains("redis://host:26379"));
+        let told = refusal(&["redis://mymaster"], &["redis://s1", "http://:secret@s2"]);
+        assert!(told.contains("--redis-sentinel number 2") && !told.contains("secret"), "{told}");
+        let told = refusal(&["http://:secret@mymaster"], &sentinels);
+        assert!(told.contains("number 1") && !told.contains("secret"), "{told}");
     }
 }

@@ -1,0 +1,293 @@
+//! Redis Sentinel: a master, two replicas and three Sentinels on loopback. The master is replaced on demand, killed, or hangs.
+
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use tollgate::grpc::v1;
+use tollgate::ledger::{Ledger, RedisOptions};
+use tollgate::meter::MeterOptions;
+
+use crate::support::load::{self, Load, Plan};
+use crate::support::redis_server::{RedisServer, free_port};
+use crate::support::{Replica, scratch};
+use crate::{alone, rounds};
+
+/// Within this, service resumes by itself once there is a master.
+const RESUMES: Duration = Duration::from_secs(5);
+
+/// How the Sentinels call the master. Names keep their case.
+const NAME: &str = "My_master";
+
+/// Of the servers, and another of the Sentinels.
+const PASSWORD: &str = "data-secret";
+const SENTINEL_PASSWORD: &str = "watch-secret";
+
+/// One Sentinel, with a file of its own that it writes. It is killed when it is dropped.
+struct Sentinel {
+    child: Child,
+    port: u16,
+}
+
+impl Drop for Sentinel {
+    fn drop(&mut self) {
+        let _: Result<(), _> = self.child.kill();
+        let _: Result<_, _> = self.child.wait();
+    }
+}
+
+impl Sentinel {
+    fn start(directory: PathBuf, master: u16) -> Self {
+        std::fs::create_dir_all(&directory).unwrap();
+        let port = free_port();
+        let file = directory.join("sentinel.conf");
+        let config = format!(
+            "port {port}\nbind 127.0.0.1\ndir {}\nrequirepass {SENTINEL_PASSWORD}\n\
+             sentinel monitor {NAME} 127.0.0.1 {master} 2\nsentinel auth-pass {NAME} {PASSWORD}\n\
+             sentinel sentinel-pass {SENTINEL_PASSWORD}\nsentinel down-after-milliseconds {NAME} 600\n\
+             sentinel failover-timeout {NAME} 3000\n",
+            directory.display()
+        );
+        std::fs::write(&file, config).unwrap();
+        let child = Command::new("redis-server")
+            .arg(&file)
+            .arg("--sentinel")
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("redis-server can be run");
+        Self { child, port }
+    }
+
+    fn url(&self) -> String {
+        format!("redis://:{SENTINEL_PASSWORD}@127.0.0.1:{}", self.port)
+    }
+
+    async fn ask<T: redis::FromRedisValue>(&self, words: &[&str]) -> redis::RedisResult<T> {
+        let mut connection = redis::Client::open(self.url())?.get_multiplexed_async_connection().await?;
+        redis::cmd("SENTINEL").arg(words).query_async(&mut connection).await
+    }
+
+    fn signal(&self, name: &str) {
+        let status = Command::new("kill").args([name, &self.child.id().to_string()]).status().unwrap();
+        assert!(status.success());
+    }
+}
+
+/// The servers, of which the first is the master, and the Sentinels that watch them.
+struct Watched {
+    servers: Vec<RedisServer>,
+    sentinels: Vec<Sentinel>,
+}
+
+impl Watched {
+    async fn start(name: &str) -> Self {
+        let arguments = format!(
+            "--appendonly yes --requirepass {PASSWORD} --masterauth {PASSWORD} --repl-diskless-sync-delay 0 --repl-timeout 5"
+        );
+        let master = RedisServer::start(scratch(&format!("{name}-0")), &arguments);
+        let arguments = format!("{arguments} --replicaof 127.0.0.1 {}", master.port());
+        let replica = |index| RedisServer::start(scratch(&format!("{name}-{index}")), &arguments);
+        let mut servers = vec![master];
+        servers.extend((1..3).map(replica));
+        let port = servers[0].port();
+        let sentinels = (0..3).map(|index| Sentinel::start(scratch(&format!("{name}-s{index}")), port)).collect();
+        let watched = Self { servers, sentinels };
+        // They look and tell more often than every ten and two seconds.
+        for sentinel in &watched.sentinels {
+            let periods = ["DEBUG", "INFO-PERIOD", "500", "PUBLISH-PERIOD", "200", "PING-PERIOD", "200"];
+            watched.until("a Sentinel listens", async || sentinel.ask::<()>(&periods).await.is_ok()).await;
+        }
+        watched.settled().await;
+        watched
+    }
+
+    fn options(&self) -> RedisOptions {
+        RedisOptions {
+            urls: vec![format!("redis://:{PASSWORD}@{NAME}")],
+            sentinels: self.sentinels.iter().map(Sentinel::url).collect(),
+            connections: 2,
+            timeout: Duration::from_secs(1),
+            allow_eviction: false,
+        }
+    }
+
+    async fn replica(&self) -> Replica {
+        let catalog = load::catalog(Plan::new(Vec::new()).quota);
+        Replica::start_with(&catalog, jiff::tz::db(), MeterOptions::default(), self.options()).await
+    }
+
+    async fn load(&self, plan: Plan) -> Load {
+        let mut urls = Vec::new();
+        for _ in 0..2 {
+            urls.push(format!("http://{}", self.replica().await.address));
+        }
+        let load = Load::start(Plan { urls, ..plan });
+        load.flows(RESUMES).await;
+        load
+    }
+
+    /// What a server says of itself and its replicas, if it answers.
+    async fn replication(&self, index: usize) -> Option<String> {
+        let url = format!("redis://:{PASSWORD}@127.0.0.1:{}", self.servers[index].port());
+        let mut connection = redis::Client::open(url).unwrap().get_multiplexed_async_connection().await.ok()?;
+        redis::cmd("INFO").arg("replication").query_async(&mut connection).await.ok()
+    }
+
+    /// The index of the server that the first Sentinel calls master.
+    async fn master(&self) -> usize {
+        let (_, port): (String, u16) = self.sentinels[0].ask(&["GET-MASTER-ADDR-BY-NAME", NAME]).await.unwrap();
+        self.servers.iter().position(|server| server.port() == port).expect("it is one of the servers")
+    }
+
+    async fn until(&self, what: &str, mut is_so: impl AsyncFnMut() -> bool) {
+        let deadline = Instant::now() + Duration::from_secs(40);
+        while !is_so().await {
+            assert!(Instant::now() < deadline, "it does not happen that {what}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// Waits until every Sentinel knows all the others and the replicas, and these follow the master.
+    async fn settled(&self) {
+        self.until("all is well", async || {
+            for sentinel in &self.sentinels {
+                let Ok(told) = sentinel.ask::<std::collections::HashMap<String, String>>(&["MASTER", NAME]).await
+                else {
+                    return false;
+                };
+                let says = |field: &str, value: &str| told.get(field).is_some_and(|text| text == value);
+                if !(says("num-other-sentinels", "2") && says("num-slaves", "2") && says("flags", "master")) {
+                    return false;
+                }
+            }
+            let master = self.master().await;
+            let told = self.replication(master).await.unwrap_or_default();
+            told.contains("role:master")
+                && told.contains("connected_slaves:2")
+                && told.matches("state=online").count() == 2
+        })
+        .await;
+    }
+
+    /// Waits until both replicas have all that the master has now.
+    async fn caught_up(&self) {
+        let master = self.master().await;
+        let number =
+            |text: &str| text.chars().take_while(char::is_ascii_digit).collect::<String>().parse().unwrap_or(0);
+        let told = self.replication(master).await.expect("the master answers");
+        let (_, offset) = told.split_once("master_repl_offset:").expect("it has an offset");
+        let offset: u64 = number(offset);
+        self.until("the replicas catch up", async || {
+            let told = self.replication(master).await.unwrap_or_default();
+            told.split(",offset=").skip(1).filter(|replica| number(replica) >= offset).count() == 2
+        })
+        .await;
+    }
+
+    /// Waits until the Sentinels name another master, which says so itself.
+    async fn promoted(&self, before: usize) -> usize {
+        self.until("a replica is promoted", async || {
+            let master = self.master().await;
+            master != before && self.replication(master).await.is_some_and(|told| told.contains("role:master"))
+        })
+        .await;
+        self.master().await
+    }
+}
+
+fn track(user: &str) -> v1::TrackRequest {
+    let event = v1::Event { name: "seen".to_owned(), ..Default::default() };
+    v1::TrackRequest { user_id: user.to_owned(), event: Some(event), ..Default::default() }
+}
+
+/// The Sentinels promote a replica while the old master still takes writes: the last moments may be forgotten, and nothing is
+/// counted twice.
+#[tokio::test]
+async fn the_master_is_replaced_on_demand() {
+    let _turn = alone().await;
+    let watched = Watched::start("asked").await;
+    for seed in rounds() {
+        let load = watched.load(Plan { seed, may_forget: true, refunds: false, ..Plan::new(Vec::new()) }).await;
+        let master = watched.master().await;
+        let _: () = watched.sentinels[1].ask(&["FAILOVER", NAME]).await.unwrap();
+        watched.promoted(master).await;
+        let resumed = load.flows(RESUMES).await;
+        watched.settled().await;
+        load.flows(RESUMES).await;
+        let totals = load.audit().await;
+        println!("master replaced on demand: service resumed after {resumed:?}; {totals:?}");
+    }
+}
+
+/// The replicas had everything when the master stopped: the counters are exact. What has stopped comes back as a replica.
+#[tokio::test]
+async fn the_master_is_killed_and_hangs() {
+    let _turn = alone().await;
+    let mut watched = Watched::start("stopped").await;
+    for seed in rounds() {
+        for signal in ["-KILL", "-STOP"] {
+            let load = watched.load(Plan { seed, ..Plan::new(Vec::new()) }).await;
+            load.pause().await;
+            watched.caught_up().await;
+            let master = watched.master().await;
+            watched.servers[master].signal(signal);
+            // One Sentinel that hangs as well holds nobody up.
+            watched.sentinels[2].signal("-STOP");
+            load.resume();
+            watched.promoted(master).await;
+            let resumed = load.flows(RESUMES).await;
+            watched.sentinels[2].signal("-CONT");
+            match signal {
+                // It comes back as the master that it was, until the Sentinels tell it otherwise.
+                "-KILL" => watched.servers[master].restart(),
+                _ => {
+                    // A master that goes on answers what it finds in its sockets before it hears that it is none.
+                    load.pause().await;
+                    watched.servers[master].signal("-CONT");
+                }
+            }
+            watched.settled().await;
+            load.resume();
+            load.flows(RESUMES).await;
+            let totals = load.audit().await;
+            assert!(totals.unanswered > 0, "the fault was felt: {totals:?}");
+            println!("master in step, {signal}: service resumed after {resumed:?}; {totals:?}");
+        }
+    }
+}
+
+/// Tollgate waits some seconds for a master when it starts, and says what it lacks if there is none.
+#[tokio::test]
+async fn tollgate_is_started_while_there_is_no_master() {
+    let _turn = alone().await;
+    let mut watched = Watched::start("absent").await;
+    let refusal = async |options: RedisOptions| {
+        let error = Ledger::connect(&options).await.err().expect("there is no such master");
+        let cause = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
+        let told = format!("{error}: {cause}");
+        assert!(!told.contains("secret"), "{told}");
+        told
+    };
+    let unknown = RedisOptions { urls: vec![format!("redis://:{PASSWORD}@other")], ..watched.options() };
+    let told = refusal(unknown).await;
+    assert!(told.contains("no master \"other\"") && told.contains("watch no master of this name"), "{told}");
+
+    let master = watched.master().await;
+    watched.servers[master].kill();
+    let mut replica = watched.replica().await;
+    assert_ne!(watched.master().await, master, "it has waited for another");
+    replica.metering.track(track("u")).await.unwrap();
+    watched.servers[master].restart();
+    watched.settled().await;
+    replica.metering.track(track("u")).await.unwrap();
+    let request = v1::DeleteUserRequest { user_id: "u".to_owned() };
+    replica.subscriptions.delete_user(request).await.unwrap();
+
+    // Sentinels that are gone do not matter while the master is there.
+    for sentinel in &watched.sentinels {
+        sentinel.signal("-STOP");
+    }
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    replica.metering.track(track("u")).await.unwrap();
+}
