@@ -82,7 +82,7 @@ local function remember(led, agenda_key, field, forget_at)
 end
 
 -- Deletes entries and what they stand for. ONCE: the request id of a forgotten call may have become another call's since, and is
--- then left alone.
+-- then left alone. Returns how many entries of the agenda are gone, and how many fields of the memory.
 local function forget(agenda_key, memory_key, past, now)
   local values = call('HMGET', memory_key, unpack(past))
   local fields = {}
@@ -98,12 +98,15 @@ local function forget(agenda_key, memory_key, past, now)
       fields[#fields + 1] = past[i]
     end
   end
-  if #fields > 0 then call('HDEL', memory_key, unpack(fields)) end
-  call('ZREM', agenda_key, unpack(past))
+  local gone = #fields > 0 and call('HDEL', memory_key, unpack(fields)) or 0
+  return call('ZREM', agenda_key, unpack(past)), gone
 end
 
 -- Makes memory and agenda expire after the last entry, and clears away some of what is forgotten. Comes before the ledger is
 -- written, and after everything else.
+--
+-- A key that has become empty is gone, and its expiry with it. It is not touched again: on a cluster's master whose slot is
+-- leaving, a script is stopped by a key that is not there, after all that it has written.
 local function tidy_memory(led, agenda_key, memory_key, last_forget)
   local now = led.time
   -- The expiry only ever moves later; ahead by some minutes, so that most calls need not move it.
@@ -114,10 +117,13 @@ local function tidy_memory(led, agenda_key, memory_key, last_forget)
   end
   if led.forget <= now then
     local past = call('ZRANGEBYSCORE', agenda_key, FORGETTING, FORGETTING + now, 'LIMIT', 0, PURGE)
-    if #past > 0 then forget(agenda_key, memory_key, past, now) end
-    local first = call('ZRANGEBYSCORE', agenda_key, FORGETTING, '+inf', 'WITHSCORES', 'LIMIT', 0, 1)
-    led.forget = first[2] and tonumber(first[2]) - FORGETTING or NEVER
-    -- Keys that have become empty are gone, and their expiry with them; what this call has added may be forgotten already.
-    if call('EXISTS', memory_key, agenda_key) < 2 then led.memory = 0 end
+    local entries, fields = call('ZCARD', agenda_key), call('HLEN', memory_key)
+    if #past > 0 then
+      local gone_entries, gone_fields = forget(agenda_key, memory_key, past, now)
+      entries, fields = entries - gone_entries, fields - gone_fields
+    end
+    local first = entries > 0 and call('ZRANGEBYSCORE', agenda_key, FORGETTING, '+inf', 'WITHSCORES', 'LIMIT', 0, 1)
+    led.forget = first and first[2] and tonumber(first[2]) - FORGETTING or NEVER
+    if entries == 0 or fields == 0 then led.memory = 0 end
   end
 end

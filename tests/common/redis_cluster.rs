@@ -82,14 +82,25 @@ impl RedisCluster {
     /// Waits until this node calls itself a master that serves slots. Returns how long that took.
     pub async fn promoted(&self, index: usize) -> Duration {
         let started = Instant::now();
-        self.until("the replica is promoted", async || {
-            let told: String = self.nodes[index].ask("CLUSTER NODES").await.unwrap_or_default();
-            let info: String = self.nodes[index].ask("CLUSTER INFO").await.unwrap_or_default();
-            let is_master = told.lines().any(|line| line.contains("myself,master") && line.contains('-'));
-            is_master && info.contains("cluster_state:ok")
+        self.until("the replica is promoted", async || self.calls_itself_master(index).await).await;
+        started.elapsed()
+    }
+
+    async fn calls_itself_master(&self, index: usize) -> bool {
+        let told: String = self.nodes[index].ask("CLUSTER NODES").await.unwrap_or_default();
+        let info: String = self.nodes[index].ask("CLUSTER INFO").await.unwrap_or_default();
+        told.lines().any(|line| line.contains("myself,master")) && info.contains("cluster_state:ok")
+    }
+
+    /// Has a master replaced by its replica, which takes over once it has everything.
+    pub async fn replace(&self, replica: usize) {
+        // Nobody is elected soon after another election, and the request then lapses.
+        self.until("the replica takes over", async || {
+            let _: redis::RedisResult<()> = self.nodes[replica].ask("CLUSTER FAILOVER").await;
+            tokio::time::sleep(Duration::from_millis(200)).await;
+            self.calls_itself_master(replica).await
         })
         .await;
-        started.elapsed()
     }
 
     /// Waits until the replica of a master has all that the master has.

@@ -57,6 +57,7 @@ async fn redis(name: &str) -> RedisServer {
 async fn replica(redis: &RedisServer, catalog: &str) -> Replica {
     let options = RedisOptions {
         urls: vec![redis.url()],
+        sentinels: Vec::new(),
         connections: 2,
         timeout: Duration::from_secs(10),
         allow_eviction: false,

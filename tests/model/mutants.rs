@@ -334,15 +334,15 @@ const CALLS: &[Mutant] = &[
 /// What no answer shows.
 const UNSEEN: &[Mutant] = &[
     ("lib/agenda", "led.live = led.live - #due", ""),
-    ("lib/agenda", "if call('EXISTS', memory_key, agenda_key) < 2 then led.memory = 0 end", "led.memory = 0"),
+    ("lib/agenda", "if entries == 0 or fields == 0 then led.memory = 0 end", "led.memory = 0"),
     ("lib/agenda", "if led.forget <= now then", "if false then"),
     ("lib/agenda", "if led.forget <= now then", "if led.forget < now then"),
     ("lib/agenda", "led.memory = last_forget + 600000", "led.memory = last_forget - 600000"),
     ("lib/agenda", "call('PEXPIREAT', memory_key, led.memory)", ""),
     ("lib/agenda", "call('PEXPIREAT', agenda_key, led.memory)", ""),
     ("lib/agenda", "if last_forget > led.memory then", "if led.memory == 0 then"),
-    ("lib/agenda", "call('ZREM', agenda_key, unpack(past))", ""),
-    ("lib/agenda", "if #fields > 0 then call('HDEL', memory_key, unpack(fields)) end", ""),
+    ("lib/agenda", "return call('ZREM', agenda_key, unpack(past)), gone", "return #past, gone"),
+    ("lib/agenda", "#fields > 0 and call('HDEL', memory_key, unpack(fields)) or 0", "#fields > 0 and #fields or 0"),
     ("lib/ledger", "call('SET', key, packed, 'PXAT', last + 60000)", "call('SET', key, packed)"),
     ("lib/ledger", "if last == NEVER then", "if false then"),
     ("lib/ledger", "if last == NEVER then", "if true then"),
