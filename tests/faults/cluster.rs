@@ -1,23 +1,27 @@
 //! What happens to a Redis Cluster: scripts forgotten by one node, slots on their way to another, masters replaced on demand,
 //! killed, or hanging.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tollgate::grpc::v1;
 use tollgate::ledger::RedisOptions;
 use tollgate::meter::MeterOptions;
 
-use crate::support::Replica;
 use crate::support::load::{self, Load, Plan, Totals};
 use crate::support::redis_cluster::RedisCluster;
+use crate::support::{Replica, fresh_user};
 use crate::{alone, rounds};
 
 /// Within this, service resumes by itself once the cluster serves again.
 const RESUMES: Duration = Duration::from_secs(5);
 
-/// Replicas of masters are promoted soon, and every write is in a file.
+/// Replicas are promoted soon, and every write is in a file.
 const ARGUMENTS: &str =
     "--cluster-node-timeout 1000 --appendonly yes --cluster-replica-validity-factor 0 --repl-diskless-sync-delay 0";
+
+/// The same, and the other masters serve while one is away.
+const NO_COVERAGE: &str = "--cluster-node-timeout 1000 --appendonly yes --cluster-replica-validity-factor 0 \
+                           --repl-diskless-sync-delay 0 --cluster-require-full-coverage no";
 
 fn options(urls: Vec<String>) -> RedisOptions {
     let timeout = Duration::from_secs(1);
@@ -31,11 +35,19 @@ async fn replica(cluster: &RedisCluster, options_of_meter: MeterOptions) -> Repl
 
 /// Load through two replicas, over more users than masters.
 async fn load(cluster: &RedisCluster, seed: u64) -> Load {
+    start_load(cluster, Plan { users: 6, seed, ..Plan::new(Vec::new()) }).await
+}
+
+async fn load_that_may_forget(cluster: &RedisCluster, seed: u64) -> Load {
+    start_load(cluster, Plan { users: 6, seed, may_forget: true, refunds: false, ..Plan::new(Vec::new()) }).await
+}
+
+async fn start_load(cluster: &RedisCluster, plan: Plan) -> Load {
     let mut urls = Vec::new();
     for _ in 0..2 {
         urls.push(format!("http://{}", replica(cluster, MeterOptions::default()).await.address));
     }
-    let load = Load::start(Plan { users: 6, seed, ..Plan::new(urls) });
+    let load = Load::start(Plan { urls, ..plan });
     load.flows(RESUMES).await;
     load
 }
@@ -48,6 +60,16 @@ async fn subscribe(replica: &mut Replica, user: &str) {
     let request =
         v1::UpsertSubscriptionRequest { user_id: user.to_owned(), plan_id: "p".to_owned(), ..Default::default() };
     replica.subscriptions.upsert_subscription(request).await.expect("a user can subscribe");
+}
+
+fn track(user: &str, request_id: &str) -> v1::TrackRequest {
+    let event = v1::Event { name: "seen".to_owned(), ..Default::default() };
+    v1::TrackRequest {
+        user_id: user.to_owned(),
+        event: Some(event),
+        request_id: request_id.to_owned(),
+        ..Default::default()
+    }
 }
 
 #[tokio::test]
@@ -74,7 +96,7 @@ async fn scripts_are_forgotten_and_slots_migrated() {
             subscribe(&mut subscriber, user).await;
         }
         let mut resumed = Vec::new();
-        for _ in 0..3 {
+        for _ in 0..2 {
             for user in &users[..4] {
                 let slot = cluster.slot(user).await;
                 let from = cluster.master_of(slot, 0).await;
@@ -94,5 +116,103 @@ async fn scripts_are_forgotten_and_slots_migrated() {
         assert!(met.0 > 0 && met.1 > 0 && met.2 > 0, "MOVED, ASK, TRYAGAIN: {met:?}");
         assert_eq!(totals.unanswered, 0, "a slot on its way only delays: {totals:?}");
         report(&format!("slots migrated, MOVED, ASK, TRYAGAIN {met:?}"), &resumed, totals);
+    }
+}
+
+/// The replica takes over when it has everything, so nothing may be lost.
+#[tokio::test]
+async fn masters_are_replaced_on_demand() {
+    let _turn = alone().await;
+    let cluster = RedisCluster::start("replaced", true, ARGUMENTS).await;
+    for seed in rounds() {
+        let load = load(&cluster, seed).await;
+        let slot = cluster.slot(&load.users()[0]).await;
+        let mut resumed = Vec::new();
+        for _ in 0..2 {
+            let replica = (cluster.master_of(slot, 0).await + 3) % 6;
+            cluster.replace(replica).await;
+            resumed.push(load.flows(RESUMES).await);
+            cluster.settled(&[]).await;
+            // For twice the node timeout nobody votes again, and the master would hold its clients until then.
+            tokio::time::sleep(Duration::from_secs(2)).await;
+        }
+        let totals = load.audit().await;
+        report("masters replaced on demand", &resumed, totals);
+    }
+}
+
+/// What stops a master under load.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Fault {
+    Kill,
+    Hang,
+}
+
+/// Stops the master of the first user until its replica has taken over, and lets it come back as a replica. Returns after which
+/// time service has resumed.
+async fn stop_master(cluster: &mut RedisCluster, load: &Load, fault: Fault, settled_first: bool) -> Duration {
+    let slot = cluster.slot(&load.users()[0]).await;
+    let mut elsewhere = replica(cluster, MeterOptions::default()).await;
+    let master = cluster.master_of(slot, 0).await;
+    let other = a_user_elsewhere(cluster, master).await;
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    if settled_first {
+        load.pause().await;
+        cluster.caught_up(master).await;
+    }
+    match fault {
+        Fault::Kill => cluster.nodes[master].kill(),
+        Fault::Hang => cluster.nodes[master].signal("-STOP"),
+    }
+    load.resume();
+    let started = Instant::now();
+    while fault == Fault::Kill && started.elapsed() < Duration::from_millis(800) {
+        let asked = Instant::now();
+        elsewhere.metering.track(track(&other, "")).await.expect("the other masters serve");
+        assert!(asked.elapsed() < Duration::from_millis(800), "it takes {:?}", asked.elapsed());
+    }
+    cluster.promoted((master + 3) % 6).await;
+    let resumed = load.flows(RESUMES).await;
+    match fault {
+        Fault::Kill => cluster.nodes[master].restart(),
+        Fault::Hang => {
+            // A master that goes on answers what it finds in its sockets before it hears that it is none.
+            load.pause().await;
+            cluster.nodes[master].signal("-CONT");
+        }
+    }
+    cluster.settled(&[]).await;
+    load.resume();
+    load.flows(RESUMES).await;
+    resumed
+}
+
+/// A user of another master.
+async fn a_user_elsewhere(cluster: &RedisCluster, master: usize) -> String {
+    loop {
+        let user = fresh_user("elsewhere");
+        if cluster.master_of(cluster.slot(&user).await, 0).await != master {
+            return user;
+        }
+    }
+}
+
+/// If the replica had everything when its master stopped, the counters are exact. Else the last moments may be forgotten, as
+/// replication is asynchronous, and still nothing is counted twice.
+#[tokio::test]
+async fn masters_are_killed_and_hang() {
+    let _turn = alone().await;
+    let mut cluster = RedisCluster::start("stopped", true, NO_COVERAGE).await;
+    for seed in rounds() {
+        for (fault, settled_first) in [(Fault::Kill, true), (Fault::Hang, true), (Fault::Kill, false)] {
+            let load = match settled_first {
+                true => load(&cluster, seed).await,
+                false => load_that_may_forget(&cluster, seed).await,
+            };
+            let resumed = stop_master(&mut cluster, &load, fault, settled_first).await;
+            let totals = load.audit().await;
+            assert!(totals.unanswered > 0, "the fault was felt: {totals:?}");
+            report(&format!("master stopped, {fault:?}, in step: {settled_first}"), &[resumed], totals);
+        }
     }
 }

@@ -10,6 +10,7 @@
 mod support;
 
 mod cluster;
+mod lost_replies;
 mod redis_faults;
 mod sentinel;
 
