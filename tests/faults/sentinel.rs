@@ -2,15 +2,18 @@
 
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::net::{TcpListener, TcpStream};
 use tollgate::grpc::v1;
 use tollgate::ledger::{Ledger, RedisOptions};
 use tollgate::meter::MeterOptions;
 
 use crate::support::load::{self, Load, Plan};
 use crate::support::redis_server::{RedisServer, free_port};
-use crate::support::{Replica, scratch};
+use crate::support::{Replica, scratch, spawn};
 use crate::{alone, rounds};
 
 /// Within this, service resumes by itself once there is a master.
@@ -276,7 +279,8 @@ async fn tollgate_is_started_while_there_is_no_master() {
     let master = watched.master().await;
     watched.servers[master].kill();
     let mut replica = watched.replica().await;
-    assert_ne!(watched.master().await, master, "it has waited for another");
+    // It has waited for another, of which this Sentinel may hear last.
+    watched.promoted(master).await;
     replica.metering.track(track("u")).await.unwrap();
     watched.servers[master].restart();
     watched.settled().await;
@@ -290,4 +294,116 @@ async fn tollgate_is_started_while_there_is_no_master() {
     }
     tokio::time::sleep(Duration::from_millis(1500)).await;
     replica.metering.track(track("u")).await.unwrap();
+}
+
+/// What Sentinels of a test's own say: the epoch of the last failover, and the port of the master; and after how many milliseconds.
+type Word = Arc<Mutex<(u64, u16, u64)>>;
+
+/// Answers as a Sentinel would. Returns its URL.
+async fn liar(word: Word) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("redis://{}", listener.local_addr().unwrap());
+    spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            tokio::spawn(lie(stream, Arc::clone(&word)));
+        }
+    });
+    url
+}
+
+/// A command is `*` and the number of its words, each of which is `$` and its length, and itself.
+async fn lie(stream: TcpStream, word: Word) -> std::io::Result<()> {
+    let (read, mut write) = stream.into_split();
+    let mut lines = BufReader::new(read).lines();
+    while let Some(line) = lines.next_line().await? {
+        let count: usize = line.trim_start_matches('*').parse().unwrap_or(0);
+        let mut command = Vec::new();
+        for _ in 0..2 * count {
+            command.extend(lines.next_line().await?);
+        }
+        let (epoch, port, delay_ms) = *word.lock().unwrap();
+        tokio::time::sleep(Duration::from_millis(delay_ms)).await;
+        let text = |text: &str| format!("${}\r\n{text}\r\n", text.len());
+        let answer = match command.get(3).map(String::as_str) {
+            Some("GET-MASTER-ADDR-BY-NAME") => format!("*2\r\n{}{}", text("127.0.0.1"), text(&port.to_string())),
+            Some("MASTER") => format!("*2\r\n{}{}", text("config-epoch"), text(&epoch.to_string())),
+            _ => "+OK\r\n".to_owned(),
+        };
+        write.write_all(answer.as_bytes()).await?;
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_master_must_say_so_itself_and_who_missed_a_failover_is_not_heard() {
+    let _turn = alone().await;
+    let master = RedisServer::start(scratch("said-0"), "");
+    let replica = RedisServer::start(scratch("said-1"), &format!("--replicaof 127.0.0.1 {}", master.port()));
+    master.ready().await;
+    replica.ready().await;
+    let words: Vec<Word> = (0..2).map(|_| Arc::new(Mutex::new((5, replica.port(), 0)))).collect();
+    let mut sentinels = Vec::new();
+    for word in &words {
+        sentinels.push(liar(Arc::clone(word)).await);
+    }
+    let timeout = Duration::from_secs(1);
+    let urls = vec![format!("redis://{NAME}")];
+    let options = RedisOptions { urls, sentinels, connections: 1, timeout, allow_eviction: false };
+    let catalog = load::catalog(10);
+    let starting =
+        spawn(async move { Replica::start_with(&catalog, jiff::tz::db(), MeterOptions::default(), options).await });
+    tokio::time::sleep(Duration::from_millis(700)).await;
+    assert!(!starting.is_finished(), "a replica is no master, whatever the Sentinels say");
+    for word in &words {
+        *word.lock().unwrap() = (6, master.port(), 0);
+    }
+    let mut tollgate = starting.await.unwrap();
+    for stale in [0, 1] {
+        *words[stale].lock().unwrap() = (5, replica.port(), 0);
+        *words[1 - stale].lock().unwrap() = (6, master.port(), 0);
+        for _ in 0..15 {
+            tollgate.metering.track(track("u")).await.unwrap();
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+    // Another node that says so, after a later failover, while the first one still does.
+    delete_with_a_hold(&mut tollgate).await;
+    let _: () = replica.ask("REPLICAOF NO ONE").await.unwrap();
+    *words[0].lock().unwrap() = (7, replica.port(), 0);
+    *words[1].lock().unwrap() = (6, master.port(), 20);
+    let moved = Instant::now();
+    while calls(&replica, "evalsha").await == 0 {
+        assert!(moved.elapsed() < RESUMES, "the other master is not followed");
+        tollgate.metering.track(track("u")).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let before = (calls(&master, "evalsha").await, calls(&master, "unlink").await);
+    let replicated = calls(&replica, "unlink").await;
+    for round in 0..30 {
+        if round == 15 {
+            // Now who missed it answers first.
+            *words[0].lock().unwrap() = (7, replica.port(), 40);
+        }
+        tollgate.metering.track(track("u")).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    delete_with_a_hold(&mut tollgate).await;
+    assert_eq!((calls(&master, "evalsha").await, calls(&master, "unlink").await), before, "the first one is left");
+    assert_eq!(calls(&replica, "unlink").await, replicated + 1);
+}
+
+/// How often a server has run a command.
+async fn calls(server: &RedisServer, command: &str) -> u64 {
+    let told: String = server.ask("INFO commandstats").await.unwrap();
+    let count = told.lines().find_map(|line| line.strip_prefix(&format!("cmdstat_{command}:calls=")));
+    count.and_then(|count| count.split_once(',')?.0.parse().ok()).unwrap_or(0)
+}
+
+/// The key that shows the hold is deleted over a connection that is lent for it.
+async fn delete_with_a_hold(tollgate: &mut Replica) {
+    let event = v1::Event { name: "work".to_owned(), ..Default::default() };
+    let request = v1::ReserveRequest { user_id: "holder".to_owned(), event: Some(event), ..Default::default() };
+    assert!(tollgate.metering.reserve(request).await.unwrap().into_inner().allowed);
+    let request = v1::DeleteUserRequest { user_id: "holder".to_owned() };
+    tollgate.subscriptions.delete_user(request).await.unwrap();
 }
