@@ -7,6 +7,7 @@
 pub mod load;
 pub mod redis_cluster;
 pub mod redis_server;
+pub mod served;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;

@@ -1,64 +1,19 @@
 //! The binary as its users start it: the private Redis, signals, flags, and the commands beside `serve`.
 
-use std::io::{BufRead as _, BufReader, Read as _};
+use std::io::Read as _;
 use std::path::Path;
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use tollgate::grpc::v1;
 use tollgate::private_redis::{self, Options};
 
+use crate::support::served::{Served, tollgate};
 use crate::support::{Replica, scratch};
 
-fn tollgate() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_tollgate"));
-    for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("TOLLGATE_")) {
-        command.env_remove(name);
-    }
-    command
-}
-
-/// A running `tollgate serve`, which is killed if a test fails.
-struct Served {
-    child: Child,
-    address: std::net::SocketAddr,
-}
-
-impl Served {
-    /// Starts it over a data directory on a free port, which its log tells.
-    fn start(data_dir: &Path) -> Self {
-        let mut child = tollgate()
-            .args(["serve", "--listen", "127.0.0.1:0", "--data-dir"])
-            .arg(data_dir)
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut log = BufReader::new(child.stderr.take().unwrap());
-        let mut line = String::new();
-        let address = loop {
-            line.clear();
-            assert!(log.read_line(&mut line).unwrap() > 0, "it ended before it served");
-            if let Some((_, rest)) = line.split_once("127.0.0.1:") {
-                let port: String = rest.chars().take_while(char::is_ascii_digit).collect();
-                break format!("127.0.0.1:{port}").parse().unwrap();
-            }
-        };
-        // What else it logs must not fill the pipe.
-        std::thread::spawn(move || std::io::copy(&mut log, &mut std::io::sink()));
-        Self { child, address }
-    }
-
-    fn signal(&self, name: &str) {
-        let status = Command::new("kill").args([name, &self.child.id().to_string()]).status().unwrap();
-        assert!(status.success());
-    }
-}
-
-impl Drop for Served {
-    fn drop(&mut self) {
-        let _: Result<(), _> = self.child.kill();
-        let _: Result<_, _> = self.child.wait();
-    }
+/// Serves over a data directory, on a free port.
+fn serve(data_dir: &Path) -> Served {
+    Served::start(0, &["--data-dir", data_dir.to_str().unwrap()])
 }
 
 /// The processes whose command line names this directory.
@@ -92,13 +47,13 @@ async fn the_private_redis_ends_with_its_parent_and_finds_the_counters_again() {
     let directory = scratch("serve");
     for (round, signal) in ["-TERM", "-INT", "-KILL", "-KILL"].into_iter().enumerate() {
         // After a `kill -9` the next one is started at once, while the old Redis may still be ending.
-        let mut served = Served::start(&directory);
+        let mut served = serve(&directory);
         let mut replica = Replica::connect(served.address).await;
         assert_eq!(tokens_used(&mut replica).await, round as f64 * 7.0, "round {round}");
         replica.metering.track(chat("u")).await.unwrap();
         assert!(processes(&directory).iter().any(|line| line.contains("redis-server")));
         served.signal(signal);
-        let status = served.child.wait().unwrap();
+        let status = served.wait();
         assert_eq!(status.success(), signal != "-KILL", "{status}");
         if signal != "-KILL" {
             assert_eq!(processes(&directory), Vec::<String>::new(), "nothing is left behind");
@@ -110,7 +65,7 @@ async fn the_private_redis_ends_with_its_parent_and_finds_the_counters_again() {
 #[tokio::test(flavor = "multi_thread")]
 async fn calls_in_flight_are_finished_when_serving_stops() {
     let directory = scratch("drain");
-    let mut served = Served::start(&directory);
+    let mut served = serve(&directory);
     let replica = Replica::connect(served.address).await;
     let mut metering = replica.metering.clone();
     let mut counted = 0;
@@ -121,8 +76,8 @@ async fn calls_in_flight_are_finished_when_serving_stops() {
     while metering.track(chat("u")).await.is_ok() {
         counted += 1;
     }
-    assert!(served.child.wait().unwrap().success());
-    let again = Served::start(&directory);
+    assert!(served.wait().success());
+    let again = serve(&directory);
     let found = tokens_used(&mut Replica::connect(again.address).await).await;
     let least = f64::from(counted) * 7.0;
     assert!(found == least || found == least + 7.0, "{found} is neither {least} nor one more, whose answer was lost");
