@@ -2,8 +2,11 @@
 
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::sync::LazyLock;
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
+use redis::AsyncConnectionConfig;
 use redis::aio::MultiplexedConnection;
 
 /// One server on a loopback port. It is killed when it is dropped.
@@ -21,11 +24,15 @@ impl Drop for RedisServer {
     }
 }
 
-/// A port that is free, and whose cluster bus port (10,000 above) is free as well.
+/// A port that is free, as is that 10,000 above, which a node of a cluster takes as well. Both are below those that systems give to
+/// outgoing connections: one of these could take the port of a server while it is down, be it that of a client that
+/// tries to reach it.
 pub fn free_port() -> u16 {
+    static NEXT: LazyLock<AtomicU16> = LazyLock::new(|| AtomicU16::new(fastrand::u16(..)));
+    let is_free = |port: u16| std::net::TcpListener::bind(("127.0.0.1", port)).is_ok();
     for _ in 0..1000 {
-        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        if port < 55_000 && std::net::TcpListener::bind(("127.0.0.1", port + 10_000)).is_ok() {
+        let port = 12_000 + NEXT.fetch_add(1, Ordering::Relaxed) % 10_000;
+        if is_free(port) && is_free(port + 10_000) {
             return port;
         }
     }
@@ -68,12 +75,21 @@ impl RedisServer {
         assert!(status.success(), "the server can be sent {name}");
     }
 
+    /// As [`RedisServer::restart`], with arguments that go before the former ones.
+    pub fn restart_with(&mut self, arguments: &str) {
+        let more = arguments.split_whitespace().map(str::to_owned);
+        self.arguments.extend(more);
+        self.restart();
+    }
+
     /// A connection of the test's own, as soon as the server listens.
     pub async fn connection(&self) -> MultiplexedConnection {
         let client = redis::Client::open(self.url()).unwrap();
+        let patience = Some(Duration::from_secs(10));
+        let config = AsyncConnectionConfig::new().set_connection_timeout(patience).set_response_timeout(patience);
         let deadline = Instant::now() + Duration::from_secs(20);
         loop {
-            match client.get_multiplexed_async_connection().await {
+            match client.get_multiplexed_async_connection_with_config(&config).await {
                 Ok(connection) => return connection,
                 Err(error) => assert!(Instant::now() < deadline, "the server does not start: {error}"),
             }
