@@ -1,10 +1,12 @@
-//! What the test programs share: one private Redis for all tests of a program, replicas of the real server, the clock, servers of
-//! their own for tests that break them, and load whose every answer is held against the counters afterwards.
+//! What the test programs share: one private Redis for all tests of a program, replicas of the real server, the clock, servers,
+//! processes and networks of their own for tests that break them, and load whose every answer is held against the counters
+//! afterwards.
 
 // Each program uses some of it.
 #![allow(dead_code)]
 
 pub mod load;
+pub mod proxy;
 pub mod redis_cluster;
 pub mod redis_server;
 pub mod served;
