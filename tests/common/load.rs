@@ -5,8 +5,8 @@
 //! counters must equal the sum of what was acknowledged (EXACT, ONCE, TRUTH), no hard limit was passed (NO-OVERSHOOT), and once
 //! every deadline has passed nothing is held (NO-LEAK).
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use tokio::task::JoinHandle;
@@ -14,7 +14,7 @@ use tollgate::grpc::v1;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status};
 
-use super::{fresh_user, spawn};
+use super::{fresh_user, nothing_contradicts_itself, spawn};
 
 /// The catalog that the load needs. `work` is limited, `seen` only counted; every event is counted by all the groups it matches.
 pub fn catalog(quota: u64) -> String {
@@ -32,11 +32,18 @@ plans:
     )
 }
 
+/// Of the limited group: low enough to be reached all the time.
+pub const QUOTA: u64 = 60;
+
 /// How much load, and on what.
 #[derive(Debug, Clone)]
 pub struct Plan {
     /// `http://127.0.0.1:port`, one per replica; a client that gets no answer from one asks the next.
     pub urls: Vec<String>,
+    /// Where the ledgers are, to be verified in the end; none: the caller does.
+    pub redis: Vec<String>,
+    /// Of the clients' choices.
+    pub seed: u64,
     /// Calls in flight.
     pub clients: usize,
     /// Few users, so that the clients meet.
@@ -53,24 +60,23 @@ pub struct Plan {
     pub refunds: bool,
     /// Some answers may be forgotten: an asynchronous failover loses the last moments. Not together with refunds.
     pub may_forget: bool,
-    /// Of the random numbers.
-    pub seed: u64,
 }
 
 impl Plan {
     /// Moderate load, which leaves the machine room for what the test does to the servers.
-    pub fn new(urls: Vec<String>) -> Self {
+    pub fn new(urls: Vec<String>, redis: Vec<String>, seed: u64) -> Self {
         Self {
             urls,
+            redis,
+            seed,
             clients: 12,
-            users: 3,
-            quota: 200,
+            users: 4,
+            quota: QUOTA,
             ttl: Duration::from_secs(1),
             pause: Duration::from_millis(2),
             patience: Duration::from_secs(30),
             refunds: true,
             may_forget: false,
-            seed: 0,
         }
     }
 }
@@ -104,6 +110,11 @@ pub struct Tally {
 struct User {
     id: String,
     tally: Tally,
+    /// How many answers each replica gave.
+    answered: Vec<AtomicU64>,
+    /// Tracks that were blocked after an attempt without an answer. That attempt may have been under way still, and have counted
+    /// later.
+    doubtful: Mutex<Vec<v1::TrackRequest>>,
 }
 
 /// Running load.
@@ -139,8 +150,13 @@ pub struct Totals {
 impl Load {
     /// Starts the clients.
     pub fn start(plan: Plan) -> Self {
-        let users: Arc<[User]> =
-            (0..plan.users).map(|_| User { id: fresh_user("load"), tally: Tally::default() }).collect();
+        let user = |_| User {
+            id: fresh_user("load"),
+            tally: Tally::default(),
+            answered: plan.urls.iter().map(|_| AtomicU64::new(0)).collect(),
+            doubtful: Mutex::default(),
+        };
+        let users: Arc<[User]> = (0..plan.users).map(user).collect();
         let switch = Arc::<Switch>::default();
         let mut clients = Vec::new();
         for number in 0..plan.clients {
@@ -170,34 +186,61 @@ impl Load {
 
     /// How many calls were answered until now.
     pub fn answered(&self) -> u64 {
-        self.users.iter().map(|user| sum(&[&user.tally.allowed, &user.tally.denied, &user.tally.calls])).sum()
+        sum(self.users.iter().flat_map(|user| &user.answered))
     }
 
-    /// Waits until load flows again: some calls more are answered. Fails after `within`.
+    /// Waits until load flows again: every replica answers more calls of every user, and so over every connection to Redis.
+    /// Fails after `within`. Returns how long it took.
     pub async fn flows(&self, within: Duration) -> Duration {
-        let (from, started) = (self.answered(), Instant::now());
-        while self.answered() < from + 20 {
-            assert!(started.elapsed() < within, "service does not resume within {within:?}");
+        let started = Instant::now();
+        let counters: Vec<_> = self.users.iter().flat_map(|user| &user.answered).collect();
+        let before: Vec<_> = counters.iter().map(|counter| counter.load(Ordering::Relaxed)).collect();
+        loop {
+            let more =
+                || counters.iter().zip(&before).map(|(counter, before)| counter.load(Ordering::Relaxed) - before);
+            if more().all(|more| more >= 2) {
+                return started.elapsed();
+            }
+            let told = || format!("answers by user and replica: {:?}", more().collect::<Vec<_>>());
+            assert!(started.elapsed() < within, "service does not resume within {within:?}; {}", told());
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
-        started.elapsed()
     }
 
-    /// Ends the load, waits for the last deadline, and holds the counters of every user against what was acknowledged.
-    pub async fn audit(self) -> Totals {
+    /// What it has done until now.
+    pub fn totals(&self) -> Totals {
+        let mut totals = Totals::default();
+        self.users.iter().for_each(|user| totals.add(&user.tally));
+        totals
+    }
+
+    /// Ends the load: every call is answered. Attempts without an answer may still be under way.
+    pub async fn stop(&mut self) {
         self.switch.stop.store(true, Ordering::Relaxed);
-        for client in self.clients {
+        for client in self.clients.drain(..) {
             client.await.expect("a client gets all its answers");
+        }
+    }
+
+    /// Ends the load, waits for the last deadline, and holds the counters of every user against what was acknowledged. What the
+    /// network held up must have arrived by now, or never arrive.
+    pub async fn audit(mut self) -> Totals {
+        self.stop().await;
+        let mut client = Client::new(&self.plan, self.plan.clients, Arc::clone(&self.users));
+        for user in self.users.iter() {
+            client.resolve(user).await;
         }
         // NO-LEAK: the deadline of what nobody settled.
         tokio::time::sleep(self.plan.ttl + Duration::from_millis(50)).await;
-        let mut totals = Totals::default();
         for user in self.users.iter() {
-            let usage = usage_of(&self.plan.urls, &user.id).await;
-            check(&self.plan, user, &usage);
-            totals.add(&user.tally);
+            for url in &self.plan.urls {
+                check(&self.plan, user, &usage_of(url, &user.id).await);
+            }
         }
-        totals
+        if !self.plan.redis.is_empty() {
+            nothing_contradicts_itself(&self.plan.redis).await;
+        }
+        self.totals()
     }
 }
 
@@ -215,8 +258,8 @@ impl Totals {
     }
 }
 
-fn sum(counters: &[&AtomicU64]) -> u64 {
-    counters.iter().map(|counter| counter.load(Ordering::Relaxed)).sum()
+fn sum<'a>(counters: impl Iterator<Item = &'a AtomicU64>) -> u64 {
+    counters.map(|counter| counter.load(Ordering::Relaxed)).sum()
 }
 
 fn check(plan: &Plan, user: &User, usage: &v1::GetUsageResponse) {
@@ -239,26 +282,29 @@ fn check(plan: &Plan, user: &User, usage: &v1::GetUsageResponse) {
     }
 }
 
-async fn usage_of(urls: &[String], user: &str) -> v1::GetUsageResponse {
+/// As one replica tells it.
+async fn usage_of(url: &str, user: &str) -> v1::GetUsageResponse {
     let started = Instant::now();
+    let mut stub = stub(url);
     loop {
-        for url in urls {
-            let mut stub = stub(url);
-            let asked = v1::GetUsageRequest { user_id: user.to_owned(), ..Default::default() };
-            if let Ok(answer) = stub.get_usage(asked).await {
-                return answer.into_inner();
+        let asked = v1::GetUsageRequest { user_id: user.to_owned(), ..Default::default() };
+        match stub.get_usage(asked).await {
+            Ok(answer) => return answer.into_inner(),
+            Err(status) => {
+                assert!(started.elapsed() < Duration::from_secs(30), "{url} does not tell usage: {status:?}")
             }
         }
-        assert!(started.elapsed() < Duration::from_secs(30), "nobody tells {user}'s usage");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
 
 type Stub = v1::metering_service_client::MeteringServiceClient<Channel>;
 
+/// As a careful caller configures it. Without the keepalive, a connection that has silently gone would be used for ever.
 fn stub(url: &str) -> Stub {
-    let endpoint = Endpoint::from_shared(url.to_owned()).expect("a URL");
-    let endpoint = endpoint.connect_timeout(Duration::from_secs(1)).timeout(Duration::from_secs(4));
+    let second = Duration::from_secs(1);
+    let endpoint = Endpoint::from_shared(url.to_owned()).expect("a URL").connect_timeout(second).timeout(3 * second);
+    let endpoint = endpoint.http2_keep_alive_interval(second).keep_alive_timeout(second).keep_alive_while_idle(true);
     Stub::new(endpoint.connect_lazy())
 }
 
@@ -268,6 +314,7 @@ struct Client {
     users: Arc<[User]>,
     number: usize,
     next: u64,
+    unanswered: u64,
     random: fastrand::Rng,
 }
 
@@ -285,8 +332,8 @@ fn is_passing(status: &Status) -> bool {
 impl Client {
     fn new(plan: &Plan, number: usize, users: Arc<[User]>) -> Self {
         let stubs = plan.urls.iter().map(|url| stub(url)).collect();
-        let random = fastrand::Rng::with_seed(plan.seed << 32 | number as u64);
-        Self { plan: plan.clone(), stubs, users, number, next: 0, random }
+        let random = fastrand::Rng::with_seed(plan.seed << 16 | number as u64);
+        Self { plan: plan.clone(), stubs, users, number, next: 0, unanswered: 0, random }
     }
 
     async fn run(mut self, switch: Arc<Switch>) {
@@ -323,20 +370,61 @@ impl Client {
             enforce,
             reservation_id: String::new(),
         };
-        let answer = self.ask(user, |mut stub| {
-            let request = request.clone();
-            async move { stub.track(request).await }
-        });
-        let answer = answer.await.expect("a track is always answered");
+        let before = self.unanswered;
+        let answer = self.ask_track(user, &request).await;
+        let unanswered = self.unanswered > before;
         match answer.match_status() {
             v1::MatchStatus::Matched => {
+                if self.asks_again() {
+                    let again = self.ask_track(user, &request).await;
+                    assert_eq!((again.replayed, &again.event_id), (true, &answer.event_id), "{again:?}");
+                }
                 add(&user.tally.calls, 1);
                 add(&user.tally.all, quantity);
                 add(&user.tally.limited, if name == "work" { quantity } else { 0 });
                 add(&user.tally.replayed, u64::from(answer.replayed));
             }
-            v1::MatchStatus::Blocked if enforce => self.denied(user).await,
+            v1::MatchStatus::Blocked if enforce => {
+                if unanswered {
+                    user.doubtful.lock().expect("nobody panics with it").push(request);
+                }
+                self.denied(user).await;
+            }
             other => panic!("{name} is {other:?}"),
+        }
+    }
+
+    /// ONCE: now and then a call is made again though it was answered, and must find that answer.
+    fn asks_again(&mut self) -> bool {
+        self.random.u32(..8) == 0 && !self.plan.may_forget
+    }
+
+    async fn ask_track(&mut self, user: &User, request: &v1::TrackRequest) -> v1::TrackResponse {
+        let answer = self.ask(user, |mut stub| {
+            let request = request.clone();
+            async move { stub.track(request).await }
+        });
+        answer.await.expect("a track is always answered")
+    }
+
+    async fn ask_reserve(&mut self, user: &User, request: &v1::ReserveRequest) -> v1::ReserveResponse {
+        let answer = self.ask(user, |mut stub| {
+            let request = request.clone();
+            async move { stub.reserve(request).await }
+        });
+        answer.await.expect("a reserve is always answered")
+    }
+
+    /// Asks once more what became of doubtful tracks: nothing, or it counted before, or it counts now.
+    async fn resolve(&mut self, user: &User) {
+        let doubtful = std::mem::take(&mut *user.doubtful.lock().expect("nobody panics with it"));
+        for request in doubtful {
+            if self.ask_track(user, &request).await.match_status() == v1::MatchStatus::Matched {
+                let quantity = request.event.and_then(|event| event.quantity).expect("as it was made") as u64;
+                add(&user.tally.calls, 1);
+                add(&user.tally.all, quantity);
+                add(&user.tally.limited, quantity);
+            }
         }
     }
 
@@ -348,15 +436,11 @@ impl Client {
         }
         let request = v1::TrackRequest {
             user_id: user.id.clone(),
-            event: event("work.refund", self.random.u64(1..=80)),
+            event: event("work.refund", self.random.u64(1..=40)),
             request_id: self.request_id(),
             ..Default::default()
         };
-        let answer = self.ask(user, |mut stub| {
-            let request = request.clone();
-            async move { stub.track(request).await }
-        });
-        let answer = answer.await.expect("a refund is always answered");
+        let answer = self.ask_track(user, &request).await;
         for (id, refunded) in [("limited", &user.tally.limited_refunded), ("all", &user.tally.all_refunded)] {
             let status = answer.limits.iter().find(|status| status.limit_group_id == id).expect("it is matched");
             add(refunded, (status.requested - status.unapplied) as u64);
@@ -373,11 +457,7 @@ impl Client {
             ttl: Some(ttl),
             request_id: self.request_id(),
         };
-        let answer = self.ask(user, |mut stub| {
-            let request = request.clone();
-            async move { stub.reserve(request).await }
-        });
-        let answer = answer.await.expect("a reserve is always answered");
+        let answer = self.ask_reserve(user, &request).await;
         if !answer.allowed {
             assert_eq!(answer.reasons, [i32::from(v1::Reason::LimitReached)]);
             self.denied(user).await;
@@ -385,6 +465,11 @@ impl Client {
         }
         add(&user.tally.allowed, 1);
         add(&user.tally.replayed, u64::from(answer.replayed));
+        if self.asks_again() {
+            let again = self.ask_reserve(user, &request).await;
+            let first = (true, &answer.reservation_id, &answer.expire_time);
+            assert_eq!((again.replayed, &again.reservation_id, &again.expire_time), first, "{again:?}");
+        }
         match self.random.u32(..10) {
             // The caller crashes.
             0 => add(&user.tally.abandoned, 1),
@@ -430,7 +515,10 @@ impl Client {
         let mut which = self.random.usize(..self.stubs.len());
         loop {
             match call(self.stubs[which].clone()).await {
-                Ok(answer) => return Some(answer.into_inner()),
+                Ok(answer) => {
+                    add(&user.answered[which], 1);
+                    return Some(answer.into_inner());
+                }
                 Err(status) if status.code() == Code::NotFound && self.plan.may_forget => {
                     add(&user.tally.forgotten, 1);
                     return None;
@@ -443,6 +531,7 @@ impl Client {
                         self.plan.patience
                     );
                     add(&user.tally.unanswered, 1);
+                    self.unanswered += 1;
                 }
             }
             which = (which + 1) % self.stubs.len();

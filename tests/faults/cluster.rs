@@ -7,10 +7,11 @@ use tollgate::grpc::v1;
 use tollgate::ledger::RedisOptions;
 use tollgate::meter::MeterOptions;
 
+use crate::alone;
+use crate::campaign::seeds;
 use crate::support::load::{self, Load, Plan, Totals};
 use crate::support::redis_cluster::RedisCluster;
 use crate::support::{Replica, fresh_user};
-use crate::{alone, rounds};
 
 /// Within this, service resumes by itself once the cluster serves again.
 const RESUMES: Duration = Duration::from_secs(5);
@@ -29,17 +30,21 @@ fn options(urls: Vec<String>) -> RedisOptions {
 }
 
 async fn replica(cluster: &RedisCluster, options_of_meter: MeterOptions) -> Replica {
-    let catalog = load::catalog(Plan::new(Vec::new()).quota);
+    let catalog = load::catalog(load::QUOTA);
     Replica::start_with(&catalog, jiff::tz::db(), options_of_meter, options(cluster.urls())).await
 }
 
 /// Load through two replicas, over more users than masters.
 async fn load(cluster: &RedisCluster, seed: u64) -> Load {
-    start_load(cluster, Plan { users: 6, seed, ..Plan::new(Vec::new()) }).await
+    start_load(cluster, Plan { users: 6, ..Plan::new(Vec::new(), cluster.urls(), seed) }).await
 }
 
 async fn load_that_may_forget(cluster: &RedisCluster, seed: u64) -> Load {
-    start_load(cluster, Plan { users: 6, seed, may_forget: true, refunds: false, ..Plan::new(Vec::new()) }).await
+    start_load(
+        cluster,
+        Plan { users: 6, may_forget: true, refunds: false, ..Plan::new(Vec::new(), cluster.urls(), seed) },
+    )
+    .await
 }
 
 async fn start_load(cluster: &RedisCluster, plan: Plan) -> Load {
@@ -76,7 +81,7 @@ fn track(user: &str, request_id: &str) -> v1::TrackRequest {
 async fn scripts_are_forgotten_and_slots_migrated() {
     let _turn = alone().await;
     let cluster = RedisCluster::start("migrated", false, ARGUMENTS).await;
-    for seed in rounds() {
+    for seed in seeds() {
         let load = load(&cluster, seed).await;
         for round in 0..6 {
             let _: () = cluster.nodes[round % 3].ask("SCRIPT FLUSH").await.unwrap();
@@ -124,7 +129,7 @@ async fn scripts_are_forgotten_and_slots_migrated() {
 async fn masters_are_replaced_on_demand() {
     let _turn = alone().await;
     let cluster = RedisCluster::start("replaced", true, ARGUMENTS).await;
-    for seed in rounds() {
+    for seed in seeds() {
         let load = load(&cluster, seed).await;
         let slot = cluster.slot(&load.users()[0]).await;
         let mut resumed = Vec::new();
@@ -203,7 +208,7 @@ async fn a_user_elsewhere(cluster: &RedisCluster, master: usize) -> String {
 async fn masters_are_killed_and_hang() {
     let _turn = alone().await;
     let mut cluster = RedisCluster::start("stopped", true, NO_COVERAGE).await;
-    for seed in rounds() {
+    for seed in seeds() {
         for (fault, settled_first) in [(Fault::Kill, true), (Fault::Hang, true), (Fault::Kill, false)] {
             let load = match settled_first {
                 true => load(&cluster, seed).await,

@@ -1,7 +1,8 @@
 //! Faults: what Redis, the network and the processes can do to us, under load, through the real server and a real Redis. After each
-//! fault service resumes by itself, and the counters equal what was acknowledged.
+//! fault service resumes by itself on every replica, and the counters equal what was acknowledged.
 //!
-//! A program of its own, so that nothing else competes for the machine with what is timed out here.
+//! A program of its own, so that nothing else competes for the machine with what is timed here. `TOLLGATE_FAULTS_ROUNDS` repeats
+//! every campaign with so many seeds; `TOLLGATE_FAULTS_SEED` is the first of them.
 
 // The figures of each campaign are for its reader.
 #![allow(clippy::print_stdout)]
@@ -9,8 +10,13 @@
 #[path = "../common/mod.rs"]
 mod support;
 
+mod campaign;
+
 mod cluster;
+mod failover;
 mod lost_replies;
+mod network;
+mod processes;
 mod redis_faults;
 mod sentinel;
 
@@ -18,10 +24,4 @@ mod sentinel;
 async fn alone() -> tokio::sync::MutexGuard<'static, ()> {
     static TURN: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
     TURN.lock().await
-}
-
-/// The seeds of a campaign: one, or as many as `TOLLGATE_FAULTS_ROUNDS` says.
-fn rounds() -> std::ops::Range<u64> {
-    let rounds = std::env::var("TOLLGATE_FAULTS_ROUNDS").ok();
-    0..rounds.map_or(1, |rounds| rounds.parse().expect("TOLLGATE_FAULTS_ROUNDS is a number"))
 }

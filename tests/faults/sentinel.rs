@@ -11,10 +11,11 @@ use tollgate::grpc::v1;
 use tollgate::ledger::{Ledger, RedisOptions};
 use tollgate::meter::MeterOptions;
 
+use crate::alone;
+use crate::campaign::seeds;
 use crate::support::load::{self, Load, Plan};
 use crate::support::redis_server::{RedisServer, free_port};
 use crate::support::{Replica, scratch, spawn};
-use crate::{alone, rounds};
 
 /// Within this, service resumes by itself once there is a master.
 const RESUMES: Duration = Duration::from_secs(5);
@@ -116,7 +117,7 @@ impl Watched {
     }
 
     async fn replica(&self) -> Replica {
-        let catalog = load::catalog(Plan::new(Vec::new()).quota);
+        let catalog = load::catalog(load::QUOTA);
         Replica::start_with(&catalog, jiff::tz::db(), MeterOptions::default(), self.options()).await
     }
 
@@ -210,8 +211,9 @@ fn track(user: &str) -> v1::TrackRequest {
 async fn the_master_is_replaced_on_demand() {
     let _turn = alone().await;
     let watched = Watched::start("asked").await;
-    for seed in rounds() {
-        let load = watched.load(Plan { seed, may_forget: true, refunds: false, ..Plan::new(Vec::new()) }).await;
+    for seed in seeds() {
+        let load =
+            watched.load(Plan { may_forget: true, refunds: false, ..Plan::new(Vec::new(), Vec::new(), seed) }).await;
         let master = watched.master().await;
         let _: () = watched.sentinels[1].ask(&["FAILOVER", NAME]).await.unwrap();
         watched.promoted(master).await;
@@ -228,9 +230,9 @@ async fn the_master_is_replaced_on_demand() {
 async fn the_master_is_killed_and_hangs() {
     let _turn = alone().await;
     let mut watched = Watched::start("stopped").await;
-    for seed in rounds() {
+    for seed in seeds() {
         for signal in ["-KILL", "-STOP"] {
-            let load = watched.load(Plan { seed, ..Plan::new(Vec::new()) }).await;
+            let load = watched.load(Plan::new(Vec::new(), Vec::new(), seed)).await;
             load.pause().await;
             watched.caught_up().await;
             let master = watched.master().await;

@@ -519,7 +519,11 @@ async fn what_is_odd_but_possible_is_no_contradiction() {
 async fn load_that_goes_on_is_never_mistaken_for_a_contradiction() {
     let redis = redis("verify-load").await;
     let replica = replica(&redis, &load::catalog(200)).await;
-    let plan = Plan { users: 6, pause: Duration::ZERO, ..Plan::new(vec![format!("http://{}", replica.address)]) };
+    let plan = Plan {
+        users: 6,
+        pause: Duration::ZERO,
+        ..Plan::new(vec![format!("http://{}", replica.address)], Vec::new(), 1)
+    };
     let load = Load::start(plan);
     let passing = spawn(come_and_go(replica));
     let urls = [redis.url()];
