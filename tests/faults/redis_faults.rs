@@ -1,7 +1,10 @@
 //! What happens to Redis: killed, stopped, paused, full, demoted, its scripts and its clients gone.
 
+use std::time::Duration;
+
 use tollgate::grpc::v1;
 use tollgate::grpc::v1::metering_service_client::MeteringServiceClient;
+use tollgate::ledger::{Ledger, RedisOptions};
 use tonic::Code;
 
 use crate::campaign::Felt::{self, Unanswered};
@@ -181,4 +184,13 @@ async fn redis_runs_out_of_memory() {
         assert!(caller.reserve(request).await.unwrap().into_inner().allowed);
     })
     .await;
+}
+
+#[tokio::test]
+async fn a_slow_redis_has_the_whole_timeout_to_answer_at_the_start() {
+    let redis = durable_redis("slow-start", "").await;
+    ask(&redis, "CLIENT PAUSE 1500 ALL").await;
+    let timeout = Duration::from_secs(10);
+    let options = RedisOptions { urls: vec![redis.url()], connections: 1, timeout, allow_eviction: false };
+    Ledger::connect(&options).await.unwrap();
 }
