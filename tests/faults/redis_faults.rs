@@ -1,4 +1,4 @@
-//! What happens to Redis: killed, stopped, paused, full, demoted, its scripts and its clients gone.
+//! What happens to Redis: killed, stopped, paused, full, loading, demoted, its scripts and its clients gone.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use tollgate::ledger::{Ledger, RedisOptions};
 use tonic::Code;
 
 use crate::campaign::Felt::{self, Unanswered};
-use crate::campaign::{Campaign, durable_redis, each_round, replicas, urls};
+use crate::campaign::{Campaign, durable_redis, each_round, replica, replicas, urls};
 use crate::support::fresh_user;
 use crate::support::load::Plan;
 use crate::support::redis_server::RedisServer;
@@ -182,6 +182,33 @@ async fn redis_runs_out_of_memory() {
         ask(redis, "CONFIG SET maxmemory 0").await;
         campaign.resumes().await;
         assert!(caller.reserve(request).await.unwrap().into_inner().allowed);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn redis_is_still_loading() {
+    campaign("loading", "", &[Unanswered], async |campaign, redis, _| {
+        fill(redis, 8000).await;
+        // Into one file, during the reading of which Redis answers more often.
+        ask(redis, "BGREWRITEAOF").await;
+        while redis.ask::<String>("INFO persistence").await.unwrap().contains("aof_rewrite_in_progress:1") {
+            campaign.wait(10..20).await;
+        }
+        // Three seconds and more.
+        redis.restart_with("--key-load-delay 400 --loading-process-events-interval-bytes 1024");
+        let loading = async || redis.ask::<String>("PING").await.is_err_and(|error| error.code() == Some("LOADING"));
+        assert!(loading().await, "it takes its time");
+        // Another replica starts meanwhile.
+        let late = replica(redis.url()).await;
+        assert!(loading().await, "a replica starts while Redis is still loading");
+        let mut caller = MeteringServiceClient::connect(format!("http://{late}")).await.unwrap();
+        let request = v1::GetUsageRequest { user_id: fresh_user("loading"), ..Default::default() };
+        let refused = caller.get_usage(request.clone()).await.unwrap_err();
+        assert_eq!(refused.code(), Code::Unavailable, "{refused:?}");
+        redis.ready().await;
+        campaign.resumes().await;
+        caller.get_usage(request).await.expect("the late replica serves");
     })
     .await;
 }

@@ -149,7 +149,13 @@ impl Connections {
                 return open_cluster(vec![info_of_one], options, &prepare).await;
             }
             for command in &prepare {
-                node.administer::<Value>(command).await.map_err(ConnectError::Unreachable)?;
+                match node.administer::<Value>(command).await {
+                    Err(error) if is_loading(&*error) => {
+                        tracing::warn!("redis is still loading its data: until it has, calls are UNAVAILABLE");
+                        break;
+                    }
+                    answer => drop(answer.map_err(ConnectError::Unreachable)?),
+                }
             }
             Ok(To::Node(Arc::new(node)))
         };
@@ -236,6 +242,13 @@ async fn open_cluster(
     let cluster = Cluster::open(nodes, options.connections.max(1), options.timeout).await?;
     cluster.check(options.allow_eviction, prepare).await?;
     Ok(To::Cluster(Arc::new(cluster)))
+}
+
+/// It has been restarted, takes no commands yet, and will by itself.
+fn is_loading(error: &(dyn std::error::Error + 'static)) -> bool {
+    error
+        .downcast_ref::<RedisError>()
+        .is_some_and(|error| error.kind() == ErrorKind::Server(ServerErrorKind::BusyLoading))
 }
 
 /// An error of the script itself, rather than of reaching Redis or of Redis's state.
