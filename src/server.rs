@@ -17,10 +17,14 @@ use crate::grpc::{Metering, Plans, Subscriptions, v1};
 use crate::ledger::Ledger;
 use crate::meter::{Meter, MeterOptions};
 
-/// How often Redis is asked whether it is there.
+/// How often Redis is asked whether it is there, and takes writes.
 const HEALTH_PERIOD: Duration = Duration::from_secs(1);
 
-/// After how many missing answers the health service says NOT_SERVING: a blip is none of its business.
+/// How long Redis may take to answer that.
+const HEALTH_LIMIT: Duration = Duration::from_secs(1);
+
+/// After how many missing answers the health service says NOT_SERVING. A blip is none of its business: all replicas share one Redis, and
+/// would all be taken out of service.
 const HEALTH_MISSES: u32 = 3;
 
 /// How long calls in flight may take once serving has to stop.
@@ -50,8 +54,9 @@ pub async fn run(
 ) -> Result<(), ServeError> {
     let meter = Arc::new(Meter::new(Arc::clone(&catalog), ledger.clone(), options));
     let (reporter, health) = tonic_health::server::health_reporter();
-    set_health(&reporter, true).await;
-    let watch = tokio::spawn(watch_health(reporter.clone(), ledger));
+    let serving = ledger.probe(HEALTH_LIMIT).await.is_ok();
+    set_health(&reporter, serving).await;
+    let watch = tokio::spawn(watch_health(reporter.clone(), ledger, serving));
 
     // The server's own settings of sockets do not reach a listener that it is given.
     let keepalive = Some(Duration::from_secs(30));
@@ -106,19 +111,21 @@ async fn set_health(reporter: &HealthReporter, serving: bool) {
     }
 }
 
-async fn watch_health(reporter: HealthReporter, ledger: Ledger) {
+async fn watch_health(reporter: HealthReporter, ledger: Ledger, mut serving: bool) {
     let mut misses = 0;
     loop {
         tokio::time::sleep(HEALTH_PERIOD).await;
-        let answered = ledger.answers(HEALTH_PERIOD).await;
-        if answered && misses >= HEALTH_MISSES {
-            tracing::info!("redis answers again");
-            set_health(&reporter, true).await;
+        let answer = ledger.probe(HEALTH_LIMIT).await;
+        misses = if answer.is_ok() { 0 } else { misses + 1 };
+        match answer {
+            Ok(()) if !serving => tracing::info!("redis answers, and takes writes"),
+            Err(fault) if serving && misses >= HEALTH_MISSES => {
+                let error = std::error::Error::source(&fault);
+                tracing::error!(error, "redis does not answer, or takes no writes");
+            }
+            _ => continue,
         }
-        misses = if answered { 0 } else { misses.saturating_add(1) };
-        if misses == HEALTH_MISSES {
-            tracing::error!("redis does not answer");
-            set_health(&reporter, false).await;
-        }
+        serving = misses == 0;
+        set_health(&reporter, serving).await;
     }
 }

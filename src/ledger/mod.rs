@@ -77,9 +77,13 @@ impl Ledger {
         Ok(())
     }
 
-    /// Whether Redis answers within `limit`, over a connection of its own; of a cluster, whether it serves.
-    pub async fn answers(&self, limit: Duration) -> bool {
-        tokio::time::timeout(limit, self.connections.is_up()).await.is_ok_and(|answer| answer.unwrap_or(false))
+    /// Whether calls can be decided: Redis answers within `limit`, over each of the connections that calls share, and takes writes.
+    /// A Redis whose memory is full counts, as what is held can still be settled. Of a cluster: whether it serves.
+    ///
+    /// # Errors
+    /// [`Fault::Unavailable`].
+    pub async fn probe(&self, limit: Duration) -> Result<(), Fault> {
+        self.connections.probe(limit).await.map_err(Fault::Unavailable)
     }
 }
 

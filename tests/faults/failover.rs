@@ -3,8 +3,12 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use tollgate::grpc::v1;
+use tollgate::grpc::v1::metering_service_client::MeteringServiceClient;
+
 use crate::campaign::Felt::Unanswered;
-use crate::campaign::{Campaign, durable_redis, each_round, replicas, urls};
+use crate::campaign::{Campaign, RESUMES, durable_redis, each_round, replica, replicas, urls};
+use crate::support::fresh_user;
 use crate::support::load::Plan;
 use crate::support::proxy::Proxy;
 use crate::support::redis_server::RedisServer;
@@ -79,4 +83,32 @@ async fn the_address_moves_away_from_a_server_that_never_answers_again() {
         campaign.end(&[Unanswered]).await;
     })
     .await;
+}
+
+/// Reads are answered by a demoted server as well, with what it knew. So it is not a caller who notices.
+#[tokio::test]
+async fn callers_who_only_read_are_led_to_the_new_primary() {
+    let (primary, other, proxy) = pair("read", 1).await;
+    let reading = replica(format!("redis://{}", proxy.address())).await;
+    let mut reader = MeteringServiceClient::connect(format!("http://{reading}")).await.unwrap();
+    let user = fresh_user("read");
+    let mut used = async || {
+        let request = v1::GetUsageRequest { user_id: user.clone(), ..Default::default() };
+        reader.get_usage(request).await.ok().map(|answer| answer.into_inner().limits[0].used)
+    };
+    assert_eq!(used().await, Some(0.0));
+    hand_over(&primary, &other).await;
+    // The demoted server learns nothing more.
+    let _: String = primary.ask("REPLICAOF 127.0.0.1 1").await.unwrap();
+    proxy.lead_to(address(&other));
+    let writing = replica(other.url()).await;
+    let mut writer = MeteringServiceClient::connect(format!("http://{writing}")).await.unwrap();
+    let event = v1::Event { name: "work".to_owned(), quantity: Some(7.0), ..Default::default() };
+    writer.track(v1::TrackRequest { user_id: user.clone(), event: Some(event), ..Default::default() }).await.unwrap();
+    let started = Instant::now();
+    while used().await != Some(7.0) {
+        assert!(started.elapsed() < RESUMES, "the old server is asked for ever");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    println!("the new primary is read after {:?}", started.elapsed());
 }

@@ -14,6 +14,7 @@ mod campaign;
 
 mod cluster;
 mod failover;
+mod health;
 mod lost_replies;
 mod network;
 mod processes;

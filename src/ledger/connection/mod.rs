@@ -225,11 +225,15 @@ impl Connections {
         }
     }
 
-    /// Whether Redis answers; of a cluster, whether it serves.
-    pub(super) async fn is_up(&self) -> Result<bool, AnyError> {
+    /// Whether Redis answers within `limit` and takes writes, asked over every connection that calls take; of a cluster, whether it
+    /// serves.
+    pub(super) async fn probe(&self, limit: Duration) -> Result<(), AnyError> {
         match &self.to {
-            To::Node(node) => node.administer::<String>(&redis::cmd("PING")).await.map(|_| true),
-            To::Cluster(cluster) => cluster.is_up().await,
+            To::Node(node) => Ok(node.probe(limit.min(self.timeout)).await?),
+            To::Cluster(cluster) => {
+                let up = tokio::time::timeout(limit, cluster.is_up()).await??;
+                if up { Ok(()) } else { Err("the cluster's state is not ok".into()) }
+            }
         }
     }
 }

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use redis::aio::{ConnectionManager, ConnectionManagerConfig};
 use redis::{Cmd, ConnectionInfo, ErrorKind, RedisError, ServerErrorKind, Value};
 use tokio::sync::{Notify, watch};
+use tokio::task::JoinSet;
 
 use super::{AnyError, timed_out};
 
@@ -64,14 +65,34 @@ impl Node {
 
     /// Sends a command over the lane that belongs to `hash`.
     pub(super) async fn ask(&self, hash: usize, command: &Cmd) -> Result<Value, RedisError> {
+        self.ask_within(hash, command, self.timeout).await
+    }
+
+    async fn ask_within(&self, hash: usize, command: &Cmd, limit: Duration) -> Result<Value, RedisError> {
         let lane = &self.lanes[hash % self.lanes.len()];
         let mut connection = self.connection(lane)?;
-        let answer = tokio::time::timeout(self.timeout, command.query_async(&mut connection)).await;
+        let answer = tokio::time::timeout(limit, command.query_async(&mut connection)).await;
         let answer = answer.unwrap_or_else(|_| Err(timed_out()));
         if let Err(error) = &answer {
             self.renew_after(lane, error);
         }
         answer
+    }
+
+    /// Whether the node answers within `limit` and takes writes, asked over every lane. So one that leads to a demoted or a silent
+    /// node is made anew even if no call, or none that writes, comes by.
+    pub(super) async fn probe(self: &Arc<Self>, limit: Duration) -> Result<(), RedisError> {
+        // Writes nothing, but is declared as a script that does: Redis refuses it wherever it refuses to write, except for want
+        // of memory, when commits and releases go on.
+        const WRITABLE: &str = "#!lua flags=allow-oom\nreturn 'OK'";
+        let mut probes = JoinSet::new();
+        for lane in 0..self.lanes.len() {
+            let node = Arc::clone(self);
+            let mut command = redis::cmd("EVAL");
+            command.arg(WRITABLE).arg(0);
+            probes.spawn(async move { node.ask_within(lane, &command, limit).await.map(drop) });
+        }
+        probes.join_all().await.into_iter().collect()
     }
 
     fn connection(&self, lane: &RwLock<Lane>) -> Result<ConnectionManager, RedisError> {
