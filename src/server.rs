@@ -52,11 +52,13 @@ pub async fn run(
     listener: TcpListener,
     shutdown: impl Future<Output = ()> + Send,
 ) -> Result<(), ServeError> {
+    // Reserve is answered without Redis then, which it cannot be by a replica that is taken out of service.
+    let fail_open = options.fail_open;
     let meter = Arc::new(Meter::new(Arc::clone(&catalog), ledger.clone(), options));
     let (reporter, health) = tonic_health::server::health_reporter();
-    let serving = ledger.probe(HEALTH_LIMIT).await.is_ok();
+    let serving = fail_open || ledger.probe(HEALTH_LIMIT).await.is_ok();
     set_health(&reporter, serving).await;
-    let watch = tokio::spawn(watch_health(reporter.clone(), ledger, serving));
+    let watch = tokio::spawn(watch_health(reporter.clone(), ledger, serving, fail_open));
 
     // The server's own settings of sockets do not reach a listener that it is given.
     let keepalive = Some(Duration::from_secs(30));
@@ -111,7 +113,7 @@ async fn set_health(reporter: &HealthReporter, serving: bool) {
     }
 }
 
-async fn watch_health(reporter: HealthReporter, ledger: Ledger, mut serving: bool) {
+async fn watch_health(reporter: HealthReporter, ledger: Ledger, mut serving: bool, fail_open: bool) {
     let mut misses = 0;
     loop {
         tokio::time::sleep(HEALTH_PERIOD).await;
@@ -119,7 +121,7 @@ async fn watch_health(reporter: HealthReporter, ledger: Ledger, mut serving: boo
         misses = if answer.is_ok() { 0 } else { misses + 1 };
         match answer {
             Ok(()) if !serving => tracing::info!("redis answers, and takes writes"),
-            Err(fault) if serving && misses >= HEALTH_MISSES => {
+            Err(fault) if serving && misses >= HEALTH_MISSES && !fail_open => {
                 let error = std::error::Error::source(&fault);
                 tracing::error!(error, "redis does not answer, or takes no writes");
             }

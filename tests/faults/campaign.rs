@@ -44,12 +44,16 @@ pub async fn durable_redis(name: &str, more: &str) -> RedisServer {
 
 /// One replica with the catalog of the load.
 pub async fn replica(redis_url: String) -> SocketAddr {
+    replica_with(redis_url, MeterOptions::default()).await
+}
+
+pub async fn replica_with(redis_url: String, options: MeterOptions) -> SocketAddr {
     let catalog = load::catalog(load::QUOTA);
     // As short as an operator may choose it.
     let timeout = Duration::from_secs(1);
     let redis =
         RedisOptions { urls: vec![redis_url], sentinels: Vec::new(), connections: 2, timeout, allow_eviction: false };
-    Replica::start_with(&catalog, jiff::tz::db(), MeterOptions::default(), redis).await.address
+    Replica::start_with(&catalog, jiff::tz::db(), options, redis).await.address
 }
 
 /// Two of them.

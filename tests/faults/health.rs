@@ -3,12 +3,13 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use tollgate::meter::MeterOptions;
 use tonic::transport::Endpoint;
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus::{self, NotServing, Serving};
 use tonic_health::pb::health_client::HealthClient;
 
-use crate::campaign::{RESUMES, durable_redis, replica};
+use crate::campaign::{RESUMES, durable_redis, replica, replica_with};
 use crate::support::proxy::{Fault, Proxy};
 use crate::support::redis_server::RedisServer;
 use crate::support::spawn;
@@ -20,7 +21,10 @@ struct Watched {
 
 impl Watched {
     async fn start(redis_url: String) -> Self {
-        let address = replica(redis_url).await;
+        Self::of(replica(redis_url).await)
+    }
+
+    fn of(address: SocketAddr) -> Self {
         let channel = Endpoint::from_shared(format!("http://{address}")).unwrap().connect_lazy();
         let mut client = HealthClient::new(channel);
         let (say, said) = tokio::sync::mpsc::unbounded_channel();
@@ -55,6 +59,9 @@ async fn health_is_serving_only_while_redis_takes_writes() {
     let redis = durable_redis("health", "").await;
     let mut watched = Watched::start(redis.url()).await;
     watched.says(Serving).await;
+    let options = MeterOptions { fail_open: true, ..MeterOptions::default() };
+    let mut open = Watched::of(replica_with(redis.url(), options).await);
+    open.says(Serving).await;
     // A blip is shorter than it takes to miss three answers; and while memory is full, what is held can still be settled.
     ask(&redis, "CONFIG SET maxmemory 1").await;
     ask(&redis, "CLIENT KILL TYPE normal").await;
@@ -74,6 +81,8 @@ async fn health_is_serving_only_while_redis_takes_writes() {
     watched.says(NotServing).await;
     ask(&redis, "CONFIG SET min-replicas-to-write 0").await;
     watched.says(Serving).await;
+    // It has answered all the time.
+    open.has_said_nothing();
     println!("not serving after {after:?}, serving again after {again:?} and {late:?}");
 }
 
