@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
@@ -279,11 +280,20 @@ fn has_duplicates(urls: &[String]) -> bool {
 
 fn read_file(path: &Path) -> Result<Settings, String> {
     let text = std::fs::read_to_string(path).map_err(|error| format!("cannot read {}: {error}", path.display()))?;
-    // The parser's message quotes the line, which may hold a password: only its place and its reason are told.
-    toml::from_str(&text).map_err(|error| {
-        let line = error.span().map_or(0, |span| text[..span.start].matches('\n').count() + 1);
-        format!("{}, line {line}: {}", path.display(), error.message())
-    })
+    text.parse().map_err(|problem| format!("{}, {problem}", path.display()))
+}
+
+/// Reads the text of a configuration file. The error says the line, and what is wrong with it.
+impl FromStr for Settings {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        // The parser's message quotes the line, which may hold a password: only its place and its reason are told.
+        toml::from_str(text).map_err(|error| {
+            let line = error.span().map_or(0, |span| text[..span.start].matches('\n').count() + 1);
+            format!("line {line}: {}", error.message())
+        })
+    }
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@
 
 mod metering;
 mod plans;
-mod request;
+pub mod request;
 mod response;
 mod status;
 mod subscriptions;

@@ -35,32 +35,49 @@ const LAST_SECOND: i64 = 253_402_300_799;
 const RESERVATION_KEY: &str = "reservationId";
 
 /// What Reserve is asked.
-pub(super) struct ReserveCall {
+#[derive(Debug)]
+pub struct ReserveCall {
+    /// Whose call it is.
     pub user: UserId,
+    /// What happens.
     pub event: Event,
+    /// How long to hold.
     pub ttl: Duration,
+    /// Makes a retry recognisable.
     pub request_id: Option<RequestId>,
 }
 
-pub(super) fn invalid(field: impl Into<String>, problem: impl Into<String>) -> Fault {
+fn invalid(field: impl Into<String>, problem: impl Into<String>) -> Fault {
     Fault::Invalid { field: field.into(), problem: problem.into(), reason: "INVALID_FIELD" }
 }
 
-pub(super) fn reserve(request: v1::ReserveRequest) -> Result<ReserveCall, Fault> {
+/// What Reserve is asked.
+///
+/// # Errors
+/// [`Fault::Invalid`] or [`Fault::OutOfRange`], which name the field.
+pub fn reserve(request: v1::ReserveRequest) -> Result<ReserveCall, Fault> {
     let v1::ReserveRequest { user_id, event, ttl, request_id } = request;
     let event = self::event(event)?;
     refuse_refund(&event)?;
     Ok(ReserveCall { user: user(&user_id)?, event, ttl: self::ttl(ttl)?, request_id: self::request_id(&request_id)? })
 }
 
-pub(super) fn can_use(request: v1::CanUseRequest) -> Result<(UserId, Event), Fault> {
+/// What CanUse is asked: whose call it is, and what would happen.
+///
+/// # Errors
+/// [`Fault::Invalid`] or [`Fault::OutOfRange`], which name the field.
+pub fn can_use(request: v1::CanUseRequest) -> Result<(UserId, Event), Fault> {
     let v1::CanUseRequest { user_id, event } = request;
     let event = self::event(event)?;
     refuse_refund(&event)?;
     Ok((user(&user_id)?, event))
 }
 
-pub(super) fn commit(request: v1::CommitRequest) -> Result<(ReservationId, Option<Actual>), Fault> {
+/// What Commit is asked: which reservation, and what was really used.
+///
+/// # Errors
+/// [`Fault::Invalid`] or [`Fault::OutOfRange`], which name the field; [`Fault::ReservationNotFound`].
+pub fn commit(request: v1::CommitRequest) -> Result<(ReservationId, Option<Actual>), Fault> {
     let v1::CommitRequest { reservation_id, actual } = request;
     let actual = actual.map(|v1::Actual { quantity, quantities }| {
         Ok(Actual {
@@ -71,7 +88,11 @@ pub(super) fn commit(request: v1::CommitRequest) -> Result<(ReservationId, Optio
     Ok((self::reservation_id(&reservation_id)?, actual.transpose()?))
 }
 
-pub(super) fn release(request: v1::ReleaseRequest) -> Result<(ReservationId, String), Fault> {
+/// What Release is asked: which reservation, and why.
+///
+/// # Errors
+/// [`Fault::Invalid`], which names the field; [`Fault::ReservationNotFound`].
+pub fn release(request: v1::ReleaseRequest) -> Result<(ReservationId, String), Fault> {
     let v1::ReleaseRequest { reservation_id, reason } = request;
     if reason.len() > MAX_REASON_BYTES {
         return Err(invalid("reason", format!("is longer than {MAX_REASON_BYTES} bytes")));
@@ -79,7 +100,11 @@ pub(super) fn release(request: v1::ReleaseRequest) -> Result<(ReservationId, Str
     Ok((self::reservation_id(&reservation_id)?, reason))
 }
 
-pub(super) fn track(request: v1::TrackRequest) -> Result<(UserId, TrackCall), Fault> {
+/// What Track is asked.
+///
+/// # Errors
+/// [`Fault::Invalid`] or [`Fault::OutOfRange`], which name the field; [`Fault::ReservationNotFound`].
+pub fn track(request: v1::TrackRequest) -> Result<(UserId, TrackCall), Fault> {
     let v1::TrackRequest { user_id, event, request_id, enforce, reservation_id } = request;
     let event = self::event(event)?;
     let is_refund = event.name.refunded().is_some();
@@ -101,7 +126,11 @@ pub(super) fn track(request: v1::TrackRequest) -> Result<(UserId, TrackCall), Fa
     Ok((user, TrackCall { event, request_id: self::request_id(&request_id)?, enforce, reservation }))
 }
 
-pub(super) fn get_usage(request: v1::GetUsageRequest) -> Result<(UserId, Option<EventPattern>, Option<i64>), Fault> {
+/// What GetUsage is asked: whose usage, of which events, and when.
+///
+/// # Errors
+/// [`Fault::Invalid`], which names the field.
+pub fn get_usage(request: v1::GetUsageRequest) -> Result<(UserId, Option<EventPattern>, Option<i64>), Fault> {
     let v1::GetUsageRequest { user_id, event, at } = request;
     let pattern = if event.is_empty() {
         None
@@ -112,7 +141,11 @@ pub(super) fn get_usage(request: v1::GetUsageRequest) -> Result<(UserId, Option<
     Ok((user(&user_id)?, pattern, at_ms))
 }
 
-pub(super) fn upsert(request: v1::UpsertSubscriptionRequest) -> Result<(UserId, Upsert), Fault> {
+/// What UpsertSubscription is asked.
+///
+/// # Errors
+/// [`Fault::Invalid`] or [`Fault::OutOfRange`], which name the field.
+pub fn upsert(request: v1::UpsertSubscriptionRequest) -> Result<(UserId, Upsert), Fault> {
     let v1::UpsertSubscriptionRequest { user_id, plan_id, overrides, end_time, cycle_anchor } = request;
     if plan_id.len() > MAX_PLAN_ID_BYTES {
         return Err(invalid("plan_id", format!("is longer than {MAX_PLAN_ID_BYTES} bytes")));
@@ -131,12 +164,20 @@ pub(super) fn upsert(request: v1::UpsertSubscriptionRequest) -> Result<(UserId, 
     Ok((user(&user_id)?, upsert))
 }
 
-pub(super) fn cancel(request: v1::CancelSubscriptionRequest) -> Result<(UserId, Option<i64>), Fault> {
+/// What CancelSubscription is asked: whose, and when it ends; none for now.
+///
+/// # Errors
+/// [`Fault::Invalid`], which names the field.
+pub fn cancel(request: v1::CancelSubscriptionRequest) -> Result<(UserId, Option<i64>), Fault> {
     let v1::CancelSubscriptionRequest { user_id, end_time } = request;
     Ok((user(&user_id)?, end_time.map(self::end_time).transpose()?))
 }
 
-pub(super) fn user(text: &str) -> Result<UserId, Fault> {
+/// A user id, where it is all that a request says.
+///
+/// # Errors
+/// [`Fault::Invalid`], which names the field.
+pub fn user(text: &str) -> Result<UserId, Fault> {
     UserId::parse(text).map_err(|problem| invalid("user_id", format!("{problem}: send 1 to 256 bytes")))
 }
 

@@ -79,8 +79,11 @@ fn unfitting(what: impl std::fmt::Debug) -> Fault {
     Fault::Internal(Box::new(Unfitting(format!("{what:?}"))))
 }
 
-/// Decodes the answer of a script. What the script calls a fault is one.
-pub(super) fn decode(packed: &[u8]) -> Result<Reply, Fault> {
+/// Decodes the answer of a script.
+///
+/// # Errors
+/// What the script calls a fault; [`Fault::Internal`] for what no script answers.
+pub fn decode(packed: &[u8]) -> Result<Reply, Fault> {
     let reply = rmp_serde::from_slice(packed).map_err(|error| Fault::Internal(Box::new(error)))?;
     match reply {
         Reply::Fault(reason, group, name) => Err(fault(reason, group, name)),
