@@ -199,8 +199,8 @@ impl Meter {
             ));
         };
         self.planner.catalog().plan(id).ok_or_else(|| {
-            let known: Vec<_> = self.planner.catalog().plans().iter().map(|plan| plan.id.as_str()).collect();
-            invalid(format!("{id:?} is not in the catalog, which has: {}", known.join(", ")), "PLAN_UNKNOWN")
+            let known = some_of(self.planner.catalog().plans().iter().map(|plan| plan.id.as_str()));
+            invalid(format!("{id:?} is not in the catalog, which has: {known}"), "PLAN_UNKNOWN")
         })
     }
 }
@@ -235,8 +235,8 @@ fn check_overrides(plan: &Plan, upsert: &Upsert) -> Result<(), Fault> {
     for (id, quota) in upsert.overrides.iter().flatten() {
         let field = format!("overrides.quotas[{id:?}]");
         let Some(group) = plan.groups.iter().find(|group| group.id == *id) else {
-            let known: Vec<_> = plan.groups.iter().map(|group| group.id.as_str()).collect();
-            let problem = format!("names no limit group of plan {:?}, which has: {}", plan.id, known.join(", "));
+            let known = some_of(plan.groups.iter().map(|group| group.id.as_str()));
+            let problem = format!("names no limit group of plan {:?}, which has: {known}", plan.id);
             return Err(Fault::Invalid { field, problem, reason: "GROUP_UNKNOWN" });
         };
         if let QuotaOverride::Amount(amount) = quota
@@ -252,6 +252,30 @@ fn check_overrides(plan: &Plan, upsert: &Upsert) -> Result<(), Fault> {
     Ok(())
 }
 
+/// The first few ids, for an answer: those of a large catalog would pass the clients' limits for headers.
+fn some_of<'a>(ids: impl Iterator<Item = &'a str>) -> String {
+    const MOST: usize = 20;
+    let mut ids = ids.peekable();
+    let mut some: Vec<_> = ids.by_ref().take(MOST).collect();
+    if ids.peek().is_some() {
+        some.push("...");
+    }
+    some.join(", ")
+}
+
 fn revision() -> String {
     Nonce::random().to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_names_a_few_of_many_ids() {
+        let ids: Vec<_> = (0..1000).map(|number| format!("plan-{number}")).collect();
+        let some = |count: usize| some_of(ids[..count].iter().map(String::as_str));
+        assert_eq!((some(0), some(2)), (String::new(), "plan-0, plan-1".to_owned()));
+        assert!(some(20).ends_with("plan-19") && some(21).ends_with("plan-19, ..."));
+    }
 }

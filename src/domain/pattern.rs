@@ -2,6 +2,11 @@
 
 use std::fmt;
 
+use super::event::EventName;
+
+/// How much of a pattern its error repeats: callers send any text.
+const MAX_SHOWN_CHARS: usize = 64;
+
 /// Which event names a rule is for. Case matters.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum EventPattern {
@@ -26,8 +31,12 @@ impl EventPattern {
             Some(prefix) => (prefix, true),
             None => (text, false),
         };
-        super::event::EventName::parse(name)
-            .map_err(|invalid| format!("{text:?} is not an event pattern (a name, `prefix.*` or `*`): {invalid}"))?;
+        let invalid = |problem: &dyn fmt::Display| {
+            let shown: String = text.chars().take(MAX_SHOWN_CHARS).collect();
+            let more = if shown.len() < text.len() { "..." } else { "" };
+            format!("{shown:?}{more} is not an event pattern (a name, `prefix.*` or `*`): {problem}")
+        };
+        EventName::parse(name).map_err(|problem| invalid(&problem))?;
         Ok(if prefix { Self::Prefix(name.to_owned()) } else { Self::Exact(name.to_owned()) })
     }
 
@@ -100,6 +109,12 @@ mod tests {
             assert_eq!(left.overlaps(&right), expected, "{one} {two}");
             assert_eq!(right.overlaps(&left), expected, "{two} {one}");
         }
+    }
+
+    #[test]
+    fn an_error_repeats_only_the_beginning_of_a_long_pattern() {
+        let told = EventPattern::parse(&"\u{1}".repeat(1 << 20)).unwrap_err();
+        assert!(told.len() < 600 && told.contains("... is not an event pattern"), "{told}");
     }
 
     #[test]

@@ -9,7 +9,7 @@ use crate::domain::plan::{Catalog, Plan};
 
 use super::status::status;
 use super::v1::plan_service_server::PlanService;
-use super::{response, v1};
+use super::{request, response, v1};
 
 /// Serves the catalog as `tollgate.v1.PlanService`.
 pub struct Plans(pub Arc<Catalog>);
@@ -33,7 +33,7 @@ impl PlanService for Plans {
     }
 
     async fn get_plan(&self, request: Request<v1::GetPlanRequest>) -> Result<Response<v1::GetPlanResponse>, Status> {
-        let v1::GetPlanRequest { plan_id } = request.into_inner();
+        let plan_id = request::get_plan(request.into_inner()).map_err(status)?;
         let plan = self.0.plan(&plan_id).ok_or_else(|| status(Fault::PlanNotFound(plan_id.clone())))?;
         Ok(Response::new(v1::GetPlanResponse { plan: Some(self.shown(plan)) }))
     }

@@ -147,9 +147,7 @@ pub fn get_usage(request: v1::GetUsageRequest) -> Result<(UserId, Option<EventPa
 /// [`Fault::Invalid`] or [`Fault::OutOfRange`], which name the field.
 pub fn upsert(request: v1::UpsertSubscriptionRequest) -> Result<(UserId, Upsert), Fault> {
     let v1::UpsertSubscriptionRequest { user_id, plan_id, overrides, end_time, cycle_anchor } = request;
-    if plan_id.len() > MAX_PLAN_ID_BYTES {
-        return Err(invalid("plan_id", format!("is longer than {MAX_PLAN_ID_BYTES} bytes")));
-    }
+    let plan_id = self::plan_id(plan_id)?;
     let end_ms = match end_time {
         None => None,
         Some(Timestamp { seconds: 0, nanos: 0 }) => Some(None),
@@ -179,6 +177,23 @@ pub fn cancel(request: v1::CancelSubscriptionRequest) -> Result<(UserId, Option<
 /// [`Fault::Invalid`], which names the field.
 pub fn user(text: &str) -> Result<UserId, Fault> {
     UserId::parse(text).map_err(|problem| invalid("user_id", format!("{problem}: send 1 to 256 bytes")))
+}
+
+/// What GetPlan is asked.
+///
+/// # Errors
+/// [`Fault::Invalid`], which names the field.
+pub fn get_plan(request: v1::GetPlanRequest) -> Result<String, Fault> {
+    let v1::GetPlanRequest { plan_id } = request;
+    self::plan_id(plan_id)
+}
+
+/// Ids of plans in a catalog are not longer, and what is not found is repeated in the answer.
+fn plan_id(id: String) -> Result<String, Fault> {
+    if id.len() > MAX_PLAN_ID_BYTES {
+        return Err(invalid("plan_id", format!("is longer than {MAX_PLAN_ID_BYTES} bytes")));
+    }
+    Ok(id)
 }
 
 fn request_id(text: &str) -> Result<Option<RequestId>, Fault> {
@@ -284,7 +299,7 @@ fn overrides(overrides: v1::QuotaOverrides) -> Result<BTreeMap<String, QuotaOver
     let v1::QuotaOverrides { quotas } = overrides;
     at_most("overrides.quotas", quotas.len(), 1000)?;
     let parse = |(id, quota): (String, v1::Quota)| {
-        let field = format!("overrides.quotas[{id:?}]");
+        let field = entry("overrides.quotas", &id)?;
         let v1::Quota { limit } = quota;
         let quota = match limit {
             Some(v1::quota::Limit::Amount(amount)) => QuotaOverride::Amount(quantity(&field, amount)?),
@@ -296,4 +311,33 @@ fn overrides(overrides: v1::QuotaOverrides) -> Result<BTreeMap<String, QuotaOver
         Ok((id, quota))
     };
     quotas.into_iter().map(parse).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What an answer says of `problem` has room in any client's limit for headers.
+    fn assert_short(fault: &Fault) {
+        let told = fault.to_string();
+        assert!(told.len() < 512, "{told}");
+    }
+
+    #[test]
+    fn a_fault_does_not_repeat_what_is_too_long() {
+        let long = "\u{1}".repeat(1 << 20);
+        let usage = v1::GetUsageRequest { user_id: "u".to_owned(), event: long.clone(), at: None };
+        assert_short(&get_usage(usage).unwrap_err());
+        assert_short(&get_plan(v1::GetPlanRequest { plan_id: long.clone() }).unwrap_err());
+        for amount in [1.0, -1.0] {
+            let quota = v1::Quota { limit: Some(v1::quota::Limit::Amount(amount)) };
+            let overrides = v1::QuotaOverrides { quotas: BTreeMap::from([(long.clone(), quota)]) };
+            let request = v1::UpsertSubscriptionRequest {
+                user_id: "u".to_owned(),
+                overrides: Some(overrides),
+                ..v1::UpsertSubscriptionRequest::default()
+            };
+            assert_short(&upsert(request).unwrap_err());
+        }
+    }
 }
