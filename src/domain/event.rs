@@ -23,12 +23,15 @@ pub struct EventName(String);
 const REFUND: &str = ".refund";
 
 impl EventName {
+    /// No name has more bytes.
+    pub const LONGEST: usize = 128;
+
     /// Reads a name.
     ///
     /// # Errors
     /// See [`InvalidEventName`].
     pub fn parse(text: &str) -> Result<Self, InvalidEventName> {
-        if text.is_empty() || text.len() > 128 {
+        if text.is_empty() || text.len() > Self::LONGEST {
             return Err(InvalidEventName::Length);
         }
         let known = |byte: u8| byte.is_ascii_alphanumeric() || b"._:/-".contains(&byte);

@@ -4,6 +4,9 @@ use std::fmt;
 
 use super::event::EventName;
 
+/// Longer text before `.*` leaves no room for a further segment.
+const LONGEST_PREFIX: usize = EventName::LONGEST - 2;
+
 /// How much of a pattern its error repeats: callers send any text.
 const MAX_SHOWN_CHARS: usize = 64;
 
@@ -37,22 +40,28 @@ impl EventPattern {
             format!("{shown:?}{more} is not an event pattern (a name, `prefix.*` or `*`): {problem}")
         };
         EventName::parse(name).map_err(|problem| invalid(&problem))?;
+        if prefix && name.len() > LONGEST_PREFIX {
+            return Err(invalid(&format!(
+                "a prefix has at most {LONGEST_PREFIX} bytes, as an event name has at most 128"
+            )));
+        }
         Ok(if prefix { Self::Prefix(name.to_owned()) } else { Self::Exact(name.to_owned()) })
     }
 
     /// Whether some event name fits both patterns.
     #[must_use]
     pub fn overlaps(&self, other: &Self) -> bool {
-        let below = |name: &str, prefix: &str| {
-            name.strip_prefix(prefix).is_some_and(|rest| rest.len() > 1 && rest.starts_with('.'))
-        };
+        let rest = |text: &str, prefix: &str| text.strip_prefix(prefix)?.strip_prefix('.').map(str::len);
+        // A name needs something after the dot; a longer prefix has a dot of its own to come.
+        let below = |name: &str, prefix: &str| rest(name, prefix).is_some_and(|length| length > 0);
+        let within = |longer: &str, prefix: &str| longer == prefix || rest(longer, prefix).is_some();
         match (self, other) {
             (Self::Any, _) | (_, Self::Any) => true,
             (Self::Exact(one), Self::Exact(two)) => one == two,
             (Self::Exact(name), Self::Prefix(prefix)) | (Self::Prefix(prefix), Self::Exact(name)) => {
                 below(name, prefix)
             }
-            (Self::Prefix(one), Self::Prefix(two)) => one == two || below(one, two) || below(two, one),
+            (Self::Prefix(one), Self::Prefix(two)) => within(one, two) || within(two, one),
         }
     }
 }
@@ -103,12 +112,22 @@ mod tests {
             ("a.b.c", "a.*", true),
             ("a.*", "a.b.*", true),
             ("a.b.*", "a.c.*", false),
+            // Both are for `a..b`.
+            ("a.*", "a..*", true),
+            ("a.", "a.*", false),
         ];
         for (one, two, expected) in cases {
             let (left, right) = (EventPattern::parse(one).unwrap(), EventPattern::parse(two).unwrap());
             assert_eq!(left.overlaps(&right), expected, "{one} {two}");
             assert_eq!(right.overlaps(&left), expected, "{two} {one}");
         }
+    }
+
+    #[test]
+    fn a_prefix_leaves_room_for_a_name() {
+        assert!(EventPattern::parse(&format!("{}.*", "p".repeat(126))).is_ok());
+        let told = EventPattern::parse(&format!("{}.*", "p".repeat(127))).unwrap_err();
+        assert!(told.ends_with("a prefix has at most 126 bytes, as an event name has at most 128"), "{told}");
     }
 
     #[test]
