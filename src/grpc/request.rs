@@ -31,6 +31,9 @@ const MAX_TTL: Duration = Duration::from_secs(3600);
 /// The last second of year 9999, which is the last that a `Timestamp` may name.
 const LAST_SECOND: i64 = 253_402_300_799;
 
+/// Cycle anchors come before this: it is the beginning of year 9999.
+const ANCHORS_END_MS: i64 = 253_370_764_800_000;
+
 /// The metadata key by which a refund may name its reservation.
 const RESERVATION_KEY: &str = "reservationId";
 
@@ -157,7 +160,7 @@ pub fn upsert(request: v1::UpsertSubscriptionRequest) -> Result<(UserId, Upsert)
         plan_id: Some(plan_id).filter(|id| !id.is_empty()),
         overrides: overrides.map(self::overrides).transpose()?,
         end_ms,
-        cycle_anchor_ms: cycle_anchor.map(|anchor| time("cycle_anchor", anchor)).transpose()?,
+        cycle_anchor_ms: cycle_anchor.map(self::cycle_anchor).transpose()?,
     };
     Ok((user(&user_id)?, upsert))
 }
@@ -295,6 +298,14 @@ fn end_time(end: Timestamp) -> Result<i64, Fault> {
     }
 }
 
+/// A time from which windows can be counted: those of the last day of 9999 reach beyond the calendar.
+fn cycle_anchor(anchor: Timestamp) -> Result<i64, Fault> {
+    match time("cycle_anchor", anchor)? {
+        ANCHORS_END_MS.. => Err(invalid("cycle_anchor", "is out of bounds: send a time from 1970 to 9998")),
+        anchor_ms => Ok(anchor_ms),
+    }
+}
+
 fn overrides(overrides: v1::QuotaOverrides) -> Result<BTreeMap<String, QuotaOverride>, Fault> {
     let v1::QuotaOverrides { quotas } = overrides;
     at_most("overrides.quotas", quotas.len(), 1000)?;
@@ -338,6 +349,29 @@ mod tests {
                 ..v1::UpsertSubscriptionRequest::default()
             };
             assert_short(&upsert(request).unwrap_err());
+        }
+    }
+
+    #[test]
+    fn every_cycle_anchor_has_windows() {
+        use crate::domain::plan::Period;
+        use crate::domain::window::anchored;
+        let upserted = |seconds| {
+            let cycle_anchor = Some(Timestamp { seconds, nanos: 999_999_999 });
+            let user_id = "u".to_owned();
+            upsert(v1::UpsertSubscriptionRequest { user_id, cycle_anchor, ..v1::UpsertSubscriptionRequest::default() })
+        };
+        assert!(upserted(ANCHORS_END_MS / 1000).is_err());
+        let last_ms = upserted(ANCHORS_END_MS / 1000 - 1).unwrap().1.cycle_anchor_ms.unwrap();
+        for zone in ["UTC", "Pacific/Kiritimati", "Pacific/Pago_Pago"] {
+            let zone = jiff::tz::TimeZone::get(zone).unwrap();
+            for period in
+                [Period::Minute, Period::Hourly, Period::Daily, Period::Weekly, Period::Monthly, Period::Yearly]
+            {
+                for at_ms in [0, 1_795_516_231_123] {
+                    assert!(anchored(period, &zone, last_ms, at_ms).is_some(), "{period:?} {zone:?} {at_ms}");
+                }
+            }
         }
     }
 }
