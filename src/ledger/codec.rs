@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::catalog::OrFalse;
-use crate::domain::amount::{Quantity, Unit, Units};
+use crate::domain::amount::{MAX_UNITS, Quantity, Unit, Units};
 use crate::domain::answer::{Committed, Decision, Hold, Reason, Released, ReservationState, Standing, Tracked};
 use crate::domain::event::{Actual, Event};
 use crate::domain::fault::Fault;
@@ -162,8 +162,21 @@ impl Row {
         ) = self;
         // A lifetime window starts at the beginning of time.
         let window_ms = (start_ms != 0 || end_ms != crate::catalog::NEVER_MS).then_some((start_ms, end_ms));
-        let quota = u64::try_from(quota).map_or(Quota::Unlimited, Quota::Limited);
+        let quota = match quota {
+            -1 => Quota::Unlimited,
+            quota => Quota::Limited(u64::try_from(quota).map_err(|_| unfitting(("quota", quota)))?),
+        };
         let unit = unit(code)?;
+        let limit = match quota {
+            Quota::Limited(units) => units,
+            Quota::Unlimited => 0,
+        };
+        // EXACT: no counter can have more, and sums of a few of these do not overflow.
+        if let Some(units) =
+            [limit, used, held, requested, shortfall, unapplied].iter().find(|units| **units > MAX_UNITS)
+        {
+            return Err(unfitting(("an amount", units)));
+        }
         Ok(Standing {
             group_id,
             label,
