@@ -58,19 +58,47 @@ impl fmt::Display for InvalidCatalog {
     }
 }
 
+/// So many problems are told: a file can have one for every two of its bytes, each with a path of a thousand.
+const MAX_PROBLEMS: usize = 1000;
+
+/// What is found wrong on the way.
+#[derive(Default)]
+struct Problems {
+    told: Vec<Problem>,
+    untold: usize,
+}
+
+impl Problems {
+    fn push(&mut self, problem: Problem) {
+        if self.told.len() < MAX_PROBLEMS { self.told.push(problem) } else { self.untold += 1 }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.told.is_empty()
+    }
+
+    /// By line; and last, how many more there are.
+    fn report(mut self) -> InvalidCatalog {
+        self.told.sort_by(|one, two| (one.line, &one.path).cmp(&(two.line, &two.path)));
+        if self.untold > 0 {
+            let line = self.told.last().map_or(1, |problem| problem.line);
+            let message = format!("and {} more problems; correct these first", self.untold);
+            self.told.push(Problem { line, path: String::new(), message });
+        }
+        InvalidCatalog { problems: self.told }
+    }
+}
+
 /// Reads a catalog. Time zones are looked up in `zones`.
 ///
 /// # Errors
-/// Every problem at once.
+/// Every problem at once, up to 1000 of them.
 pub fn parse(text: &str, zones: &TimeZoneDatabase) -> Result<Catalog, InvalidCatalog> {
-    let mut problems = Vec::new();
+    let mut problems = Problems::default();
     let catalog = yaml::parse(text, &mut problems).and_then(|tree| read::catalog(&tree, zones, &mut problems));
     match catalog {
         Some(catalog) if problems.is_empty() => Ok(catalog),
-        _ => {
-            problems.sort_by(|one, two| (one.line, &one.path).cmp(&(two.line, &two.path)));
-            Err(InvalidCatalog { problems })
-        }
+        _ => Err(problems.report()),
     }
 }
 

@@ -12,7 +12,7 @@ use crate::domain::amount::{Quantity, Unit};
 use crate::domain::plan::{Anchor, Catalog, LimitGroup, OnPlanChange, Period, Plan, Quota};
 
 use self::walk::join;
-use super::Problem;
+use super::Problems;
 use super::words::{decimals, one_of, quoted, shown};
 use super::yaml::{Node, Value};
 
@@ -41,12 +41,12 @@ const UNITS: [(&str, Unit); 4] =
     [("count", Unit::Count), ("tokens", Unit::Tokens), ("seconds", Unit::Seconds), ("cents", Unit::Cents)];
 
 /// Reads the whole catalog.
-pub(super) fn catalog(root: &Node, zones: &TimeZoneDatabase, problems: &mut Vec<Problem>) -> Option<Catalog> {
+pub(super) fn catalog(root: &Node, zones: &TimeZoneDatabase, problems: &mut Problems) -> Option<Catalog> {
     Reader { problems, zones }.catalog(root)
 }
 
 struct Reader<'a> {
-    problems: &'a mut Vec<Problem>,
+    problems: &'a mut Problems,
     zones: &'a TimeZoneDatabase,
 }
 

@@ -337,6 +337,11 @@ fn a_report_stays_in_proportion_to_the_file() {
     // A key of 300 kB above 900 problems, and text that would break the line.
     let text = format!("plans:\n  ? {}\n  : limit_groups:\n{}", "k".repeat(300_000), "    - {}\n".repeat(900));
     assert!(problems(&text).len() < 1_000_000, "{}", problems(&text).len());
+    // A key that is shown at its longest, above a problem or two for every two bytes.
+    let text = format!("plans: {{ \"{}\": {{ {} }} }}", "\\U0010ffff".repeat(64), "a,".repeat(20_000));
+    let told = problems(&text);
+    assert!(told.len() < 1_000_000 && told.lines().count() == 1001, "{}", told.len());
+    assert!(told.ends_with("more problems; correct these first"));
     let told = problems("plans:\n  \"a\\nb\": { limit_groups: [] }");
     assert_eq!(told.lines().count(), 2, "{told}");
 }
@@ -364,7 +369,7 @@ fn the_committed_schema_is_the_one_of_the_types() {
 #[test]
 fn the_schema_accepts_the_example_and_refuses_nonsense() {
     let validator = jsonschema::validator_for(&schema()).unwrap();
-    let example = json_of(&super::yaml::parse(EXAMPLE, &mut Vec::new()).unwrap());
+    let example = json_of(&super::yaml::parse(EXAMPLE, &mut super::Problems::default()).unwrap());
     let errors: Vec<_> =
         validator.iter_errors(&example).map(|error| format!("{error} {}", error.instance_path())).collect();
     assert_eq!(errors, Vec::<String>::new());

@@ -3,8 +3,8 @@
 
 use saphyr_parser::{Event, Parser, ScalarStyle};
 
-use super::Problem;
 use super::words::quoted;
+use super::{Problem, Problems};
 
 /// Larger files are refused.
 const MAX_BYTES: usize = 1 << 20;
@@ -67,7 +67,7 @@ fn problem(line: usize, message: impl Into<String>) -> Problem {
 }
 
 /// Reads one document. What is YAML but not supported here is reported, and reading goes on; what is not YAML ends it.
-pub(super) fn parse(text: &str, problems: &mut Vec<Problem>) -> Option<Node> {
+pub(super) fn parse(text: &str, problems: &mut Problems) -> Option<Node> {
     if text.len() > MAX_BYTES {
         problems.push(problem(1, format!("the file is larger than {MAX_BYTES} bytes; remove what is not needed")));
         return None;
@@ -84,7 +84,7 @@ pub(super) fn parse(text: &str, problems: &mut Vec<Problem>) -> Option<Node> {
 
 struct Reader<'a, 'p> {
     parser: Parser<'a, saphyr_parser::StrInput<'a>>,
-    problems: &'p mut Vec<Problem>,
+    problems: &'p mut Problems,
 }
 
 impl<'a> Reader<'a, '_> {
