@@ -73,12 +73,13 @@ impl Owner {
         Self { tag }
     }
 
-    /// The owner whose keys carry this hash tag; `None` for text that is no tag.
+    /// The owner whose keys carry this hash tag; `None` for text that no owner's tag is written as.
     #[must_use]
     pub fn from_tag(tag: &str) -> Option<Self> {
-        let encoded = |part: &str| !part.is_empty() && part.bytes().all(|byte| is_plain(byte) || byte == b'%');
         let (app, user) = tag.split_once(':')?;
-        (encoded(app) && encoded(user)).then(|| Self { tag: tag.to_owned() })
+        let (app, user) = (decoded(app)?, decoded(user)?);
+        let owner = Self::new(&AppId(app), &UserId::parse(&user).ok()?);
+        Some(owner).filter(|owner| owner.tag == tag && !tag.starts_with(':'))
     }
 
     /// What stands between the braces of the user's keys.
@@ -99,6 +100,18 @@ fn push_encoded(out: &mut String, text: &str) {
             }
         }
     }
+}
+
+/// What was encoded; text that could not be written so may come out as well.
+fn decoded(text: &str) -> Option<String> {
+    let mut bytes = Vec::new();
+    let mut parts = text.split('%');
+    bytes.extend_from_slice(parts.next()?.as_bytes());
+    for part in parts {
+        bytes.push(u8::from_str_radix(part.get(..2)?, 16).ok()?);
+        bytes.extend_from_slice(&part.as_bytes()[2..]);
+    }
+    String::from_utf8(bytes).ok()
 }
 
 fn is_plain(byte: u8) -> bool {
@@ -233,8 +246,13 @@ mod tests {
     #[test]
     fn other_text_is_no_reservation_id() {
         let nonce = Nonce::random();
-        let cases = ["", "x", ".", "a.b:c", &format!("{nonce}.x"), &format!("{nonce}.a:"), &format!("{nonce}.a:b}}c")];
-        for text in cases {
+        for text in ["", "x", ".", "a.b:c"] {
+            assert_eq!(text.parse::<ReservationId>(), Err(UnknownReservationId), "{text}");
+        }
+        // Not encoded, needlessly encoded, badly encoded, no text, too long.
+        let long = format!("a:{}", "u".repeat(257));
+        for tag in ["x", "a:", ":a", "a:b}c", "a:b:c", "a:%61", "a:%7b", "a:%7", "a:%+7", "a:%é", "a:%FF", &long] {
+            let text = format!("{nonce}.{tag}");
             assert_eq!(text.parse::<ReservationId>(), Err(UnknownReservationId), "{text}");
         }
     }
