@@ -291,7 +291,13 @@ impl FromStr for Settings {
         // The parser's message quotes the line, which may hold a password: only its place and its reason are told.
         toml::from_str(text).map_err(|error| {
             let line = error.span().map_or(0, |span| text[..span.start].matches('\n').count() + 1);
-            format!("line {line}: {}", error.message())
+            let reason = error.message();
+            // Of a value that does not fit, what would fit.
+            let expected = reason.strip_prefix("invalid ").and_then(|_| reason.rsplit_once(", expected "));
+            match expected {
+                Some((_, expected)) if error.message().contains('"') => format!("line {line}: must be {expected}"),
+                _ => format!("line {line}: {reason}"),
+            }
         })
     }
 }
@@ -351,5 +357,11 @@ mod tests {
         let settings = Settings { config: Some(path), ..Settings::default() };
         let told = settings.resolve().unwrap_err().to_string();
         assert!(told.contains("line 2") && told.contains("redis-urls") && !told.contains("secret"), "{told}");
+        for text in ["redis-url = \"redis://:secret@h\"", "redis-connections = \"redis://:secret, expected @h\""] {
+            let told = text.parse::<Settings>().unwrap_err();
+            assert!(told.starts_with("line 1: must be ") && !told.contains("secret"), "{told}");
+        }
+        let told = "redis-connections = 70000".parse::<Settings>().unwrap_err();
+        assert_eq!(told, "line 1: invalid value: integer `70000`, expected u16");
     }
 }
