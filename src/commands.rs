@@ -13,9 +13,11 @@ use tokio::signal::unix::{SignalKind, signal};
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
 
 use crate::catalog::{self, InvalidCatalog};
-use crate::config::{Config, Settings, VerifySettings};
+use crate::config::{Config, Settings, VerifySettings, log_filter};
 use crate::domain::plan::Catalog;
 use crate::ledger::{ConnectError, Ledger, RedisOptions};
 use crate::meter::MeterOptions;
@@ -67,7 +69,9 @@ pub fn serve(settings: Settings) -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    tracing_subscriber::fmt().with_env_filter(&config.log).with_writer(std::io::stderr).init();
+    let filter = log_filter(&config.log).expect("the settings were checked");
+    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    tracing_subscriber::registry().with(lines).with(filter).init();
     choose_cryptography();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use serde::Deserialize;
+use tracing_subscriber::filter::{ParseError, Targets};
 
 /// The command line.
 #[derive(Debug, Parser)]
@@ -112,7 +113,7 @@ pub struct Settings {
     #[arg(long, env = "TOLLGATE_REPLAY_WINDOW", value_name = "DURATION")]
     pub replay_window: Option<String>,
 
-    /// What to log: a level, or directives such as tollgate=debug,redis=warn [default: info]
+    /// What to log: a level, or targets and their levels, such as tollgate=debug,redis=warn [default: info]
     #[arg(long, env = "TOLLGATE_LOG", value_name = "FILTER")]
     pub log: Option<String>,
 }
@@ -227,7 +228,7 @@ impl Settings {
             problems.push(format!("redis-connections is {redis_connections}: choose 1 to 64"));
         }
         let log = self.log.or(file.log).unwrap_or_else(|| "info".to_owned());
-        if let Err(error) = tracing_subscriber::EnvFilter::try_new(&log) {
+        if let Err(error) = log_filter(&log) {
             problems.push(format!("log is {log:?}: {error}"));
         }
         if !problems.is_empty() {
@@ -276,6 +277,20 @@ impl VerifySettings {
 
 fn has_duplicates(urls: &[String]) -> bool {
     urls.iter().collect::<HashSet<_>>().len() < urls.len()
+}
+
+/// What to log: a level, or targets and their levels. No spans and fields: reading those takes seconds and panics, for text as odd
+/// as one likes.
+///
+/// # Errors
+/// For text that is neither.
+pub fn log_filter(text: &str) -> Result<Targets, String> {
+    if text.contains('[') {
+        return Err("spans and fields cannot be named; write targets and their levels".to_owned());
+    }
+    // A space beside a comma is no part of a target.
+    let directives: Vec<_> = text.split(',').map(str::trim).filter(|directive| !directive.is_empty()).collect();
+    directives.join(",").parse().map_err(|error: ParseError| error.to_string())
 }
 
 fn read_file(path: &Path) -> Result<Settings, String> {
@@ -347,6 +362,19 @@ mod tests {
         assert_eq!(config.replay_window, Duration::from_secs(1800));
         assert_eq!(config.settlement_window, Duration::from_secs(900));
         assert!(config.fail_open);
+    }
+
+    #[test]
+    fn what_to_log_is_a_level_or_targets_with_levels() {
+        let shown = |text| log_filter(text).unwrap().to_string();
+        assert_eq!(shown("info"), "info");
+        assert_eq!(shown(" tollgate=debug , redis=warn,"), shown("tollgate=debug,redis=warn"));
+        let pattern = "[span{field=a.*b...................+(c|d)}]=trace";
+        for odd in
+            ["tollgate=loud", "a=b=c", pattern, " [ö{ö)ö}]=trace", "tollgate[serve]=info", "[{a=b}]=info,[{a=b}]=info"]
+        {
+            assert!(log_filter(odd).is_err(), "{odd}");
+        }
     }
 
     #[test]
