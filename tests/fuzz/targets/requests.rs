@@ -1,0 +1,112 @@
+//! Bytes from the wire: what decodes is parsed, and what parses keeps the bounds of SPEC section 4.
+//!
+//! The first byte chooses the message, the rest is the message.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use prost::Message;
+use tollgate::domain::amount::{MAX_UNITS, Quantity};
+use tollgate::domain::event::Event;
+use tollgate::domain::fault::Fault;
+use tollgate::grpc::{request, v1};
+use tollgate::ledger::codec;
+
+use super::check_fault;
+
+/// All that is said of an event: 16 quantities and 32 entries of metadata at their longest, each of which may be a number as well.
+const LONGEST_EVENT: usize = 24 << 10;
+
+pub(super) fn run(input: &[u8]) {
+    let Some((kind, message)) = input.split_first() else { return };
+    match kind % 11 {
+        0 => {
+            let Some(call) = parsed(message, request::reserve) else { return };
+            assert!((1..=256).contains(&call.user.as_str().len()));
+            assert!((Duration::from_secs(1)..=Duration::from_secs(3600)).contains(&call.ttl), "{:?}", call.ttl);
+            assert!(call.request_id.is_none_or(|id| (1..=64).contains(&id.as_str().len())));
+            assert_eq!(call.event.name.refunded(), None);
+            check_event(&call.event);
+        }
+        1 => {
+            let Some((_, event)) = parsed(message, request::can_use) else { return };
+            assert_eq!(event.name.refunded(), None);
+            check_event(&event);
+        }
+        2 => {
+            let Some((id, actual)) = parsed(message, request::commit) else { return };
+            check_quantities(actual.iter().flat_map(|actual| &actual.quantities));
+            actual.iter().filter_map(|actual| actual.quantity).for_each(check_quantity);
+            let _: Vec<u8> = codec::encode(&codec::actual(actual.as_ref()));
+            assert_eq!(id.to_string().parse(), Ok(id));
+        }
+        3 => {
+            let Some((_, reason)) = parsed(message, request::release) else { return };
+            assert!(reason.len() <= 256);
+        }
+        4 => {
+            let Some((_, call)) = parsed(message, request::track) else { return };
+            assert!(call.reservation.is_none() || call.event.name.refunded().is_some(), "only refunds name one");
+            check_event(&call.event);
+        }
+        5 => {
+            let Some((_, pattern, at_ms)) = parsed(message, request::get_usage) else { return };
+            assert!(pattern.is_none_or(|pattern| pattern.to_string().len() <= 128));
+            at_ms.into_iter().for_each(check_time);
+        }
+        6 => {
+            let Some((_, upsert)) = parsed(message, request::upsert) else { return };
+            assert!(upsert.plan_id.is_none_or(|id| (1..=64).contains(&id.len())));
+            let overrides = upsert.overrides.unwrap_or_default();
+            assert!(overrides.len() <= 1000 && overrides.keys().all(|id| (1..=64).contains(&id.len())));
+            upsert.end_ms.flatten().into_iter().for_each(check_time);
+            // Windows can be counted from it, in every zone.
+            assert!(upsert.cycle_anchor_ms.is_none_or(|anchor_ms| (0..253_370_764_800_000).contains(&anchor_ms)));
+        }
+        7 => {
+            let Some((_, end_ms)) = parsed(message, request::cancel) else { return };
+            end_ms.into_iter().for_each(check_time);
+        }
+        8 => drop(parsed(message, |request: v1::GetSubscriptionRequest| request::user(&request.user_id))),
+        9 => drop(parsed(message, |request: v1::DeleteUserRequest| request::user(&request.user_id))),
+        _ => {
+            let Some(plan_id) = parsed(message, request::get_plan) else { return };
+            assert!(plan_id.len() <= 64);
+        }
+    }
+}
+
+/// What a message asks, if it is one and keeps the bounds.
+fn parsed<M: Message + Default, T>(message: &[u8], parse: impl Fn(M) -> Result<T, Fault>) -> Option<T> {
+    parse(M::decode(message).ok()?).inspect_err(check_fault).ok()
+}
+
+fn check_event(event: &Event) {
+    let Event { name, quantity, quantities, metadata } = event;
+    assert!((1..=128).contains(&name.as_str().len()) && name.as_str().is_ascii(), "{name:?}");
+    assert!(quantity.is_some() || !quantities.is_empty(), "an event counts as something");
+    quantity.iter().copied().for_each(check_quantity);
+    check_quantities(quantities);
+    assert!(metadata.len() <= 32);
+    for (key, value) in metadata {
+        let longest = if key == "reservationId" { 1200 } else { 256 };
+        assert!((1..=64).contains(&key.len()) && value.len() <= longest, "{key:?}: {} bytes", value.len());
+    }
+    let encoded = codec::encode(&codec::event(event));
+    assert!(encoded.len() <= LONGEST_EVENT, "an event of {} bytes for the scripts", encoded.len());
+}
+
+fn check_quantities<'a>(quantities: impl IntoIterator<Item = (&'a String, &'a Quantity)>) {
+    let quantities: BTreeMap<_, _> = quantities.into_iter().collect();
+    assert!(quantities.len() <= 16 && quantities.keys().all(|name| (1..=64).contains(&name.len())));
+    quantities.into_values().copied().for_each(check_quantity);
+}
+
+fn check_quantity(quantity: Quantity) {
+    let (whole, micro) = (quantity.whole_part(), quantity.micro_part());
+    assert!(whole <= MAX_UNITS && micro < 1_000_000 && (micro == 0 || whole < 8_000_000_000), "{quantity}");
+}
+
+fn check_time(at_ms: i64) {
+    assert!((0..253_402_300_800_000).contains(&at_ms), "{at_ms}");
+}
