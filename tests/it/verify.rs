@@ -518,7 +518,7 @@ async fn what_is_odd_but_possible_is_no_contradiction() {
 #[tokio::test(flavor = "multi_thread")]
 async fn load_that_goes_on_is_never_mistaken_for_a_contradiction() {
     let redis = redis("verify-load").await;
-    let replica = replica(&redis, &load::catalog(200)).await;
+    let replica = replica(&redis, &load::catalog(load::QUOTA)).await;
     let plan = Plan {
         users: 6,
         pause: Duration::ZERO,
