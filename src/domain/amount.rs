@@ -44,14 +44,6 @@ impl Quantity {
     /// The quantity of an event that names none.
     pub const ONE: Self = Self { whole: 1, micro: 0 };
 
-    /// A whole number.
-    ///
-    /// # Errors
-    /// [`InvalidQuantity::TooLarge`] above 2^53 - 1.
-    pub fn whole(whole: u64) -> Result<Self, InvalidQuantity> {
-        Self::new(whole, 0)
-    }
-
     fn new(whole: u64, micro: u32) -> Result<Self, InvalidQuantity> {
         let limit = if micro == 0 { MAX_UNITS } else { MAX_FRACTIONAL - 1 };
         if whole > limit { Err(InvalidQuantity::TooLarge) } else { Ok(Self { whole, micro }) }
@@ -74,17 +66,13 @@ impl Quantity {
         if number > MAX_UNITS as f64 {
             return Err(InvalidQuantity::TooLarge);
         }
-        // number = mantissa * 2^-shift, with a mantissa of at most 53 bits.
+        // number = mantissa * 2^-shift, with a mantissa of 53 bits, and no exponent above 1075 up to 2^53 - 1. Subnormal numbers
+        // have another mantissa, but are 0 with this one too.
         let bits = number.to_bits();
-        let exponent = ((bits >> 52) & 0x7ff) as i32;
-        let fraction = bits & ((1 << 52) - 1);
-        let (mantissa, shift) = if exponent == 0 { (fraction, 1074) } else { (fraction | (1 << 52), 1075 - exponent) };
-        debug_assert!(shift >= 0, "numbers up to 2^53 - 1 have no larger exponent");
-        if shift > 120 {
-            return Err(InvalidQuantity::RoundsToZero);
-        }
-        let scaled = u128::from(mantissa) * u128::from(MICRO);
-        let micros = if shift == 0 { scaled } else { (scaled + (1 << (shift - 1))) >> shift };
+        let (mantissa, shift) = (bits % (1 << 52) + (1 << 52), 1075 - (bits >> 52) as u32);
+        // Twice the millionths, cut; half of that, rounded up, is the nearest.
+        let twice = (2 * u128::from(MICRO) * u128::from(mantissa)).checked_shr(shift).unwrap_or(0);
+        let micros = twice.div_ceil(2);
         if micros == 0 {
             return Err(InvalidQuantity::RoundsToZero);
         }
@@ -303,9 +291,14 @@ mod tests {
             (0.3, Ok((0, 300_000))),
             (0.000_001, Ok((0, 1))),
             (0.000_000_51, Ok((0, 1))),
+            // A tie, exactly: 1/128 has seven decimals.
+            (0.007_812_5, Ok((0, 7_813))),
+            (3.007_812_5, Ok((3, 7_813))),
+            (4_503_599_627_370_497.0, Ok((4_503_599_627_370_497, 0))),
             // The nearest double is a little below the tie.
             (0.000_000_5, Err(InvalidQuantity::RoundsToZero)),
             (0.000_000_49, Err(InvalidQuantity::RoundsToZero)),
+            (1e-30, Err(InvalidQuantity::RoundsToZero)),
             (5e-324, Err(InvalidQuantity::RoundsToZero)),
             (7_999_999_999.999_999, Ok((7_999_999_999, 999_999))),
             (8e9, Ok((8_000_000_000, 0))),
@@ -329,17 +322,26 @@ mod tests {
             ("0", Ok((0, 0))),
             ("-0", Ok((0, 0))),
             ("12.5", Ok((12, 500_000))),
+            ("007.123456", Ok((7, 123_456))),
+            ("0.0000015", Ok((0, 2))),
+            ("0.00000149", Ok((0, 1))),
             ("0.9999999", Ok((1, 0))),
+            ("41.9999999", Ok((42, 0))),
             ("0.0000004", Err(InvalidQuantity::RoundsToZero)),
             ("9007199254740991", Ok((9_007_199_254_740_991, 0))),
             ("9007199254740992", Err(InvalidQuantity::TooLarge)),
+            ("7999999999.999999", Ok((7_999_999_999, 999_999))),
+            ("8000000000.000001", Err(InvalidQuantity::TooLarge)),
             ("99999999999999999999999", Err(InvalidQuantity::TooLarge)),
             ("18446744073709551615.9999999", Err(InvalidQuantity::TooLarge)),
             ("-3", Err(InvalidQuantity::Negative)),
+            ("-0.5", Err(InvalidQuantity::Negative)),
             ("1e3", Err(InvalidQuantity::NotANumber)),
             ("", Err(InvalidQuantity::NotANumber)),
             (".5", Err(InvalidQuantity::NotANumber)),
             ("5.", Err(InvalidQuantity::NotANumber)),
+            ("x.5", Err(InvalidQuantity::NotANumber)),
+            ("5.x", Err(InvalidQuantity::NotANumber)),
             (" 5", Err(InvalidQuantity::NotANumber)),
         ];
         for (text, expected) in cases {
@@ -369,8 +371,92 @@ mod tests {
     fn weights_keep_twelve_decimals() {
         assert_eq!(Weight::from_decimal("0.000000000001").unwrap().pico(), 1);
         assert_eq!(Weight::from_decimal("1000000").unwrap().pico(), 1_000_000_000_000_000_000);
-        for bad in ["0.0000000000001", "1000000.1", "1000001", "-1", "1e3", "", "x"] {
-            assert!(Weight::from_decimal(bad).is_err(), "{bad}");
+        assert_eq!(Weight::from_decimal("0012.50").unwrap().pico(), 12_500_000_000_000);
+        assert_eq!(Weight::from_decimal("0.0000000000010000").unwrap().pico(), 1, "zeros at the end are no decimals");
+        assert_eq!(Weight::from_decimal("0").unwrap().pico(), 0);
+        let no_number = "must be a decimal number of at least 0, such as 1 or 0.00025";
+        let cases = [
+            ("0.0000000000001", "has more than 12 decimals"),
+            ("1000000.000000000001", "is larger than 1000000"),
+            ("1000001", "is larger than 1000000"),
+            ("9999999", "is larger than 1000000"),
+            ("10000000", "is larger than 1000000"),
+            // Too large even for 64 bits, once it is scaled or as it stands.
+            ("18446745", "is larger than 1000000"),
+            ("99999999999999999999999", "is larger than 1000000"),
+            ("-1", no_number),
+            ("1e3", no_number),
+            ("", no_number),
+            ("x", no_number),
+            (".5", no_number),
+            ("5.", no_number),
+            ("5.x", no_number),
+        ];
+        for (text, expected) in cases {
+            assert_eq!(Weight::from_decimal(text), Err(expected), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_quantity_has_a_part_before_the_point_and_one_after() {
+        let quantity = Quantity::from_decimal("12.000034").unwrap();
+        assert_eq!((quantity.whole_part(), quantity.micro_part()), (12, 34));
+    }
+
+    #[test]
+    fn scripts_read_a_plain_integer_or_a_pair() {
+        assert_eq!(serde_json::to_value(Quantity::from_decimal("12").unwrap()).unwrap(), 12);
+        let pair = serde_json::to_value(Quantity::from_decimal("12.5").unwrap()).unwrap();
+        assert_eq!(pair, serde_json::json!([12, 500_000]));
+    }
+
+    #[test]
+    fn a_unit_has_one_word_one_number_and_one_resolution() {
+        let cases = [
+            (Unit::Count, "count", 1, 1, 9_007_199_254_740_991),
+            (Unit::Tokens, "tokens", 2, 1, 9_007_199_254_740_991),
+            (Unit::Seconds, "seconds", 3, 1_000, 9_007_199_254_740_991),
+            (Unit::Cents, "cents", 4, 1_000_000, 8_000_000_000_000_000),
+        ];
+        for (unit, word, code, scale, max_units) in cases {
+            assert_eq!((unit.as_str(), unit.code(), unit.scale(), unit.max_units()), (word, code, scale, max_units));
+            assert_eq!(Unit::from_code(code), Some(unit));
+        }
+        assert_eq!((Unit::from_code(0), Unit::from_code(5)), (None, None));
+    }
+
+    #[test]
+    fn an_amount_is_shown_in_its_unit() {
+        let cases = [
+            (Unit::Tokens, 9_007_199_254_740_991, 9_007_199_254_740_991.0),
+            (Unit::Seconds, 1_500, 1.5),
+            (Unit::Cents, 100_000, 0.1),
+            (Unit::Cents, 0, 0.0),
+        ];
+        for (unit, units, expected) in cases {
+            assert_eq!(unit.to_f64(units), expected, "{unit:?} {units}");
+        }
+    }
+
+    #[test]
+    fn a_quantity_is_counted_in_smallest_units_or_not_at_all() {
+        let cases = [
+            (Unit::Count, "0", Some(0)),
+            (Unit::Count, "7", Some(7)),
+            (Unit::Count, "7.5", None),
+            (Unit::Tokens, "9007199254740991", Some(9_007_199_254_740_991)),
+            (Unit::Seconds, "7.512", Some(7_512)),
+            (Unit::Seconds, "7.5125", None),
+            (Unit::Seconds, "9007199254740", Some(9_007_199_254_740_000)),
+            (Unit::Seconds, "9007199254741", None),
+            (Unit::Cents, "7.512345", Some(7_512_345)),
+            (Unit::Cents, "8000000000", Some(8_000_000_000_000_000)),
+            (Unit::Cents, "8000000001", None),
+            // More than 64 bits of millionths.
+            (Unit::Cents, "9007199254740991", None),
+        ];
+        for (unit, text, expected) in cases {
+            assert_eq!(Quantity::from_decimal(text).unwrap().in_units(unit), expected, "{unit:?} {text}");
         }
     }
 }
