@@ -134,3 +134,46 @@ pub struct Tracked {
     /// It had been counted before.
     pub replayed: bool,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn standing(quota: Quota, used: Units, held: Units) -> Standing {
+        Standing {
+            group_id: "tokens_total".to_owned(),
+            label: "Tokens".to_owned(),
+            unit: Unit::Tokens,
+            quota,
+            hard: true,
+            window_ms: None,
+            used,
+            held,
+            requested: 0,
+            shortfall: 0,
+            window_closed: false,
+            unapplied: 0,
+        }
+    }
+
+    #[test]
+    fn what_is_used_and_held_is_not_left_and_never_less_than_nothing() {
+        let cases = [((0, 0), 100), ((60, 30), 10), ((60, 40), 0), ((60, 41), 0), ((101, 0), 0), ((101, 30), 0)];
+        for ((used, held), expected) in cases {
+            assert_eq!(standing(Quota::Limited(100), used, held).remaining(), Some(expected), "{used} {held}");
+        }
+        assert_eq!(standing(Quota::Unlimited, 60, 30).remaining(), None);
+    }
+
+    #[test]
+    fn a_quota_is_exceeded_above_it_and_not_by_what_fills_it() {
+        for ((used, held, more), expected) in
+            [((60, 40, 0), false), ((60, 41, 0), true), ((60, 30, 10), false), ((60, 30, 11), true)]
+        {
+            let standing = standing(Quota::Limited(100), used, held);
+            assert_eq!(standing.would_exceed(more), expected, "{used} {held} {more}");
+            assert_eq!(standing.exceeded(), used + held > 100, "{used} {held}");
+        }
+        assert!(!standing(Quota::Unlimited, 60, 41).would_exceed(1_000_000));
+    }
+}

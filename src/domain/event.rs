@@ -106,4 +106,38 @@ mod tests {
         assert_eq!(refunded(".refund"), None);
         assert_eq!(refunded("refund"), None);
     }
+
+    #[test]
+    fn a_name_has_1_to_128_bytes_of_its_alphabet() {
+        let longest = "x".repeat(128);
+        for name in ["a", "llm.tokens", "AZaz09._:/-", &longest] {
+            assert_eq!(EventName::parse(name).unwrap().as_str(), name);
+        }
+        for name in ["", &format!("{longest}x"), &"x".repeat(200)] {
+            assert_eq!(EventName::parse(name), Err(InvalidEventName::Length), "{name}");
+        }
+        for name in ["a b", "a*", "ü", "a\n", "@"] {
+            assert_eq!(EventName::parse(name), Err(InvalidEventName::Character), "{name}");
+        }
+    }
+
+    #[test]
+    fn an_event_without_numbers_has_quantity_1() {
+        let event = |quantity, quantities| {
+            Event::new(EventName::parse("a").unwrap(), quantity, quantities, BTreeMap::new()).quantity
+        };
+        let (two, named) = (Quantity::from_decimal("2").unwrap(), BTreeMap::from([("p".to_owned(), Quantity::ONE)]));
+        assert_eq!(event(None, BTreeMap::new()), Some(Quantity::ONE));
+        assert_eq!(event(None, named.clone()), None);
+        assert_eq!(event(Some(two), named), Some(two));
+    }
+
+    #[test]
+    fn metadata_that_is_a_decimal_number_can_be_measured() {
+        let metadata = [("seconds", "1.5"), ("model", "gpt-4o"), ("price", "1e3"), ("debt", "-1")];
+        let metadata = metadata.map(|(key, value)| (key.to_owned(), value.to_owned())).into();
+        let event = Event::new(EventName::parse("a").unwrap(), None, BTreeMap::new(), metadata);
+        let expected = BTreeMap::from([("seconds", Quantity::from_f64(1.5).unwrap())]);
+        assert_eq!(event.numeric_metadata(), expected);
+    }
 }

@@ -101,3 +101,29 @@ impl ReservationState {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fault_about_a_reservation_says_what_became_of_it() {
+        let committed =
+            vec![("tokens_total".to_owned(), Unit::Tokens, 150), ("spend".to_owned(), Unit::Cents, 250_000)];
+        assert_eq!(
+            Fault::AlreadyCommitted { committed }.to_string(),
+            "the reservation was committed before: tokens_total 150 tokens, spend 0.25 cents"
+        );
+        for (state, word) in [
+            (ReservationState::Held, "held"),
+            (ReservationState::Committed, "committed"),
+            (ReservationState::Released, "released"),
+            (ReservationState::Expired, "expired"),
+        ] {
+            assert_eq!(
+                Fault::NotCommitted { state }.to_string(),
+                format!("the reservation is {word}, not committed: only what was committed can be refunded")
+            );
+        }
+    }
+}

@@ -244,6 +244,55 @@ mod tests {
     }
 
     #[test]
+    fn an_id_is_kept_as_it_was_written_and_has_its_bounds() {
+        for text in ["a", "alice@example.com", &"é".repeat(128)] {
+            assert_eq!(UserId::parse(text).unwrap().as_str(), text);
+        }
+        assert_eq!(UserId::parse(""), Err(InvalidId::Empty));
+        assert_eq!(UserId::parse(&"x".repeat(257)), Err(InvalidId::TooLong(256)));
+        assert_eq!(UserId::parse(&"x".repeat(300)), Err(InvalidId::TooLong(256)));
+        for text in ["a", &"x".repeat(64)] {
+            assert_eq!(RequestId::parse(text).unwrap().unwrap().as_str(), text);
+        }
+        assert_eq!(RequestId::parse(""), Ok(None));
+        assert_eq!(RequestId::parse(&"x".repeat(65)), Err(InvalidId::TooLong(64)));
+    }
+
+    #[test]
+    fn a_nonce_is_new_and_the_ledger_gives_it_back() {
+        let nonce = Nonce::random();
+        assert_ne!(nonce, Nonce::random());
+        assert_eq!(nonce.as_str().len(), Nonce::LENGTH);
+        assert_eq!(Nonce::from_ledger(nonce.as_str()), nonce);
+        assert_eq!(nonce.to_string(), nonce.as_str());
+    }
+
+    #[test]
+    fn a_reservation_id_is_a_nonce_an_app_and_a_user() {
+        let nonce = "0123456789abcdef_-ABCD";
+        let id: ReservationId = format!("{nonce}.default:a%20b").parse().unwrap();
+        assert_eq!((id.nonce.as_str(), id.owner), (nonce, owner("a b")));
+        let app = "a".repeat(ReservationId::LONGEST - format!("{nonce}.:b").len());
+        assert!(format!("{nonce}.{app}:b").parse::<ReservationId>().is_ok());
+        let cases = [
+            format!("{nonce}.{app}a:b"),
+            format!("{nonce}.{app}aaa:b"),
+            format!("{nonce}x.a:b"),
+            format!("{}.a:b", &nonce[1..]),
+            format!("{}+.a:b", &nonce[1..]),
+            format!("{nonce}:a:b"),
+            format!("{nonce}.a.b"),
+            format!("{nonce}.:b"),
+            format!("{nonce}.a:"),
+            format!("{nonce}.a b:c"),
+            format!("{nonce}.a:b:c"),
+        ];
+        for text in cases {
+            assert_eq!(text.parse::<ReservationId>(), Err(UnknownReservationId), "{text}");
+        }
+    }
+
+    #[test]
     fn other_text_is_no_reservation_id() {
         let nonce = Nonce::random();
         for text in ["", "x", ".", "a.b:c"] {

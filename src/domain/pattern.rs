@@ -111,6 +111,8 @@ mod tests {
             ("ab.c", "a.*", false),
             ("a.b.c", "a.*", true),
             ("a.*", "a.b.*", true),
+            ("a.*", "a.*", true),
+            ("a.b", "a.b.*", false),
             ("a.b.*", "a.c.*", false),
             // Both are for `a..b`.
             ("a.*", "a..*", true),
@@ -126,6 +128,7 @@ mod tests {
     #[test]
     fn a_prefix_leaves_room_for_a_name() {
         assert!(EventPattern::parse(&format!("{}.*", "p".repeat(126))).is_ok());
+        assert!(EventPattern::parse(&"p".repeat(128)).is_ok());
         let told = EventPattern::parse(&format!("{}.*", "p".repeat(127))).unwrap_err();
         assert!(told.ends_with("a prefix has at most 126 bytes, as an event name has at most 128"), "{told}");
     }
@@ -140,6 +143,23 @@ mod tests {
     fn a_star_elsewhere_is_an_error() {
         for bad in ["", ".*", "a*", "a.*.b", "*.a", "a b", "ü"] {
             assert!(EventPattern::parse(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_pattern_is_shown_as_it_was_written() {
+        for text in ["*", "llm.tokens", "llm.*"] {
+            assert_eq!(EventPattern::parse(text).unwrap().to_string(), text);
+        }
+    }
+
+    #[test]
+    fn only_a_star_at_the_end_of_a_value_is_a_pattern() {
+        let (exact, prefix) =
+            (|text: &str| ValuePattern::Exact(text.to_owned()), ValuePattern::Prefix("gpt-".to_owned()));
+        assert_eq!(ValuePattern::parse("gpt-*"), prefix);
+        for text in ["gpt-4o", "*gpt", ""] {
+            assert_eq!(ValuePattern::parse(text), exact(text));
         }
     }
 }

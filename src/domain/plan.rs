@@ -186,3 +186,33 @@ pub struct Term {
     /// What counts where the event does not carry it; without a default the rule does not apply then.
     pub default: Option<Quantity>,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn plan(id: &str) -> Plan {
+        Plan {
+            id: id.to_owned(),
+            name: id.to_owned(),
+            on_plan_change: OnPlanChange::Carry,
+            timezone: "UTC".to_owned(),
+            zone: TimeZone::UTC,
+            groups: Vec::new(),
+        }
+    }
+
+    fn id(plan: Option<&Plan>) -> Option<&str> {
+        plan.map(|plan| plan.id.as_str())
+    }
+
+    #[test]
+    fn a_catalog_finds_its_plans_and_keeps_their_order() {
+        let plans = || vec![plan("pro"), plan("free"), plan("basic")];
+        let catalog = Catalog::new(plans(), Some("free"));
+        assert_eq!(catalog.plans().iter().map(|plan| plan.id.as_str()).collect::<Vec<_>>(), ["pro", "free", "basic"]);
+        assert_eq!((id(catalog.plan("basic")), id(catalog.plan("none"))), (Some("basic"), None));
+        assert_eq!(id(catalog.default_plan()), Some("free"));
+        assert_eq!(id(Catalog::new(plans(), None).default_plan()), None);
+    }
+}

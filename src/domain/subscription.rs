@@ -39,3 +39,25 @@ pub enum QuotaOverride {
     /// Counts, and never denies.
     Unlimited,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_subscription_has_ended_from_its_end_on() {
+        let ending_at = |end_ms| Subscription {
+            revision: "1".to_owned(),
+            plan_id: "free".to_owned(),
+            start_ms: 1_000,
+            end_ms,
+            cycle_anchor_ms: 1_000,
+            fallen_to: None,
+            overrides: BTreeMap::new(),
+        };
+        for (now_ms, expected) in [(1_999, false), (2_000, true), (2_001, true)] {
+            assert_eq!(ending_at(Some(2_000)).has_ended(now_ms), expected, "{now_ms}");
+        }
+        assert!(!ending_at(None).has_ended(i64::MAX));
+    }
+}
