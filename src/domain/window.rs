@@ -60,17 +60,16 @@ pub fn anchored(period: Period, zone: &TimeZone, anchor_ms: i64, at_ms: i64) -> 
         }
         Period::Lifetime => None,
     };
-    let mut index = match period {
+    let guess = match period {
         Period::Minute => (at_ms.checked_sub(anchor_ms)?).div_euclid(60_000),
         Period::Hourly => (at_ms.checked_sub(anchor_ms)?).div_euclid(3_600_000),
         _ => civil_guess(period, zone, anchor_ms, at_ms)?,
     };
-    // The guess is at most a few off, where months are short or clocks are set.
+    // At most one too few, where the old date is shown again; and a few too many, where months are short or the time of day is
+    // still to come.
+    let mut index = guess + 1;
     while start(index)? > at_ms {
         index -= 1;
-    }
-    while start(index + 1)? <= at_ms {
-        index += 1;
     }
     // A civil day that a zone has skipped is no window: it would have no instants.
     let after = |mut index: i64| {
@@ -80,9 +79,10 @@ pub fn anchored(period: Period, zone: &TimeZone, anchor_ms: i64, at_ms: i64) -> 
         }
         Some(index)
     };
-    let current = Window { start_ms: start(index)?, end_ms: start(index + 1)? };
-    let next_end_ms = start(after(index + 1)?)?;
-    let mut before = index - 1;
+    let next = after(index)?;
+    let current = Window { start_ms: start(index)?, end_ms: start(next)? };
+    let next_end_ms = start(after(next)?)?;
+    let mut before = index;
     while start(before)? == current.start_ms {
         before -= 1;
     }
@@ -101,18 +101,13 @@ fn clock_bounds(zone: &TimeZone, at_ms: i64, unit_ms: i64) -> Option<Window> {
     let at = Timestamp::from_millisecond(at_ms).ok()?;
     let offset_ms = i64::from(zone.to_offset(at).seconds()) * 1000;
     let start_ms = (at_ms + offset_ms).div_euclid(unit_ms) * unit_ms - offset_ms;
-    let (mut window_start, mut window_end) = (start_ms, start_ms + unit_ms);
     // Transitions at or before `at`, latest first: `preceding` excludes its argument.
     let after_at = Timestamp::from_millisecond(at_ms + 1).ok()?;
-    let starts = zone.preceding(after_at).map(|transition| transition.timestamp().as_millisecond());
-    if let Some(moved_ms) = starts.take_while(|ms| *ms > window_start).find(|ms| offset_changes(zone, *ms)) {
-        window_start = moved_ms;
-    }
-    let ends = zone.following(at).map(|transition| transition.timestamp().as_millisecond());
-    if let Some(moved_ms) = ends.take_while(|ms| *ms < window_end).find(|ms| offset_changes(zone, *ms)) {
-        window_end = moved_ms;
-    }
-    Some(Window { start_ms: window_start, end_ms: window_end })
+    let mut before = zone.preceding(after_at).map(|transition| transition.timestamp().as_millisecond());
+    let moved_before_ms = before.find(|ms| offset_changes(zone, *ms)).unwrap_or(i64::MIN);
+    let mut after = zone.following(at).map(|transition| transition.timestamp().as_millisecond());
+    let moved_after_ms = after.find(|ms| offset_changes(zone, *ms)).unwrap_or(i64::MAX);
+    Some(Window { start_ms: start_ms.max(moved_before_ms), end_ms: (start_ms + unit_ms).min(moved_after_ms) })
 }
 
 fn offset_changes(zone: &TimeZone, at_ms: i64) -> bool {
@@ -237,7 +232,11 @@ mod tests {
             (Hourly, "America/New_York", "2026-11-01T05:30:00Z", "2026-11-01T05:00:00Z", "2026-11-01T06:00:00Z"),
             (Hourly, "America/New_York", "2026-11-01T06:30:00Z", "2026-11-01T06:00:00Z", "2026-11-01T07:00:00Z"),
             // A shift by half an hour cuts an hour.
+            (Hourly, "Australia/Lord_Howe", "2026-04-04T14:59:59Z", "2026-04-04T14:00:00Z", "2026-04-04T15:00:00Z"),
+            (Hourly, "Australia/Lord_Howe", "2026-04-04T15:00:00Z", "2026-04-04T15:00:00Z", "2026-04-04T15:30:00Z"),
             (Hourly, "Australia/Lord_Howe", "2026-04-04T15:10:00Z", "2026-04-04T15:00:00Z", "2026-04-04T15:30:00Z"),
+            // War time became peace time, and the clocks stayed as they were.
+            (Hourly, "America/St_Johns", "1945-08-14T23:10:00Z", "1945-08-14T22:30:00Z", "1945-08-14T23:30:00Z"),
             // No midnight on that day.
             (Daily, "America/Sao_Paulo", "2018-11-04T12:00:00Z", "2018-11-04T03:00:00Z", "2018-11-05T02:00:00Z"),
             // Kathmandu's day begins at a quarter past.
@@ -348,6 +347,15 @@ mod tests {
                 "2026-03-08T07:30:00Z",
                 "2026-03-09T06:30:00Z",
             ),
+            // Midnight comes twice, and the old date is shown again when the new window has begun.
+            (
+                Daily,
+                "America/St_Johns",
+                "2010-11-01T02:30:00Z",
+                "2010-11-07T02:40:00Z",
+                "2010-11-07T02:30:00Z",
+                "2010-11-08T03:30:00Z",
+            ),
             // The 30th is skipped.
             (
                 Daily,
@@ -396,6 +404,73 @@ mod tests {
             let current = anchored(period, &zone(name), ms(anchor), ms(at)).unwrap().current;
             let found = (shown(current.start_ms), shown(current.end_ms));
             assert_eq!(found, (start.to_owned(), end.to_owned()), "{period:?} {name} {anchor} {at}");
+        }
+    }
+
+    #[test]
+    fn neighbours_touch_and_a_day_without_instants_is_none() {
+        // The anchor, none for the calendar; then the time, and where the windows around it begin and end.
+        let cases = [
+            (
+                "UTC",
+                Period::Monthly,
+                None,
+                "2026-03-15T00:00:00Z",
+                ["2026-02-01T00", "2026-03-01T00", "2026-04-01T00", "2026-05-01T00"],
+            ),
+            (
+                "UTC",
+                Period::Monthly,
+                Some("2025-12-31T06:00:00Z"),
+                "2026-03-15T00:00:00Z",
+                ["2026-01-31T06", "2026-02-28T06", "2026-03-31T06", "2026-04-30T06"],
+            ),
+            // There is no 30th: the window of the 29th is followed by the one of the 31st, and the other way round.
+            (
+                "Pacific/Apia",
+                Period::Daily,
+                Some("2011-12-27T20:00:00Z"),
+                "2011-12-30T15:00:00Z",
+                ["2011-12-28T20", "2011-12-29T20", "2011-12-30T20", "2011-12-31T20"],
+            ),
+            (
+                "Pacific/Apia",
+                Period::Daily,
+                Some("2011-12-27T20:00:00Z"),
+                "2011-12-31T00:00:00Z",
+                ["2011-12-29T20", "2011-12-30T20", "2011-12-31T20", "2012-01-01T20"],
+            ),
+        ];
+        for (name, period, anchor, at, bounds) in cases {
+            let windows = match anchor {
+                Some(anchor) => anchored(period, &zone(name), ms(anchor), ms(at)),
+                None => calendar(period, &zone(name), ms(at)),
+            };
+            let [before_ms, start_ms, end_ms, next_end_ms] = bounds.map(|hour| ms(&format!("{hour}:00:00Z")));
+            let previous = Some(Window { start_ms: before_ms, end_ms: start_ms });
+            let expected = Windows { previous, current: Window { start_ms, end_ms }, next_end_ms };
+            assert_eq!(windows, Some(expected), "{name} {period:?} {anchor:?} {at}");
+        }
+    }
+
+    #[test]
+    fn the_guess_is_the_difference_on_the_calendar() {
+        let cases = [
+            (Period::Daily, "2026-03-15T23:00:00Z", "2028-05-01T01:00:00Z", 778),
+            (Period::Weekly, "2026-03-15T23:00:00Z", "2028-05-01T01:00:00Z", 111),
+            (Period::Monthly, "2026-03-15T23:00:00Z", "2028-05-01T01:00:00Z", 26),
+            (Period::Monthly, "2026-12-31T00:00:00Z", "2027-01-01T00:00:00Z", 1),
+            (Period::Yearly, "2026-03-15T23:00:00Z", "2028-05-01T01:00:00Z", 2),
+            (Period::Daily, "2026-03-15T00:00:00Z", "2026-03-14T23:00:00Z", -1),
+            (Period::Weekly, "2026-03-15T00:00:00Z", "2026-03-14T23:00:00Z", -1),
+            (Period::Monthly, "2026-03-15T00:00:00Z", "2025-12-01T00:00:00Z", -3),
+        ];
+        for (period, anchor, at, expected) in cases {
+            assert_eq!(
+                civil_guess(period, &TimeZone::UTC, ms(anchor), ms(at)),
+                Some(expected),
+                "{period:?} {anchor} {at}"
+            );
         }
     }
 
