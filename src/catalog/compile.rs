@@ -187,12 +187,178 @@ fn compiled_condition(condition: &Condition) -> (&str, BTreeMap<&str, bool>, BTr
 fn compiled_term(term: &Term, unit: Unit) -> CompiledTerm<'_> {
     let scaled = u128::from(term.weight.pico()) * u128::from(unit.scale());
     let one = u128::from(Weight::ONE.pico());
-    let whole = if scaled % one == 0 { i64::try_from(scaled / one).unwrap_or(-1) } else { -1 };
-    let mut limbs = Vec::new();
-    let mut rest = scaled;
-    while rest > 0 {
-        limbs.push((rest % 1_000_000) as u32);
-        rest /= 1_000_000;
-    }
+    let whole = if scaled % one == 0 { i64::try_from(scaled / one).expect("at most 10^12") } else { -1 };
+    let limb_count = scaled.checked_ilog(1_000_000).map_or(0, |log| log + 1);
+    let limbs = (0..limb_count).map(|place| (scaled / 1_000_000_u128.pow(place) % 1_000_000) as u32).collect();
     (&term.name, whole, limbs, OrFalse(term.default))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value as Json, json};
+
+    use super::*;
+    use crate::catalog::parse;
+
+    /// 2026-11-24T10:30:00Z, and the midnight before.
+    const NOW_MS: i64 = 1_795_516_200_000;
+    const DAY_MS: i64 = 86_400_000;
+    const TODAY_MS: i64 = NOW_MS - 37_800_000;
+
+    fn plan(text: &str) -> Plan {
+        parse(text, jiff::tz::db()).unwrap_or_else(|problems| panic!("{problems}")).plans()[0].clone()
+    }
+
+    /// A plan of one group with this text among its fields.
+    fn plan_of(group: &str) -> Plan {
+        plan(&format!("plans: {{ p: {{ limit_groups: [ {{ id: a, {group} }} ] }} }}"))
+    }
+
+    fn read(compiled: &CompiledPlan) -> Json {
+        rmp_serde::from_slice(&compiled.message).unwrap()
+    }
+
+    /// The one group of `plan`, as the scripts read it.
+    fn group(plan: &Plan, cycle_anchor_ms: Option<i64>, overrides: &BTreeMap<String, QuotaOverride>) -> Json {
+        read(&compile(plan, cycle_anchor_ms, overrides, NOW_MS).unwrap())[2][0].clone()
+    }
+
+    #[test]
+    fn a_plan_is_written_as_the_scripts_read_it() {
+        let plan = plan(
+            r"
+plans:
+  p:
+    on_plan_change: reset
+    limit_groups:
+      - id: spend
+        label: Spend
+        unit: cents
+        period: daily
+        quota: 5
+        match:
+          - { event: llm.tokens, metadata: { model: [gpt-4o, o1, gpt-4o-*], provider: openai }, measure: { in: 0.00025 } }
+          - { event: llm.*, measure: { name: cached, weight: 0.1, default: 1.5 } }
+          - { event: '*', measure: events }
+      - { id: all, unit: count, period: lifetime, quota: unlimited, hard: false, match: [ { event: x } ] }
+",
+        );
+        let compiled = compile(&plan, None, &BTreeMap::new(), NOW_MS).unwrap();
+        let (yesterday_ms, tomorrow_ms) = (TODAY_MS - DAY_MS, TODAY_MS + DAY_MS);
+        assert_eq!((compiled.from_ms, compiled.until_ms), (TODAY_MS, tomorrow_ms));
+        let message = read(&compiled);
+        assert_eq!((&message[0], &message[1]), (&json!("p"), &json!("reset")));
+        let groups: Vec<_> = message[2].as_array().unwrap().iter().map(|group| group.as_array().unwrap()).collect();
+        let [spend, all] = groups[..] else { panic!("{message}") };
+        assert_eq!(spend[..6], *json!(["spend", "Spend", 4, 5_000_000, true, 3]).as_array().unwrap());
+        assert_eq!(spend[6..12], [-1, TODAY_MS, tomorrow_ms, tomorrow_ms + DAY_MS, yesterday_ms, TODAY_MS]);
+        let conditions =
+            json!([["model", { "gpt-4o": true, "o1": true }, ["gpt-4o-"]], ["provider", { "openai": true }, []]]);
+        let spend_rules = json!([
+            [1, "llm.tokens", conditions, [["in", 250, [0, 0, 250], false]]],
+            [2, "llm.", [], [["cached", 100_000, [0, 0, 100_000], [1, 500_000]]]],
+            [0, "", [], 1],
+        ]);
+        assert_eq!(spend[12], spend_rules);
+        assert_eq!(all[..6], *json!(["all", "all", 1, -1, false, 7]).as_array().unwrap());
+        assert_eq!(all[6..12], [-1, 0, NEVER_MS, NEVER_MS, 0, 0]);
+        assert_eq!(all[12], json!([[1, "x", [], [["quantity", 1, [0, 0, 1], false]]]]));
+        assert_eq!((spend.len(), all.len()), (13, 13));
+    }
+
+    #[test]
+    fn a_plan_is_current_while_all_its_windows_are() {
+        let plan = plan(
+            r"
+plans:
+  p:
+    limit_groups:
+      - { id: a, unit: count, period: minute, quota: 1, match: [ { event: x } ] }
+      - { id: b, unit: count, period: daily, quota: 1, match: [ { event: x } ] }
+",
+        );
+        let compiled = compile(&plan, None, &BTreeMap::new(), NOW_MS + 1).unwrap();
+        assert_eq!((compiled.from_ms, compiled.until_ms), (NOW_MS, NOW_MS + 60_000));
+    }
+
+    #[test]
+    fn windows_follow_the_anchor_of_the_subscription_where_there_is_one() {
+        let plan = plan_of("unit: count, period: daily, anchor: subscription_start, quota: 1, match: [ { event: x } ]");
+        let times =
+            |cycle_anchor_ms| group(&plan, cycle_anchor_ms, &BTreeMap::new()).as_array().unwrap()[6..12].to_vec();
+        let anchor_ms = NOW_MS - DAY_MS - 1;
+        let today_ms = anchor_ms + DAY_MS;
+        assert_eq!(
+            times(Some(anchor_ms)),
+            [anchor_ms, today_ms, today_ms + DAY_MS, today_ms + 2 * DAY_MS, anchor_ms, today_ms]
+        );
+        // The first window of a subscription has none before it.
+        assert_eq!(times(Some(today_ms)), [today_ms, today_ms, today_ms + DAY_MS, today_ms + 2 * DAY_MS, 0, 0]);
+        let tomorrow_ms = TODAY_MS + DAY_MS;
+        assert_eq!(times(None), [-1, TODAY_MS, tomorrow_ms, tomorrow_ms + DAY_MS, TODAY_MS - DAY_MS, TODAY_MS]);
+    }
+
+    #[test]
+    fn a_period_and_a_plan_change_have_a_code() {
+        let periods = ["minute", "hourly", "daily", "weekly", "monthly", "yearly", "lifetime"];
+        for (period, code) in periods.into_iter().zip(1..) {
+            let plan = plan_of(&format!("unit: count, period: {period}, quota: 1, match: [ {{ event: x }} ]"));
+            assert_eq!(group(&plan, None, &BTreeMap::new())[5], code, "{period}");
+            assert_eq!(plan.groups[0].period.as_str(), period);
+        }
+        for change in ["carry", "reset", "block"] {
+            let group = "{ id: a, unit: count, period: daily, quota: 1, match: [ { event: x } ] }";
+            let plan = plan(&format!("plans: {{ p: {{ on_plan_change: {change}, limit_groups: [ {group} ] }} }}"));
+            assert_eq!(read(&compile(&plan, None, &BTreeMap::new(), NOW_MS).unwrap())[1], change);
+        }
+    }
+
+    #[test]
+    fn the_quota_of_a_user_goes_before_the_one_of_the_plan() {
+        let amount = |text| QuotaOverride::Amount(Quantity::from_decimal(text).unwrap());
+        let cases = [
+            ("tokens", None, 5_i64),
+            ("tokens", Some(QuotaOverride::Unlimited), -1),
+            ("tokens", Some(amount("0")), 0),
+            // Finer than the unit.
+            ("tokens", Some(amount("7.9")), 7),
+            ("seconds", Some(amount("7.9")), 7_900),
+            ("seconds", Some(amount("7.9999")), 7_999),
+            // Larger than a counter of the unit.
+            ("cents", Some(amount("9007199254740991")), 8_000_000_000_000_000),
+        ];
+        for (unit, quota, expected) in cases {
+            let plan = plan_of(&format!("unit: {unit}, period: daily, quota: 5, match: [ {{ event: x }} ]"));
+            let overrides = quota.map(|quota| ("a".to_owned(), quota)).into_iter().collect();
+            assert_eq!(group(&plan, None, &overrides)[3], expected, "{unit} {quota:?}");
+        }
+    }
+
+    #[test]
+    fn a_weight_is_an_integer_in_limbs_of_a_million() {
+        let cases = [
+            ("tokens", "0", json!([0, []])),
+            ("tokens", "1", json!([1, [0, 0, 1]])),
+            ("tokens", "1.5", json!([-1, [0, 500_000, 1]])),
+            ("tokens", "0.000000000001", json!([-1, [1]])),
+            ("tokens", "123456.654321000001", json!([-1, [1, 654_321, 123_456]])),
+            ("seconds", "0.0005", json!([-1, [0, 500_000]])),
+            ("seconds", "0.001", json!([1, [0, 0, 1]])),
+            ("cents", "0.0000001", json!([-1, [0, 100_000]])),
+            ("cents", "1000000", json!([1_000_000_000_000_i64, [0, 0, 0, 0, 1]])),
+        ];
+        for (unit, weight, expected) in cases {
+            let rule = format!("{{ event: x, measure: {{ p: {weight} }} }}");
+            let plan = plan_of(&format!("unit: {unit}, period: daily, quota: 5, match: [ {rule} ]"));
+            let term = &group(&plan, None, &BTreeMap::new())[12][0][3][0];
+            assert_eq!(json!([term[1], term[2]]), expected, "{unit} {weight}");
+        }
+    }
+
+    #[test]
+    fn a_time_without_a_calendar_has_no_plan() {
+        let plan = plan_of("unit: count, period: daily, quota: 1, match: [ { event: x } ]");
+        let found = compile(&plan, None, &BTreeMap::new(), i64::MAX).map(|compiled| compiled.from_ms);
+        assert_eq!(found, Err(NoCalendar(i64::MAX)));
+    }
 }

@@ -96,10 +96,7 @@ impl Problems {
 pub fn parse(text: &str, zones: &TimeZoneDatabase) -> Result<Catalog, InvalidCatalog> {
     let mut problems = Problems::default();
     let catalog = yaml::parse(text, &mut problems).and_then(|tree| read::catalog(&tree, zones, &mut problems));
-    match catalog {
-        Some(catalog) if problems.is_empty() => Ok(catalog),
-        _ => Err(problems.report()),
-    }
+    catalog.ok_or_else(|| problems.report())
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@ use serde_json::{Value as Json, json};
 use super::yaml::{Node, Value};
 use super::{EXAMPLE, parse, schema};
 use crate::domain::pattern::ValuePattern;
+use crate::domain::plan::{Anchor, OnPlanChange, Period};
 
 /// The problems of a catalog, one per line.
 fn problems(text: &str) -> String {
@@ -109,7 +110,25 @@ fn the_file_as_a_whole_can_be_wrong() {
         assert_eq!(problems(text), expected, "{text}");
     }
     assert!(problems("plans:\n\t- {").starts_with("line 2: this is not valid YAML"), "{}", problems("plans:\n\t- {"));
-    assert!(problems(&" ".repeat(2 << 20)).contains("larger"));
+    let empty = "line 1: the file is empty; write `plans:` with at least one plan";
+    assert_eq!(problems(&" ".repeat(1 << 20)), empty);
+    for bytes in [(1 << 20) + 1, 2 << 20] {
+        let told = "line 1: the file is larger than 1048576 bytes; remove what is not needed";
+        assert_eq!(problems(&" ".repeat(bytes)), told);
+    }
+}
+
+#[test]
+fn a_file_is_nested_as_deep_as_is_allowed() {
+    let too_deep = "line 1: the file is nested deeper than 32 levels; a catalog needs nine";
+    let nested = |open: &str, close: &str, depth| format!("{}1{}", open.repeat(depth), close.repeat(depth));
+    // The outermost node is at depth 0, keys and values one deeper than their map.
+    for (open, close) in [("[", "]"), ("{ a: ", " }"), ("{ ? ", " : 1 }")] {
+        assert!(!problems(&nested(open, close, 32)).contains("nested"), "{open}");
+        for depth in [33, 40] {
+            assert_eq!(problems(&nested(open, close, depth)), too_deep, "{open}");
+        }
+    }
 }
 
 #[test]
@@ -273,6 +292,148 @@ fn a_measure_says_what_it_means() {
 }
 
 #[test]
+fn what_is_as_long_as_it_may_be_is_right_and_longer_is_not() {
+    let text = |bytes: usize| "x".repeat(bytes);
+    let list =
+        |count: usize| (1..=count).map(|index| format!("{}", index as f64 / 100.0)).collect::<Vec<_>>().join(", ");
+    let map = |count: usize| (0..count).map(|index| format!("k{index}: 1")).collect::<Vec<_>>().join(", ");
+    let rule = |fields: &str| format!("match: [ {{ event: x, {fields} }} ]");
+    for (line, told) in [
+        (format!("label: {}", text(256)), ""),
+        (format!("label: {}", text(257)), "label: has 257 bytes; write 1 to 256"),
+        (format!("label: {}", text(300)), "label: has 300 bytes; write 1 to 256"),
+        ("label: ''".to_owned(), "label: has 0 bytes; write 1 to 256"),
+        (format!("thresholds: [{}]", list(100)), ""),
+        (format!("thresholds: [{}]", list(101)), "thresholds: has more than 100 items; keep at most so many"),
+        (format!("thresholds: [{}]", list(200)), "thresholds: has more than 100 items; keep at most so many"),
+        (rule(&format!("metadata: {{ {} }}", map(32))), ""),
+        (
+            rule(&format!("metadata: {{ {} }}", map(33))),
+            "match[0].metadata: has more than 32 keys, as no event has more; keep at most so many",
+        ),
+        (
+            rule(&format!("metadata: {{ {} }}", map(50))),
+            "match[0].metadata: has more than 32 keys, as no event has more; keep at most so many",
+        ),
+        (rule(&format!("metadata: {{ {}: 1 }}", text(64))), ""),
+        (
+            rule(&format!("metadata: {{ {}: 1 }}", text(65))),
+            &format!("match[0].metadata.{}...: a metadata key must have 1 to 64 bytes", text(64)),
+        ),
+        (rule(&format!("metadata: {{ a: {} }}", text(256))), ""),
+        (
+            rule(&format!("metadata: {{ a: {} }}", text(257))),
+            "match[0].metadata.a: has 257 bytes; a metadata value has at most 256",
+        ),
+        (
+            rule(&format!("metadata: {{ a: [{}] }}", text(300))),
+            "match[0].metadata.a[0]: has 300 bytes; a metadata value has at most 256",
+        ),
+        (rule(&format!("measure: {{ {} }}", map(16))), ""),
+        (rule(&format!("measure: {{ {}: 1 }}", text(64))), ""),
+        (
+            rule(&format!("measure: {{ {}: 1 }}", text(65))),
+            "match[0].measure: a quantity's name must have 1 to 64 bytes",
+        ),
+        (rule("measure: { '': 1 }"), "match[0].measure: a quantity's name must have 1 to 64 bytes"),
+    ] {
+        check_lines("count", &[(&line, told)]);
+    }
+}
+
+#[test]
+fn an_id_has_1_to_64_bytes_of_its_alphabet() {
+    let catalog = |id: &str| {
+        let group = format!("{{ id: {id}, unit: count, quota: 1, period: daily, match: [ {{ event: x }} ] }}");
+        parse(&format!("plans: {{ p: {{ limit_groups: [ {group} ] }} }}"), jiff::tz::db())
+    };
+    let longest = "x".repeat(64);
+    for id in ["a", "AZaz09._-", &longest] {
+        let catalog = catalog(id).unwrap_or_else(|problems| panic!("{problems}"));
+        assert_eq!(catalog.plans()[0].groups[0].id, id);
+    }
+    for (id, shown) in [
+        ("a/b", "a/b"),
+        (&format!("{longest}x"), &*format!("{longest}...")),
+        (&longest.repeat(2), &format!("{longest}...")),
+    ] {
+        let told = catalog(id).expect_err(id).to_string();
+        let path = "plans.p.limit_groups[0].id";
+        assert_eq!(told, format!("line 1, {path}: the id \"{shown}\" must be 1 to 64 of A-Z a-z 0-9 . _ -"));
+    }
+    check(
+        "plans: { '': { limit_groups: [ { id: a, unit: count, quota: 1, period: daily, match: [ { event: x } ] } ] } }",
+        "line 1, plans.: the id \"\" must be 1 to 64 of A-Z a-z 0-9 . _ -",
+    );
+}
+
+#[test]
+fn a_catalog_has_at_most_so_many_plans_and_a_report_lists_at_most_so_few() {
+    let plans = |count: usize| {
+        let group = "{ id: a, unit: count, quota: 1, period: daily, match: [ { event: x } ] }";
+        let plans = (0..count).map(|index| format!("  p{index}: {{ limit_groups: [ {group} ] }}\n"));
+        format!("plans:\n{}", plans.collect::<String>())
+    };
+    assert_eq!(parse(&plans(1000), jiff::tz::db()).unwrap().plans().len(), 1000);
+    for count in [1001, 1100] {
+        check(&plans(count), "line 2, plans: has more than 1000 plans; keep at most so many");
+    }
+    for (count, rest) in [(19, ""), (20, ""), (21, ", ..."), (22, ", ...")] {
+        let listed: Vec<_> = (0..count.min(20)).map(|index| format!("p{index}")).collect();
+        let told = problems(&format!("default_plan: other\n{}", plans(count)));
+        let listed = listed.join(", ");
+        assert_eq!(told, format!("line 1, default_plan: names no plan \"other\"; there are: {listed}{rest}"));
+    }
+}
+
+#[test]
+fn a_period_that_is_not_understood_is_told_once() {
+    let catalog = |of_plan: &str, of_group: &str| {
+        let group = format!("{{ id: a, unit: count, quota: 1, {of_group} match: [ {{ event: x }} ] }}");
+        format!("plans: {{ p: {{ {of_plan} limit_groups: [ {group} ] }} }}")
+    };
+    let words = "write minute, hourly, daily, weekly, monthly, yearly or lifetime";
+    check(&catalog("period: dayly,", ""), &format!("line 1, plans.p.period: is \"dayly\"; {words}"));
+    check(&catalog("", "period: dayly,"), &format!("line 1, plans.p.limit_groups[0].period: is \"dayly\"; {words}"));
+    let period =
+        |of_plan, of_group| parse(&catalog(of_plan, of_group), jiff::tz::db()).unwrap().plans()[0].groups[0].period;
+    assert_eq!(period("period: daily,", ""), Period::Daily);
+    assert_eq!(period("period: daily,", "period: minute,"), Period::Minute);
+    assert_eq!(period("", "period: minute,"), Period::Minute);
+}
+
+#[test]
+fn what_a_plan_leaves_out_has_a_default() {
+    let read = |plan: &str, group: &str| {
+        let group = format!("{{ id: a, unit: count, quota: 1, period: daily, {group} match: [ {{ event: x }} ] }}");
+        let text = format!("plans: {{ p: {{ {plan} limit_groups: [ {group} ] }} }}");
+        let plan = parse(&text, jiff::tz::db()).unwrap().plans()[0].clone();
+        let group = plan.groups[0].clone();
+        (
+            (plan.name, plan.timezone, plan.on_plan_change),
+            (
+                group.label,
+                group.anchor,
+                group.hard,
+                group.thresholds.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            ),
+        )
+    };
+    let (plan, group) = read("", "");
+    assert_eq!(plan, ("p".to_owned(), "UTC".to_owned(), OnPlanChange::Carry));
+    assert_eq!(group, ("a".to_owned(), Anchor::Calendar, true, vec![]));
+    let (plan, group) = read(
+        "name: Plan, timezone: Europe/Vienna, on_plan_change: block, anchor: subscription_start,",
+        "label: Group, hard: false, thresholds: [0.000001, 0.8, 1.0, 9.999999],",
+    );
+    assert_eq!(plan, ("Plan".to_owned(), "Europe/Vienna".to_owned(), OnPlanChange::Block));
+    let thresholds = ["0.000001", "0.8", "1", "9.999999"].map(ToOwned::to_owned).to_vec();
+    assert_eq!(group, ("Group".to_owned(), Anchor::SubscriptionStart, false, thresholds));
+    let (_, group) = read("anchor: subscription_start,", "anchor: calendar, hard: true,");
+    assert_eq!((group.1, group.2), (Anchor::Calendar, true));
+}
+
+#[test]
 fn conditions_take_values_as_they_are_written() {
     let catalog = "plans: { p: { period: daily, limit_groups: [ { id: a, unit: count, quota: 1, match: [
         { event: x, metadata: { a: 4, b: [true, 1.50], c: \"\", d: gpt-* } } ] } ] } }";
@@ -299,6 +460,15 @@ fn conditions_take_values_as_they_are_written() {
             // Other conditions, or a measure that may be missing: both are reached.
             ("match: [ { event: x, metadata: { a: 1 }, measure: events }, { event: x } ]", ""),
             ("match: [ { event: x, measure: { p: 1 } }, { event: x } ]", ""),
+            ("match: [ { event: x, measure: events }, { event: y, measure: events } ]", ""),
+            (
+                "match: [ { event: x }, { event: y }, { event: x } ]",
+                "match[2]: is never reached: rule 0 applies to the same events; remove one of them",
+            ),
+            (
+                "match: [ { event: x, measure: { name: p, default: 0 } }, { event: x } ]",
+                "match[1]: is never reached: rule 0 applies to the same events; remove one of them",
+            ),
         ],
     );
 }
