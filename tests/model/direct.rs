@@ -121,6 +121,7 @@ pub async fn wrong(ledger: &Ledger) -> Option<&'static str> {
         ("what is forgotten is cleared away, and not before", cleared(ledger).await),
         ("a track is remembered for the replay window, to the millisecond", remembered(ledger).await),
         ("a long reservation is remembered beyond shorter ones", outlives(ledger).await),
+        ("what was held comes back although the agenda has expired", returns(ledger).await),
         ("everything expires by itself, and not before it is needed", expires(ledger).await),
     ];
     checks.into_iter().find(|(_, right)| !right).map(|(what, _)| what)
@@ -236,7 +237,23 @@ async fn outlives(ledger: &Ledger) -> bool {
     let expires = async || user.look::<i64>("PEXPIRETIME", user.keys.memory()).await;
     right &= expires().await >= START + LONG + MINUTE;
     user.step(TTL + MINUTE).await;
-    right &= held(user.reserve("c").await) == Some(2) && expires().await >= START + LONG + MINUTE;
+    // The first of these clears away what is forgotten.
+    for (nonce, live) in [("c", 2), ("d", 3)] {
+        right &= held(user.reserve(nonce).await) == Some(live) && expires().await >= START + LONG + MINUTE;
+    }
+    user.delete().await;
+    right
+}
+
+/// NO-LEAK: who comes back late finds the ledger, but neither memory nor agenda.
+async fn returns(ledger: &Ledger) -> bool {
+    let user = User::on(ledger, "yearly").await;
+    let mut right = held(user.reserve("a").await) == Some(1) && held(user.reserve("b").await) == Some(2);
+    for key in [user.keys.memory(), user.keys.agenda()] {
+        right &= user.look::<u32>("DEL", key).await == 1;
+    }
+    user.step(TTL + 60 * MINUTE).await;
+    right &= held(user.reserve("c").await) == Some(1);
     user.delete().await;
     right
 }

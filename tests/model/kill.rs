@@ -42,8 +42,11 @@ pub async fn kill(mutant: &Mutant, cases: &[Case], ledger: &Ledger) -> Option<us
     }
     let mut operations = 0;
     for case in cases {
-        match campaign::run(case, &ledger).await {
-            Ok(_) => operations += case.operations.len(),
+        match campaign::compare(case, &ledger).await {
+            Ok((_, real)) => {
+                real.clean_up().await;
+                operations += case.operations.len();
+            }
             Err(difference) => return Some(operations + difference.after),
         }
     }

@@ -335,6 +335,7 @@ const CALLS: &[Mutant] = &[
 const UNSEEN: &[Mutant] = &[
     ("lib/agenda", "led.live = led.live - #due", ""),
     ("lib/agenda", "if entries == 0 or fields == 0 then led.memory = 0 end", "led.memory = 0"),
+    ("lib/agenda", "if #due == 0 and led.live > 0 and call('EXISTS', agenda_key) == 0 then give_back_all(led) end", ""),
     ("lib/agenda", "if led.forget <= now then", "if false then"),
     ("lib/agenda", "if led.forget <= now then", "if led.forget < now then"),
     ("lib/agenda", "led.memory = last_forget + 600000", "led.memory = last_forget - 600000"),
