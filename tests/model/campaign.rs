@@ -10,6 +10,17 @@ use crate::real::Real;
 use crate::reference::Model;
 use crate::support::Step;
 
+/// Operations of one case.
+pub const LENGTH: u32 = 120;
+
+/// A number of the environment.
+pub fn setting(name: &str, default: u64) -> u64 {
+    match std::env::var(name) {
+        Ok(text) => text.parse().unwrap_or_else(|_| panic!("{name} is a number")),
+        Err(_) => default,
+    }
+}
+
 /// Where the two differ.
 pub struct Difference {
     pub after: usize,

@@ -12,11 +12,8 @@ mod support;
 mod answers;
 mod campaign;
 mod decisions;
-mod direct;
 mod generate;
 mod histories;
-mod kill;
-mod mutants;
 mod operations;
 mod price;
 mod real;
@@ -29,13 +26,10 @@ mod user;
 mod windows;
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
 
+use campaign::{LENGTH, setting};
 use tokio::task::JoinSet;
 use tollgate::ledger::Ledger;
-
-/// Operations of one case.
-const LENGTH: u32 = 120;
 
 /// A generator's blind spot hides a bug better than no test: how often each case of the contract occurs at least, in 12,000
 /// operations. The rest of SPEC section 5 (10,000 live holds, Redis that does not answer) is in other tests.
@@ -101,14 +95,7 @@ const COVERAGE: [(&str, u64); 59] = [
     ("usage of a group without that window", 64),
 ];
 
-fn setting(name: &str, default: u64) -> u64 {
-    match std::env::var(name) {
-        Ok(text) => text.parse().unwrap_or_else(|_| panic!("{name} is a number")),
-        Err(_) => default,
-    }
-}
-
-/// How many cases, or mutants, run at the same time: each mostly waits for Redis.
+/// How many cases run at the same time: each mostly waits for Redis.
 const WORKERS: usize = 6;
 
 /// Runs the cases of these seeds; stops at the first that fails, with all that is needed to see why.
@@ -183,38 +170,4 @@ async fn concurrent_histories_are_linearizable() {
     println!("{histories} histories, {overlaps} pairs of calls at the same time, {rejected} tampered ones rejected");
     assert!(overlaps as u64 >= histories * 10, "the calls meet");
     assert!(rejected >= histories / 2, "most histories can be tampered with");
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn every_mutant_of_the_scripts_is_killed() {
-    let ledger = Ledger::connect(&support::redis_options()).await.expect("Redis can be used");
-    assert_eq!(direct::wrong(&ledger).await, None, "without a mutant");
-    // Most die in the first cases; few need the last ones.
-    let cases = (1..=setting("TOLLGATE_MODEL_CASES", 200)).map(|seed| generate::case(seed, LENGTH));
-    let cases: Arc<[generate::Case]> = cases.collect();
-    let queue: Arc<Mutex<Vec<_>>> = Arc::new(Mutex::new(mutants::all().collect()));
-    let mut workers = JoinSet::new();
-    for _ in 0..WORKERS {
-        let (cases, queue, ledger) = (Arc::clone(&cases), Arc::clone(&queue), ledger.clone());
-        workers.spawn(async move {
-            let mut outcomes = Vec::new();
-            while let Some(mutant) = next(&queue) {
-                outcomes.push((mutant, kill::kill(mutant, &cases, &ledger).await));
-            }
-            outcomes
-        });
-    }
-    let outcomes = workers.join_all().await.concat();
-    let survivors: Vec<_> = outcomes.iter().filter(|(_, killed)| killed.is_none()).collect();
-    let hardest = outcomes.iter().filter_map(|(_, killed)| *killed).max();
-    println!(
-        "{} of {} mutants killed, the hardest after {hardest:?} operations",
-        outcomes.len() - survivors.len(),
-        outcomes.len()
-    );
-    assert!(survivors.is_empty(), "these survive: {survivors:#?}");
-}
-
-fn next<T>(queue: &Mutex<Vec<T>>) -> Option<T> {
-    queue.lock().unwrap_or_else(PoisonError::into_inner).pop()
 }

@@ -7,7 +7,7 @@ use tollgate::ledger::{Ledger, Scripts, scripts};
 use crate::campaign;
 use crate::direct;
 use crate::generate::Case;
-use crate::mutants::Mutant;
+use crate::list::Mutant;
 
 /// The scripts with the mutant in them.
 ///
