@@ -259,8 +259,15 @@ impl VerifySettings {
     /// Every problem at once.
     pub fn resolve(self) -> Result<Vec<String>, InvalidConfig> {
         let invalid = |problem: String| InvalidConfig { problems: vec![problem] };
-        let file = self.config.as_deref().map(read_file).transpose().map_err(invalid)?;
-        let urls = self.redis_url.or(file.and_then(|file| file.redis_url)).unwrap_or_default();
+        let file = self.config.as_deref().map(read_file).transpose().map_err(invalid)?.unwrap_or_default();
+        // Its host is a name for Sentinels then, and no place to send a password to.
+        if self.redis_url.is_none() && file.redis_sentinel.is_some() {
+            return Err(invalid(
+                "the redis-url of the file names a master to Sentinels: pass the address of one node as --redis-url redis://host:port"
+                    .to_owned(),
+            ));
+        }
+        let urls = self.redis_url.or(file.redis_url).unwrap_or_default();
         if urls.is_empty() {
             return Err(invalid(
                 "no Redis is named: pass --redis-url redis://host:port or set TOLLGATE_REDIS_URL; the private Redis of a running \
@@ -320,6 +327,19 @@ impl FromStr for Settings {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_name_for_sentinels_is_no_address_to_verify() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("tollgate.toml");
+        std::fs::write(&file, "redis-url = [\"redis://:secret@mymaster\"]\nredis-sentinel = [\"redis://s\"]\n")
+            .unwrap();
+        let settings = |redis_url| VerifySettings { config: Some(file.clone()), redis_url };
+        let told = settings(None).resolve().unwrap_err().to_string();
+        assert!(told.contains("--redis-url") && !told.contains("secret"), "{told}");
+        let named = vec!["redis://node".to_owned()];
+        assert_eq!(settings(Some(named.clone())).resolve().unwrap(), named);
+    }
 
     #[test]
     fn every_problem_is_reported_at_once() {

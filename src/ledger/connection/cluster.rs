@@ -16,7 +16,7 @@ use redis::{Cmd, ConnectionInfo, ErrorKind, InfoDict, RedisError, ServerErrorKin
 
 use super::node::lazy;
 use super::target::{at, tcp};
-use super::{AnyError, ConnectError, check, timed_out};
+use super::{AnyError, ConnectError, check, is_loading, timed_out};
 
 /// A connection that does not answer is made anew at most this often.
 const RENEWAL: Duration = Duration::from_secs(1);
@@ -168,18 +168,32 @@ impl Cluster {
             check::judge(info, &format!("the master {node}"), allow_eviction)?;
         }
         for command in prepare {
-            command.query_async::<Value>(&mut connection).await.map_err(unreachable)?;
+            match command.query_async::<Value>(&mut connection).await {
+                Err(error) if is_loading(&error) => {
+                    tracing::warn!(
+                        "a master is still loading its data: until it has, calls of its users are UNAVAILABLE"
+                    );
+                    break;
+                }
+                answer => drop(answer.map_err(unreachable)?),
+            }
         }
         Ok(())
     }
 
-    /// Whether some node answers, and the cluster serves.
-    pub(super) async fn is_up(&self) -> Result<bool, AnyError> {
+    /// Whether a node, asked at random, answers within `limit` and says that the cluster serves. One that does not answer is a
+    /// reason to ask for the nodes anew, as after a call.
+    pub(super) async fn is_up(self: &Arc<Self>, limit: Duration) -> Result<bool, AnyError> {
         let anyone = RoutingInfo::SingleNode(SingleNodeRoutingInfo::Random);
         let mut question = redis::cmd("CLUSTER");
         question.arg("INFO");
-        let told = self.connection(0).route_command(question, anyone).await?.extract_error()?;
-        Ok(redis::from_redis_value::<String>(told)?.contains("cluster_state:ok"))
+        let mut connection = self.connection(0);
+        let asked = tokio::time::timeout(limit, connection.route_command(question, anyone)).await;
+        let answer = asked.unwrap_or_else(|_| Err(timed_out()));
+        if let Err(error) = &answer {
+            self.renew_after(0, error);
+        }
+        Ok(redis::from_redis_value::<String>(answer?.extract_error()?)?.contains("cluster_state:ok"))
     }
 }
 

@@ -231,8 +231,11 @@ impl Connections {
         match &self.to {
             To::Node(node) => Ok(node.probe(limit.min(self.timeout)).await?),
             To::Cluster(cluster) => {
-                let up = tokio::time::timeout(limit, cluster.is_up()).await??;
-                if up { Ok(()) } else { Err("the cluster's state is not ok".into()) }
+                if cluster.is_up(limit).await? {
+                    Ok(())
+                } else {
+                    Err("the cluster's state is not ok".into())
+                }
             }
         }
     }

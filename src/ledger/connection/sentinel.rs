@@ -170,14 +170,14 @@ impl Follower {
             asked.spawn(async move { (index, ask(info, connection, &name).await) });
         }
         let mut deadline = Instant::now() + PATIENCE;
-        let (mut latest, mut problem) = (None, NoMaster::Late);
+        let (mut latest, mut problem, mut unaware) = (None, NoMaster::Late, 0);
         while let Ok(Some(answer)) = tokio::time::timeout_at(deadline, asked.join_next()).await {
             let Ok((index, answer)) = answer else { continue };
             match answer {
                 Ok((connection, word)) => {
                     self.sentinels[index].connection = Some(connection);
                     let Some(word) = word else {
-                        problem = NoMaster::Unknown;
+                        unaware += 1;
                         continue;
                     };
                     deadline = deadline.min(Instant::now() + OTHERS);
@@ -189,7 +189,8 @@ impl Follower {
                 Err(_) => {}
             }
         }
-        latest.ok_or(problem)
+        // One that was just reset knows no names; it says nothing of the others.
+        latest.ok_or(if unaware * 2 > self.sentinels.len() { NoMaster::Unknown } else { problem })
     }
 }
 
