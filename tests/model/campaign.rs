@@ -27,7 +27,8 @@ pub struct Difference {
     pub story: String,
 }
 
-/// Runs the case on both, and verifies what it leaves behind. Returns how often each case of the contract occurred.
+/// Runs the case on both, and verifies what it leaves behind, which takes a while (the hold of a stepped clock is looked at twice).
+/// Returns how often each case of the contract occurred.
 pub async fn run(case: &Case, ledger: &Ledger) -> Result<BTreeMap<&'static str, u64>, Difference> {
     let (model, real) = compare(case, ledger).await?;
     let contradictions = real.contradictions().await;
@@ -36,6 +37,13 @@ pub async fn run(case: &Case, ledger: &Ledger) -> Result<BTreeMap<&'static str, 
         return Ok(model.covered);
     }
     Err(Difference { after: case.operations.len(), story: contradictions.join("\n") })
+}
+
+/// The same, without the verification.
+pub async fn run_unverified(case: &Case, ledger: &Ledger) -> Result<BTreeMap<&'static str, u64>, Difference> {
+    let (model, real) = compare(case, ledger).await?;
+    real.clean_up().await;
+    Ok(model.covered)
 }
 
 /// Runs the case on both, and compares the answers.

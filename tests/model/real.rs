@@ -5,10 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tollgate::catalog;
+use tollgate::domain::id::ReservationId;
 use tollgate::grpc::v1::metering_service_server::MeteringService as _;
 use tollgate::grpc::v1::subscription_service_server::SubscriptionService as _;
 use tollgate::grpc::{Metering, Subscriptions, v1};
-use tollgate::ledger::Ledger;
+use tollgate::ledger::{Ledger, UserKeys};
 use tollgate::meter::{Meter, MeterOptions};
 use tollgate::verify::{Finding, Kind};
 use tonic::{Request, Status};
@@ -18,7 +19,7 @@ use crate::answers::{Answer, duration, timestamp};
 use crate::operations::{Actual, Call, Operation, Quota, Refund, When};
 use crate::reference::Settings;
 use crate::sketch::{Event, double};
-use crate::support::{Step, fresh_user, owner, redis_url, step_clock};
+use crate::support::{Step, fresh_user, owner, redis, redis_url, step_clock};
 
 /// A reservation that nobody ever made, of a user who is none of the test's.
 const NOBODYS: &str = "AAAAAAAAAAAAAAAAAAAAAA.default:nobody";
@@ -78,11 +79,18 @@ impl Real {
         found.map(ToString::to_string).collect()
     }
 
-    /// Everything of the users goes.
+    /// Everything of the users goes; also the keys of holds that have lapsed by the stepped clock, and not by Redis's: they would
+    /// stay for up to an hour.
     pub async fn clean_up(&self) {
         for user_id in self.users.clone() {
             let asked = self.replicas[0].1.delete_user(Request::new(v1::DeleteUserRequest { user_id }));
             asked.await.expect("a user can be deleted");
+        }
+        let ids = self.names.reservations.values().filter_map(|id| id.parse::<ReservationId>().ok());
+        let holds: Vec<_> = ids.map(|id| UserKeys::new(&id.owner).hold(id.nonce.as_str())).collect();
+        if !holds.is_empty() {
+            let mut command = redis::cmd("UNLINK");
+            let () = command.arg(holds).query_async(&mut redis().await).await.expect("keys can be deleted");
         }
     }
 
