@@ -157,6 +157,12 @@ async fn redis_ends_with_its_parent_however_that_ends_and_the_next_start_finds_t
             let (mut child, url) = spawn_parent(&data_dir, ends_by).await;
             if ends_by.starts_with('-') {
                 signal(ends_by, &child.id().to_string());
+                // Under nohup, HUP ends nothing.
+                let deadline = Instant::now() + Duration::from_secs(5);
+                while child.try_wait().unwrap().is_none() && Instant::now() < deadline {
+                    tokio::time::sleep(Duration::from_millis(10)).await;
+                }
+                let _: Result<(), _> = child.kill();
             }
             child.wait().unwrap();
             // At once: the old Redis may still be ending.
