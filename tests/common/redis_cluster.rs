@@ -2,8 +2,10 @@
 
 use std::time::{Duration, Instant};
 
+use tollgate::grpc::v1;
+
 use super::redis_server::RedisServer;
-use super::{keys, scratch};
+use super::{Replica, keys, scratch};
 
 /// The nodes: three masters, then their replicas in the same order.
 pub struct RedisCluster {
@@ -173,5 +175,23 @@ impl RedisCluster {
             sum += count.and_then(|count| count.trim().parse::<u64>().ok()).unwrap_or(0);
         }
         sum
+    }
+}
+
+/// Puts the user on plan `p`: then all of the user's keys exist, which a slot on its way tells apart.
+pub async fn subscribe(replica: &mut Replica, user: &str) {
+    let request =
+        v1::UpsertSubscriptionRequest { user_id: user.to_owned(), plan_id: "p".to_owned(), ..Default::default() };
+    replica.subscriptions.upsert_subscription(request).await.expect("a user can subscribe");
+}
+
+/// `seen`, once.
+pub fn track(user: &str, request_id: &str) -> v1::TrackRequest {
+    let event = v1::Event { name: "seen".to_owned(), ..Default::default() };
+    v1::TrackRequest {
+        user_id: user.to_owned(),
+        event: Some(event),
+        request_id: request_id.to_owned(),
+        ..Default::default()
     }
 }

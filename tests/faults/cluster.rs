@@ -3,14 +3,13 @@
 
 use std::time::{Duration, Instant};
 
-use tollgate::grpc::v1;
 use tollgate::ledger::RedisOptions;
 use tollgate::meter::MeterOptions;
 
 use crate::alone;
 use crate::campaign::seeds;
 use crate::support::load::{self, Load, Plan, Totals};
-use crate::support::redis_cluster::RedisCluster;
+use crate::support::redis_cluster::{RedisCluster, subscribe, track};
 use crate::support::{Replica, fresh_user};
 
 /// Within this, service resumes by itself once the cluster serves again.
@@ -59,22 +58,6 @@ async fn start_load(cluster: &RedisCluster, plan: Plan) -> Load {
 
 fn report(campaign: &str, resumed: &[Duration], totals: Totals) {
     println!("{campaign}: service resumed after {resumed:?}; {totals:?}");
-}
-
-async fn subscribe(replica: &mut Replica, user: &str) {
-    let request =
-        v1::UpsertSubscriptionRequest { user_id: user.to_owned(), plan_id: "p".to_owned(), ..Default::default() };
-    replica.subscriptions.upsert_subscription(request).await.expect("a user can subscribe");
-}
-
-fn track(user: &str, request_id: &str) -> v1::TrackRequest {
-    let event = v1::Event { name: "seen".to_owned(), ..Default::default() };
-    v1::TrackRequest {
-        user_id: user.to_owned(),
-        event: Some(event),
-        request_id: request_id.to_owned(),
-        ..Default::default()
-    }
 }
 
 #[tokio::test]

@@ -7,7 +7,7 @@ use tollgate::ledger::{Ledger, RedisOptions};
 use tollgate::meter::MeterOptions;
 
 use crate::scenario::Scenario;
-use crate::support::redis_cluster::RedisCluster;
+use crate::support::redis_cluster::{RedisCluster, subscribe, track};
 use crate::support::redis_server::RedisServer;
 use crate::support::{Replica, fresh_user, scratch};
 
@@ -94,22 +94,6 @@ async fn replica(urls: &[String]) -> Replica {
 
 async fn replica_with(urls: &[String], meter: MeterOptions) -> Replica {
     Replica::start_with(CATALOG, jiff::tz::db(), meter, options(urls)).await
-}
-
-async fn subscribe(replica: &mut Replica, user: &str) {
-    let request =
-        v1::UpsertSubscriptionRequest { user_id: user.to_owned(), plan_id: "p".to_owned(), ..Default::default() };
-    replica.subscriptions.upsert_subscription(request).await.expect("a user can subscribe");
-}
-
-fn track(user: &str, request_id: &str) -> v1::TrackRequest {
-    let event = v1::Event { name: "seen".to_owned(), ..Default::default() };
-    v1::TrackRequest {
-        user_id: user.to_owned(),
-        event: Some(event),
-        request_id: request_id.to_owned(),
-        ..Default::default()
-    }
 }
 
 fn reserve(user: &str) -> v1::ReserveRequest {
