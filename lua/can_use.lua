@@ -6,28 +6,32 @@
 -- Answers: as reserve; the decision has no nonce, state and deadline
 -- uses: base price match ledger record agenda report subscription decide
 
-local subscription_key, ledger_key, memory_key, agenda_key = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
-local revision, ended, event = unpack(unpack_message(ARGV[1]))
-local plan = ARGV[2] ~= 'none' and ARGV[2] ~= 'unknown' and unpack_message(ARGV[2])
+local function can_use(k, a)
+  local subscription_key, ledger_key, memory_key, agenda_key = unpack(KEYS, k + 1, k + 4)
+  local revision, ended, event = unpack(unpack_message(ARGV[a + 1]))
+  local plan = plan_of(ARGV[a + 2])
 
-local stored = call('MGET', subscription_key, ledger_key)
-local led, redis_time = open_ledger(stored[2])
-give_back_due(led, agenda_key, memory_key)
+  local stored = call('MGET', subscription_key, ledger_key)
+  local led, redis_time = open_ledger(stored[2])
+  give_back_due(led, agenda_key, memory_key)
 
-if not check_subscription(led, stored[1], revision, ended, plan) then return stale(led, redis_time, stored[1]) end
-if ARGV[2] == 'unknown' then return fault('PLAN_UNKNOWN') end
-if not plan then return pack({ decision = { 'no_subscription', '', '', 0, {}, -1, false } }) end
+  if not check_subscription(led, stored[1], revision, ended, plan) then return stale(led, redis_time, stored[1]) end
+  if ARGV[a + 2] == 'unknown' then return fault('PLAN_UNKNOWN') end
+  if not plan then return pack({ decision = { 'no_subscription', '', '', 0, {}, -1, false } }) end
 
-local matched, failed = assess(led, plan, event[1], event)
-if not matched then return failed or stale(led, redis_time, stored[1]) end
-if #matched == 0 then return pack({ decision = { 'unmatched_event', '', '', 0, {}, -1, false } }) end
+  local matched, failed = assess(led, plan, event[1], event)
+  if not matched then return failed or stale(led, redis_time, stored[1]) end
+  if #matched == 0 then return pack({ decision = { 'unmatched_event', '', '', 0, {}, -1, false } }) end
 
-if all_fit(matched) then
-  local group = overflow(matched)
-  if group then return fault('OUT_OF_RANGE', group) end
-  if led.live >= 10000 then return fault('TOO_MANY_HOLDS') end
-  return pack({ decision = { 'allowed', '', '', 0, matched_rows(matched), -1, false } })
+  if all_fit(matched) then
+    local group = overflow(matched)
+    if group then return fault('OUT_OF_RANGE', group) end
+    if led.live >= 10000 then return fault('TOO_MANY_HOLDS') end
+    return pack({ decision = { 'allowed', '', '', 0, matched_rows(matched), -1, false } })
+  end
+  return pack({
+    decision = { 'limit_reached', '', '', 0, denied_rows(matched), retry_after(led, agenda_key, matched), false },
+  })
 end
-return pack({
-  decision = { 'limit_reached', '', '', 0, denied_rows(matched), retry_after(led, agenda_key, matched), false },
-})
+
+return each(can_use, 4, 2)

@@ -8,74 +8,78 @@
 --          decision { outcome, nonce, state, deadline, rows, retry after ms or -1, replayed }
 -- uses: base price match ledger record agenda report subscription once decide
 
-local subscription_key, ledger_key, memory_key, agenda_key, hold_key = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
-local revision, ended, event, request_id, digest, nonce, ttl_ms, settlement_ms = unpack(unpack_message(ARGV[1]))
-local plan = ARGV[2] ~= 'none' and ARGV[2] ~= 'unknown' and unpack_message(ARGV[2])
+local function reserve(k, a)
+  local subscription_key, ledger_key, memory_key, agenda_key, hold_key = unpack(KEYS, k + 1, k + 5)
+  local revision, ended, event, request_id, digest, nonce, ttl_ms, settlement_ms = unpack(unpack_message(ARGV[a + 1]))
+  local plan = plan_of(ARGV[a + 2])
 
-local stored = call('MGET', subscription_key, ledger_key)
-local led, redis_time = open_ledger(stored[2])
-local now = led.time
-local lapsed = give_back_due(led, agenda_key, memory_key)
+  local stored = call('MGET', subscription_key, ledger_key)
+  local led, redis_time = open_ledger(stored[2])
+  local now = led.time
+  local lapsed = give_back_due(led, agenda_key, memory_key)
 
-local memory, record = recall(led, memory_key, request_id, 'reserve', digest)
-if memory == 'reused' then return fault('REQUEST_ID_REUSED') end
-if memory then
-  local rows = claim_rows(led, record[R_CLAIMS], C_CHARGE)
-  return pack({ decision = { 'allowed', memory[3], state_name(record, now), record[R_DEADLINE], rows, -1, true } })
-end
-
-local current, changed_subscription = check_subscription(led, stored[1], revision, ended, plan)
-if not current then return stale(led, redis_time, stored[1]) end
-if ARGV[2] == 'unknown' then return fault('PLAN_UNKNOWN') end
-if not plan then return pack({ decision = { 'no_subscription', '', '', 0, {}, -1, false } }) end
-
-local matched, values = assess(led, plan, event[1], event)
-if not matched then return values or stale(led, redis_time, stored[1]) end
-if #matched == 0 then return pack({ decision = { 'unmatched_event', '', '', 0, {}, -1, false } }) end
-
-local allowed = all_fit(matched)
-if allowed then
-  local group = overflow(matched)
-  if group then return fault('OUT_OF_RANGE', group) end
-  if led.live >= 10000 then return fault('TOO_MANY_HOLDS') end
-end
-
--- All checks are done: from here on, writes.
-write_subscription(subscription_key, changed_subscription)
-if not allowed then
-  local rows, wait_ms = denied_rows(matched), retry_after(led, agenda_key, matched)
-  if lapsed or changed_subscription then
-    undo_windows(led)
-    write_lapsed(agenda_key, lapsed)
-    save_ledger(ledger_key, led)
+  local memory, record = recall(led, memory_key, request_id, 'reserve', digest)
+  if memory == 'reused' then return fault('REQUEST_ID_REUSED') end
+  if memory then
+    local rows = claim_rows(led, record[R_CLAIMS], C_CHARGE)
+    return pack({ decision = { 'allowed', memory[3], state_name(record, now), record[R_DEADLINE], rows, -1, true } })
   end
-  return pack({ decision = { 'limit_reached', '', '', 0, rows, wait_ms, false } })
+
+  local current, changed_subscription = check_subscription(led, stored[1], revision, ended, plan)
+  if not current then return stale(led, redis_time, stored[1]) end
+  if ARGV[a + 2] == 'unknown' then return fault('PLAN_UNKNOWN') end
+  if not plan then return pack({ decision = { 'no_subscription', '', '', 0, {}, -1, false } }) end
+
+  local matched, values = assess(led, plan, event[1], event)
+  if not matched then return values or stale(led, redis_time, stored[1]) end
+  if #matched == 0 then return pack({ decision = { 'unmatched_event', '', '', 0, {}, -1, false } }) end
+
+  local allowed = all_fit(matched)
+  if allowed then
+    local group = overflow(matched)
+    if group then return fault('OUT_OF_RANGE', group) end
+    if led.live >= 10000 then return fault('TOO_MANY_HOLDS') end
+  end
+
+  -- All checks are done: from here on, writes.
+  write_subscription(subscription_key, changed_subscription)
+  if not allowed then
+    local rows, wait_ms = denied_rows(matched), retry_after(led, agenda_key, matched)
+    if lapsed or changed_subscription then
+      undo_windows(led)
+      write_lapsed(agenda_key, lapsed)
+      save_ledger(ledger_key, led)
+    end
+    return pack({ decision = { 'limit_reached', '', '', 0, rows, wait_ms, false } })
+  end
+
+  local claims, shown = {}, {}
+  for i = 1, #matched do
+    local group, w, charge, measures = unpack(matched[i])
+    w[HELD] = w[HELD] + charge
+    local claim = claim_of(group, w, charge, measures)
+    claim[C_COMMITTED], claim[C_REFUNDED] = -1, 0
+    claims[i] = claim
+    shown[i] = string.format('%s=%.0f', group[G_ID], charge)
+  end
+  local deadline = now + ttl_ms
+  local forget_at = deadline + settlement_ms
+  local field = 'r' .. nonce
+  local packed = pack({ HELD_STATE, deadline, forget_at, request_id, event[1], values, claims })
+  if request_id == '' then
+    call('HSET', memory_key, field, packed)
+  else
+    call('HSET', memory_key, field, packed, 'q' .. request_id, pack({ 'reserve', digest, nonce }))
+  end
+  write_lapsed(agenda_key, lapsed)
+  call('ZADD', agenda_key, deadline, field)
+  -- For people who look with redis-cli; no script reads it.
+  call('SET', hold_key, table.concat(shown, ' '), 'PX', ttl_ms)
+  led.live = led.live + 1
+  if deadline < led.due then led.due = deadline end
+  tidy_memory(led, agenda_key, memory_key, forget_at)
+  save_ledger(ledger_key, led)
+  return pack({ decision = { 'allowed', nonce, 'held', deadline, matched_rows(matched), -1, false } })
 end
 
-local claims, shown = {}, {}
-for i = 1, #matched do
-  local group, w, charge, measures = unpack(matched[i])
-  w[HELD] = w[HELD] + charge
-  local claim = claim_of(group, w, charge, measures)
-  claim[C_COMMITTED], claim[C_REFUNDED] = -1, 0
-  claims[i] = claim
-  shown[i] = string.format('%s=%.0f', group[G_ID], charge)
-end
-local deadline = now + ttl_ms
-local forget_at = deadline + settlement_ms
-local field = 'r' .. nonce
-local packed = pack({ HELD_STATE, deadline, forget_at, request_id, event[1], values, claims })
-if request_id == '' then
-  call('HSET', memory_key, field, packed)
-else
-  call('HSET', memory_key, field, packed, 'q' .. request_id, pack({ 'reserve', digest, nonce }))
-end
-write_lapsed(agenda_key, lapsed)
-call('ZADD', agenda_key, deadline, field)
--- For people who look with redis-cli; no script reads it.
-call('SET', hold_key, table.concat(shown, ' '), 'PX', ttl_ms)
-led.live = led.live + 1
-if deadline < led.due then led.due = deadline end
-tidy_memory(led, agenda_key, memory_key, forget_at)
-save_ledger(ledger_key, led)
-return pack({ decision = { 'allowed', nonce, 'held', deadline, matched_rows(matched), -1, false } })
+return each(reserve, 5, 2)

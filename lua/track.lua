@@ -8,50 +8,54 @@
 --          tracked { outcome, event id, rows, replayed }
 -- uses: base price match ledger record agenda report subscription once decide tracking
 
-local keys = { subscription = KEYS[1], ledger = KEYS[2], memory = KEYS[3], agenda = KEYS[4] }
-local revision, ended, event, request_id, digest, event_id, enforce, replay_ms = unpack(unpack_message(ARGV[1]))
-local plan = ARGV[2] ~= 'none' and ARGV[2] ~= 'unknown' and unpack_message(ARGV[2])
+local function track(k, a)
+  local keys = { subscription = KEYS[k + 1], ledger = KEYS[k + 2], memory = KEYS[k + 3], agenda = KEYS[k + 4] }
+  local revision, ended, event, request_id, digest, event_id, enforce, replay_ms = unpack(unpack_message(ARGV[a + 1]))
+  local plan = plan_of(ARGV[a + 2])
 
-local stored = call('MGET', keys.subscription, keys.ledger)
-local led, redis_time = open_ledger(stored[2])
-local lapsed = give_back_due(led, keys.agenda, keys.memory)
+  local stored = call('MGET', keys.subscription, keys.ledger)
+  local led, redis_time = open_ledger(stored[2])
+  local lapsed = give_back_due(led, keys.agenda, keys.memory)
 
-local memory = recall(led, keys.memory, request_id, 'track', digest)
-if memory == 'reused' then return fault('REQUEST_ID_REUSED') end
-if memory then return replay_tracked(led, memory) end
+  local memory = recall(led, keys.memory, request_id, 'track', digest)
+  if memory == 'reused' then return fault('REQUEST_ID_REUSED') end
+  if memory then return replay_tracked(led, memory) end
 
-local current, changed_subscription = check_subscription(led, stored[1], revision, ended, plan)
-if not current then return stale(led, redis_time, stored[1]) end
-if ARGV[2] == 'unknown' then return fault('PLAN_UNKNOWN') end
-if not plan then return pack({ tracked = { 'no_subscription', '', {}, false } }) end
+  local current, changed_subscription = check_subscription(led, stored[1], revision, ended, plan)
+  if not current then return stale(led, redis_time, stored[1]) end
+  if ARGV[a + 2] == 'unknown' then return fault('PLAN_UNKNOWN') end
+  if not plan then return pack({ tracked = { 'no_subscription', '', {}, false } }) end
 
-local matched, failed = assess(led, plan, event[1], event)
-if not matched then return failed or stale(led, redis_time, stored[1]) end
-if #matched == 0 then return pack({ tracked = { 'unmatched', '', {}, false } }) end
+  local matched, failed = assess(led, plan, event[1], event)
+  if not matched then return failed or stale(led, redis_time, stored[1]) end
+  if #matched == 0 then return pack({ tracked = { 'unmatched', '', {}, false } }) end
 
-local blocked = enforce and not all_fit(matched)
-if not blocked then
-  local group = overflow(matched)
-  if group then return fault('OUT_OF_RANGE', group) end
-end
-
--- All checks are done: from here on, writes.
-write_subscription(keys.subscription, changed_subscription)
-if blocked then
-  local rows = denied_rows(matched)
-  if lapsed or changed_subscription then
-    undo_windows(led)
-    write_lapsed(keys.agenda, lapsed)
-    save_ledger(keys.ledger, led)
+  local blocked = enforce and not all_fit(matched)
+  if not blocked then
+    local group = overflow(matched)
+    if group then return fault('OUT_OF_RANGE', group) end
   end
-  return pack({ tracked = { 'blocked', '', rows, false } })
+
+  -- All checks are done: from here on, writes.
+  write_subscription(keys.subscription, changed_subscription)
+  if blocked then
+    local rows = denied_rows(matched)
+    if lapsed or changed_subscription then
+      undo_windows(led)
+      write_lapsed(keys.agenda, lapsed)
+      save_ledger(keys.ledger, led)
+    end
+    return pack({ tracked = { 'blocked', '', rows, false } })
+  end
+
+  local claims = {}
+  for i = 1, #matched do
+    local group, w, charge = unpack(matched[i])
+    w[USED] = w[USED] + charge
+    claims[i] = claim_of(group, w, charge, 0)
+  end
+  write_tracked(keys, led, lapsed, request_id, digest, event_id, led.time + replay_ms, claims)
+  return pack({ tracked = { 'matched', event_id, matched_rows(matched), false } })
 end
 
-local claims = {}
-for i = 1, #matched do
-  local group, w, charge = unpack(matched[i])
-  w[USED] = w[USED] + charge
-  claims[i] = claim_of(group, w, charge, 0)
-end
-write_tracked(keys, led, lapsed, request_id, digest, event_id, led.time + replay_ms, claims)
-return pack({ tracked = { 'matched', event_id, matched_rows(matched), false } })
+return each(track, 4, 2)

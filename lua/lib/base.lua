@@ -20,3 +20,30 @@ local floor = math.floor
 local function fault(reason, group, name)
   return pack({ fault = { reason, group or '', name or '' } })
 end
+
+-- A compiled plan as a call has it, or false for 'none' and 'unknown'. Calls that share a message share what it decodes to, which no
+-- script changes.
+local plans = { none = false, unknown = false }
+
+local function plan_of(message)
+  local plan = plans[message]
+  if plan == nil then
+    plan = unpack_message(message)
+    plans[message] = plan
+  end
+  return plan
+end
+
+-- Several calls of one script, of any users, travel together: the keys and the arguments of one after those of another. Each has its
+-- answer, in their order, and an error of one does not touch the others. `run` takes how many keys and arguments come before its own.
+local function each(run, key_count, argument_count)
+  local calls = #ARGV / argument_count
+  if calls == 1 then return { run(0, 0) } end
+  local answers = {}
+  for i = 0, calls - 1 do
+    local ran, answer = pcall(run, i * key_count, i * argument_count)
+    if not ran then answer = fault('SCRIPT_ERROR', '', type(answer) == 'table' and answer.err or tostring(answer)) end
+    answers[i + 1] = answer
+  end
+  return answers
+end

@@ -14,6 +14,9 @@ local UNIT, PERIOD, ANCHOR, START, END, KEPT, USED, HELD, NUMBER = 1, 2, 3, 4, 5
 local G_ID, G_LABEL, G_UNIT, G_QUOTA, G_HARD, G_PERIOD, G_ANCHOR = 1, 2, 3, 4, 5, 6, 7
 local G_START, G_END, G_KEPT, G_P_START, G_P_END, G_RULES = 8, 9, 10, 11, 12, 13
 
+-- Redis's own time; the same for all calls that travel together.
+local redis_time
+
 -- ONE-CLOCK: Redis's time, which for this user never runs backwards. Returns the ledger and Redis's own time.
 local function open_ledger(packed)
   local led
@@ -27,8 +30,10 @@ local function open_ledger(packed)
   end
   -- What `groups` was where a window was opened since; see `undo_windows`.
   led.before = {}
-  local clock = call('TIME')
-  local redis_time = clock[1] * 1000 + floor(clock[2] / 1000)
+  if not redis_time then
+    local clock = call('TIME')
+    redis_time = clock[1] * 1000 + floor(clock[2] / 1000)
+  end
   if redis_time > led.time then led.time = redis_time end
   return led, redis_time
 end

@@ -75,6 +75,11 @@ pub struct Row(String, String, u8, i64, bool, i64, i64, Units, Units, Units, Uni
 #[error("a script answered {0}, which does not fit the question")]
 struct Unfitting(String);
 
+/// A script failed for one of several calls that travelled together.
+#[derive(Debug, thiserror::Error)]
+#[error("a script failed: {0}")]
+struct ScriptError(String);
+
 fn unfitting(what: impl std::fmt::Debug) -> Fault {
     Fault::Internal(Box::new(Unfitting(format!("{what:?}"))))
 }
@@ -115,6 +120,7 @@ fn fault(reason: String, group: String, name: String) -> Fault {
         },
         "PLAN_UNKNOWN" => Fault::PlanUnknown(name),
         "TOO_MANY_HOLDS" => Fault::TooManyHolds,
+        "SCRIPT_ERROR" => Fault::Internal(Box::new(ScriptError(name))),
         _ => unfitting(reason),
     }
 }

@@ -22,9 +22,9 @@ fn mutated(mutant: &Mutant) -> &'static Scripts {
     // Scripts begin with their libraries, so that the first place is that of the library.
     let change = |script: &tollgate::ledger::Script| {
         if is_library || script.name == *file {
-            script.body.replacen(text, replacement, 1)
+            script.source.replacen(text, replacement, 1)
         } else {
-            script.body.to_string()
+            script.source.to_string()
         }
     };
     let changed = scripts().changed(change);

@@ -187,6 +187,10 @@ impl Connections {
             }
             answer => answer,
         };
+        let answer = answer.map(|answer| match answer {
+            Value::Array(mut answers) if script.batches && answers.len() == 1 => answers.remove(0),
+            answer => answer,
+        });
         answer.and_then(|value| Ok(redis::from_redis_value(value)?)).map_err(|error| {
             if is_script_error(&error) {
                 tracing::error!(script = script.name, %error, "a script failed");

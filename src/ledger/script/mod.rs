@@ -1,5 +1,7 @@
 //! The scripts, put together by `build.rs`, and their digests.
 
+mod constants;
+
 use std::borrow::Cow;
 use std::sync::LazyLock;
 
@@ -10,10 +12,15 @@ use sha1::Digest as _;
 pub struct Script {
     /// As the file in `lua/`.
     pub name: &'static str,
-    /// What Redis runs.
-    pub body: Cow<'static, str>,
+    /// As `build.rs` put it together.
+    pub source: Cow<'static, str>,
+    /// What Redis runs: the source with its constants written in.
+    pub body: String,
     /// What Redis calls it.
     pub sha1: String,
+    /// Whether several calls may travel in one: their keys and their arguments one after the other. It answers with an array, one
+    /// answer for each.
+    pub batches: bool,
 }
 
 macro_rules! scripts {
@@ -36,7 +43,7 @@ macro_rules! scripts {
                 vec![$(&self.$name),*]
             }
 
-            /// The same ones, with another body each: tests hold what they assert against scripts that are wrong.
+            /// The same ones, with another source each: tests hold what they assert against scripts that are wrong.
             #[must_use]
             pub fn changed(&self, change: impl Fn(&Script) -> String) -> Self {
                 Self { $($name: Script::new(stringify!($name), change(&self.$name).into())),* }
@@ -85,9 +92,11 @@ pub fn scripts() -> &'static Scripts {
 }
 
 impl Script {
-    fn new(name: &'static str, body: Cow<'static, str>) -> Self {
+    fn new(name: &'static str, source: Cow<'static, str>) -> Self {
+        let body = constants::fold(&source);
         let digest = sha1::Sha1::digest(body.as_bytes());
         let sha1 = digest.iter().map(|byte| format!("{byte:02x}")).collect();
-        Self { name, body, sha1 }
+        let batches = source.contains("\nreturn each(");
+        Self { name, source, body, sha1, batches }
     }
 }
