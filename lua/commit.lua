@@ -7,9 +7,17 @@
 --          committed { state, rows, overage, late, replayed }
 -- uses: base price match ledger record agenda report
 
+-- What the reservation's event measures, where the actual values do not say otherwise.
+local function actual_amount(record, quantity, quantities)
+  local _, reserved_quantity, amount, numeric = unpack_message(record[R_EVENT])
+  if quantity then amount.quantity = quantity end
+  for name, value in pairs(quantities) do amount[name] = value end
+  return { reserved_quantity, amount, numeric }
+end
+
 local function commit(k, a)
   local ledger_key, memory_key, agenda_key, hold_key = unpack(KEYS, k + 1, k + 4)
-  local nonce, has_actual, quantity, quantities, replay_ms = unpack(unpack_message(ARGV[a + 1]))
+  local _, nonce, has_actual, quantity, quantities, replay_ms = unpack_some(ARGV[a + 1], 5, 1)
   local field = 'r' .. nonce
 
   local led = open_ledger(call('GET', ledger_key))
@@ -21,31 +29,23 @@ local function commit(k, a)
 
   -- The charges: as reserved, or priced anew by the rules written with the reservation. What the actual does not name stays as
   -- reserved, in a second commit as in the first: the record keeps what was reserved.
-  local charges, values = {}, {}
-  if has_actual then
-    for name, value in pairs(record[R_VALUES]) do values[name] = value end
-    if quantity then values.quantity = quantity end
-    for name, value in pairs(quantities) do values[name] = value end
-  end
+  local charges, overage = {}, false
+  local amount = has_actual and actual_amount(record, quantity, quantities)
   for i = 1, #claims do
     local claim = claims[i]
-    charges[i] = claim[C_CHARGE]
-    if has_actual then
-      local measure, missing = choose(claim[C_MEASURES], values)
-      if not measure then return fault('QUANTITY_MISSING', claim[C_ID], missing) end
-      charges[i] = price(measure, values)
+    local charge, missing = claim[C_CHARGE], nil
+    if amount then
+      charge, missing = first_price(claim[C_MEASURES], amount)
+      if not charge then return fault('QUANTITY_MISSING', claim[C_ID], missing) end
     end
+    charges[i] = charge
+    if charge > claim[C_CHARGE] then overage = true end
   end
 
   local function rows_of_charges()
-    local rows = {}
-    for i = 1, #claims do rows[i] = claim_row(led, claims[i], charges[i]) end
+    local rows = ''
+    for i = 1, #claims do rows = rows .. claim_row(led, claims[i], charges[i]) end
     return rows
-  end
-
-  local overage = false
-  for i = 1, #claims do
-    if charges[i] > claims[i][C_CHARGE] then overage = true end
   end
 
   local state = state_name(record, now)
@@ -53,14 +53,10 @@ local function commit(k, a)
   local late = state ~= 'held'
 
   if state == 'committed' then
-    local committed, same = {}, true
     for i = 1, #claims do
-      local claim = claims[i]
-      committed[i] = { claim[C_ID], claim[C_UNIT], claim[C_COMMITTED] }
-      if claim[C_COMMITTED] ~= charges[i] then same = false end
+      if claims[i][C_COMMITTED] ~= charges[i] then return already_committed(claims) end
     end
-    if not same then return pack({ already_committed = committed }) end
-    return pack({ committed = { state, rows_of_charges(), overage, record[R_LATE], true } })
+    return COMMITTED .. pack(state, rows_of_charges(), overage, record[R_LATE], true)
   end
 
   for i = 1, #claims do
@@ -87,14 +83,14 @@ local function commit(k, a)
     claim[C_COMMITTED] = charges[i]
   end
   record[R_STATE], record[R_LATE] = COMMITTED_STATE, late
-  record[R_FORGET] = math.max(record[R_FORGET], now + replay_ms)
+  record[R_FORGET] = max(record[R_FORGET], now + replay_ms)
   write_lapsed(agenda_key, lapsed)
-  call('HSET', memory_key, field, pack(record))
+  write_record(memory_key, field, record)
   remember(led, agenda_key, field, record[R_FORGET])
   call('DEL', hold_key)
   tidy_memory(led, agenda_key, memory_key, record[R_FORGET])
   save_ledger(ledger_key, led)
-  return pack({ committed = { 'committed', rows_of_charges(), overage, late, false } })
+  return COMMITTED .. pack('committed', rows_of_charges(), overage, late, false)
 end
 
 return each(commit, 4, 1)

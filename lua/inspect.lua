@@ -30,7 +30,7 @@ if types[4] == 'zset' then
   local found = call('ZRANGEBYSCORE', agenda_key, '-inf', '(1e14', 'WITHSCORES', 'LIMIT', 0, most)
   for from = 1, #found, 2 * CHUNK do
     local members = {}
-    for i = from, math.min(from + 2 * CHUNK, #found) - 1, 2 do members[#members + 1] = found[i] end
+    for i = from, min(from + 2 * CHUNK, #found) - 1, 2 do members[#members + 1] = found[i] end
     local records = types[3] == 'hash' and call('HMGET', memory_key, unpack(members)) or {}
     for i = 1, #members do holds[#holds + 1] = { members[i], found[from + 2 * i - 1], records[i] or '' } end
   end

@@ -18,13 +18,13 @@ end
 
 local function other_value(field, packed)
   -- What cannot be unpacked is the caller's to report.
-  local unpacked, value = pcall(unpack_message, packed)
-  if not unpacked or type(value) ~= 'table' then return '' end
   local id, other
-  if string.sub(field, 1, 1) == 'r' then
-    id, other = value[R_REQUEST], 'q'
-  elseif value[1] == 'reserve' then
-    id, other = value[3], 'r'
+  if sub(field, 1, 1) == 'r' then
+    local read, record = pcall(read_record, packed)
+    id, other = read and record[R_REQUEST], 'q'
+  else
+    local read, kind, _, nonce = pcall(unpack_message, packed)
+    id, other = read and kind == 'reserve' and nonce, 'r'
   end
   return type(id) == 'string' and id ~= '' and call('HGET', memory_key, other .. id) or ''
 end

@@ -8,7 +8,7 @@
 
 local function release(k, a)
   local ledger_key, memory_key, agenda_key, hold_key = unpack(KEYS, k + 1, k + 4)
-  local nonce, replay_ms = unpack(unpack_message(ARGV[a + 1]))
+  local _, nonce, replay_ms = unpack_some(ARGV[a + 1], 2, 1)
   local field = 'r' .. nonce
 
   local led = open_ledger(call('GET', ledger_key))
@@ -19,27 +19,21 @@ local function release(k, a)
   local claims = record[R_CLAIMS]
 
   local state = state_name(record, now)
-  if state == 'committed' then
-    local committed = {}
-    for i = 1, #claims do committed[i] = { claims[i][C_ID], claims[i][C_UNIT], claims[i][C_COMMITTED] } end
-    return pack({ already_committed = committed })
-  end
-  if state ~= 'held' then
-    return pack({ released = { state, claim_rows(led, claims, C_CHARGE), state == 'released' } })
-  end
+  if state == 'committed' then return already_committed(claims) end
+  if state ~= 'held' then return RELEASED .. pack(state, claim_rows(led, claims, C_CHARGE), state == 'released') end
 
   -- All checks are done: from here on, writes.
   give_back(led, claims)
   led.live = led.live - 1
   record[R_STATE] = RELEASED_STATE
-  record[R_FORGET] = math.max(record[R_FORGET], now + replay_ms)
+  record[R_FORGET] = max(record[R_FORGET], now + replay_ms)
   write_lapsed(agenda_key, lapsed)
-  call('HSET', memory_key, field, pack(record))
+  write_record(memory_key, field, record)
   remember(led, agenda_key, field, record[R_FORGET])
   call('DEL', hold_key)
   tidy_memory(led, agenda_key, memory_key, record[R_FORGET])
   save_ledger(ledger_key, led)
-  return pack({ released = { 'released', claim_rows(led, claims, C_CHARGE), false } })
+  return RELEASED .. pack('released', claim_rows(led, claims, C_CHARGE), false)
 end
 
 return each(release, 4, 1)

@@ -2,15 +2,17 @@
 -- reserve: holds what an event may cost, in every limit group that it matches, or in none.
 --
 -- KEYS: subscription, ledger, memory, agenda, hold
--- ARGV: call { revision, ended, event, request id, digest, nonce, ttl ms, settlement window ms }; compiled plan, 'none' or
---       'unknown'
+-- ARGV: call { revision, ended, request id, digest, nonce, ttl ms, settlement window ms, metadata, event name, quantity, quantities,
+--       numeric metadata }; compiled plan, 'none' or 'unknown'
 -- Answers: stale { now, redis time, subscription }; fault { reason, group, name };
 --          decision { outcome, nonce, state, deadline, rows, retry after ms or -1, replayed }
 -- uses: base price match ledger record agenda report subscription once decide
 
 local function reserve(k, a)
   local subscription_key, ledger_key, memory_key, agenda_key, hold_key = unpack(KEYS, k + 1, k + 5)
-  local revision, ended, event, request_id, digest, nonce, ttl_ms, settlement_ms = unpack(unpack_message(ARGV[a + 1]))
+  local at, revision, ended, request_id, digest, nonce, ttl_ms, settlement_ms, metadata = unpack_some(ARGV[a + 1], 8, 1)
+  local event = sub(ARGV[a + 1], at + 1)
+  local name, quantity, quantities, numeric = unpack_message(event)
   local plan = plan_of(ARGV[a + 2])
 
   local stored = call('MGET', subscription_key, ledger_key)
@@ -18,21 +20,21 @@ local function reserve(k, a)
   local now = led.time
   local lapsed = give_back_due(led, agenda_key, memory_key)
 
-  local memory, record = recall(led, memory_key, request_id, 'reserve', digest)
-  if memory == 'reused' then return fault('REQUEST_ID_REUSED') end
-  if memory then
+  local known, record = recall(led, memory_key, request_id, 'reserve', digest)
+  if known == 'reused' then return fault('REQUEST_ID_REUSED') end
+  if known then
     local rows = claim_rows(led, record[R_CLAIMS], C_CHARGE)
-    return pack({ decision = { 'allowed', memory[3], state_name(record, now), record[R_DEADLINE], rows, -1, true } })
+    return DECISION .. pack('allowed', known, state_name(record, now), record[R_DEADLINE], rows, -1, true)
   end
 
   local current, changed_subscription = check_subscription(led, stored[1], revision, ended, plan)
   if not current then return stale(led, redis_time, stored[1]) end
   if ARGV[a + 2] == 'unknown' then return fault('PLAN_UNKNOWN') end
-  if not plan then return pack({ decision = { 'no_subscription', '', '', 0, {}, -1, false } }) end
+  if not plan then return DECISION .. pack('no_subscription', '', '', 0, '', -1, false) end
 
-  local matched, values = assess(led, plan, event[1], event)
-  if not matched then return values or stale(led, redis_time, stored[1]) end
-  if #matched == 0 then return pack({ decision = { 'unmatched_event', '', '', 0, {}, -1, false } }) end
+  local matched, failed = assess(led, plan, name, metadata, { quantity, quantities, numeric })
+  if not matched then return failed or stale(led, redis_time, stored[1]) end
+  if #matched == 0 then return DECISION .. pack('unmatched_event', '', '', 0, '', -1, false) end
 
   local allowed = all_fit(matched)
   if allowed then
@@ -50,36 +52,35 @@ local function reserve(k, a)
       write_lapsed(agenda_key, lapsed)
       save_ledger(ledger_key, led)
     end
-    return pack({ decision = { 'limit_reached', '', '', 0, rows, wait_ms, false } })
+    return DECISION .. pack('limit_reached', '', '', 0, rows, wait_ms, false)
   end
 
-  local claims, shown = {}, {}
+  local claims, shown, rows = '', '', ''
   for i = 1, #matched do
     local group, w, charge, measures = unpack(matched[i])
     w[HELD] = w[HELD] + charge
-    local claim = claim_of(group, w, charge, measures)
-    claim[C_COMMITTED], claim[C_REFUNDED] = -1, 0
-    claims[i] = claim
-    shown[i] = string.format('%s=%.0f', group[G_ID], charge)
+    claims = claims .. claim_bytes(charge, 0, 0, span_of(w), w[NUMBER], group[G_TERMS], measures)
+    shown = format(shown == '' and '%s%s=%d' or '%s %s=%d', shown, group[G_ID], charge)
+    rows = rows .. group_row(group, w, charge)
   end
   local deadline = now + ttl_ms
   local forget_at = deadline + settlement_ms
   local field = 'r' .. nonce
-  local packed = pack({ HELD_STATE, deadline, forget_at, request_id, event[1], values, claims })
+  local packed = record_bytes(HELD_STATE, 0, deadline, forget_at, request_id, event, claims)
   if request_id == '' then
     call('HSET', memory_key, field, packed)
   else
-    call('HSET', memory_key, field, packed, 'q' .. request_id, pack({ 'reserve', digest, nonce }))
+    call('HSET', memory_key, field, packed, 'q' .. request_id, pack('reserve', digest, nonce))
   end
   write_lapsed(agenda_key, lapsed)
-  call('ZADD', agenda_key, deadline, field)
+  call('ZADD', agenda_key, format('%d', deadline), field)
   -- For people who look with redis-cli; no script reads it.
-  call('SET', hold_key, table.concat(shown, ' '), 'PX', ttl_ms)
+  call('SET', hold_key, shown, 'PX', format('%d', ttl_ms))
   led.live = led.live + 1
   if deadline < led.due then led.due = deadline end
   tidy_memory(led, agenda_key, memory_key, forget_at)
   save_ledger(ledger_key, led)
-  return pack({ decision = { 'allowed', nonce, 'held', deadline, matched_rows(matched), -1, false } })
+  return DECISION .. pack('allowed', nonce, 'held', deadline, rows, -1, false)
 end
 
 return each(reserve, 5, 2)

@@ -8,7 +8,7 @@
 
 local function usage(k, a)
   local subscription_key, ledger_key, memory_key, agenda_key = unpack(KEYS, k + 1, k + 4)
-  local revision, ended, at = unpack(unpack_message(ARGV[a + 1]))
+  local _, revision, ended, at = unpack_some(ARGV[a + 1], 3, 1)
   local plan = plan_of(ARGV[a + 2])
 
   local stored = call('MGET', subscription_key, ledger_key)
@@ -17,31 +17,33 @@ local function usage(k, a)
 
   if not check_subscription(led, stored[1], revision, ended, plan) then return stale(led, redis_time, stored[1]) end
   if ARGV[a + 2] == 'unknown' then return fault('PLAN_UNKNOWN') end
-  if not plan then return pack({ usage = { {} } }) end
+  if not plan then return pack({ usage = { '' } }) end
 
   -- The row of the previous window, if `at` is in it: as stored, or with nothing used where nothing was stored.
   local function previous_row(group, w)
     local previous = led.groups[group[G_ID]][2]
-    if previous and previous[UNIT] == w[UNIT] and previous[PERIOD] == w[PERIOD] and led.time < previous[KEPT] then
-      return at >= previous[START] and at < previous[END] and group_row(group, previous, 0) or nil
+    if previous and whole(previous)[UNIT] == w[UNIT] and previous[PERIOD] == w[PERIOD] and led.time < previous[KEPT] then
+      return at >= previous[START] and at < previous[END] and group_row(group, previous, 0) or ''
     end
-    if at < group[G_P_START] or at >= group[G_P_END] or at >= w[START] then return nil end
-    return group_row(group, { w[UNIT], w[PERIOD], w[ANCHOR], group[G_P_START], group[G_P_END], 0, 0, 0, 0 }, 0)
+    local start, ends = unpack_struct(SPAN_FORMAT, group[G_AROUND])
+    if at < start or at >= ends or at >= w[START] then return '' end
+    local frame = pack_struct(FRAME_FORMAT, w[UNIT], w[PERIOD], w[ANCHOR], start, ends)
+    return group_row(group, { frame, 0, 0, 0, 0 }, 0)
   end
 
-  local rows = {}
+  local rows = ''
   local groups = plan[P_GROUPS]
   for i = 1, #groups do
     local group = groups[i]
     local w = current_window(led, group)
     if not w then return stale(led, redis_time, stored[1]) end
-    if at < 0 or (at >= w[START] and at < w[END]) then
-      rows[#rows + 1] = group_row(group, w, 0)
+    if at < 0 or (at >= whole(w)[START] and at < w[END]) then
+      rows = rows .. group_row(group, w, 0)
     elseif led.time < group[G_START] or led.time >= group[G_END] then
       -- ONE-CLOCK: an open window stands whatever was compiled, but the one before it would be that of another time.
       return stale(led, redis_time, stored[1])
     else
-      rows[#rows + 1] = previous_row(group, w)
+      rows = rows .. previous_row(group, w)
     end
   end
   return pack({ usage = { rows } })

@@ -8,6 +8,6 @@
 
 local live = call('ZRANGEBYSCORE', KEYS[4], '-inf', '(1e14')
 local nonces = {}
-for i = 1, #live do nonces[i] = string.sub(live[i], 2) end
+for i = 1, #live do nonces[i] = sub(live[i], 2) end
 call('DEL', KEYS[1], KEYS[2], KEYS[3], KEYS[4])
 return pack({ deleted = nonces })

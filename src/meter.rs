@@ -124,15 +124,20 @@ impl Meter {
         let mut keys = user_keys.all();
         keys.push(user_keys.hold(nonce.as_str()));
         let call = |basis: &Basis| {
+            let (metadata, name, quantity, quantities, numeric) = codec::event(event);
             codec::encode(&(
                 basis.revision(),
                 basis.ended,
-                codec::event(event),
                 text(request_id),
                 digest.as_deref().unwrap_or_default(),
                 nonce.as_str(),
                 ttl_ms,
                 millis(self.options.settlement_window),
+                metadata,
+                name,
+                quantity,
+                quantities,
+                numeric,
             ))
         };
         let reply = match self.run(&self.ledger.scripts().reserve, &keys, &owner, call).await {
@@ -159,7 +164,7 @@ impl Meter {
     pub async fn can_use(&self, user: &UserId, event: &Event) -> Result<Decision, Fault> {
         let owner = self.owner(user);
         let keys = UserKeys::new(&owner).all();
-        let call = |basis: &Basis| codec::encode(&(basis.revision(), basis.ended, codec::event(event)));
+        let call = |basis: &Basis| codec::can_use_call(basis.revision(), basis.ended, event);
         let (reply, _) = self.run(&self.ledger.scripts().can_use, &keys, &owner, call).await?;
         Ok(reply.decision()?.0)
     }
@@ -212,8 +217,21 @@ impl Meter {
         let (request_id, digest, event_id) = once;
         let replay_ms = millis(self.options.replay_window);
         let call = |basis: &Basis| {
-            let event = codec::event(event);
-            codec::encode(&(basis.revision(), basis.ended, event, request_id, digest, event_id, enforce, replay_ms))
+            let (metadata, name, quantity, quantities, numeric) = codec::event(event);
+            codec::encode(&(
+                basis.revision(),
+                basis.ended,
+                request_id,
+                digest,
+                event_id,
+                enforce,
+                replay_ms,
+                metadata,
+                name,
+                quantity,
+                quantities,
+                numeric,
+            ))
         };
         let keys = UserKeys::new(owner).all();
         Ok(self.run(&self.ledger.scripts().track, &keys, owner, call).await?.0)
@@ -223,8 +241,21 @@ impl Meter {
         let (request_id, digest, event_id) = once;
         let replay_ms = millis(self.options.replay_window);
         let call = |basis: &Basis| {
-            let (event, name) = (codec::event(event), refunded.as_str());
-            codec::encode(&(basis.revision(), basis.ended, event, name, request_id, digest, event_id, replay_ms))
+            let (metadata, name, quantity, quantities, numeric) = codec::event(event);
+            codec::encode(&(
+                basis.revision(),
+                basis.ended,
+                request_id,
+                digest,
+                event_id,
+                refunded.as_str(),
+                replay_ms,
+                metadata,
+                name,
+                quantity,
+                quantities,
+                numeric,
+            ))
         };
         let keys = UserKeys::new(owner).all();
         Ok(self.run(&self.ledger.scripts().refund, &keys, owner, call).await?.0)
@@ -247,7 +278,9 @@ impl Meter {
         let keys = [keys.ledger(), keys.memory(), keys.agenda()];
         let replay_ms = millis(self.options.replay_window);
         let (nonce, name) = (reservation.nonce.as_str(), refunded.as_str());
-        let call = codec::encode(&(nonce, codec::event(event), name, request_id, digest, event_id, replay_ms));
+        let (_, _, quantity, quantities, numeric) = codec::event(event);
+        let call =
+            codec::encode(&(nonce, request_id, digest, event_id, name, replay_ms, quantity, quantities, numeric));
         self.ledger.run(&self.ledger.scripts().refund_reservation, &keys, owner, &[&call]).await
     }
 

@@ -37,13 +37,13 @@ local function give_back_due(led, agenda_key, memory_key)
   local due = call('ZRANGEBYSCORE', agenda_key, '-inf', now)
   local moves = {}
   for from = 1, #due, CHUNK do
-    local to = math.min(from + CHUNK - 1, #due)
+    local to = min(from + CHUNK - 1, #due)
     local records = call('HMGET', memory_key, unpack(due, from, to))
     for i = 1, to - from + 1 do
       local forget_at = now
       -- A record that somebody deleted by hand holds nothing, and must not stop the others.
       if records[i] then
-        local record = unpack_message(records[i])
+        local record = read_record(records[i])
         give_back(led, record[R_CLAIMS])
         forget_at = record[R_FORGET]
       end
@@ -56,7 +56,7 @@ local function give_back_due(led, agenda_key, memory_key)
   -- The agenda expires a while after its last entry is to be forgotten, whether or not anybody has asked since the holds were due:
   -- then nothing is live.
   if #due == 0 and led.live > 0 and call('EXISTS', agenda_key) == 0 then give_back_all(led) end
-  local first = call('ZRANGEBYSCORE', agenda_key, '(' .. string.format('%.0f', now), '(1e14', 'WITHSCORES', 'LIMIT', 0, 1)
+  local first = call('ZRANGEBYSCORE', agenda_key, '(' .. format('%d', now), '(1e14', 'WITHSCORES', 'LIMIT', 0, 1)
   led.due = first[2] and tonumber(first[2]) or NEVER
   return moves
 end
@@ -64,20 +64,20 @@ end
 local function write_lapsed(agenda_key, moves)
   if not moves then return end
   for from = 1, #moves, CHUNK do
-    call('ZADD', agenda_key, unpack(moves, from, math.min(from + CHUNK - 1, #moves)))
+    call('ZADD', agenda_key, unpack(moves, from, min(from + CHUNK - 1, #moves)))
   end
 end
 
 -- The earliest live deadline, or nil. What is due has been given back.
 local function earliest_deadline(led, agenda_key)
   if led.live == 0 then return nil end
-  local first = call('ZRANGEBYSCORE', agenda_key, '(' .. string.format('%.0f', led.time), '(1e14', 'WITHSCORES', 'LIMIT', 0, 1)
+  local first = call('ZRANGEBYSCORE', agenda_key, '(' .. format('%d', led.time), '(1e14', 'WITHSCORES', 'LIMIT', 0, 1)
   return first[2] and tonumber(first[2])
 end
 
 -- Notes that the entry is to be forgotten at `forget_at`.
 local function remember(led, agenda_key, field, forget_at)
-  call('ZADD', agenda_key, FORGETTING + forget_at, field)
+  call('ZADD', agenda_key, format('%d', FORGETTING + forget_at), field)
   if forget_at < led.forget then led.forget = forget_at end
 end
 
@@ -87,15 +87,19 @@ local function forget(agenda_key, memory_key, past, now)
   local values = call('HMGET', memory_key, unpack(past))
   local fields = {}
   for i = 1, #past do
-    local value = values[i] and unpack_message(values[i])
-    if string.sub(past[i], 1, 1) == 'r' then
+    local value = values[i]
+    if sub(past[i], 1, 1) == 'r' then
       fields[#fields + 1] = past[i]
-      local request = value and value[R_REQUEST] ~= '' and 'q' .. value[R_REQUEST]
-      local packed = request and call('HGET', memory_key, request)
-      local memory = packed and unpack_message(packed)
-      if memory and memory[1] == 'reserve' and 'r' .. memory[3] == past[i] then fields[#fields + 1] = request end
-    elseif value and value[1] == 'track' and value[4] <= now then
-      fields[#fields + 1] = past[i]
+      local _, request_id = nil, ''
+      if value then _, _, _, _, request_id = unpack_struct(RECORD_FORMAT, value) end
+      local packed = request_id ~= '' and call('HGET', memory_key, 'q' .. request_id)
+      if packed then
+        local kind, _, nonce = unpack_message(packed)
+        if kind == 'reserve' and 'r' .. nonce == past[i] then fields[#fields + 1] = 'q' .. request_id end
+      end
+    elseif value then
+      local kind, _, _, forget_at = unpack_message(value)
+      if kind == 'track' and forget_at <= now then fields[#fields + 1] = past[i] end
     end
   end
   local gone = #fields > 0 and call('HDEL', memory_key, unpack(fields)) or 0

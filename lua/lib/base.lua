@@ -1,7 +1,7 @@
 -- base: the constants and names that all scripts share. Needs nothing.
 --
 -- Numbers: a Lua number is a double. Every amount, time and count here is an integer of at most MAX, which a double
--- holds exactly; they travel as MessagePack integers and are never turned into text by tostring.
+-- holds exactly; they travel and are stored as integers of MessagePack or of `struct`, and are never turned into text by tostring.
 
 local MAX = 9007199254740991
 
@@ -14,7 +14,13 @@ local MAX_UNITS = { MAX, MAX, MAX, 8000000000000000 }
 local call = redis.call
 local pack = cmsgpack.pack
 local unpack_message = cmsgpack.unpack
-local floor = math.floor
+-- Decodes so many values, from so many bytes on. Returns where it stopped (-1: at the end), and the values.
+local unpack_some = cmsgpack.unpack_limit
+-- Formats are fixed and little-endian: `In` an integer of n bytes, `in` a signed one, `cn` text of n bytes, `Bc0` text after its length.
+local pack_struct, unpack_struct = struct.pack, struct.unpack
+local sub, format = string.sub, string.format
+local floor, max, min = math.floor, math.max, math.min
+local type = type
 
 -- The answer of a script that found something wrong; `reason` is the ErrorInfo reason, and nothing was written.
 local function fault(reason, group, name)

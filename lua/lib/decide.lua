@@ -1,25 +1,24 @@
 -- decide: what an event costs each group, and whether it fits. Needs base, price, match, ledger, record, report, agenda.
 
--- The matched groups, in the catalog's order, as { group, window, charge, measures, measure }, and the values measured.
--- Else nil and a fault, or nil and nothing: a window is not current, compile again.
-local function assess(led, plan, name, event, round_down)
-  local matched, values = {}, {}
+-- The matched groups, in the catalog's order, as { group, window, charge, measures, whether it is measured by `events` }. Else nil and
+-- a fault, or nil and nothing: a window is not current, compile again.
+local function assess(led, plan, name, metadata, amount, round_down)
+  local matched = {}
   local groups = plan[P_GROUPS]
   for i = 1, #groups do
     local group = groups[i]
-    local measures = candidates(group[G_RULES], name, event[5])
+    local measures = candidates(group[G_RULES], name, metadata)
     if measures then
       local w = current_window(led, group)
       if not w then return nil end
-      resolve(measures, event, values)
-      local measure, missing = choose(measures, values)
-      if not measure then return nil, fault('QUANTITY_MISSING', group[G_ID], missing) end
-      local charge = price(measure, values, round_down)
+      local charge, by_events = first_price(measures, amount, round_down)
+      -- Without a charge, the other is the name of what is missing.
+      if not charge then return nil, fault('QUANTITY_MISSING', group[G_ID], by_events) end
       if charge > MAX_UNITS[group[G_UNIT]] then return nil, fault('OUT_OF_RANGE', group[G_ID]) end
-      matched[#matched + 1] = { group, w, charge, measures, measure }
+      matched[#matched + 1] = { group, w, charge, measures, by_events }
     end
   end
-  return matched, values
+  return matched
 end
 
 -- NO-OVERSHOOT: used + held + requested <= quota. Every amount is at most 2^53 - 1, so that the subtraction is exact where
@@ -48,22 +47,22 @@ end
 
 -- The rows of a denial, which say what is missing in each full group.
 local function denied_rows(matched)
-  local rows = {}
+  local rows = ''
   for i = 1, #matched do
     local group, w, charge = matched[i][1], matched[i][2], matched[i][3]
     local shortfall = 0
     if not fits(group, w, charge) then
       -- In this order, so that no sum passes 2^53 unless the answer does.
-      shortfall = math.min(math.max(charge - (group[G_QUOTA] - w[USED] - w[HELD]), 0), MAX)
+      shortfall = min(max(charge - (group[G_QUOTA] - w[USED] - w[HELD]), 0), MAX)
     end
-    rows[i] = group_row(group, w, charge, shortfall)
+    rows = rows .. group_row(group, w, charge, shortfall)
   end
   return rows
 end
 
 local function matched_rows(matched)
-  local rows = {}
-  for i = 1, #matched do rows[i] = group_row(matched[i][1], matched[i][2], matched[i][3]) end
+  local rows = ''
+  for i = 1, #matched do rows = rows .. group_row(matched[i][1], matched[i][2], matched[i][3]) end
   return rows
 end
 
@@ -75,23 +74,15 @@ local function retry_after(led, agenda_key, matched)
     local group, w, charge = matched[i][1], matched[i][2], matched[i][3]
     if not fits(group, w, charge) then
       local quota = group[G_QUOTA]
-      local at = w[END]
+      local at = whole(w)[END]
       if charge > quota or quota == 0 then return -1 end
       if charge <= quota - w[USED] then
         deadline = deadline or earliest_deadline(led, agenda_key) or NEVER
-        at = math.min(at, deadline)
+        at = min(at, deadline)
       end
       if at == NEVER then return -1 end
-      latest = math.max(latest, at)
+      latest = max(latest, at)
     end
   end
   return latest - led.time
-end
-
--- What the matched groups are charged, as it is remembered; `extra` is the value of position 10.
-local function claim_of(group, w, charge, extra)
-  return {
-    group[G_ID], group[G_LABEL], group[G_UNIT], group[G_QUOTA], group[G_HARD], w[START], w[END], w[NUMBER],
-    charge, extra,
-  }
 end

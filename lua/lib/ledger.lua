@@ -1,60 +1,96 @@
 -- ledger: a user's counters and clock, and the windows they belong to. Needs base.
 --
--- The ledger key holds { time, live holds, next due, next forgotten, memory until, plan, groups, windows opened }. `groups` maps
--- a group's id to { current window, previous window or false }. The current one stands until its end, whatever a replica has
--- compiled (SELF-CONTAINED); the previous one is kept as well.
+-- The ledger key holds what LEDGER says: time, live holds, next due, next forgotten, memory until, expiry of the key, windows opened,
+-- plan, number of groups; and for each group its id, and its windows as WINDOW says: the current one, and then the previous one if
+-- there is one. In the script, `groups` maps a group's id to { current window, previous window or false }. The current one stands
+-- until its end, whatever a replica has compiled (SELF-CONTAINED); the previous one is kept as well.
 --
 -- A window is known by its number, which no other window of the user ever has: a window with the same bounds that is opened
 -- again, say after two plan changes, must not take back what an earlier one held.
 
-local UNIT, PERIOD, ANCHOR, START, END, KEPT, USED, HELD, NUMBER = 1, 2, 3, 4, 5, 6, 7, 8, 9
+local LEDGER_FORMAT = '<I6I2I7I7I7I7I4Bc0H'
 
--- A compiled group: what the catalog says, with the windows at the time of compiling. `kept` is the end of the window
--- after the current one: until then somebody may ask for the current one.
-local G_ID, G_LABEL, G_UNIT, G_QUOTA, G_HARD, G_PERIOD, G_ANCHOR = 1, 2, 3, 4, 5, 6, 7
-local G_START, G_END, G_KEPT, G_P_START, G_P_END, G_RULES = 8, 9, 10, 11, 12, 13
+-- Frame, kept until, used, held, number, and whether another one follows.
+local WINDOW_FORMAT = '<c22I7I7I7I4B'
+
+-- Unit, period, anchor, start and end: what a window is, and what a compiled group would make it. Start and end alone are its span.
+local FRAME_FORMAT = '<BBi7I6I7'
+local SPAN_FORMAT = '<I6I7'
+local SPAN_FROM, SPAN_TO = 10, 22
+
+-- A window in the script. What its frame says is there once `whole` has been asked for it.
+local FRAME, KEPT, USED, HELD, NUMBER, UNIT, PERIOD, ANCHOR, START, END = 1, 2, 3, 4, 5, 6, 7, 8, 9, 10
+
+-- A compiled group: what the catalog says, with the windows at the time of compiling. G_TERMS are what answers say of the group.
+-- G_AROUND are the span of the window before the current one, and the end of the one after it: until then somebody may ask for
+-- the current one.
+local G_ID, G_UNIT, G_QUOTA, G_HARD, G_START, G_END, G_FRAME, G_AROUND, G_TERMS, G_RULES = 1, 2, 3, 4, 5, 6, 7, 8, 9, 10
+local AROUND_FORMAT = '<I6I7I7'
+
+local function whole(w)
+  if not w[END] then w[UNIT], w[PERIOD], w[ANCHOR], w[START], w[END] = unpack_struct(FRAME_FORMAT, w[FRAME]) end
+  return w
+end
 
 -- Redis's own time; the same for all calls that travel together.
 local redis_time
 
 -- ONE-CLOCK: Redis's time, which for this user never runs backwards. Returns the ledger and Redis's own time.
 local function open_ledger(packed)
-  local led
-  if packed then
-    local v = unpack_message(packed)
-    led = {
-      time = v[1], live = v[2], due = v[3], forget = v[4], memory = v[5], plan = v[6], groups = v[7], opened = v[8],
-    }
-  else
-    led = { time = 0, live = 0, due = NEVER, forget = NEVER, memory = 0, plan = '', groups = {}, opened = 0 }
-  end
-  -- What `groups` was where a window was opened since; see `undo_windows`.
-  led.before = {}
   if not redis_time then
     local clock = call('TIME')
     redis_time = clock[1] * 1000 + floor(clock[2] / 1000)
   end
-  if redis_time > led.time then led.time = redis_time end
-  return led, redis_time
+  if not packed then
+    return {
+      time = redis_time, live = 0, due = NEVER, forget = NEVER, memory = 0, expires = 0, opened = 0, plan = '', groups = {},
+    }, redis_time
+  end
+  local time, live, due, forget, memory, expires, opened, plan, count, at = unpack_struct(LEDGER_FORMAT, packed)
+  local groups = {}
+  for _ = 1, count do
+    local id, frame, kept, used, held, number, more
+    id, at = unpack_struct('<Bc0', packed, at)
+    frame, kept, used, held, number, more, at = unpack_struct(WINDOW_FORMAT, packed, at)
+    local current, previous = { frame, kept, used, held, number }, false
+    if more == 1 then
+      frame, kept, used, held, number, more, at = unpack_struct(WINDOW_FORMAT, packed, at)
+      previous = { frame, kept, used, held, number }
+    end
+    groups[id] = { current, previous }
+  end
+  return {
+    time = max(time, redis_time), live = live, due = due, forget = forget, memory = memory, expires = expires, opened = opened,
+    plan = plan, groups = groups,
+  }, redis_time
+end
+
+local function window_bytes(w, more)
+  return pack_struct(WINDOW_FORMAT, w[FRAME], w[KEPT], w[USED], w[HELD], w[NUMBER], more)
 end
 
 -- Writes the ledger, to expire a minute after the last thing that needs it; never, if a lifetime group is in it.
 local function save_ledger(key, led)
   local now, last = led.time, led.memory
+  local bytes, count = '', 0
   for id, pair in pairs(led.groups) do
-    if pair[2] and pair[2][KEPT] <= now then pair[2] = false end
-    if pair[1][KEPT] <= now and not pair[2] then
-      led.groups[id] = nil
-    else
-      last = math.max(last, pair[1][KEPT], pair[2] and pair[2][KEPT] or 0)
+    local current, previous = pair[1], pair[2]
+    if previous and previous[KEPT] <= now then previous = false end
+    if previous or current[KEPT] > now then
+      count = count + 1
+      last = max(last, current[KEPT], previous and previous[KEPT] or 0)
+      bytes = bytes .. pack_struct('<Bc0', #id, id) .. window_bytes(current, previous and 1 or 0)
+      if previous then bytes = bytes .. window_bytes(previous, 0) end
     end
   end
-  local packed = pack({ now, led.live, led.due, led.forget, led.memory, led.plan, led.groups, led.opened })
-  if last == NEVER then
-    call('SET', key, packed)
+  local expires = last == NEVER and NEVER or max(last, now) + 60000
+  local head = pack_struct(LEDGER_FORMAT, now, led.live, led.due, led.forget, led.memory, expires, led.opened, #led.plan, led.plan, count)
+  if expires == NEVER then
+    call('SET', key, head .. bytes)
+  elseif expires == led.expires then
+    call('SET', key, head .. bytes, 'KEEPTTL')
   else
-    if last < now then last = now end
-    call('SET', key, packed, 'PXAT', last + 60000)
+    call('SET', key, head .. bytes, 'PXAT', expires)
   end
 end
 
@@ -66,11 +102,15 @@ end
 
 -- Whether the window is one of the group's, and open.
 local function is_open(led, w, group)
-  return w and w[UNIT] == group[G_UNIT] and w[PERIOD] == group[G_PERIOD] and led.time < w[END]
+  if not w then return false end
+  local _, period = unpack_struct('<BB', group[G_FRAME])
+  return whole(w)[UNIT] == group[G_UNIT] and w[PERIOD] == period and led.time < w[END]
 end
 
 -- Makes it the current one of the group.
 local function set_windows(led, id, current, previous)
+  -- What `groups` was where a window was opened since; see `undo_windows`.
+  led.before = led.before or {}
   if led.before[id] == nil then led.before[id] = led.groups[id] or false end
   led.groups[id] = { current, previous }
   return current
@@ -78,7 +118,7 @@ end
 
 -- A denied call changes nothing, and so leaves no window open that was not.
 local function undo_windows(led)
-  for id, pair in pairs(led.before) do led.groups[id] = pair or nil end
+  for id, pair in pairs(led.before or {}) do led.groups[id] = pair or nil end
 end
 
 -- Opens the compiled window. Nil if that is not current: compile again.
@@ -86,25 +126,31 @@ local function open_window(led, group)
   local now = led.time
   local start, ends = group[G_START], group[G_END]
   if now < start or now >= ends then return nil end
+  local frame = group[G_FRAME]
+  local before_start, _, kept = unpack_struct(AROUND_FORMAT, group[G_AROUND])
   local pair = led.groups[group[G_ID]]
-  local before, previous = pair and pair[1], false
+  local before, previous = pair and whole(pair[1]), false
   if before then
+    local unit, period, anchor = unpack_struct(FRAME_FORMAT, frame)
     local ended = now >= before[END]
-    local same = before[UNIT] == group[G_UNIT] and before[PERIOD] == group[G_PERIOD]
+    local same = before[UNIT] == unit and before[PERIOD] == period
     -- Another time-zone database may put the boundary elsewhere; windows of one period still do not overlap.
-    if ended and same and before[END] > start then start = before[END] end
-    if not ended or before[END] > group[G_P_START] then previous = before end
+    if ended and same and before[END] > start then
+      start = before[END]
+      frame = pack_struct(FRAME_FORMAT, unit, period, anchor, start, ends)
+    end
+    if not ended or before[END] > before_start then previous = before end
   end
   led.opened = led.opened + 1
-  local w = { group[G_UNIT], group[G_PERIOD], group[G_ANCHOR], start, ends, group[G_KEPT], 0, 0, led.opened }
-  return set_windows(led, group[G_ID], w, previous)
+  return set_windows(led, group[G_ID], { frame, kept, 0, 0, led.opened }, previous)
 end
 
 -- Makes the previous window the current one, where that is still open: it was replaced before its end, by a replica with another
 -- catalog or by another plan, and goes on with what it has counted and holds. One of another anchor is no way back: the
 -- subscription has left it.
 local function go_back(led, pair, group)
-  if not is_open(led, pair[2], group) or pair[2][ANCHOR] ~= group[G_ANCHOR] then return nil end
+  local _, _, anchor = unpack_struct(FRAME_FORMAT, group[G_FRAME])
+  if not is_open(led, pair[2], group) or pair[2][ANCHOR] ~= anchor then return nil end
   return set_windows(led, group[G_ID], pair[2], pair[1])
 end
 
@@ -112,8 +158,11 @@ end
 local function current_window(led, group)
   local pair = led.groups[group[G_ID]]
   if pair then
-    if is_open(led, pair[1], group) then return pair[1] end
-    local w = go_back(led, pair, group)
+    local w = pair[1]
+    -- Nearly always it is just the one that was compiled.
+    if w[FRAME] == group[G_FRAME] and led.time < group[G_END] then return w end
+    if is_open(led, w, group) then return w end
+    w = go_back(led, pair, group)
     if w then return w end
   end
   return open_window(led, group)

@@ -1,8 +1,20 @@
 -- match: which limit groups an event feeds, and by which rule. Needs base, price.
 --
--- An event is { name, quantity or false, quantities, numeric metadata, metadata }. A compiled rule is { kind, pattern,
--- conditions, measure }: kind 0 any name, 1 this name, 2 names that start with the pattern (which ends in a dot). A
--- condition is { key, exact values as a set, prefixes }.
+-- Compiled rules are flat, four values each: kind, pattern, conditions, measure. Kind 0 is any name, 1 this name, 2 names that start
+-- with the pattern (which ends in a dot). Conditions (or '', if there are none) and measures are messages of their own, decoded only
+-- where they are needed. A condition is { key, exact values as a set, prefixes }.
+
+-- What such messages decode to, each to a list; no script changes them.
+local decoded = {}
+
+local function decode(messages)
+  local values = decoded[messages]
+  if not values then
+    values = { unpack_message(messages) }
+    decoded[messages] = values
+  end
+  return values
+end
 
 local function condition_holds(condition, metadata)
   local value = metadata[condition[1]]
@@ -10,65 +22,46 @@ local function condition_holds(condition, metadata)
   if condition[2][value] then return true end
   local prefixes = condition[3]
   for i = 1, #prefixes do
-    if string.sub(value, 1, #prefixes[i]) == prefixes[i] then return true end
+    if sub(value, 1, #prefixes[i]) == prefixes[i] then return true end
   end
   return false
 end
 
-local function rule_holds(rule, name, metadata)
-  local kind, pattern, conditions = rule[1], rule[2], rule[3]
-  if kind == 1 then
-    if name ~= pattern then return false end
-  elseif kind == 2 then
-    if #name <= #pattern or string.sub(name, 1, #pattern) ~= pattern then return false end
-  end
+local function conditions_hold(message, metadata)
+  local conditions = decode(message)[1]
   for i = 1, #conditions do
     if not condition_holds(conditions[i], metadata) then return false end
   end
   return true
 end
 
--- The measures of the group's rules that hold by name and metadata, in the catalog's order; nil if none does.
+-- The measures of the group's rules that hold by name and metadata, one message after the other in the catalog's order; nil if none
+-- does.
 local function candidates(rules, name, metadata)
   local found
-  for i = 1, #rules do
-    local rule = rules[i]
-    if rule_holds(rule, name, metadata) then
-      found = found or {}
-      found[#found + 1] = rule[4]
+  for i = 1, #rules, 4 do
+    local kind, pattern, conditions = rules[i], rules[i + 1], rules[i + 2]
+    local named
+    if kind == 1 then
+      named = name == pattern
+    else
+      named = kind == 0 or (#name > #pattern and sub(name, 1, #pattern) == pattern)
+    end
+    if named and (conditions == '' or conditions_hold(conditions, metadata)) then
+      found = found and found .. rules[i + 3] or rules[i + 3]
     end
   end
   return found
 end
 
--- The values that the measures name: from the quantities, the event's own quantity, or numeric metadata.
-local function resolve(measures, event, values)
-  for i = 1, #measures do
-    local measure = measures[i]
-    if measure ~= 1 then
-      for j = 1, #measure do
-        local name = measure[j][1]
-        values[name] = event[3][name] or (name == 'quantity' and event[2]) or event[4][name] or nil
-      end
-    end
-  end
-end
-
--- The first measure whose every quantity is there; else nil and the first name that is missing.
-local function choose(measures, values)
+-- The charge by the first of the measures that applies, and whether that is `events`; else nil and the first quantity that is missing.
+local function first_price(measures, amount, round_down)
   local missing
+  measures = decode(measures)
   for i = 1, #measures do
     local measure = measures[i]
-    if measure == 1 then return measure end
-    local lacks
-    for j = 1, #measure do
-      local term = measure[j]
-      if not values[term[1]] and not term[4] then
-        lacks = term[1]
-        break
-      end
-    end
-    if not lacks then return measure end
+    local charge, lacks = price(measure, amount, round_down)
+    if charge then return charge, measure == 1 end
     missing = missing or lacks
   end
   return nil, missing

@@ -1,10 +1,18 @@
 -- price: what an event costs a limit group, exactly. Needs base.
 --
--- A value is an integer, or { whole, millionths }. A term is { name, whole weight or -1, weight limbs, default or false }:
--- its weight counts the group's smallest units per 1 of the quantity. Where the weight is no integer, its limbs give
--- weight x 10^12 in base 10^6, the lowest first. A measure is a list of terms, or the number 1 (`events`: always 1).
+-- A value is an integer, or { whole, millionths }. A measure is the number 1 (`events`: always 1), or flat terms of four: name, whole
+-- weight or -1, weight limbs or false, default or false. A weight counts the group's smallest units per 1 of the quantity. Where it is
+-- no integer, its limbs give weight x 10^12 in base 10^6, the lowest first.
+--
+-- An amount is { quantity or false, quantities, numeric metadata or false }.
 
 local BASE = 1000000
+
+-- The limbs of a whole weight, which is at most 10^12.
+local function limbs_of(weight)
+  local high = floor(weight / BASE)
+  return { 0, 0, weight - high * BASE, high }
+end
 
 -- EXACT: adds value x weight x 10^18 to `sum`, in limbs of base 10^6. A product of two limbs is below 10^12, and at most
 -- 16 terms of 5 products meet in one limb: no intermediate passes 2^53.
@@ -44,19 +52,22 @@ local function from_limbs(sum, highest)
 end
 
 -- The charge in the group's smallest units, rounded once, after the sum: up, or down for refunds. It may be above any
--- counter's maximum, but is exact up to MAX. Every quantity that the measure needs is in `values`.
-local function price(measure, values, round_down)
+-- counter's maximum, but is exact up to MAX. Nil, and the name of a quantity that is missing, if the measure does not apply.
+local function price(measure, amount, round_down)
   if measure == 1 then return 1 end
+  local quantity, quantities, numeric = amount[1], amount[2], amount[3]
   local total, sum, highest = 0, nil, 0
-  for i = 1, #measure do
-    local term = measure[i]
-    local value = values[term[1]] or term[4]
-    if term[2] >= 0 and type(value) == 'number' then
-      total = total + value * term[2]
+  for i = 1, #measure, 4 do
+    local name, weight = measure[i], measure[i + 1]
+    local value = quantities[name] or (name == 'quantity' and quantity) or (numeric and numeric[name]) or measure[i + 3]
+    if not value then return nil, name end
+    if weight >= 0 and type(value) == 'number' then
+      total = total + value * weight
     else
+      local limbs = measure[i + 2] or limbs_of(weight)
       sum = sum or {}
-      add_product(sum, value, term[3])
-      if #term[3] + 3 > highest then highest = #term[3] + 3 end
+      add_product(sum, value, limbs)
+      if #limbs + 3 > highest then highest = #limbs + 3 end
     end
   end
   if sum then

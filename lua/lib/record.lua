@@ -1,16 +1,20 @@
 -- record: what is remembered of reservations and requests. Needs base.
 --
--- SELF-CONTAINED: a reservation is settled by its record alone. A claim is what one group holds for it; its measures are
--- those of the rules that held by name and metadata, in the catalog's order. R_LATE is there once it is committed: whether
--- that was late.
+-- SELF-CONTAINED: a reservation is settled by its record alone. A record is what RECORD_FORMAT says (state, whether it was committed late,
+-- deadline, time to forget it, request id, event), and then its claims. The event is as the call brought it: name, quantity, quantities
+-- and numeric metadata, as MessagePack. A claim is what one group holds for it, as CLAIM_FORMAT says: charge, what was committed, how
+-- much of that was refunded, the window's span and number, the group's terms, and the measures of the rules that held by name and
+-- metadata, in the catalog's order, as MessagePack. Terms are what answers say of the group, and begin with its id and unit.
+--
+-- The claims of a tracked event are written alike, without measures; what of a refund could not be given back stands where a
+-- reservation's have what was committed.
 
-local R_STATE, R_DEADLINE, R_FORGET, R_REQUEST, R_EVENT, R_VALUES, R_CLAIMS, R_LATE = 1, 2, 3, 4, 5, 6, 7, 8
+local RECORD_FORMAT = '<BBI6I6Bc0I4c0'
+local R_STATE, R_LATE, R_DEADLINE, R_FORGET, R_REQUEST, R_EVENT, R_CLAIMS = 1, 2, 3, 4, 5, 6, 7
 
-local C_ID, C_LABEL, C_UNIT, C_QUOTA, C_HARD, C_START, C_END, C_WINDOW, C_CHARGE = 1, 2, 3, 4, 5, 6, 7, 8, 9
--- In a reservation: the measures, what was committed (-1: nothing yet) and how much of that was refunded. In the memory of
--- a tracked event, position 10 is what of a refund could not be given back.
-local C_MEASURES, C_COMMITTED, C_REFUNDED = 10, 11, 12
-local C_UNAPPLIED = 10
+local CLAIM_FORMAT = '<I7I7I7c13I4Hc0I4c0'
+local C_CHARGE, C_COMMITTED, C_REFUNDED, C_SPAN, C_WINDOW, C_TERMS, C_MEASURES, C_ID, C_UNIT = 1, 2, 3, 4, 5, 6, 7, 8, 9
+local C_UNAPPLIED = 2
 
 -- States of a reservation as stored. EXPIRED is not stored: it is HELD at or after the deadline.
 local HELD_STATE, COMMITTED_STATE, RELEASED_STATE = 1, 2, 3
@@ -22,11 +26,50 @@ local function state_name(record, now)
   return STATE_NAMES[record[R_STATE]]
 end
 
+local function claim_bytes(charge, committed, refunded, span, number, terms, measures)
+  return pack_struct(CLAIM_FORMAT, charge, committed, refunded, span, number, #terms, terms, #measures, measures)
+end
+
+local function claims_bytes(claims)
+  local bytes = ''
+  for i = 1, #claims do
+    local claim = claims[i]
+    bytes = bytes .. claim_bytes(unpack(claim, 1, 7))
+  end
+  return bytes
+end
+
+-- The claims that stand in `packed` from a byte on.
+local function read_claims(packed, at)
+  local claims = {}
+  while at <= #packed do
+    local charge, committed, refunded, span, number, terms, measures
+    charge, committed, refunded, span, number, terms, measures, at = unpack_struct(CLAIM_FORMAT, packed, at)
+    local id, unit = unpack_struct('<Bc0B', terms)
+    claims[#claims + 1] = { charge, committed, refunded, span, number, terms, measures, id, unit }
+  end
+  return claims
+end
+
+local function record_bytes(state, late, deadline, forget_at, request_id, event, claims)
+  return pack_struct(RECORD_FORMAT, state, late, deadline, forget_at, #request_id, request_id, #event, event) .. claims
+end
+
+local function read_record(packed)
+  local state, late, deadline, forget_at, request_id, event, at = unpack_struct(RECORD_FORMAT, packed)
+  return { state, late == 1, deadline, forget_at, request_id, event, read_claims(packed, at) }
+end
+
+local function write_record(memory_key, field, record)
+  local state, late, deadline, forget_at, request_id, event, claims = unpack(record)
+  call('HSET', memory_key, field, record_bytes(state, late and 1 or 0, deadline, forget_at, request_id, event, claims_bytes(claims)))
+end
+
 -- The reservation under `field`, unless it is unknown or forgotten.
 local function load_record(memory_key, field, now)
   local packed = call('HGET', memory_key, field)
   if not packed then return nil end
-  local record = unpack_message(packed)
+  local record = read_record(packed)
   if now >= record[R_FORGET] then return nil end
   return record
 end

@@ -3,7 +3,7 @@
 -- The subscription key holds { revision, plan, start, end or 0, cycle anchor, fallen, overrides }. `fallen` names the default
 -- plan once a script has seen that the subscription ended, and is '' before.
 
-local S_REVISION, S_PLAN, S_END, S_FALLEN = 1, 2, 4, 6
+local S_REVISION, S_FALLEN = 1, 6
 
 -- A compiled plan is { id, on_plan_change, groups }.
 local P_ID, P_CHANGE, P_GROUPS = 1, 2, 3
@@ -15,13 +15,16 @@ end
 -- The group's open window, by the group's anchor: unlike a catalog edit, a change of the subscription moves it. Nil: compile again.
 local function realigned_window(led, group)
   local w = current_window(led, group)
-  if not w or w[ANCHOR] == group[G_ANCHOR] then return w end
+  if not w then return nil end
+  local _, _, anchor = unpack_struct(FRAME_FORMAT, group[G_FRAME])
+  if whole(w)[ANCHOR] == anchor then return w end
   local pair = led.groups[group[G_ID]]
   local earlier = go_back(led, pair, group)
   if earlier then return earlier end
   if w[START] == group[G_START] and w[END] == group[G_END] then
     -- The same window by another anchor: it stays, with its holds, and starts again.
-    w[ANCHOR], w[KEPT], w[USED] = group[G_ANCHOR], group[G_KEPT], 0
+    local _, _, kept = unpack_struct(AROUND_FORMAT, group[G_AROUND])
+    w[FRAME], w[ANCHOR], w[KEPT], w[USED] = group[G_FRAME], anchor, kept, 0
     return w
   end
   return open_window(led, group)
@@ -45,7 +48,7 @@ local function enter_plan(led, plan, change)
     end
   end
   led.plan = plan[P_ID]
-  led.before = {}
+  led.before = nil
   return true
 end
 
@@ -57,13 +60,15 @@ local function check_subscription(led, packed, revision, ended, plan)
     if plan and revision == '' then led.plan = plan[P_ID] end
     return revision == ''
   end
-  local sub = unpack_message(packed)
-  local has_ended = sub[S_END] > 0 and led.time >= sub[S_END]
-  if sub[S_REVISION] ~= revision or has_ended ~= ended then return false end
-  if has_ended and plan and sub[S_FALLEN] == '' then
-    if sub[S_PLAN] ~= plan[P_ID] and not enter_plan(led, plan, plan[P_CHANGE]) then return false end
-    sub[S_FALLEN] = plan[P_ID]
-    return true, sub
+  -- What comes before the overrides, without the list that it is all in.
+  local _, stored_revision, stored_plan, _, ends, _, fallen = unpack_some(packed, 6, 1)
+  local has_ended = ends > 0 and led.time >= ends
+  if stored_revision ~= revision or has_ended ~= ended then return false end
+  if has_ended and plan and fallen == '' then
+    if stored_plan ~= plan[P_ID] and not enter_plan(led, plan, plan[P_CHANGE]) then return false end
+    local changed = unpack_message(packed)
+    changed[S_FALLEN] = plan[P_ID]
+    return true, changed
   end
   return true
 end

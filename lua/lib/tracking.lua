@@ -1,13 +1,15 @@
 -- tracking: what track and both refunds share. Needs base, record, report, agenda, ledger, once.
 
--- The answer to a retry, from the memory of the first call.
-local function replay_tracked(led, memory)
-  local rows = {}
-  for i = 1, #memory[5] do
-    local claim = memory[5][i]
-    rows[i] = claim_row(led, claim, claim[C_CHARGE], claim[C_UNAPPLIED])
-  end
-  return pack({ tracked = { 'matched', memory[3], rows, true } })
+-- The answer, from what is remembered of the call.
+local function tracked(led, event_id, claims, replayed)
+  local rows = ''
+  for i = 1, #claims do rows = rows .. claim_row(led, claims[i], claims[i][C_CHARGE], claims[i][C_UNAPPLIED]) end
+  return TRACKED .. pack('matched', event_id, rows, replayed)
+end
+
+-- What a group was charged, or of a refund given back, and what of that could not be.
+local function tracked_claim(group, w, charge, unapplied)
+  return { charge, unapplied, 0, span_of(w), w[NUMBER], group[G_TERMS], '', group[G_ID], group[G_UNIT] }
 end
 
 -- Remembers the call if it has a request id, and writes the ledger: the last writes of the three scripts.
@@ -15,7 +17,7 @@ local function write_tracked(keys, led, lapsed, request_id, digest, event_id, fo
   write_lapsed(keys.agenda, lapsed)
   if request_id ~= '' then
     local field = 'q' .. request_id
-    call('HSET', keys.memory, field, pack({ 'track', digest, event_id, forget_at, claims }))
+    call('HSET', keys.memory, field, pack('track', digest, event_id, forget_at, claims_bytes(claims)))
     remember(led, keys.agenda, field, forget_at)
   else
     forget_at = 0

@@ -15,7 +15,7 @@ use jiff::tz::TimeZoneDatabase;
 
 use crate::domain::plan::Catalog;
 
-pub use compile::{CompiledPlan, NEVER_MS, NoCalendar, OrFalse, compile};
+pub use compile::{CompiledPlan, NEVER_MS, NoCalendar, OrFalse, Terms, compile};
 pub use schema::schema;
 
 /// The catalog that a newcomer learns from, and that `tollgate serve` loads when none is named.

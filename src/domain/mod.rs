@@ -8,6 +8,7 @@ pub mod answer;
 pub mod event;
 pub mod fault;
 pub mod id;
+pub mod packed;
 pub mod pattern;
 pub mod plan;
 pub mod subscription;

@@ -5,11 +5,12 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::catalog::OrFalse;
+use crate::catalog::{OrFalse, Terms};
 use crate::domain::amount::{MAX_UNITS, Quantity, Unit, Units};
 use crate::domain::answer::{Committed, Decision, Hold, Reason, Released, ReservationState, Standing, Tracked};
 use crate::domain::event::{Actual, Event};
 use crate::domain::fault::Fault;
+use crate::domain::packed::{Misfit, Reader};
 use crate::domain::plan::Quota;
 use crate::domain::subscription::{QuotaOverride, Subscription};
 
@@ -24,10 +25,27 @@ pub fn encode(call: &impl Serialize) -> Vec<u8> {
     rmp_serde::to_vec(call).expect("numbers and text can be encoded")
 }
 
-/// An event, as the scripts read it.
+/// An event, as the scripts read it: metadata, name, quantity, quantities, and the metadata that is numeric.
+pub type EventParts<'a> = (
+    &'a BTreeMap<String, String>,
+    &'a str,
+    OrFalse<Quantity>,
+    &'a BTreeMap<String, Quantity>,
+    OrFalse<BTreeMap<&'a str, Quantity>>,
+);
+
+/// The parts of an event, in the order in which the scripts take them.
 #[must_use]
-pub fn event(event: &Event) -> impl Serialize + use<'_> {
-    (event.name.as_str(), OrFalse(event.quantity), &event.quantities, event.numeric_metadata(), &event.metadata)
+pub fn event(event: &Event) -> EventParts<'_> {
+    let numeric = OrFalse(Some(event.numeric_metadata()).filter(|numeric| !numeric.is_empty()));
+    (&event.metadata, event.name.as_str(), OrFalse(event.quantity), &event.quantities, numeric)
+}
+
+/// The call of `can_use`.
+#[must_use]
+pub fn can_use_call(revision: &str, ended: bool, event: &Event) -> Vec<u8> {
+    let (metadata, name, quantity, quantities, numeric) = self::event(event);
+    encode(&(revision, ended, metadata, name, quantity, quantities, numeric))
 }
 
 /// The arguments of `commit` that say what was used: whether anything is said, the quantity, the quantities.
@@ -48,13 +66,13 @@ pub fn actual(actual: Option<&Actual>) -> (bool, OrFalse<Quantity>, BTreeMap<&st
 pub enum Reply {
     Stale(i64, i64, serde_bytes::ByteBuf),
     Fault(String, String, String),
-    Decision(String, String, String, i64, Vec<Row>, i64, bool),
+    Decision(String, String, String, i64, Rows, i64, bool),
     AlreadyCommitted(Vec<(String, u8, Units)>),
-    Committed(String, Vec<Row>, bool, bool, bool),
-    Released(String, Vec<Row>, bool),
-    Tracked(String, String, Vec<Row>, bool),
+    Committed(String, Rows, bool, bool, bool),
+    Released(String, Rows, bool),
+    Tracked(String, String, Rows, bool),
     #[serde(deserialize_with = "one")]
-    Usage(Vec<Row>),
+    Usage(Rows),
     Subscription(i64, serde_bytes::ByteBuf, String),
     #[serde(deserialize_with = "one")]
     Put(bool),
@@ -66,9 +84,10 @@ fn one<'de, D: serde::Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -
     <(T,)>::deserialize(deserializer).map(|(value,)| value)
 }
 
-/// A row of `lua/lib/report.lua`.
+/// Rows of `lua/lib/report.lua`.
 #[derive(Debug, Deserialize)]
-pub struct Row(String, String, u8, i64, bool, i64, i64, Units, Units, Units, Units, bool, Units);
+#[serde(transparent)]
+pub struct Rows(serde_bytes::ByteBuf);
 
 /// An answer that does not fit its script: a bug, or somebody else's writing.
 #[derive(Debug, thiserror::Error)]
@@ -149,59 +168,54 @@ fn reason(outcome: &str) -> Result<Option<Reason>, Fault> {
     }
 }
 
-impl Row {
-    fn standing(self) -> Result<Standing, Fault> {
-        let Self(
-            group_id,
-            label,
-            code,
-            quota,
-            hard,
-            start_ms,
-            end_ms,
-            used,
-            held,
-            requested,
-            shortfall,
-            window_closed,
-            unapplied,
-        ) = self;
-        // A lifetime window starts at the beginning of time.
-        let window_ms = (start_ms != 0 || end_ms != crate::catalog::NEVER_MS).then_some((start_ms, end_ms));
-        let quota = match quota {
-            -1 => Quota::Unlimited,
-            quota => Quota::Limited(u64::try_from(quota).map_err(|_| unfitting(("quota", quota)))?),
-        };
-        let unit = unit(code)?;
-        let limit = match quota {
-            Quota::Limited(units) => units,
-            Quota::Unlimited => 0,
-        };
-        // EXACT: no counter can have more, and sums of a few of these do not overflow.
-        if let Some(units) =
-            [limit, used, held, requested, shortfall, unapplied].iter().find(|units| **units > MAX_UNITS)
-        {
-            return Err(unfitting(("an amount", units)));
-        }
-        Ok(Standing {
-            group_id,
-            label,
-            unit,
-            quota,
-            hard,
-            window_ms,
-            used,
-            held,
-            requested,
-            shortfall,
-            window_closed,
-            unapplied,
-        })
+/// The rows, one after the other.
+fn standings(rows: Rows) -> Result<Vec<Standing>, Fault> {
+    let mut reader = Reader(&rows.0);
+    let mut standings = Vec::new();
+    while !reader.is_at_end() {
+        standings.push(standing(&mut reader)?);
     }
+    Ok(standings)
 }
 
-fn standings(rows: Vec<Row>) -> Result<Vec<Standing>, Fault> {
-    rows.into_iter().map(Row::standing).collect()
+fn standing(row: &mut Reader<'_>) -> Result<Standing, Fault> {
+    let fields = |row: &mut Reader<'_>| {
+        let span = (row.integer(6)?, row.integer(7)?);
+        let mut amounts = [0; 5];
+        for amount in &mut amounts {
+            *amount = row.integer(7)?;
+        }
+        Ok::<_, Misfit>((span, amounts, row.integer(1)? != 0))
+    };
+    let misfit = |error: Misfit| Fault::Internal(Box::new(error));
+    let (span, amounts, window_closed) = fields(row).map_err(misfit)?;
+    let terms = Terms::read(row).map_err(misfit)?;
+    // A lifetime window starts at the beginning of time.
+    let window_ms = (span != (0, crate::catalog::NEVER_MS)).then_some(span);
+    let units = |amount: i64| u64::try_from(amount).map_err(|_| unfitting(("an amount", amount)));
+    let quota = match terms.quota {
+        -1 => Quota::Unlimited,
+        quota => Quota::Limited(units(quota)?),
+    };
+    // EXACT: no counter can have more, and sums of a few of these do not overflow.
+    if let Some(amount) = amounts.iter().chain([&terms.quota]).find(|amount| **amount > MAX_UNITS as i64) {
+        return Err(unfitting(("an amount", amount)));
+    }
+    let [used, held, requested, shortfall, unapplied] = amounts;
+    Ok(Standing {
+        group_id: terms.id.to_owned(),
+        label: terms.label.to_owned(),
+        unit: unit(u8::try_from(terms.unit).map_err(|_| unfitting(("unit", terms.unit)))?)?,
+        quota,
+        hard: terms.hard,
+        window_ms,
+        used: units(used)?,
+        held: units(held)?,
+        requested: units(requested)?,
+        shortfall: units(shortfall)?,
+        window_closed,
+        unapplied: units(unapplied)?,
+    })
 }
 
 impl Reply {

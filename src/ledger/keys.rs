@@ -1,10 +1,10 @@
-//! The one place that spells keys: `tollgate1:{app:user}:what`.
+//! The one place that spells keys: `tollgate2:{app:user}:what`.
 //!
-//! `1` is the schema version of the values. All keys of a user carry one hash tag, so that a script touches one slot.
+//! `2` is the schema version of the values. All keys of a user carry one hash tag, so that a script touches one slot.
 
 use crate::domain::id::Owner;
 
-const PREFIX: &str = "tollgate1:{";
+const PREFIX: &str = "tollgate2:{";
 
 /// What a key is, by its name.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -119,8 +119,8 @@ mod tests {
             "{a:u b}:ledger",
         ];
         for rest in odd {
-            assert_eq!(kind(format!("tollgate1:{rest}").as_bytes()), KeyKind::Unknown, "{rest}");
+            assert_eq!(kind(format!("tollgate2:{rest}").as_bytes()), KeyKind::Unknown, "{rest}");
         }
-        assert_eq!(kind(b"tollgate1:{a:u}:ledger\xff"), KeyKind::Unknown);
+        assert_eq!(kind(b"tollgate2:{a:u}:ledger\xff"), KeyKind::Unknown);
     }
 }

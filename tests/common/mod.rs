@@ -167,17 +167,17 @@ pub fn keys(user: &str) -> UserKeys {
 pub async fn step_clock(user: &str, to: Step) -> i64 {
     const SCRIPT: &str = r"
         local packed = redis.call('GET', KEYS[1])
-        local led = packed and cmsgpack.unpack(packed)
-            or { 0, 0, 9007199254740991, 9007199254740991, 0, '', {}, 0 }
         local clock = redis.call('TIME')
-        local now = math.max(led[1], clock[1] * 1000 + math.floor(clock[2] / 1000))
-        led[1] = ARGV[1] == 'by' and now + tonumber(ARGV[2]) or tonumber(ARGV[2])
+        local now = math.max(packed and struct.unpack('<I6', packed) or 0, clock[1] * 1000 + math.floor(clock[2] / 1000))
+        now = ARGV[1] == 'by' and now + tonumber(ARGV[2]) or tonumber(ARGV[2])
         if packed then
-            redis.call('SET', KEYS[1], cmsgpack.pack(led), 'KEEPTTL')
+            redis.call('SET', KEYS[1], struct.pack('<I6', now) .. string.sub(packed, 7), 'KEEPTTL')
         else
-            redis.call('SET', KEYS[1], cmsgpack.pack(led), 'PXAT', led[1] + 60000)
+            local never, expires = 9007199254740991, now + 60000
+            packed = struct.pack('<I6I2I7I7I7I7I4Bc0H', now, 0, never, never, 0, expires, 0, 0, '', 0)
+            redis.call('SET', KEYS[1], packed, 'PXAT', expires)
         end
-        return string.format('%.0f', led[1])";
+        return string.format('%.0f', now)";
     let (how, ms) = match to {
         Step::By(duration) => ("by", i64::try_from(duration.as_millis()).expect("not too long")),
         Step::To(ms) => ("to", ms),
@@ -218,7 +218,7 @@ pub async fn dump(user: &str) -> BTreeMap<String, Vec<u8>> {
 
 /// How many live holds the user's ledger counts.
 pub async fn live_holds(user: &str) -> u64 {
-    let script = "return cmsgpack.unpack(redis.call('GET', KEYS[1]))[2]";
+    let script = "return struct.unpack('<I2', redis.call('GET', KEYS[1]), 7)";
     let mut command = redis::cmd("EVAL");
     command.arg(script).arg(1).arg(keys(user).ledger());
     command.query_async(&mut redis().await).await.expect("the user has a ledger")

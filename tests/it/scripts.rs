@@ -17,7 +17,7 @@ async fn can_use(ledger: &Ledger, catalog: &str, event: &Event) -> Result<Vec<(S
     let now_ms = jiff::Timestamp::now().as_millisecond();
     let plan = compile(&catalog.plans()[0], None, &BTreeMap::new(), now_ms).unwrap();
     let owner = owner(&fresh_user("direct"));
-    let call = codec::encode(&("", false, codec::event(event)));
+    let call = codec::can_use_call("", false, event);
     let reply = ledger.run(&scripts().can_use, &UserKeys::new(&owner).all(), &owner, &[&call, &plan.message]).await?;
     let (decision, _) = reply.decision()?;
     Ok(decision.standings.into_iter().map(|standing| (standing.group_id, standing.requested)).collect())

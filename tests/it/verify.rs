@@ -466,18 +466,18 @@ async fn what_is_wrong_with_other_keys_is_found() {
 async fn what_belongs_to_no_user_is_found_and_what_is_not_tollgates_is_left_alone() {
     let redis = redis("verify-unknown").await;
     for key in
-        ["tollgate1:x", "tollgate1:{x}:ledger", "tollgate1:{a:b}:hold:", "tollgate2:{a:b}:ledger", "tollgate:x", "x"]
+        ["tollgate2:x", "tollgate2:{x}:ledger", "tollgate2:{a:b}:hold:", "tollgate2:{a:b}:ledger", "tollgate:x", "x"]
     {
         let _: () = redis.ask(&format!("SET {key} 1")).await.unwrap();
     }
-    let _: () = redis.ask("SET tollgate1:odd\n\u{1b}[0m 1").await.unwrap();
+    let _: () = redis.ask("SET tollgate2:odd\n\u{1b}[0m 1").await.unwrap();
     let output = run(&["--redis-url", &redis.url()]).await;
     let output = text(&output.stdout);
     let mut lines: Vec<_> = output.lines().collect();
     assert_eq!(lines.pop().unwrap().split(": ").nth(1), Some("contradictions 4, notes 0"));
     lines.sort_unstable();
     let expected = ["odd\\n\\x1b[0m", "x", "{a:b}:hold:", "{x}:ledger"];
-    assert_eq!(lines, expected.map(|key| format!("tollgate1:{key}: belongs to nothing")));
+    assert_eq!(lines, expected.map(|key| format!("tollgate2:{key}: belongs to nothing")));
 }
 
 #[tokio::test]
