@@ -2,6 +2,7 @@
 //! that a new field does not compile until somebody decides about it.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::time::Duration;
 
 use prost_types::Timestamp;
@@ -84,7 +85,7 @@ pub fn commit(request: v1::CommitRequest) -> Result<(ReservationId, Option<Actua
     let v1::CommitRequest { reservation_id, actual } = request;
     let actual = actual.map(|v1::Actual { quantity, quantities }| {
         Ok(Actual {
-            quantity: quantity.map(|number| self::quantity("actual.quantity", number)).transpose()?,
+            quantity: quantity.map(|number| self::quantity(Place::Field("actual.quantity"), number)).transpose()?,
             quantities: self::quantities("actual.quantities", quantities)?,
         })
     });
@@ -218,7 +219,7 @@ fn event(event: Option<v1::Event>) -> Result<Event, Fault> {
     let v1::Event { name, quantity, quantities, metadata } =
         event.ok_or_else(|| invalid("event", "is missing: say what happens"))?;
     let name = EventName::parse(&name).map_err(|problem| invalid("event.name", format!("is not valid: {problem}")))?;
-    let quantity = quantity.map(|number| self::quantity("event.quantity", number)).transpose()?;
+    let quantity = quantity.map(|number| self::quantity(Place::Field("event.quantity"), number)).transpose()?;
     let quantities = self::quantities("event.quantities", quantities)?;
     Ok(Event::new(name, quantity, quantities, self::metadata(metadata)?))
 }
@@ -234,18 +235,18 @@ fn refuse_refund(event: &Event) -> Result<(), Fault> {
     }
 }
 
-fn quantity(field: &str, number: f64) -> Result<Quantity, Fault> {
+fn quantity(place: Place<'_>, number: f64) -> Result<Quantity, Fault> {
     Quantity::from_f64(number).map_err(|problem| match problem {
-        InvalidQuantity::TooLarge => Fault::OutOfRange { field: field.to_owned(), problem: problem.to_string() },
-        _ => invalid(field, problem.to_string()),
+        InvalidQuantity::TooLarge => Fault::OutOfRange { field: place.to_string(), problem: problem.to_string() },
+        _ => invalid(place.to_string(), problem.to_string()),
     })
 }
 
 fn quantities(field: &str, numbers: BTreeMap<String, f64>) -> Result<BTreeMap<String, Quantity>, Fault> {
     at_most(field, numbers.len(), MAX_QUANTITIES)?;
     let parse = |(name, number): (String, f64)| {
-        let field = entry(field, &name)?;
-        Ok((name, quantity(&field, number)?))
+        let quantity = quantity(entry(field, &name)?, number)?;
+        Ok((name, quantity))
     };
     numbers.into_iter().map(parse).collect()
 }
@@ -253,11 +254,11 @@ fn quantities(field: &str, numbers: BTreeMap<String, f64>) -> Result<BTreeMap<St
 fn metadata(entries: BTreeMap<String, String>) -> Result<BTreeMap<String, String>, Fault> {
     at_most("event.metadata", entries.len(), MAX_METADATA)?;
     for (key, value) in &entries {
-        let field = entry("event.metadata", key)?;
+        let place = entry("event.metadata", key)?;
         // A reservation id is as long as its user's id makes it.
         let longest = if key == RESERVATION_KEY { ReservationId::LONGEST } else { MAX_VALUE_BYTES };
         if value.len() > longest {
-            return Err(invalid(field, format!("is longer than {longest} bytes")));
+            return Err(invalid(place.to_string(), format!("is longer than {longest} bytes")));
         }
     }
     Ok(entries)
@@ -267,12 +268,29 @@ fn at_most(field: &str, found: usize, most: usize) -> Result<(), Fault> {
     if found > most { Err(invalid(field, format!("has {found} entries; at most {most} are allowed"))) } else { Ok(()) }
 }
 
-/// How an error names an entry of a map, whose key is checked here.
-fn entry(field: &str, key: &str) -> Result<String, Fault> {
+/// What an error is about. Only an error puts it into words.
+#[derive(Clone, Copy)]
+enum Place<'a> {
+    Field(&'a str),
+    /// An entry of a map, by its key.
+    Entry(&'a str, &'a str),
+}
+
+impl fmt::Display for Place<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Field(field) => f.write_str(field),
+            Self::Entry(field, key) => write!(f, "{field}[{key:?}]"),
+        }
+    }
+}
+
+/// An entry of a map, whose key is checked here.
+fn entry<'a>(field: &'a str, key: &'a str) -> Result<Place<'a>, Fault> {
     if key.is_empty() || key.len() > MAX_KEY_BYTES {
         return Err(invalid(field, format!("has a key of {} bytes; send 1 to {MAX_KEY_BYTES}", key.len())));
     }
-    Ok(format!("{field}[{key:?}]"))
+    Ok(Place::Entry(field, key))
 }
 
 fn ttl(ttl: Option<prost_types::Duration>) -> Result<Duration, Fault> {
@@ -310,13 +328,13 @@ fn overrides(overrides: v1::QuotaOverrides) -> Result<BTreeMap<String, QuotaOver
     let v1::QuotaOverrides { quotas } = overrides;
     at_most("overrides.quotas", quotas.len(), 1000)?;
     let parse = |(id, quota): (String, v1::Quota)| {
-        let field = entry("overrides.quotas", &id)?;
+        let place = entry("overrides.quotas", &id)?;
         let v1::Quota { limit } = quota;
         let quota = match limit {
-            Some(v1::quota::Limit::Amount(amount)) => QuotaOverride::Amount(quantity(&field, amount)?),
+            Some(v1::quota::Limit::Amount(amount)) => QuotaOverride::Amount(quantity(place, amount)?),
             Some(v1::quota::Limit::Unlimited(true)) => QuotaOverride::Unlimited,
             Some(v1::quota::Limit::Unlimited(false)) | None => {
-                return Err(invalid(field, "says nothing: send an amount, or unlimited: true"));
+                return Err(invalid(place.to_string(), "says nothing: send an amount, or unlimited: true"));
             }
         };
         Ok((id, quota))
