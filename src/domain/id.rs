@@ -1,5 +1,6 @@
 //! Identifiers, parsed once: users, apps, requests, reservations.
 
+use std::cell::RefCell;
 use std::fmt;
 use std::str::FromStr;
 
@@ -90,6 +91,9 @@ impl Owner {
 }
 
 fn push_encoded(out: &mut String, text: &str) {
+    if text.bytes().all(is_plain) {
+        return out.push_str(text);
+    }
     for byte in text.bytes() {
         if is_plain(byte) {
             out.push(char::from(byte));
@@ -154,9 +158,7 @@ impl Nonce {
     /// If the operating system gives no random bytes: nothing could be identified then.
     #[must_use]
     pub fn random() -> Self {
-        let mut bytes = [0; 16];
-        getrandom::fill(&mut bytes).expect("the operating system gives random bytes");
-        Self(URL_SAFE_NO_PAD.encode(bytes))
+        Self(URL_SAFE_NO_PAD.encode(RANDOM.with_borrow_mut(Random::take)))
     }
 
     /// A nonce that the ledger remembers.
@@ -169,6 +171,30 @@ impl Nonce {
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+}
+
+thread_local! {
+    static RANDOM: RefCell<Random> = const { RefCell::new(Random { bytes: [0; _], left: 0 }) };
+}
+
+/// Random bytes of the operating system, asked for many nonces at a time. Each is given out once, and not kept.
+struct Random {
+    bytes: [u8; 64 * 16],
+    /// How many of them, from the front, have not been given out.
+    left: usize,
+}
+
+impl Random {
+    fn take(&mut self) -> [u8; 16] {
+        if self.left == 0 {
+            getrandom::fill(&mut self.bytes).expect("the operating system gives random bytes");
+            self.left = self.bytes.len();
+        }
+        self.left -= 16;
+        let mut taken = [0; 16];
+        taken.swap_with_slice(&mut self.bytes[self.left..][..16]);
+        taken
     }
 }
 
