@@ -22,7 +22,10 @@ use super::Stale;
 /// Never: numbers, text and maps of them can be encoded.
 #[must_use]
 pub fn encode(call: &impl Serialize) -> Vec<u8> {
-    rmp_serde::to_vec(call).expect("numbers and text can be encoded")
+    // What most calls need, so that it does not grow step by step.
+    let mut packed = Vec::with_capacity(512);
+    rmp_serde::encode::write(&mut packed, call).expect("numbers and text can be encoded");
+    packed
 }
 
 /// An event, as the scripts read it: metadata, name, quantity, quantities, and the metadata that is numeric.

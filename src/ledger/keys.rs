@@ -50,37 +50,41 @@ impl UserKeys {
     /// The keys of `owner`.
     #[must_use]
     pub fn new(owner: &Owner) -> Self {
-        Self { prefix: format!("{PREFIX}{}}}:", owner.tag()) }
+        Self { prefix: [PREFIX, owner.tag(), "}:"].concat() }
     }
 
     /// The subscription. It stays until it is deleted.
     #[must_use]
     pub fn subscription(&self) -> String {
-        format!("{}subscription", self.prefix)
+        self.named("subscription")
     }
 
     /// Counters, windows and the user's clock.
     #[must_use]
     pub fn ledger(&self) -> String {
-        format!("{}ledger", self.prefix)
+        self.named("ledger")
     }
 
     /// What is remembered of reservations and requests.
     #[must_use]
     pub fn memory(&self) -> String {
-        format!("{}memory", self.prefix)
+        self.named("memory")
     }
 
     /// When each of these comes due.
     #[must_use]
     pub fn agenda(&self) -> String {
-        format!("{}agenda", self.prefix)
+        self.named("agenda")
     }
 
     /// Shows one live hold to people; it expires with it.
     #[must_use]
     pub fn hold(&self, nonce: &str) -> String {
-        format!("{}hold:{nonce}", self.prefix)
+        [&self.prefix, "hold:", nonce].concat()
+    }
+
+    fn named(&self, what: &str) -> String {
+        [&self.prefix, what].concat()
     }
 
     /// The keys that most scripts take, in their order.
