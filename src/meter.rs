@@ -123,7 +123,7 @@ impl Meter {
         let user_keys = UserKeys::new(&owner);
         let mut keys = user_keys.all();
         keys.push(user_keys.hold(nonce.as_str()));
-        let call = |basis: &Basis| {
+        let call = |basis: &Basis<'_>| {
             let (metadata, name, quantity, quantities, numeric) = codec::event(event);
             codec::encode(&(
                 basis.revision(),
@@ -164,7 +164,7 @@ impl Meter {
     pub async fn can_use(&self, user: &UserId, event: &Event) -> Result<Decision, Fault> {
         let owner = self.owner(user);
         let keys = UserKeys::new(&owner).all();
-        let call = |basis: &Basis| codec::can_use_call(basis.revision(), basis.ended, event);
+        let call = |basis: &Basis<'_>| codec::can_use_call(basis.revision(), basis.ended, event);
         let (reply, _) = self.run(&self.ledger.scripts().can_use, &keys, &owner, call).await?;
         Ok(reply.decision()?.0)
     }
@@ -216,7 +216,7 @@ impl Meter {
     async fn count(&self, owner: &Owner, event: &Event, enforce: bool, once: Once<'_>) -> Result<Reply, Fault> {
         let (request_id, digest, event_id) = once;
         let replay_ms = millis(self.options.replay_window);
-        let call = |basis: &Basis| {
+        let call = |basis: &Basis<'_>| {
             let (metadata, name, quantity, quantities, numeric) = codec::event(event);
             codec::encode(&(
                 basis.revision(),
@@ -240,7 +240,7 @@ impl Meter {
     async fn refund(&self, owner: &Owner, event: &Event, refunded: &EventName, once: Once<'_>) -> Result<Reply, Fault> {
         let (request_id, digest, event_id) = once;
         let replay_ms = millis(self.options.replay_window);
-        let call = |basis: &Basis| {
+        let call = |basis: &Basis<'_>| {
             let (metadata, name, quantity, quantities, numeric) = codec::event(event);
             codec::encode(&(
                 basis.revision(),
@@ -291,11 +291,11 @@ impl Meter {
     pub async fn usage(&self, user: &UserId, event: Option<&EventPattern>, at_ms: Option<i64>) -> Result<Usage, Fault> {
         let owner = self.owner(user);
         let keys = UserKeys::new(&owner).all();
-        let call = |basis: &Basis| codec::encode(&(basis.revision(), basis.ended, at_ms.unwrap_or(-1)));
+        let call = |basis: &Basis<'_>| codec::encode(&(basis.revision(), basis.ended, at_ms.unwrap_or(-1)));
         let (reply, basis) = self.run(&self.ledger.scripts().usage, &keys, &owner, call).await?;
         let mut standings = reply.usage()?;
         let plan_id = match basis.plan {
-            Effective::Plan { id, .. } => Some(id),
+            Effective::Plan { id, .. } => Some(id.to_owned()),
             Effective::None | Effective::Unknown(_) => None,
         };
         if let (Some(event), Some(plan)) = (event, plan_id.as_ref().and_then(|id| self.planner.catalog().plan(id))) {
@@ -314,8 +314,8 @@ impl Meter {
         script: &Script,
         keys: &[String],
         owner: &Owner,
-        call: impl Fn(&Basis) -> Vec<u8>,
-    ) -> Result<(Reply, Basis), Fault> {
+        call: impl Fn(&Basis<'_>) -> Vec<u8>,
+    ) -> Result<(Reply, Basis<'_>), Fault> {
         let mut at_ms = self.planner.now_ms();
         for _ in 0..=RETRIES {
             let basis = self.planner.basis(owner, at_ms)?;
@@ -339,9 +339,10 @@ impl Meter {
 /// Request id, digest and event id of a Track.
 type Once<'a> = (&'a str, &'a str, &'a str);
 
-fn unknown(plan: Effective) -> Fault {
+fn unknown(plan: Effective<'_>) -> Fault {
     match plan {
-        Effective::Unknown(id) | Effective::Plan { id, .. } => Fault::PlanUnknown(id),
+        Effective::Unknown(id) => Fault::PlanUnknown(id),
+        Effective::Plan { id, .. } => Fault::PlanUnknown(id.to_owned()),
         Effective::None => Fault::PlanUnknown(String::new()),
     }
 }

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
+use quick_cache::Equivalent;
 use quick_cache::sync::Cache;
 
 use crate::catalog::{CompiledPlan, NoCalendar, compile};
@@ -34,22 +35,22 @@ pub struct Planner {
 
 /// What a call was compiled for.
 #[derive(Debug, Clone)]
-pub struct Basis {
+pub struct Basis<'a> {
     /// As last seen.
     pub subscription: Option<Arc<Subscription>>,
     /// Whether it had ended.
     pub ended: bool,
     /// The plan in force.
-    pub plan: Effective,
+    pub plan: Effective<'a>,
 }
 
 /// The plan in force.
 #[derive(Debug, Clone)]
-pub enum Effective {
+pub enum Effective<'a> {
     /// This one.
     Plan {
         /// Its id in the catalog.
-        id: String,
+        id: &'a str,
         /// As the scripts read it.
         message: Arc<[u8]>,
     },
@@ -59,7 +60,7 @@ pub enum Effective {
     Unknown(String),
 }
 
-impl Basis {
+impl Basis<'_> {
     /// The revision of the subscription; empty for none.
     #[must_use]
     pub fn revision(&self) -> &str {
@@ -77,11 +78,26 @@ impl Basis {
     }
 }
 
+/// What a plan is compiled for. Callers ask with a [`CompileQuestion`], which owns nothing.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct CompileKey {
     plan: String,
     anchor_ms: Option<i64>,
     overrides: BTreeMap<String, QuotaOverride>,
+}
+
+/// Has the hash of the [`CompileKey`] that it equals, as its fields are the same.
+#[derive(Hash)]
+struct CompileQuestion<'a> {
+    plan: &'a str,
+    anchor_ms: Option<i64>,
+    overrides: &'a BTreeMap<String, QuotaOverride>,
+}
+
+impl Equivalent<CompileKey> for CompileQuestion<'_> {
+    fn equivalent(&self, key: &CompileKey) -> bool {
+        self.plan == key.plan && self.anchor_ms == key.anchor_ms && *self.overrides == key.overrides
+    }
 }
 
 impl Planner {
@@ -113,7 +129,7 @@ impl Planner {
     ///
     /// # Errors
     /// [`Fault::Internal`] for a time without a calendar.
-    pub fn basis(&self, owner: &Owner, at_ms: i64) -> Result<Basis, Fault> {
+    pub fn basis(&self, owner: &Owner, at_ms: i64) -> Result<Basis<'_>, Fault> {
         let subscription = self.subscriptions.get(owner);
         let ended = subscription.as_ref().is_some_and(|subscription| subscription.has_ended(at_ms));
         let none = BTreeMap::new();
@@ -132,7 +148,7 @@ impl Planner {
         let plan = match plan {
             Some(plan) => {
                 let compiled = self.compiled(plan, anchor_ms, overrides, at_ms)?;
-                Effective::Plan { id: plan.id.clone(), message: compiled.message }
+                Effective::Plan { id: &plan.id, message: compiled.message }
             }
             None => Effective::None,
         };
@@ -151,18 +167,16 @@ impl Planner {
         at_ms: i64,
     ) -> Result<CompiledPlan, Fault> {
         let anchored = plan.groups.iter().any(|group| group.anchor == Anchor::SubscriptionStart);
-        let key = CompileKey {
-            plan: plan.id.clone(),
-            anchor_ms: anchor_ms.filter(|_| anchored),
-            overrides: overrides.clone(),
-        };
-        if let Some(compiled) = self.compiled.get(&key)
+        let question = CompileQuestion { plan: &plan.id, anchor_ms: anchor_ms.filter(|_| anchored), overrides };
+        if let Some(compiled) = self.compiled.get(&question)
             && (compiled.from_ms..compiled.until_ms).contains(&at_ms)
         {
             return Ok(compiled);
         }
         let compiled =
             compile(plan, anchor_ms, overrides, at_ms).map_err(|error: NoCalendar| Fault::Internal(Box::new(error)))?;
+        let CompileQuestion { plan, anchor_ms, overrides } = question;
+        let key = CompileKey { plan: plan.to_owned(), anchor_ms, overrides: overrides.clone() };
         self.compiled.insert(key, compiled.clone());
         Ok(compiled)
     }
