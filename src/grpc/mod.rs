@@ -3,6 +3,14 @@
 //! Requests are parsed once into domain types (`request`), answers are written out (`response`), and faults become statuses by
 //! one table (`status`).
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use tokio::runtime::Handle;
+
+use crate::domain::fault::Fault;
+
 mod metering;
 mod plans;
 pub mod request;
@@ -26,10 +34,38 @@ pub mod v1 {
 /// Runs a use case to its end, even if the caller goes away meanwhile: what Redis has been asked must be told to nobody else, but
 /// a mutation that needs a second round trip must still get it.
 async fn to_the_end<T: Send + 'static>(
-    work: impl Future<Output = Result<T, crate::domain::fault::Fault>> + Send + 'static,
+    work: impl Future<Output = Result<T, Fault>> + Send + 'static,
 ) -> Result<T, tonic::Status> {
-    match tokio::spawn(work).await {
-        Ok(outcome) => outcome.map_err(status::status),
-        Err(stopped) => Err(status::status(crate::domain::fault::Fault::Unavailable(stopped.into()))),
+    ToTheEnd(Some(Box::pin(work))).await.map_err(status::status)
+}
+
+/// Work that is done by whoever waits for it, and by a task of its own once nobody does: a task for every call would cost more.
+struct ToTheEnd<T, F: Future<Output = Result<T, Fault>> + Send + 'static>(Option<Pin<Box<F>>>)
+where
+    T: Send + 'static;
+
+impl<T: Send + 'static, F: Future<Output = Result<T, Fault>> + Send + 'static> Future for ToTheEnd<T, F> {
+    type Output = Result<T, Fault>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        // Not there while it runs: work that has panicked must not be gone on with.
+        let mut work = self.0.take().expect("is not polled after it was done");
+        match catch_unwind(AssertUnwindSafe(|| work.as_mut().poll(context))) {
+            Ok(Poll::Pending) => {
+                self.0 = Some(work);
+                Poll::Pending
+            }
+            Ok(outcome) => outcome,
+            Err(_) => Poll::Ready(Err(Fault::Unavailable("the call panicked".into()))),
+        }
+    }
+}
+
+impl<T: Send + 'static, F: Future<Output = Result<T, Fault>> + Send + 'static> Drop for ToTheEnd<T, F> {
+    fn drop(&mut self) {
+        // Without a runtime the process is about to end.
+        if let (Some(work), Ok(runtime)) = (self.0.take(), Handle::try_current()) {
+            runtime.spawn(work);
+        }
     }
 }
