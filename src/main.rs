@@ -6,6 +6,9 @@ use clap::Parser as _;
 use tollgate::commands;
 use tollgate::config::{Cli, Command};
 
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     match Cli::parse().command {
         Command::Serve(settings) => commands::serve(*settings),
