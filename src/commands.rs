@@ -127,6 +127,7 @@ async fn serve_with(
         urls,
         sentinels: config.redis_sentinels.clone(),
         connections: config.redis_connections,
+        batch: config.redis_batch,
         timeout: config.redis_timeout,
         allow_eviction: config.allow_eviction,
     })

@@ -98,6 +98,11 @@ pub struct Settings {
     #[arg(long, env = "TOLLGATE_REDIS_CONNECTIONS", value_name = "NUMBER")]
     pub redis_connections: Option<u16>,
 
+    /// How many calls of different users are decided by one command at most, when Redis is busy; 1 for none. A cluster decides
+    /// each by itself [default: 32]
+    #[arg(long, env = "TOLLGATE_REDIS_BATCH", value_name = "NUMBER")]
+    pub redis_batch: Option<u16>,
+
     /// How long to wait for Redis before a call is UNAVAILABLE [default: 2s]
     #[arg(long, env = "TOLLGATE_REDIS_TIMEOUT", value_name = "DURATION")]
     pub redis_timeout: Option<String>,
@@ -148,6 +153,7 @@ pub struct Config {
     pub data_dir: PathBuf,
     pub redis_server: Option<PathBuf>,
     pub redis_connections: usize,
+    pub redis_batch: usize,
     pub redis_timeout: Duration,
     pub allow_eviction: bool,
     pub fail_open: bool,
@@ -224,6 +230,7 @@ impl Settings {
         };
         let workers = number("workers", self.workers.or(file.workers), 1, 1024);
         let redis_connections = number("redis-connections", self.redis_connections.or(file.redis_connections), 2, 64);
+        let redis_batch = number("redis-batch", self.redis_batch.or(file.redis_batch), 32, 1000);
         let redis_urls = self.redis_url.or(file.redis_url).unwrap_or_default();
         if has_duplicates(&redis_urls) {
             problems.push("redis-url names a node twice".to_owned());
@@ -254,6 +261,7 @@ impl Settings {
             data_dir: self.data_dir.or(file.data_dir).unwrap_or_else(|| PathBuf::from("tollgate-data")),
             redis_server: self.redis_server.or(file.redis_server),
             redis_connections,
+            redis_batch,
             redis_timeout,
             allow_eviction: self.allow_eviction.or(file.allow_eviction).unwrap_or(false),
             fail_open: self.fail_open.or(file.fail_open).unwrap_or(false),
@@ -362,6 +370,7 @@ mod tests {
             replay_window: Some("-1m".to_owned()),
             workers: Some(0),
             redis_connections: Some(0),
+            redis_batch: Some(0),
             redis_url: Some(vec!["redis://a".to_owned(), "redis://a".to_owned()]),
             redis_sentinel: Some(vec!["redis://s".to_owned()]),
             log: Some("tollgate=loud".to_owned()),
@@ -375,6 +384,7 @@ mod tests {
             "replay-window",
             "workers",
             "redis-connections",
+            "redis-batch",
             "redis-url names",
             "redis-sentinel needs",
             "log",

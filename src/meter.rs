@@ -311,7 +311,7 @@ impl Meter {
     /// Runs a script that decides by the user's plan. Returns what the answer was compiled for.
     async fn run(
         &self,
-        script: &Script,
+        script: &'static Script,
         keys: &[String],
         owner: &Owner,
         call: impl Fn(&Basis<'_>) -> Vec<u8>,

@@ -59,7 +59,13 @@ impl Ledger {
     ///
     /// # Errors
     /// [`Fault::Unavailable`] if the outcome is unknown; [`Fault::Internal`] for an answer that is not understood.
-    pub async fn run(&self, script: &Script, keys: &[String], owner: &Owner, args: &[&[u8]]) -> Result<Reply, Fault> {
+    pub async fn run(
+        &self,
+        script: &'static Script,
+        keys: &[String],
+        owner: &Owner,
+        args: &[&[u8]],
+    ) -> Result<Reply, Fault> {
         let packed = self.connections.evaluate(script, keys, owner, args).await?;
         codec::decode(&packed)
     }

@@ -78,6 +78,7 @@ pub fn redis_options() -> RedisOptions {
     RedisOptions {
         urls: vec![redis_url()],
         connections: 2,
+        batch: 32,
         timeout: Duration::from_secs(10),
         sentinels: Vec::new(),
         allow_eviction: false,

@@ -51,8 +51,14 @@ pub async fn replica_with(redis_url: String, options: MeterOptions) -> SocketAdd
     let catalog = load::catalog(load::QUOTA);
     // As short as an operator may choose it.
     let timeout = Duration::from_secs(1);
-    let redis =
-        RedisOptions { urls: vec![redis_url], sentinels: Vec::new(), connections: 2, timeout, allow_eviction: false };
+    let redis = RedisOptions {
+        urls: vec![redis_url],
+        sentinels: Vec::new(),
+        connections: 2,
+        batch: 32,
+        timeout,
+        allow_eviction: false,
+    };
     Replica::start_with(&catalog, jiff::tz::db(), options, redis).await.address
 }
 

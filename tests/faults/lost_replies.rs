@@ -95,6 +95,7 @@ async fn robbed() -> (RedisCluster, Vec<Thief>, Replica) {
         urls: cluster.urls(),
         sentinels: Vec::new(),
         connections: 1,
+        batch: 32,
         timeout: Duration::from_secs(2),
         allow_eviction: false,
     };

@@ -218,7 +218,13 @@ async fn a_slow_redis_has_the_whole_timeout_to_answer_at_the_start() {
     let redis = durable_redis("slow-start", "").await;
     ask(&redis, "CLIENT PAUSE 1500 ALL").await;
     let timeout = Duration::from_secs(10);
-    let options =
-        RedisOptions { urls: vec![redis.url()], sentinels: Vec::new(), connections: 1, timeout, allow_eviction: false };
+    let options = RedisOptions {
+        urls: vec![redis.url()],
+        sentinels: Vec::new(),
+        connections: 1,
+        batch: 32,
+        timeout,
+        allow_eviction: false,
+    };
     Ledger::connect(&options).await.unwrap();
 }

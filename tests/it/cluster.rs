@@ -29,6 +29,7 @@ plans:
     let redis = RedisOptions {
         urls: cluster.urls()[..2].to_vec(),
         connections: 2,
+        batch: 32,
         timeout: Duration::from_secs(10),
         sentinels: Vec::new(),
         allow_eviction: false,
@@ -85,7 +86,14 @@ plans:
 
 fn options(urls: &[String]) -> RedisOptions {
     let timeout = Duration::from_secs(1);
-    RedisOptions { urls: urls.to_vec(), sentinels: Vec::new(), connections: 2, timeout, allow_eviction: false }
+    RedisOptions {
+        urls: urls.to_vec(),
+        sentinels: Vec::new(),
+        connections: 2,
+        batch: 32,
+        timeout,
+        allow_eviction: false,
+    }
 }
 
 async fn replica(urls: &[String]) -> Replica {

@@ -464,6 +464,7 @@ async fn without_redis_calls_are_unavailable_and_fail_open_is_a_choice() {
     let redis = RedisOptions {
         urls: vec![private.url()],
         connections: 1,
+        batch: 32,
         timeout: Duration::from_millis(300),
         sentinels: Vec::new(),
         allow_eviction: false,

@@ -4,6 +4,7 @@ mod scenario;
 #[path = "../common/mod.rs"]
 mod support;
 
+mod batch;
 mod cluster;
 mod guarantees;
 mod plans;

@@ -59,6 +59,7 @@ async fn replica(redis: &RedisServer, catalog: &str) -> Replica {
         urls: vec![redis.url()],
         sentinels: Vec::new(),
         connections: 2,
+        batch: 32,
         timeout: Duration::from_secs(10),
         allow_eviction: false,
     };

@@ -3,6 +3,7 @@
 //! Sharing is what makes one round trip cheap: many calls travel in one packet. A pool that lends a connection per call
 //! costs more than twice the CPU (docs/adr/0003-connections.md).
 
+mod batch;
 pub(super) mod check;
 mod cluster;
 mod node;
@@ -34,6 +35,8 @@ pub struct RedisOptions {
     pub sentinels: Vec<String>,
     /// How many connections the scripts share.
     pub connections: usize,
+    /// How many calls of one script are sent together at most; 1 for none.
+    pub batch: usize,
     /// How long to wait for an answer before the outcome counts as unknown.
     pub timeout: Duration,
     /// Serve even if Redis may evict keys.
@@ -141,7 +144,7 @@ impl Connections {
                 Target::Sentinels(watched) => (sentinel::follow(*watched, options.allow_eviction).await?, None),
                 Target::Cluster(nodes) => return open_cluster(nodes, options, &prepare).await,
             };
-            let node = Node::new(source, connections, timeout).map_err(ConnectError::Unreachable)?;
+            let node = Node::new(source, connections, timeout, options.batch).map_err(ConnectError::Unreachable)?;
             let info: InfoDict = node.administer(&redis::cmd("INFO")).await.map_err(ConnectError::Unreachable)?;
             check::judge(&info, "this Redis", options.allow_eviction)?;
             // One address that stands for a whole cluster.
@@ -168,14 +171,37 @@ impl Connections {
     /// Runs a script by its digest; a Redis that does not have it yet gets it, and has not run anything before.
     pub(super) async fn evaluate(
         &self,
-        script: &Script,
+        script: &'static Script,
         keys: &[String],
         owner: &Owner,
         args: &[&[u8]],
     ) -> Result<Vec<u8>, Fault> {
+        let answer = match &self.to {
+            To::Node(node) if node.batches() && script.batches => node.call(hash(owner), script, keys, args).await,
+            _ => self.evaluate_alone(script, keys, owner, args).await.map_err(Arc::new),
+        };
+        answer.map_err(|error| {
+            if is_script_error(&error) {
+                tracing::error!(script = script.name, %error, "a script failed");
+                Fault::Internal(Box::new(error))
+            } else {
+                tracing::warn!(script = script.name, %error, "redis gave no answer");
+                Fault::Unavailable(Box::new(error))
+            }
+        })
+    }
+
+    async fn evaluate_alone(
+        &self,
+        script: &Script,
+        keys: &[String],
+        owner: &Owner,
+        args: &[&[u8]],
+    ) -> Result<Vec<u8>, RedisError> {
         let command = |name: &str, subject: &str| {
-            let mut command = redis::cmd(name);
-            command.arg(subject).arg(keys.len()).arg(keys);
+            let bytes: usize = keys.iter().map(String::len).chain(args.iter().map(|arg| arg.len())).sum();
+            let mut command = Cmd::with_capacity(3 + keys.len() + args.len(), bytes + subject.len() + 16);
+            command.arg(name).arg(subject).arg(keys.len()).arg(keys);
             for arg in args {
                 command.arg(*arg);
             }
@@ -187,29 +213,17 @@ impl Connections {
             }
             answer => answer,
         };
-        let answer = answer.map(|answer| match answer {
-            Value::Array(mut answers) if script.batches && answers.len() == 1 => answers.remove(0),
-            answer => answer,
-        });
-        answer.and_then(|value| Ok(redis::from_redis_value(value)?)).map_err(|error| {
-            if is_script_error(&error) {
-                tracing::error!(script = script.name, %error, "a script failed");
-                Fault::Internal(Box::new(error))
-            } else {
-                tracing::warn!(script = script.name, %error, "redis gave no answer");
-                Fault::Unavailable(Box::new(error))
-            }
-        })
+        match answer? {
+            answer if script.batches => batch::parts(answer, 1)?.next().unwrap_or_else(|| Err(timed_out())),
+            answer => Ok(redis::from_redis_value(answer)?),
+        }
     }
 
     /// An error leaves the outcome unknown, unless it is an answer. Nothing is sent again that may have run.
     async fn ask(&self, owner: &Owner, command: &Cmd) -> Result<Value, RedisError> {
-        let mut hasher = DefaultHasher::new();
-        owner.tag().hash(&mut hasher);
-        let hash = hasher.finish() as usize;
         match &self.to {
-            To::Node(node) => node.ask(hash, command).await,
-            To::Cluster(cluster) => cluster.ask(hash, command).await,
+            To::Node(node) => node.ask(hash(owner), command).await,
+            To::Cluster(cluster) => cluster.ask(hash(owner), command).await,
         }
     }
 
@@ -255,6 +269,13 @@ async fn open_cluster(
     Ok(To::Cluster(Arc::new(cluster)))
 }
 
+/// Of the same user always the same.
+fn hash(owner: &Owner) -> usize {
+    let mut hasher = DefaultHasher::new();
+    owner.tag().hash(&mut hasher);
+    hasher.finish() as usize
+}
+
 /// It has been restarted, takes no commands yet, and will by itself.
 fn is_loading(error: &(dyn std::error::Error + 'static)) -> bool {
     error
@@ -265,6 +286,7 @@ fn is_loading(error: &(dyn std::error::Error + 'static)) -> bool {
 /// An error of the script itself, rather than of reaching Redis or of Redis's state.
 fn is_script_error(error: &RedisError) -> bool {
     error.kind() == ErrorKind::Server(ServerErrorKind::ResponseError)
+        || error.code() == Some("WRONGTYPE")
         || matches!(error.kind(), ErrorKind::UnexpectedReturnType | ErrorKind::Parse)
 }
 

@@ -3,13 +3,16 @@
 //! Calls share a few pipelined connections, the lanes; a pool lends others for checks, health and deletions.
 
 use std::sync::{Arc, PoisonError, RwLock};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use redis::aio::{ConnectionManager, ConnectionManagerConfig};
 use redis::{Cmd, ConnectionInfo, ErrorKind, RedisError, ServerErrorKind, Value};
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
+use super::super::script::Script;
+use super::batch::{Answer, Batch, Call, Turn, Waiting};
 use super::{AnyError, timed_out};
 
 /// A connection that does not answer is made anew at most this often.
@@ -41,13 +44,21 @@ impl Source {
 /// Connections to it.
 pub(super) struct Node {
     source: Source,
-    lanes: Vec<RwLock<Lane>>,
+    lanes: Vec<Lane>,
     pool: RwLock<(u64, deadpool_redis::Pool)>,
     timeout: Duration,
+    /// How many calls are sent together at most.
+    batch: usize,
+}
+
+/// A shared connection, and the calls that wait for it.
+struct Lane {
+    current: RwLock<Current>,
+    waiting: Waiting,
 }
 
 /// A shared connection, whose it is, and when it was made.
-struct Lane {
+struct Current {
     number: u64,
     connection: ConnectionManager,
     since: Instant,
@@ -55,12 +66,15 @@ struct Lane {
 
 impl Node {
     /// Connects with the first call.
-    pub(super) fn new(source: Source, connections: usize, timeout: Duration) -> Result<Self, AnyError> {
+    pub(super) fn new(source: Source, connections: usize, timeout: Duration, batch: usize) -> Result<Self, AnyError> {
         let master = source.master.borrow().clone();
-        let lane = || Ok::<_, RedisError>(RwLock::new(Lane::new(&master, timeout)?));
+        let lane = || {
+            let current = RwLock::new(Current::new(&master, timeout)?);
+            Ok::<_, RedisError>(Lane { current, waiting: Waiting::default() })
+        };
         let lanes = (0..connections).map(|_| lane()).collect::<Result<_, _>>()?;
         let pool = RwLock::new((master.number, pool(&master.info, timeout)?));
-        Ok(Self { source, lanes, pool, timeout })
+        Ok(Self { source, lanes, pool, timeout, batch })
     }
 
     /// Sends a command over the lane that belongs to `hash`.
@@ -79,6 +93,65 @@ impl Node {
         answer
     }
 
+    /// Whether calls of one script are sent together.
+    pub(super) fn batches(&self) -> bool {
+        self.batch > 1
+    }
+
+    /// Calls a script over the lane that belongs to `hash`, together with others that come while something is under way there.
+    pub(super) async fn call(
+        self: &Arc<Self>,
+        hash: usize,
+        script: &'static Script,
+        keys: &[String],
+        args: &[&[u8]],
+    ) -> Answer {
+        let number = hash % self.lanes.len();
+        let (call, answer) = Call::new(script, hash, keys, args, Instant::now() + self.timeout);
+        if let Some(connection) = self.lanes[number].waiting.push(call, self.source.master.borrow().number) {
+            let node = Arc::clone(self);
+            // A task of its own: the caller may go away, and its neighbours' calls must not go with it.
+            tokio::spawn(async move { node.send_waiting(&node.lanes[number], connection).await });
+        }
+        answer.await.unwrap_or_else(|_| Err(Arc::new(timed_out())))
+    }
+
+    async fn send_waiting(&self, lane: &Lane, connection: u64) {
+        let mut turn = Turn::new(&lane.waiting, connection);
+        while let Some(mut batch) = turn.next(self.batch) {
+            let script = batch.script();
+            let answer = match self.send(lane, &mut batch, "EVALSHA", &script.sha1).await {
+                // It has not run then.
+                Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {
+                    self.send(lane, &mut batch, "EVAL", &script.body).await
+                }
+                answer => answer,
+            };
+            if let Err(error) = &answer {
+                self.renew_after(lane, error);
+            }
+            batch.answer(answer);
+        }
+    }
+
+    /// Sends a batch. Each of its calls is given up when its own time is over, and so are those that wait behind it.
+    async fn send(&self, lane: &Lane, batch: &mut Batch, name: &str, subject: &str) -> Result<Value, RedisError> {
+        let command = batch.command(name, subject);
+        let mut connection = self.connection(lane)?;
+        let mut answer = std::pin::pin!(command.query_async(&mut connection));
+        while let Some(deadline) = batch.deadline() {
+            let deadline = lane.waiting.deadline().map_or(deadline, |other| deadline.min(other));
+            match tokio::time::timeout_at(deadline, &mut answer).await {
+                Ok(answer) => return answer,
+                Err(_) => {
+                    batch.expire(deadline);
+                    lane.waiting.expire(deadline);
+                }
+            }
+        }
+        Err(timed_out())
+    }
+
     /// Whether the node answers within `limit` and takes writes, asked over every lane. So one that leads to a demoted or a silent
     /// node is made anew even if no call, or none that writes, comes by.
     pub(super) async fn probe(self: &Arc<Self>, limit: Duration) -> Result<(), RedisError> {
@@ -95,25 +168,25 @@ impl Node {
         probes.join_all().await.into_iter().collect()
     }
 
-    fn connection(&self, lane: &RwLock<Lane>) -> Result<ConnectionManager, RedisError> {
+    fn connection(&self, lane: &Lane) -> Result<ConnectionManager, RedisError> {
         let number = self.source.master.borrow().number;
         {
-            let current = lane.read().unwrap_or_else(PoisonError::into_inner);
+            let current = lane.current.read().unwrap_or_else(PoisonError::into_inner);
             if current.number == number {
                 return Ok(current.connection.clone());
             }
         }
-        let mut current = lane.write().unwrap_or_else(PoisonError::into_inner);
+        let mut current = lane.current.write().unwrap_or_else(PoisonError::into_inner);
         let master = self.source.master.borrow().clone();
         if current.number != master.number {
-            *current = Lane::new(&master, self.timeout)?;
+            *current = Current::new(&master, self.timeout)?;
         }
         Ok(current.connection.clone())
     }
 
     /// After a failover behind one address the old connection stays open, to a node that is only a replica now or that never
     /// answers again. The next call connects anew; calls under way keep the connection that they have.
-    fn renew_after(&self, lane: &RwLock<Lane>, error: &RedisError) {
+    fn renew_after(&self, lane: &Lane, error: &RedisError) {
         let demoted = error.kind() == ErrorKind::Server(ServerErrorKind::ReadOnly);
         if demoted || error.is_io_error() {
             self.doubt();
@@ -121,14 +194,15 @@ impl Node {
         if !(demoted || error.is_timeout()) {
             return;
         }
-        let mut current = lane.write().unwrap_or_else(PoisonError::into_inner);
+        let mut current = lane.current.write().unwrap_or_else(PoisonError::into_inner);
         if current.since.elapsed() < RENEWAL {
             return;
         }
         let master = self.source.master.borrow().clone();
-        if let Ok(fresh) = Lane::new(&master, self.timeout) {
+        if let Ok(fresh) = Current::new(&master, self.timeout) {
             tracing::warn!(%error, "connecting to redis anew");
             *current = fresh;
+            lane.waiting.replaced();
         }
     }
 
@@ -167,7 +241,7 @@ impl Node {
     }
 }
 
-impl Lane {
+impl Current {
     fn new(master: &Master, timeout: Duration) -> Result<Self, RedisError> {
         let connection = lazy(master.info.clone(), timeout)?;
         Ok(Self { number: master.number, connection, since: Instant::now() })
@@ -178,7 +252,8 @@ impl Lane {
 pub(super) fn lazy(info: ConnectionInfo, timeout: Duration) -> Result<ConnectionManager, RedisError> {
     let config = ConnectionManagerConfig::new()
         .set_connection_timeout(Some(timeout))
-        .set_response_timeout(Some(timeout))
+        // Whoever waits for an answer has a timeout of their own.
+        .set_response_timeout(None)
         .set_min_delay(Duration::from_millis(20))
         .set_max_delay(Duration::from_millis(500));
     ConnectionManager::new_lazy_with_config(redis::Client::open(info)?, config)

@@ -115,6 +115,7 @@ mod tests {
             urls: owned(urls),
             sentinels: owned(sentinels),
             connections: 1,
+            batch: 32,
             timeout: Duration::from_secs(1),
             allow_eviction: false,
         })

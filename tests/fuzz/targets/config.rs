@@ -13,6 +13,8 @@ pub(super) fn run(input: &[u8]) {
     match settings.resolve() {
         Ok(config) => {
             assert!((1..=64).contains(&config.redis_connections));
+            assert!((1..=1000).contains(&config.redis_batch));
+            assert!((1..=1024).contains(&config.workers));
             let most = Duration::from_secs(366 * 24 * 3600);
             for duration in [config.redis_timeout, config.settlement_window, config.replay_window] {
                 assert!(duration <= most, "{duration:?}");

@@ -1,0 +1,274 @@
+//! What waits for a lane: calls that arrive while a command is under way there, to be sent together as one.
+//!
+//! Nothing waits for company: a lane with nothing under way sends at once. So batches are as large as Redis is busy.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use redis::{Cmd, ErrorKind, RedisError, Value};
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use super::super::script::Script;
+use super::timed_out;
+
+/// How many commands may be under way on a lane before calls wait for each other.
+const UNDER_WAY: usize = 1;
+
+/// The answer to one call. Calls that were sent together share an error.
+pub(super) type Answer = Result<Vec<u8>, Arc<RedisError>>;
+
+/// One call of a script.
+pub(super) struct Call {
+    script: &'static Script,
+    /// Tells users apart, nearly always.
+    user: usize,
+    /// Keys and arguments, one after the other, and where each ends.
+    bytes: Vec<u8>,
+    ends: Vec<usize>,
+    keys: usize,
+    deadline: Instant,
+    /// Gone once it is answered.
+    caller: Option<oneshot::Sender<Answer>>,
+}
+
+impl Call {
+    /// A call, and where its answer arrives.
+    pub(super) fn new(
+        script: &'static Script,
+        user: usize,
+        keys: &[String],
+        args: &[&[u8]],
+        deadline: Instant,
+    ) -> (Self, oneshot::Receiver<Answer>) {
+        let (caller, answer) = oneshot::channel();
+        let parts = || keys.iter().map(String::as_bytes).chain(args.iter().copied());
+        let mut bytes = Vec::with_capacity(parts().map(<[u8]>::len).sum());
+        let mut ends = Vec::with_capacity(keys.len() + args.len());
+        for part in parts() {
+            bytes.extend_from_slice(part);
+            ends.push(bytes.len());
+        }
+        (Self { script, user, bytes, ends, keys: keys.len(), deadline, caller: Some(caller) }, answer)
+    }
+
+    fn parts(&self) -> impl Iterator<Item = &[u8]> {
+        let starts = std::iter::once(0).chain(self.ends.iter().copied());
+        starts.zip(&self.ends).map(|(start, end)| &self.bytes[start..*end])
+    }
+
+    fn is_awaited(&self) -> bool {
+        self.caller.as_ref().is_some_and(|caller| !caller.is_closed())
+    }
+
+    fn answer(&mut self, answer: Answer) {
+        if let Some(caller) = self.caller.take() {
+            // Whoever has gone away needs none.
+            let _: Result<(), _> = caller.send(answer);
+        }
+    }
+
+    fn expire(&mut self, now: Instant) {
+        if self.deadline <= now {
+            self.answer(Err(Arc::new(timed_out())));
+        }
+    }
+}
+
+/// Calls of one script that are sent together.
+pub(super) struct Batch(Vec<Call>);
+
+impl Batch {
+    pub(super) fn script(&self) -> &'static Script {
+        self.0[0].script
+    }
+
+    /// All of them as one command: the keys of each, then the arguments of each.
+    pub(super) fn command(&self, name: &str, subject: &str) -> Cmd {
+        let (calls, arguments): (_, usize) = (&self.0, self.0.iter().map(|call| call.ends.len()).sum());
+        let bytes: usize = calls.iter().map(|call| call.bytes.len()).sum();
+        let mut command = Cmd::with_capacity(3 + arguments, bytes + subject.len() + 16);
+        command.arg(name).arg(subject).arg(calls.iter().map(|call| call.keys).sum::<usize>());
+        for call in calls {
+            for key in call.parts().take(call.keys) {
+                command.arg(key);
+            }
+        }
+        for call in calls {
+            for arg in call.parts().skip(call.keys) {
+                command.arg(arg);
+            }
+        }
+        command
+    }
+
+    /// When the next of them has waited for too long; `None` if all have.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        self.0.iter().filter(|call| call.caller.is_some()).map(|call| call.deadline).min()
+    }
+
+    pub(super) fn expire(&mut self, now: Instant) {
+        self.0.iter_mut().for_each(|call| call.expire(now));
+    }
+
+    /// Gives each its part of the answer.
+    pub(super) fn answer(self, answer: Result<Value, RedisError>) {
+        match answer.and_then(|answer| parts(answer, self.0.len())) {
+            Ok(parts) => {
+                for (mut call, part) in self.0.into_iter().zip(parts) {
+                    call.answer(part.map_err(Arc::new));
+                }
+            }
+            Err(error) => {
+                let error = Arc::new(error);
+                self.0.into_iter().for_each(|mut call| call.answer(Err(Arc::clone(&error))));
+            }
+        }
+    }
+}
+
+/// The answers to `count` calls of a script.
+pub(super) fn parts(
+    answer: Value,
+    count: usize,
+) -> Result<impl Iterator<Item = Result<Vec<u8>, RedisError>>, RedisError> {
+    match answer {
+        Value::Array(parts) if parts.len() == count => Ok(parts.into_iter().map(|part| match part {
+            Value::BulkString(part) => Ok(part),
+            other => Err(unfitting(&other)),
+        })),
+        other => Err(unfitting(&other)),
+    }
+}
+
+fn unfitting(answer: &Value) -> RedisError {
+    (ErrorKind::UnexpectedReturnType, "a script answered in another shape", format!("{answer:?}")).into()
+}
+
+/// Calls that wait for a lane.
+#[derive(Default)]
+pub(super) struct Waiting(Mutex<State>);
+
+#[derive(Default)]
+struct State {
+    calls: VecDeque<Call>,
+    /// How many commands are under way on the lane's connection.
+    under_way: usize,
+    /// Which connection that is: one that is replaced may hold its commands for long.
+    connection: u64,
+    master: u64,
+}
+
+impl State {
+    fn start(&mut self) -> Option<u64> {
+        if self.under_way >= UNDER_WAY {
+            return None;
+        }
+        self.under_way += 1;
+        Some(self.connection)
+    }
+
+    fn replaced(&mut self) {
+        self.under_way = 0;
+        self.connection += 1;
+    }
+
+    /// The oldest call and up to `most` in all that go with it, as they are of the same script. Nobody overtakes an earlier call
+    /// of the same user.
+    fn take(&mut self, most: usize) -> Option<Batch> {
+        let now = Instant::now();
+        let (mut taken, mut passed) = (Vec::<Call>::new(), Vec::<Call>::new());
+        while taken.len() < most && passed.len() < most {
+            let Some(mut call) = self.calls.pop_front() else { break };
+            call.expire(now);
+            if !call.is_awaited() {
+                continue;
+            }
+            let fits = taken.first().is_none_or(|first| std::ptr::eq(first.script, call.script));
+            if fits && passed.iter().all(|other| other.user != call.user) {
+                taken.push(call);
+            } else {
+                passed.push(call);
+            }
+        }
+        passed.into_iter().rev().for_each(|call| self.calls.push_front(call));
+        Some(Batch(taken)).filter(|batch| !batch.0.is_empty())
+    }
+}
+
+impl Waiting {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Adds a call, for a lane that leads to this master. If nothing is under way there, somebody has to send it now.
+    #[must_use]
+    pub(super) fn push(&self, call: Call, master: u64) -> Option<u64> {
+        let mut state = self.state();
+        if state.master != master {
+            state.master = master;
+            state.replaced();
+        }
+        state.calls.push_back(call);
+        state.start()
+    }
+
+    /// The lane has another connection, on which nothing is under way.
+    pub(super) fn replaced(&self) {
+        self.state().replaced();
+    }
+
+    /// When the oldest has waited for too long.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        self.state().calls.front().map(|call| call.deadline)
+    }
+
+    pub(super) fn expire(&self, now: Instant) {
+        let mut state = self.state();
+        while state.calls.front().is_some_and(|call| call.deadline <= now) {
+            let call = state.calls.pop_front();
+            call.into_iter().for_each(|mut call| call.expire(now));
+        }
+    }
+}
+
+/// The right to have a command under way on a connection.
+pub(super) struct Turn<'a> {
+    waiting: &'a Waiting,
+    connection: Option<u64>,
+}
+
+impl<'a> Turn<'a> {
+    /// What [`Waiting::push`] has given.
+    pub(super) fn new(waiting: &'a Waiting, connection: u64) -> Self {
+        Self { waiting, connection: Some(connection) }
+    }
+
+    /// What to send next. The turn is over if there is nothing, or if others send already on the connection that has replaced its own.
+    pub(super) fn next(&mut self, most: usize) -> Option<Batch> {
+        let mut state = self.waiting.state();
+        if self.connection != Some(state.connection) {
+            self.connection = state.start();
+        }
+        self.connection?;
+        let batch = state.take(most);
+        if batch.is_none() {
+            state.under_way -= 1;
+            self.connection = None;
+        }
+        batch
+    }
+}
+
+impl Drop for Turn<'_> {
+    /// Only a panic ends a turn early. Nobody would send what waits then.
+    fn drop(&mut self) {
+        if let Some(connection) = self.connection {
+            let mut state = self.waiting.state();
+            state.calls.clear();
+            if state.connection == connection {
+                state.under_way -= 1;
+            }
+        }
+    }
+}
