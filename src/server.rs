@@ -1,9 +1,12 @@
 //! Serving: the services on a listener, with health and reflection, until told to stop. Tests start the same thing.
 
+mod wire;
+
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::TcpListener;
+use tokio_stream::StreamExt as _;
 use tonic::server::NamedService;
 use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
@@ -62,7 +65,10 @@ pub async fn run(
 
     // The server's own settings of sockets do not reach a listener that it is given.
     let keepalive = Some(Duration::from_secs(30));
-    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true)).with_keepalive(keepalive);
+    let incoming = TcpIncoming::from(listener)
+        .with_nodelay(Some(true))
+        .with_keepalive(keepalive)
+        .map(|accepted| accepted.map(wire::Gathering));
     let (stop, stopping) = tokio::sync::oneshot::channel();
     let server = Server::builder()
         .add_service(health)
