@@ -20,29 +20,38 @@ local unpack_some = cmsgpack.unpack_limit
 local pack_struct, unpack_struct = struct.pack, struct.unpack
 local sub, format = string.sub, string.format
 local floor, max, min = math.floor, math.max, math.min
-local type = type
 
 -- The answer of a script that found something wrong; `reason` is the ErrorInfo reason, and nothing was written.
 local function fault(reason, group, name)
   return pack({ fault = { reason, group or '', name or '' } })
 end
 
+-- How many messages are remembered with what they decode to. A function remembers them from call to call, a script only while it runs.
+local MOST_REMEMBERED = 1000
+
 -- A compiled plan as a call has it, or false for 'none' and 'unknown'. Calls that share a message share what it decodes to, which no
 -- script changes.
-local plans = { none = false, unknown = false }
+local plans, plan_count = {}, 0
 
 local function plan_of(message)
+  if message == 'none' or message == 'unknown' then return false end
   local plan = plans[message]
-  if plan == nil then
+  if not plan then
     plan = unpack_message(message)
-    plans[message] = plan
+    -- Plans come and go with their windows.
+    if plan_count == MOST_REMEMBERED then plans, plan_count = {}, 0 end
+    plans[message], plan_count = plan, plan_count + 1
   end
   return plan
 end
 
+-- Redis's own time, once it was asked for; the same for all calls that travel together.
+local redis_time
+
 -- Several calls of one script, of any users, travel together: the keys and the arguments of one after those of another. Each has its
 -- answer, in their order, and an error of one does not touch the others. `run` takes how many keys and arguments come before its own.
 local function each(run, key_count, argument_count)
+  redis_time = nil
   local calls = #ARGV / argument_count
   if calls == 1 then return { run(0, 0) } end
   local answers = {}

@@ -32,9 +32,6 @@ local function whole(w)
   return w
 end
 
--- Redis's own time; the same for all calls that travel together.
-local redis_time
-
 -- ONE-CLOCK: Redis's time, which for this user never runs backwards. Returns the ledger and Redis's own time.
 local function open_ledger(packed)
   if not redis_time then

@@ -5,13 +5,14 @@
 -- where they are needed. A condition is { key, exact values as a set, prefixes }.
 
 -- What such messages decode to, each to a list; no script changes them.
-local decoded = {}
+local decoded, decoded_count = {}, 0
 
 local function decode(messages)
   local values = decoded[messages]
   if not values then
     values = { unpack_message(messages) }
-    decoded[messages] = values
+    if decoded_count == MOST_REMEMBERED then decoded, decoded_count = {}, 0 end
+    decoded[messages], decoded_count = values, decoded_count + 1
   end
   return values
 end

@@ -388,12 +388,12 @@ async fn a_master_must_say_so_itself_and_who_missed_a_failover_is_not_heard() {
     *words[0].lock().unwrap() = (7, replica.port(), 0);
     *words[1].lock().unwrap() = (6, master.port(), 20);
     let moved = Instant::now();
-    while calls(&replica, "evalsha").await == 0 {
+    while calls(&replica, "fcall").await == 0 {
         assert!(moved.elapsed() < RESUMES, "the other master is not followed");
         tollgate.metering.track(track("u")).await.unwrap();
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    let before = (calls(&master, "evalsha").await, calls(&master, "unlink").await);
+    let before = (calls(&master, "fcall").await, calls(&master, "unlink").await);
     let replicated = calls(&replica, "unlink").await;
     for round in 0..30 {
         if round == 15 {
@@ -404,7 +404,7 @@ async fn a_master_must_say_so_itself_and_who_missed_a_failover_is_not_heard() {
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
     delete_with_a_hold(&mut tollgate).await;
-    assert_eq!((calls(&master, "evalsha").await, calls(&master, "unlink").await), before, "the first one is left");
+    assert_eq!((calls(&master, "fcall").await, calls(&master, "unlink").await), before, "the first one is left");
     assert_eq!(calls(&replica, "unlink").await, replicated + 1);
 }
 

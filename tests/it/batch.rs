@@ -49,7 +49,7 @@ impl Bench {
 
     async fn scripts_run(&mut self) -> u64 {
         let info: String = redis::cmd("INFO").arg("commandstats").query_async(&mut self.connection).await.unwrap();
-        let calls = info.split_once("cmdstat_evalsha:calls=").map_or("0", |(_, rest)| rest);
+        let calls = info.split_once("cmdstat_fcall:calls=").map_or("0", |(_, rest)| rest);
         calls.split(',').next().unwrap().parse().unwrap()
     }
 

@@ -181,6 +181,11 @@ impl Cluster {
         Ok(())
     }
 
+    /// Sends a command that is for all masters.
+    pub(super) async fn administer(&self, command: &Cmd) -> Result<Value, RedisError> {
+        command.query_async(&mut self.connection(0)).await
+    }
+
     /// Whether a node, asked at random, answers within `limit` and says that the cluster serves. One that does not answer is a
     /// reason to ask for the nodes anew, as after a call.
     pub(super) async fn is_up(self: &Arc<Self>, limit: Duration) -> Result<bool, AnyError> {

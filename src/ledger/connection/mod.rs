@@ -6,6 +6,7 @@
 mod batch;
 pub(super) mod check;
 mod cluster;
+mod functions;
 mod node;
 mod sentinel;
 mod target;
@@ -21,6 +22,7 @@ use crate::domain::id::Owner;
 
 use super::script::{Script, scripts};
 use cluster::Cluster;
+use functions::Functions;
 use node::{Node, Source};
 use target::Target;
 
@@ -117,6 +119,7 @@ pub enum ConnectError {
 #[derive(Clone)]
 pub(super) struct Connections {
     to: To,
+    functions: Arc<Functions>,
     timeout: Duration,
 }
 
@@ -137,6 +140,7 @@ impl Connections {
         };
         let prepare: Vec<Cmd> = scripts().all().iter().map(load).collect();
         let (connections, timeout) = (options.connections.max(1), options.timeout);
+        let functions = Arc::new(Functions::default());
         let target = Target::of(options)?;
         let opened = async {
             let (source, alone) = match target {
@@ -144,7 +148,8 @@ impl Connections {
                 Target::Sentinels(watched) => (sentinel::follow(*watched, options.allow_eviction).await?, None),
                 Target::Cluster(nodes) => return open_cluster(nodes, options, &prepare).await,
             };
-            let node = Node::new(source, connections, timeout, options.batch).map_err(ConnectError::Unreachable)?;
+            let node = Node::new(source, connections, timeout, options.batch, Arc::clone(&functions))
+                .map_err(ConnectError::Unreachable)?;
             let info: InfoDict = node.administer(&redis::cmd("INFO")).await.map_err(ConnectError::Unreachable)?;
             check::judge(&info, "this Redis", options.allow_eviction)?;
             // One address that stands for a whole cluster.
@@ -165,7 +170,10 @@ impl Connections {
         // Longer than the search for a master takes, which tells more.
         let limit = Duration::from_secs(15);
         let opened = tokio::time::timeout(limit, opened).await;
-        Ok(Self { to: opened.map_err(|elapsed| ConnectError::Unreachable(elapsed.into()))??, timeout })
+        let to = opened.map_err(|elapsed| ConnectError::Unreachable(elapsed.into()))??;
+        let connections = Self { to, functions, timeout };
+        connections.load_functions().await;
+        Ok(connections)
     }
 
     /// Runs a script by its digest; a Redis that does not have it yet gets it, and has not run anything before.
@@ -207,16 +215,33 @@ impl Connections {
             }
             command
         };
-        let answer = match self.ask(owner, &command("EVALSHA", &script.sha1)).await {
-            Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {
-                self.ask(owner, &command("EVAL", &script.body)).await
+        let mut answer = Err(timed_out());
+        for (name, subject) in self.functions.ways(script) {
+            answer = self.ask(owner, &command(name, subject)).await;
+            if !self.functions.lacked(&answer) {
+                break;
             }
-            answer => answer,
-        };
+        }
         match answer? {
             answer if script.batches => batch::parts(answer, 1)?.next().unwrap_or_else(|| Err(timed_out())),
             answer => Ok(redis::from_redis_value(answer)?),
         }
+    }
+
+    /// Gives Redis the functions. Where it takes none, scripts do the same.
+    async fn load_functions(&self) {
+        for load in functions::loads() {
+            let loaded = match &self.to {
+                To::Node(node) => node.administer::<Value>(&load).await,
+                To::Cluster(cluster) => cluster.administer(&load).await.map_err(Into::into),
+            };
+            if let Err(error) = loaded {
+                // One that is still loading its data finds them there, or is given them later.
+                self.functions.refused(&*error, is_loading(&*error));
+                return;
+            }
+        }
+        self.functions.loaded();
     }
 
     /// An error leaves the outcome unknown, unless it is an answer. Nothing is sent again that may have run.
@@ -247,15 +272,18 @@ impl Connections {
     /// serves.
     pub(super) async fn probe(&self, limit: Duration) -> Result<(), AnyError> {
         match &self.to {
-            To::Node(node) => Ok(node.probe(limit.min(self.timeout)).await?),
+            To::Node(node) => node.probe(limit.min(self.timeout)).await?,
             To::Cluster(cluster) => {
-                if cluster.is_up(limit).await? {
-                    Ok(())
-                } else {
-                    Err("the cluster's state is not ok".into())
+                if !cluster.is_up(limit).await? {
+                    return Err("the cluster's state is not ok".into());
                 }
             }
         }
+        if self.functions.are_lost() {
+            // Too late is no reason to call Redis absent.
+            let _: Result<(), _> = tokio::time::timeout(limit, self.load_functions()).await;
+        }
+        Ok(())
     }
 }
 

@@ -13,6 +13,7 @@ use tokio::time::Instant;
 
 use super::super::script::Script;
 use super::batch::{Answer, Batch, Call, Turn, Waiting};
+use super::functions::Functions;
 use super::{AnyError, timed_out};
 
 /// A connection that does not answer is made anew at most this often.
@@ -49,6 +50,7 @@ pub(super) struct Node {
     timeout: Duration,
     /// How many calls are sent together at most.
     batch: usize,
+    functions: Arc<Functions>,
 }
 
 /// A shared connection, and the calls that wait for it.
@@ -66,7 +68,13 @@ struct Current {
 
 impl Node {
     /// Connects with the first call.
-    pub(super) fn new(source: Source, connections: usize, timeout: Duration, batch: usize) -> Result<Self, AnyError> {
+    pub(super) fn new(
+        source: Source,
+        connections: usize,
+        timeout: Duration,
+        batch: usize,
+        functions: Arc<Functions>,
+    ) -> Result<Self, AnyError> {
         let master = source.master.borrow().clone();
         let lane = || {
             let current = RwLock::new(Current::new(&master, timeout)?);
@@ -74,7 +82,7 @@ impl Node {
         };
         let lanes = (0..connections).map(|_| lane()).collect::<Result<_, _>>()?;
         let pool = RwLock::new((master.number, pool(&master.info, timeout)?));
-        Ok(Self { source, lanes, pool, timeout, batch })
+        Ok(Self { source, lanes, pool, timeout, batch, functions })
     }
 
     /// Sends a command over the lane that belongs to `hash`.
@@ -120,13 +128,13 @@ impl Node {
         let mut turn = Turn::new(&lane.waiting, connection);
         while let Some(mut batch) = turn.next(self.batch) {
             let script = batch.script();
-            let answer = match self.send(lane, &mut batch, "EVALSHA", &script.sha1).await {
-                // It has not run then.
-                Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {
-                    self.send(lane, &mut batch, "EVAL", &script.body).await
+            let mut answer = Err(timed_out());
+            for (name, subject) in self.functions.ways(script) {
+                answer = self.send(lane, &mut batch, name, subject).await;
+                if !self.functions.lacked(&answer) {
+                    break;
                 }
-                answer => answer,
-            };
+            }
             if let Err(error) = &answer {
                 self.renew_after(lane, error);
             }

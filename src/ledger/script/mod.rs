@@ -1,11 +1,14 @@
 //! The scripts, put together by `build.rs`, and their digests.
 
 mod constants;
+mod function;
 
 use std::borrow::Cow;
 use std::sync::LazyLock;
 
 use sha1::Digest as _;
+
+pub use function::Function;
 
 /// One Lua script.
 #[derive(Debug)]
@@ -21,6 +24,8 @@ pub struct Script {
     /// Whether several calls may travel in one: their keys and their arguments one after the other. It answers with an array, one
     /// answer for each.
     pub batches: bool,
+    /// The same as a Redis function, for scripts that batch.
+    pub function: Option<Function>,
 }
 
 macro_rules! scripts {
@@ -43,10 +48,10 @@ macro_rules! scripts {
                 vec![$(&self.$name),*]
             }
 
-            /// The same ones, with another source each: tests hold what they assert against scripts that are wrong.
+            /// The same ones, with another source each, and no functions: tests hold what they assert against scripts that are wrong.
             #[must_use]
             pub fn changed(&self, change: impl Fn(&Script) -> String) -> Self {
-                Self { $($name: Script::new(stringify!($name), change(&self.$name).into())),* }
+                Self { $($name: Script { function: None, ..Script::new(stringify!($name), change(&self.$name).into()) }),* }
             }
         }
     };
@@ -97,6 +102,8 @@ impl Script {
         let digest = sha1::Sha1::digest(body.as_bytes());
         let sha1 = digest.iter().map(|byte| format!("{byte:02x}")).collect();
         let batches = source.contains("\nreturn each(");
-        Self { name, source, body, sha1, batches }
+        let mut script = Self { name, source, body, sha1, batches, function: None };
+        script.function = Function::of(&script);
+        script
     }
 }

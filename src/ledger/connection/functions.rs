@@ -1,0 +1,77 @@
+//! The ways to run a script: as a function, by its digest, or by its text. Which of them Redis can take.
+
+use std::sync::atomic::{AtomicU8, Ordering};
+
+use redis::{Cmd, ErrorKind, RedisError, ServerErrorKind, Value};
+
+use super::super::script::{Script, scripts};
+
+/// What is known of the functions in Redis.
+pub(super) struct Functions(AtomicU8);
+
+/// Redis has them.
+const THERE: u8 = 0;
+/// It had them, and has to be given them again.
+const LOST: u8 = 1;
+/// It does not take any: an access list, a service that has none.
+const REFUSED: u8 = 2;
+
+impl Default for Functions {
+    fn default() -> Self {
+        Self(AtomicU8::new(LOST))
+    }
+}
+
+/// What gives Redis each function, or leaves it as it is.
+pub(super) fn loads() -> impl Iterator<Item = Cmd> {
+    let functions = scripts().all().into_iter().filter_map(|script| script.function.as_ref());
+    functions.map(|function| {
+        let mut load = redis::cmd("FUNCTION");
+        load.arg("LOAD").arg("REPLACE").arg(&function.library);
+        load
+    })
+}
+
+impl Functions {
+    /// Commands and their subjects, to be tried in this order while Redis says that it does not have the subject.
+    pub(super) fn ways<'a>(&self, script: &'a Script) -> impl Iterator<Item = (&'static str, &'a str)> + use<'a> {
+        let function = script.function.as_ref().filter(|_| self.0.load(Ordering::Relaxed) == THERE);
+        let function = function.map(|function| ("FCALL", function.name.as_str()));
+        function.into_iter().chain([("EVALSHA", script.sha1.as_str()), ("EVAL", script.body.as_str())])
+    }
+
+    /// Whether an answer says that Redis does not have what it was to run: nothing has run then.
+    pub(super) fn lacked(&self, answer: &Result<Value, RedisError>) -> bool {
+        let Err(error) = answer else { return false };
+        if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) {
+            return true;
+        }
+        let lost = error.kind() == ErrorKind::Server(ServerErrorKind::ResponseError)
+            && error.detail().is_some_and(|detail| detail.starts_with("Function not found"));
+        if lost {
+            self.0.store(LOST, Ordering::Relaxed);
+        }
+        lost
+    }
+
+    /// Whether Redis has to be given them.
+    pub(super) fn are_lost(&self) -> bool {
+        self.0.load(Ordering::Relaxed) == LOST
+    }
+
+    /// Redis has them now.
+    pub(super) fn loaded(&self) {
+        self.0.store(THERE, Ordering::Relaxed);
+    }
+
+    /// Redis has not taken them, and may do so later or not.
+    pub(super) fn refused(&self, error: &(dyn std::error::Error + 'static), later: bool) {
+        let answered = error.downcast_ref::<RedisError>().is_some_and(|error| error.code().is_some());
+        if later || !answered {
+            self.0.store(LOST, Ordering::Relaxed);
+        } else {
+            self.0.store(REFUSED, Ordering::Relaxed);
+            tracing::info!(error, "redis takes no functions, so that calls cost it more");
+        }
+    }
+}
