@@ -57,11 +57,13 @@ local function reserve(k, a)
 
   local claims, shown, rows = '', '', ''
   for i = 1, #matched do
-    local group, w, charge, measures = unpack(matched[i])
+    local match = matched[i]
+    local group, w, charge, measures = match[1], match[2], match[3], match[4]
+    local span, terms = span_of(w), group[G_TERMS]
     w[HELD] = w[HELD] + charge
-    claims = claims .. claim_bytes(charge, 0, 0, span_of(w), w[NUMBER], group[G_TERMS], measures)
-    shown = format(shown == '' and '%s%s=%d' or '%s %s=%d', shown, group[G_ID], charge)
-    rows = rows .. group_row(group, w, charge)
+    claims = claims .. pack_struct(CLAIM_FORMAT, charge, 0, 0, span, w[NUMBER], #terms, terms, #measures, measures)
+    rows = rows .. pack_struct(ROW_FORMAT, span, w[USED], w[HELD], charge, 0, 0, 0) .. terms
+    shown = format('%s %s=%d', shown, group[G_ID], charge)
   end
   local deadline = now + ttl_ms
   local forget_at = deadline + settlement_ms
@@ -75,7 +77,7 @@ local function reserve(k, a)
   write_lapsed(agenda_key, lapsed)
   call('ZADD', agenda_key, format('%d', deadline), field)
   -- For people who look with redis-cli; no script reads it.
-  call('SET', hold_key, shown, 'PX', format('%d', ttl_ms))
+  call('SET', hold_key, sub(shown, 2), 'PX', format('%d', ttl_ms))
   led.live = led.live + 1
   if deadline < led.due then led.due = deadline end
   tidy_memory(led, agenda_key, memory_key, forget_at)

@@ -10,8 +10,9 @@
 
 local LEDGER_FORMAT = '<I6I2I7I7I7I7I4Bc0H'
 
--- Frame, kept until, used, held, number, and whether another one follows.
+-- Frame, kept until, used, held, number, and whether another one follows. The id of the group comes before the first.
 local WINDOW_FORMAT = '<c22I7I7I7I4B'
+local GROUP_FORMAT = '<Bc0c22I7I7I7I4B'
 
 -- Unit, period, anchor, start and end: what a window is, and what a compiled group would make it. Start and end alone are its span.
 local FRAME_FORMAT = '<BBi7I6I7'
@@ -46,24 +47,19 @@ local function open_ledger(packed)
   local time, live, due, forget, memory, expires, opened, plan, count, at = unpack_struct(LEDGER_FORMAT, packed)
   local groups = {}
   for _ = 1, count do
-    local id, frame, kept, used, held, number, more
-    id, at = unpack_struct('<Bc0', packed, at)
-    frame, kept, used, held, number, more, at = unpack_struct(WINDOW_FORMAT, packed, at)
+    local id, frame, kept, used, held, number, more, next_at = unpack_struct(GROUP_FORMAT, packed, at)
     local current, previous = { frame, kept, used, held, number }, false
     if more == 1 then
-      frame, kept, used, held, number, more, at = unpack_struct(WINDOW_FORMAT, packed, at)
+      frame, kept, used, held, number, more, next_at = unpack_struct(WINDOW_FORMAT, packed, next_at)
       previous = { frame, kept, used, held, number }
     end
+    at = next_at
     groups[id] = { current, previous }
   end
   return {
     time = max(time, redis_time), live = live, due = due, forget = forget, memory = memory, expires = expires, opened = opened,
     plan = plan, groups = groups,
   }, redis_time
-end
-
-local function window_bytes(w, more)
-  return pack_struct(WINDOW_FORMAT, w[FRAME], w[KEPT], w[USED], w[HELD], w[NUMBER], more)
 end
 
 -- Writes the ledger, to expire a minute after the last thing that needs it; never, if a lifetime group is in it.
@@ -75,9 +71,13 @@ local function save_ledger(key, led)
     if previous and previous[KEPT] <= now then previous = false end
     if previous or current[KEPT] > now then
       count = count + 1
-      last = max(last, current[KEPT], previous and previous[KEPT] or 0)
-      bytes = bytes .. pack_struct('<Bc0', #id, id) .. window_bytes(current, previous and 1 or 0)
-      if previous then bytes = bytes .. window_bytes(previous, 0) end
+      if current[KEPT] > last then last = current[KEPT] end
+      bytes = bytes
+        .. pack_struct(GROUP_FORMAT, #id, id, current[FRAME], current[KEPT], current[USED], current[HELD], current[NUMBER], previous and 1 or 0)
+      if previous then
+        if previous[KEPT] > last then last = previous[KEPT] end
+        bytes = bytes .. pack_struct(WINDOW_FORMAT, previous[FRAME], previous[KEPT], previous[USED], previous[HELD], previous[NUMBER], 0)
+      end
     end
   end
   local expires = last == NEVER and NEVER or max(last, now) + 60000
