@@ -49,6 +49,11 @@ impl RedisServer {
         Self { child, port, directory, arguments }
     }
 
+    /// Its process id.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     pub fn port(&self) -> u16 {
         self.port
     }

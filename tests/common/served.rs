@@ -44,6 +44,11 @@ impl Served {
         Self { child, address }
     }
 
+    /// Its process id.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Sends a signal, by its process id: `-TERM`, `-KILL`.
     pub fn signal(&self, name: &str) {
         let status = Command::new("kill").args([name, &self.child.id().to_string()]).status().expect("kill can be run");
