@@ -1,0 +1,237 @@
+//! What is counted: one kind of call after the other, and the catalog that they are made against.
+
+use anyhow::{Result, bail};
+use tollgate::grpc::v1;
+use tollgate::grpc::v1::metering_service_client::MeteringServiceClient;
+use tollgate::grpc::v1::plan_service_client::PlanServiceClient;
+use tonic::transport::Channel;
+
+/// One kind of call.
+pub struct Case {
+    /// In the table, and in the file.
+    pub name: &'static str,
+    /// What its users are subscribed to.
+    pub plan: &'static str,
+    /// How every call must end; else something else is counted than the name says.
+    pub ends: Outcome,
+    /// What each call needs to find, made beforehand.
+    pub before: Option<fn(&Turn) -> Call>,
+    /// The call.
+    pub call: fn(&Turn) -> Call,
+    /// A single user who has so many live holds.
+    pub live_holds: usize,
+}
+
+/// Whose turn it is.
+pub struct Turn {
+    /// The user.
+    pub user: String,
+    /// Differs between all turns of a user.
+    pub number: usize,
+    /// What `before` reserved.
+    pub reservation_id: String,
+}
+
+/// A request.
+#[allow(missing_docs)]
+pub enum Call {
+    Reserve(v1::ReserveRequest),
+    Commit(v1::CommitRequest),
+    Release(v1::ReleaseRequest),
+    Track(v1::TrackRequest),
+    CanUse(v1::CanUseRequest),
+    GetUsage(v1::GetUsageRequest),
+    ListPlans,
+}
+
+/// How a call ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// It did, or told, what it was asked.
+    Done,
+    /// A limit was reached.
+    Denied,
+    /// It had been done before.
+    Replayed,
+}
+
+/// All of them, in the order of the table.
+pub fn cases() -> Vec<Case> {
+    let case = |name, plan, call| Case { name, plan, call, ends: Outcome::Done, before: None, live_holds: 0 };
+    vec![
+        case("reserve", "three", reserve_once),
+        Case { ends: Outcome::Denied, ..case("reserve, denied", "full", reserve_once) },
+        Case {
+            ends: Outcome::Replayed,
+            before: Some(reserve_once),
+            ..case("reserve, replayed", "three", reserve_once)
+        },
+        case("reserve, 1 group", "groups-1", reserve),
+        case("reserve, 10 groups", "groups-10", reserve),
+        case("reserve, 50 groups", "groups-50", reserve),
+        Case { live_holds: 1000, ..case("reserve, 1000 holds", "three", reserve_once) },
+        Case { before: Some(reserve), ..case("commit", "three", commit) },
+        Case { before: Some(reserve), ..case("release", "three", release) },
+        case("track", "three", track),
+        case("track, request id", "three", track_once),
+        case("can use", "three", can_use),
+        case("get usage", "three", get_usage),
+        case("list plans", "three", |_| Call::ListPlans),
+    ]
+}
+
+fn event() -> v1::Event {
+    v1::Event {
+        name: "llm.tokens".to_owned(),
+        quantity: None,
+        quantities: [("prompt_tokens".to_owned(), 1200.0), ("completion_tokens".to_owned(), 350.0)].into(),
+        metadata: [("provider".to_owned(), "openai".to_owned()), ("model".to_owned(), "gpt-4o".to_owned())].into(),
+    }
+}
+
+/// Longer than any run takes, so that no hold lapses in it.
+const TTL: prost_types::Duration = prost_types::Duration { seconds: 3600, nanos: 0 };
+
+/// Holds what the event may cost, without an id.
+pub fn reserve(turn: &Turn) -> Call {
+    let request =
+        v1::ReserveRequest { user_id: turn.user.clone(), event: Some(event()), ttl: Some(TTL), ..Default::default() };
+    Call::Reserve(request)
+}
+
+fn reserve_once(turn: &Turn) -> Call {
+    Call::Reserve(v1::ReserveRequest {
+        user_id: turn.user.clone(),
+        event: Some(event()),
+        ttl: Some(TTL),
+        request_id: request_id(turn),
+    })
+}
+
+fn commit(turn: &Turn) -> Call {
+    let quantities = [("prompt_tokens".to_owned(), 1200.0), ("completion_tokens".to_owned(), 270.0)].into();
+    let actual = Some(v1::Actual { quantity: None, quantities });
+    Call::Commit(v1::CommitRequest { reservation_id: turn.reservation_id.clone(), actual })
+}
+
+fn release(turn: &Turn) -> Call {
+    Call::Release(v1::ReleaseRequest { reservation_id: turn.reservation_id.clone(), ..Default::default() })
+}
+
+fn track(turn: &Turn) -> Call {
+    Call::Track(v1::TrackRequest { user_id: turn.user.clone(), event: Some(event()), ..Default::default() })
+}
+
+fn track_once(turn: &Turn) -> Call {
+    Call::Track(v1::TrackRequest {
+        user_id: turn.user.clone(),
+        event: Some(event()),
+        request_id: request_id(turn),
+        ..Default::default()
+    })
+}
+
+fn can_use(turn: &Turn) -> Call {
+    Call::CanUse(v1::CanUseRequest { user_id: turn.user.clone(), event: Some(event()) })
+}
+
+fn get_usage(turn: &Turn) -> Call {
+    Call::GetUsage(v1::GetUsageRequest { user_id: turn.user.clone(), ..Default::default() })
+}
+
+fn request_id(turn: &Turn) -> String {
+    format!("request-{:06}", turn.number)
+}
+
+/// Sends calls to a server.
+pub struct Client {
+    /// Of the server's connection.
+    pub metering: MeteringServiceClient<Channel>,
+    /// Of the same one.
+    pub plans: PlanServiceClient<Channel>,
+}
+
+impl Client {
+    /// Makes a call. Returns how it ended, and of a reservation its id.
+    pub async fn send(&mut self, call: Call) -> Result<(Outcome, String)> {
+        let none = String::new();
+        let ended = |replayed| if replayed { Outcome::Replayed } else { Outcome::Done };
+        Ok(match call {
+            Call::Reserve(request) => {
+                let answer = self.metering.reserve(request).await?.into_inner();
+                let outcome = if answer.allowed { ended(answer.replayed) } else { Outcome::Denied };
+                (outcome, answer.reservation_id)
+            }
+            Call::Commit(request) => (ended(self.metering.commit(request).await?.into_inner().replayed), none),
+            Call::Release(request) => (ended(self.metering.release(request).await?.into_inner().replayed), none),
+            Call::Track(request) => {
+                let answer = self.metering.track(request).await?.into_inner();
+                if answer.match_status() != v1::MatchStatus::Matched {
+                    bail!("an event was not counted: {answer:?}");
+                }
+                (ended(answer.replayed), none)
+            }
+            Call::CanUse(request) => {
+                let allowed = self.metering.can_use(request).await?.into_inner().allowed;
+                (if allowed { Outcome::Done } else { Outcome::Denied }, none)
+            }
+            Call::GetUsage(request) => {
+                self.metering.get_usage(request).await?;
+                (Outcome::Done, none)
+            }
+            Call::ListPlans => {
+                self.plans.list_plans(v1::ListPlansRequest {}).await?;
+                (Outcome::Done, none)
+            }
+        })
+    }
+}
+
+/// Plans of three groups as people write them, one of them full after one call; and of 1, 10 and 50 groups that all match.
+pub fn catalog() -> String {
+    let mut text = "plans:\n".to_owned();
+    for (plan, calls) in [("three", "1000000000"), ("full", "1")] {
+        text += &format!(
+            "  {plan}:
+    period: monthly
+    limit_groups:
+      - id: tokens_total
+        label: Tokens
+        unit: tokens
+        quota: 1000000000
+        match:
+          - {{ event: llm.tokens, measure: {{ prompt_tokens: 1, completion_tokens: 1 }} }}
+      - id: spend
+        label: Spend
+        unit: cents
+        quota: 1000000
+        match:
+          - event: llm.tokens
+            metadata: {{ provider: openai, model: [gpt-4o, gpt-4o-2*] }}
+            measure: {{ prompt_tokens: 0.00025, completion_tokens: 0.001 }}
+          - {{ event: image.render, measure: {{ quantity: 4 }} }}
+      - id: calls
+        label: Calls
+        unit: count
+        quota: {calls}
+        match:
+          - {{ event: \"llm.*\", measure: events }}
+"
+        );
+    }
+    for groups in [1, 10, 50] {
+        text += &format!("  groups-{groups}:\n    period: monthly\n    limit_groups:\n");
+        for group in 1..=groups {
+            text += &format!(
+                "      - id: group_{group:02}
+        label: Group {group:02}
+        unit: tokens
+        quota: 1000000000
+        match:
+          - {{ event: llm.tokens, measure: {{ prompt_tokens: 1, completion_tokens: 1 }} }}
+"
+            );
+        }
+    }
+    text
+}
