@@ -7,7 +7,7 @@ use comfy_table::{Cell, CellAlignment, Table};
 use serde::Deserialize;
 
 /// By how much the server may grow, in percent, where both were built by the same compiler.
-pub const SERVER_TOLERANCE: f64 = 3.0;
+pub const SERVER_TOLERANCE: f64 = 4.0;
 
 /// By how much Redis may grow, in percent of its ratio to the empty script, where both are the same Redis. What a lookup costs
 /// depends on a seed that Redis draws when it starts.
