@@ -131,7 +131,13 @@ pub fn all(effort: &Effort) -> Vec<Case> {
         Case::new("script/patterns/retry-storm", Work::RetryStorm),
         Case::new("script/patterns/reserve-commit", Work::ReserveCommit),
     ]);
-    for (name, place) in [("memory", Place::Memory), ("append-only", Place::AppendOnly), ("cluster", Place::Cluster)] {
+    let places = [
+        ("memory", Place::Memory),
+        ("together", Place::Together),
+        ("append-only", Place::AppendOnly),
+        ("cluster", Place::Cluster),
+    ];
+    for (name, place) in places {
         for (rpc, work) in [("reserve", Work::Reserve), ("commit", Work::Commit), ("track", Work::Track)] {
             cases.push(Case { place, ..Case::new(format!("script/redis/{name}/{rpc}"), work) });
         }

@@ -19,8 +19,10 @@ use super::store::Store;
 /// In which arrangement of Redis.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Place {
-    /// A single one that keeps everything in memory. It is emptied before each measurement.
+    /// A single one that keeps everything in memory, and runs a script for each call. It is emptied before each measurement.
     Memory,
+    /// The same, and calls travel together where Redis is busy.
+    Together,
     /// A single one full of users, who stay.
     Crowd,
     /// A single one with an append-only file, `everysec`.
@@ -62,13 +64,14 @@ impl Lab {
             let scratch = &self.scratch;
             let store = match place {
                 Place::Memory => Store::single(scratch, "memory", "--appendonly no").await?,
+                Place::Together => Store::single(scratch, "together", "--appendonly no").await?,
                 Place::Crowd => Store::single(scratch, "crowd", "--appendonly no").await?,
                 Place::AppendOnly => {
                     Store::single(scratch, "append-only", "--appendonly yes --appendfsync everysec").await?
                 }
                 Place::Cluster => Store::cluster(scratch).await?,
             };
-            let mut world = World::new(store).await?;
+            let mut world = World::new(store, if place == Place::Together { 32 } else { 1 }).await?;
             if place == Place::Crowd {
                 let meter = world.meter(Allowance::Plenty(3))?;
                 world.populate(&meter, &user_ids(users)).await?;
@@ -80,8 +83,9 @@ impl Lab {
 }
 
 impl World {
-    pub async fn new(store: Store) -> Result<Self> {
-        let ledger = connect(store.urls()).await?;
+    /// Up to `batch` calls travel together.
+    pub async fn new(store: Store, batch: usize) -> Result<Self> {
+        let ledger = connect(store.urls(), batch).await?;
         Ok(Self { store, ledger, meters: HashMap::new() })
     }
 
@@ -118,11 +122,12 @@ impl World {
 }
 
 /// The one place that names the options of the library's connection, so that a new one is decided on here.
-pub async fn connect(urls: Vec<String>) -> Result<Ledger> {
+pub async fn connect(urls: Vec<String>, batch: usize) -> Result<Ledger> {
     let options = RedisOptions {
         urls,
         sentinels: Vec::new(),
         connections: 2,
+        batch,
         timeout: Duration::from_secs(10),
         allow_eviction: false,
     };

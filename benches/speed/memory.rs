@@ -39,7 +39,7 @@ pub async fn measure(scratch: &Path, name: &str, effort: &Effort, results: &mut 
     if name == SERVER {
         return server(scratch, &store, effort, results).await;
     }
-    let mut world = World::new(store).await?;
+    let mut world = World::new(store, 32).await?;
     let meter = world.meter(Allowance::Plenty(3))?;
     let users = Arc::new(user_ids(effort.memory_users));
     let empty = world.store.used_bytes().await?;

@@ -120,7 +120,7 @@ impl Bench {
         let answer = client.reserve(request).await?.into_inner();
         ensure!(answer.limits.len() == 3, "the reference case has three groups");
         let echo = Echo::start(&answer).await?;
-        Ok(Self { world: World::new(store).await?, server, unbatched, echo, runs: 0 })
+        Ok(Self { world: World::new(store, 32).await?, server, unbatched, echo, runs: 0 })
     }
 
     /// Measures a case once. One of a server that there is not has no figures.

@@ -75,6 +75,7 @@ pub fn targets(results: &Results) -> Vec<Target> {
     let growth = group_line(results).map(|line| line.largest);
     vec![
         at_most("Reserve, 3 groups: script time, in `return 1`", Unit::Times, 18.0, script("rpc/reserve")),
+        at_most("The same where calls travel together", Unit::Times, 18.0, script("redis/together/reserve")),
         at_most("Commit: script time, in `return 1`", Unit::Times, 13.5, script("rpc/commit")),
         at_most("Denial: script time, in `return 1`", Unit::Times, 9.5, script("rpc/reserve-denied")),
         at_most("Reserve with 1,000,000 users, in that with 10", Unit::Times, 1.3, crowd),
