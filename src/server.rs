@@ -1,7 +1,5 @@
 //! Serving: the services on a listener, with health and reflection, until told to stop. Tests start the same thing.
 
-mod wire;
-
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,7 +14,7 @@ use crate::domain::plan::Catalog;
 use crate::grpc::v1::metering_service_server::MeteringServiceServer;
 use crate::grpc::v1::plan_service_server::PlanServiceServer;
 use crate::grpc::v1::subscription_service_server::SubscriptionServiceServer;
-use crate::grpc::{Metering, Plans, Subscriptions, v1};
+use crate::grpc::{Gathering, Metering, Plans, Subscriptions, v1};
 use crate::ledger::Ledger;
 use crate::meter::{Meter, MeterOptions};
 
@@ -68,7 +66,7 @@ pub async fn run(
     let incoming = TcpIncoming::from(listener)
         .with_nodelay(Some(true))
         .with_keepalive(keepalive)
-        .map(|accepted| accepted.map(wire::Gathering));
+        .map(|accepted| accepted.map(Gathering));
     let (stop, stopping) = tokio::sync::oneshot::channel();
     let server = Server::builder()
         .add_service(health)

@@ -11,6 +11,7 @@ use tokio::runtime::Handle;
 
 use crate::domain::fault::Fault;
 
+mod connection;
 mod metering;
 mod plans;
 pub mod request;
@@ -18,6 +19,7 @@ mod response;
 mod status;
 mod subscriptions;
 
+pub use connection::Gathering;
 pub use metering::Metering;
 pub use plans::Plans;
 pub use subscriptions::Subscriptions;

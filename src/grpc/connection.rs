@@ -12,7 +12,7 @@ use tonic::transport::server::{Connected, TcpConnectInfo};
 ///
 /// Otherwise h2 sends every message of 256 bytes or more by a system call of its own, as a piece beside its buffer. Now it copies
 /// those below 1 KiB into the buffer, and answers that are ready together leave together.
-pub(super) struct Gathering(pub(super) TcpStream);
+pub struct Gathering(pub TcpStream);
 
 impl AsyncRead for Gathering {
     fn poll_read(
