@@ -35,10 +35,11 @@ pub mod v1 {
 
 /// Runs a use case to its end, even if the caller goes away meanwhile: what Redis has been asked must be told to nobody else, but
 /// a mutation that needs a second round trip must still get it.
-async fn to_the_end<T: Send + 'static>(
-    work: impl Future<Output = Result<T, Fault>> + Send + 'static,
-) -> Result<T, tonic::Status> {
-    ToTheEnd(Some(Box::pin(work))).await.map_err(status::status)
+fn to_the_end<T: Send + 'static, F>(work: F) -> ToTheEnd<T, F>
+where
+    F: Future<Output = Result<T, Fault>> + Send + 'static,
+{
+    ToTheEnd(Some(Box::pin(work)))
 }
 
 /// Work that is done by whoever waits for it, and by a task of its own once nobody does: a task for every call would cost more.
@@ -47,7 +48,7 @@ where
     T: Send + 'static;
 
 impl<T: Send + 'static, F: Future<Output = Result<T, Fault>> + Send + 'static> Future for ToTheEnd<T, F> {
-    type Output = Result<T, Fault>;
+    type Output = Result<T, tonic::Status>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         // Not there while it runs: work that has panicked must not be gone on with.
@@ -57,8 +58,8 @@ impl<T: Send + 'static, F: Future<Output = Result<T, Fault>> + Send + 'static> F
                 self.0 = Some(work);
                 Poll::Pending
             }
-            Ok(outcome) => outcome,
-            Err(_) => Poll::Ready(Err(Fault::Unavailable("the call panicked".into()))),
+            Ok(Poll::Ready(outcome)) => Poll::Ready(outcome.map_err(status::status)),
+            Err(_) => Poll::Ready(Err(status::status(Fault::Unavailable("the call panicked".into())))),
         }
     }
 }
