@@ -1,9 +1,11 @@
-//! What is stored, decoded: only the shape is held against what the scripts write; the checks judge the numbers. The positions are
-//! those of `lua/lib/ledger.lua`, `lua/lib/record.lua`, `lua/lib/once.lua` and `lua/lib/subscription.lua`.
+//! What is stored, decoded: only the shape is held against what the scripts write; the checks judge the numbers. The formats are those
+//! of `lua/lib/ledger.lua`, `lua/lib/record.lua`, `lua/lib/once.lua` and `lua/lib/subscription.lua`.
 
 use std::collections::BTreeMap;
 
+use crate::catalog::Terms;
 use crate::domain::amount::Quantity;
+use crate::domain::packed::{Misfit, Reader};
 
 use super::value::{Undecodable, Value};
 
@@ -20,6 +22,8 @@ pub struct Ledger {
     pub forget: i64,
     /// When memory and agenda expire.
     pub memory: i64,
+    /// When the ledger's own key expires, as it was last told.
+    pub expires: i64,
     /// By group: the current window, and the previous one.
     pub groups: BTreeMap<String, (Window, Option<Window>)>,
     /// The number of the latest window.
@@ -75,10 +79,10 @@ pub struct Record {
     pub forget: i64,
     /// Empty for a call without one.
     pub request_id: String,
-    /// Each with what was committed (-1: nothing yet), and how much of that was refunded.
+    /// Each with what was committed (0: nothing yet), and how much of that was refunded.
     pub claims: Vec<(Claim, i64, i64)>,
-    /// There once it is committed.
-    pub late: Option<bool>,
+    /// Whether it was committed late.
+    pub late: bool,
 }
 
 /// What a request id has done.
@@ -110,37 +114,68 @@ pub struct Subscription {
     pub fallen_to: String,
 }
 
+/// Fails, saying that `name` is `found`, and not `what` it should be.
+fn not<T>(name: impl std::fmt::Display, found: impl std::fmt::Display, what: &str) -> Result<T, Undecodable> {
+    Err(Undecodable::new(format!("{name} is {found}, and not {what}")))
+}
+
+/// Says of what it is that it does not fit.
+fn of(name: &str) -> impl Fn(Misfit) -> Undecodable + use<'_> {
+    move |misfit| Undecodable::new(format!("{name} does not fit its format: {misfit}"))
+}
+
+/// A byte that is 0 or 1.
+fn flag(reader: &mut Reader<'_>, what: &str, name: &str) -> Result<bool, Undecodable> {
+    match reader.integer(1).map_err(of(name))? {
+        0 => Ok(false),
+        1 => Ok(true),
+        other => not(format_args!("{what} of {name}"), other, "0 or 1"),
+    }
+}
+
+fn at_end(reader: &Reader<'_>, name: &str) -> Result<(), Undecodable> {
+    let rest = reader.0.len();
+    if rest == 0 {
+        return Ok(());
+    }
+    Err(Undecodable::new(format!("{name} is followed by {rest} bytes that belong to nothing")))
+}
+
 impl Ledger {
     /// Decodes the value of a ledger key.
     ///
     /// # Errors
     /// Where it is not of the shape that scripts write.
     pub fn decode(packed: &[u8]) -> Result<Self, Undecodable> {
-        let value = Value::read(packed)?;
-        let [time, live, due, forget, memory, plan, groups, opened] = value.list("the ledger", 8..=8)? else {
-            return value.not("the ledger", "a list of 8");
-        };
-        plan.text("the plan")?;
-        let mut windows = BTreeMap::new();
-        for (id, pair) in groups.map("groups")? {
-            let name = format!("group {id:?}");
-            let [current, previous] = pair.list(&name, 2..=2)? else { return pair.not(&name, "a list of 2") };
-            let current = Window::decode(current, &format!("the current window of {name}"))?;
-            let previous = match previous {
-                Value::Flag(false) => None,
-                window => Some(Window::decode(window, &format!("the previous window of {name}"))?),
-            };
-            windows.insert(id.to_owned(), (current, previous));
+        const NAME: &str = "the ledger";
+        let mut reader = Reader(packed);
+        let mut numbers = [0; 7];
+        for (number, width) in numbers.iter_mut().zip([6, 2, 7, 7, 7, 7, 4]) {
+            *number = reader.integer(width).map_err(of(NAME))?;
         }
-        Ok(Self {
-            time: time.integer("the time")?,
-            live: live.integer("the number of live holds")?,
-            due: due.integer("the next deadline")?,
-            forget: forget.integer("the next time to forget")?,
-            memory: memory.integer("the expiry of the memory")?,
-            groups: windows,
-            opened: opened.integer("the number of windows opened")?,
-        })
+        reader.text(1).map_err(of(NAME))?;
+        let count = reader.integer(2).map_err(of(NAME))?;
+        let mut groups = BTreeMap::new();
+        for _ in 0..count {
+            let id = reader.text(1).map_err(of(NAME))?;
+            let name = format!("group {id:?}");
+            let (current, more) = Window::decode(&mut reader, &format!("the current window of {name}"))?;
+            let previous = if more {
+                let (window, more) = Window::decode(&mut reader, &format!("the previous window of {name}"))?;
+                if more {
+                    return not(&name, "one of three windows", "one of one or two");
+                }
+                Some(window)
+            } else {
+                None
+            };
+            if groups.insert(id.to_owned(), (current, previous)).is_some() {
+                return not(&name, "there twice", "there once");
+            }
+        }
+        at_end(&reader, NAME)?;
+        let [time, live, due, forget, memory, expires, opened] = numbers;
+        Ok(Self { time, live, due, forget, memory, expires, groups, opened })
     }
 
     /// Every window, with its group and whether it is the current one.
@@ -153,37 +188,50 @@ impl Ledger {
 }
 
 impl Window {
-    fn decode(value: &Value, name: &str) -> Result<Self, Undecodable> {
-        const FIELDS: [&str; 9] = ["unit", "period", "anchor", "start", "end", "kept", "used", "held", "number"];
-        let mut numbers = [0; 9];
-        for ((number, value), field) in numbers.iter_mut().zip(value.list(name, 9..=9)?).zip(FIELDS) {
-            *number = value.integer(format_args!("{field} of {name}"))?;
-        }
-        let [unit, period, anchor, start, end, kept, used, held, number] = numbers;
-        Ok(Self { unit, period, anchor, start, end, kept, used, held, number })
+    /// The window, and whether another one of the group follows.
+    fn decode(reader: &mut Reader<'_>, name: &str) -> Result<(Self, bool), Undecodable> {
+        let misfit = of(name);
+        let window = Self {
+            unit: reader.integer(1).map_err(&misfit)?,
+            period: reader.integer(1).map_err(&misfit)?,
+            anchor: reader.signed(7).map_err(&misfit)?,
+            start: reader.integer(6).map_err(&misfit)?,
+            end: reader.integer(7).map_err(&misfit)?,
+            kept: reader.integer(7).map_err(&misfit)?,
+            used: reader.integer(7).map_err(&misfit)?,
+            held: reader.integer(7).map_err(&misfit)?,
+            number: reader.integer(4).map_err(&misfit)?,
+        };
+        Ok((window, flag(reader, "what follows", name)?))
     }
 }
 
-impl Claim {
-    /// The first nine positions.
-    fn decode(values: &[Value], name: &str) -> Result<Self, Undecodable> {
-        let [group, label, unit, quota, hard, start, end, window, charge, ..] = values else {
-            return Value::List(values.to_vec()).not(name, "a list of at least 9");
-        };
-        let group = group.text(format_args!("the group of {name}"))?.to_owned();
-        label.text(format_args!("the label of {name}"))?;
-        hard.flag(format_args!("`hard` of {name}"))?;
-        let integer = |value: &Value, field: &str| value.integer(format_args!("{field} of {name}"));
-        Ok(Self {
-            unit: integer(unit, "the unit")?,
-            quota: integer(quota, "the quota")?,
-            start: integer(start, "the start")?,
-            end: integer(end, "the end")?,
-            window: integer(window, "the window")?,
-            charge: integer(charge, "the charge")?,
-            group,
-        })
+/// The claims up to the end, each with its second and third number; `measured` if each has measures.
+fn claims(mut reader: Reader<'_>, measured: bool) -> Result<Vec<(Claim, i64, i64)>, Undecodable> {
+    let mut claims = Vec::new();
+    while !reader.is_at_end() {
+        let name = format!("claim {}", claims.len() + 1);
+        let misfit = of(&name);
+        let mut numbers = [0; 6];
+        for (number, width) in numbers.iter_mut().zip([7, 7, 7, 6, 7, 4]) {
+            *number = reader.integer(width).map_err(&misfit)?;
+        }
+        let mut terms = Reader(reader.blob(2).map_err(&misfit)?);
+        let Terms { id, unit, quota, hard: _, label: _ } = Terms::read(&mut terms).map_err(&misfit)?;
+        at_end(&terms, &format!("what {name} says of its group"))?;
+        let measures = reader.blob(4).map_err(&misfit)?;
+        if measures.is_empty() == measured {
+            let what = if measured { "some" } else { "none" };
+            return not(format_args!("measures of {name}"), format_args!("{} bytes", measures.len()), what);
+        }
+        Value::read_all(measures, &format!("the measures of {name}"))?;
+        let [charge, second, third, start, end, window] = numbers;
+        claims.push((Claim { group: id.to_owned(), unit, quota, start, end, window, charge }, second, third));
     }
+    if claims.is_empty() {
+        return not("the list of claims", "empty", "one of at least 1");
+    }
+    Ok(claims)
 }
 
 impl Record {
@@ -192,38 +240,26 @@ impl Record {
     /// # Errors
     /// Where it is not of the shape that scripts write.
     pub fn decode(packed: &[u8]) -> Result<Self, Undecodable> {
-        let value = Value::read(packed)?;
-        let fields = value.list("the record", 7..=8)?;
-        let [state, deadline, forget, request_id, event, values, claims, late @ ..] = fields else {
-            return value.not("the record", "a list of 7 or 8");
-        };
-        let state = match state.integer("the state")? {
+        const NAME: &str = "the record";
+        let mut reader = Reader(packed);
+        let state = match reader.integer(1).map_err(of(NAME))? {
             1 => State::Held,
             2 => State::Committed,
             3 => State::Released,
-            _ => return state.not("the state", "1 (held), 2 (committed) or 3 (released)"),
+            other => return not("the state", other, "1 (held), 2 (committed) or 3 (released)"),
         };
-        event.text("the event")?;
-        values.map("the values")?;
-        let mut decoded = Vec::new();
-        for (index, claim) in claims.list("the claims", 1..=usize::MAX)?.iter().enumerate() {
-            let name = format!("claim {}", index + 1);
-            let fields = claim.list(&name, 12..=12)?;
-            fields[9].list(format_args!("the measures of {name}"), 1..=usize::MAX)?;
-            decoded.push((
-                Claim::decode(fields, &name)?,
-                fields[10].integer(format_args!("what was committed of {name}"))?,
-                fields[11].integer(format_args!("what was refunded of {name}"))?,
-            ));
+        let late = flag(&mut reader, "`late`", NAME)?;
+        let deadline = reader.integer(6).map_err(of(NAME))?;
+        let forget = reader.integer(6).map_err(of(NAME))?;
+        let request_id = reader.text(1).map_err(of(NAME))?.to_owned();
+        match &Value::read_all(reader.blob(4).map_err(of(NAME))?, "the event")?[..] {
+            [name, _, quantities, _] => {
+                name.text("the event's name")?;
+                quantities.map("the event's quantities")?;
+            }
+            other => return not("the event", format_args!("one of {} values", other.len()), "one of 4"),
         }
-        Ok(Self {
-            state,
-            deadline: deadline.integer("the deadline")?,
-            forget: forget.integer("the time to forget it")?,
-            request_id: request_id.text("the request id")?.to_owned(),
-            claims: decoded,
-            late: late.first().map(|late| late.flag("`late`")).transpose()?,
-        })
+        Ok(Self { state, deadline, forget, request_id, claims: claims(reader, true)?, late })
     }
 }
 
@@ -233,23 +269,24 @@ impl Request {
     /// # Errors
     /// Where it is not of the shape that scripts write.
     pub fn decode(packed: &[u8]) -> Result<Self, Undecodable> {
-        let value = Value::read(packed)?;
-        let fields = value.list("the request", 3..=5)?;
-        fields[1].text("the digest")?;
-        match (fields[0].text("the kind of request")?, fields) {
-            ("reserve", [_, _, nonce]) => Ok(Self::Reserve { nonce: nonce.text("the nonce")?.to_owned() }),
-            ("track", [_, _, event_id, forget, claims]) => {
-                event_id.text("the event id")?;
-                let mut decoded = Vec::new();
-                for (index, claim) in claims.list("the claims", 1..=usize::MAX)?.iter().enumerate() {
-                    let name = format!("claim {}", index + 1);
-                    let fields = claim.list(&name, 10..=10)?;
-                    let unapplied = fields[9].integer(format_args!("what was not applied of {name}"))?;
-                    decoded.push((Claim::decode(fields, &name)?, unapplied));
-                }
-                Ok(Self::Track { forget: forget.integer("the time to forget it")?, claims: decoded })
+        let values = Value::read_all(packed, "the request")?;
+        let kind = values.first().map_or(Ok(""), |kind| kind.text("the kind of request"))?;
+        match (kind, &values[..]) {
+            ("reserve", [_, digest, nonce]) => {
+                digest.text("the digest")?;
+                Ok(Self::Reserve { nonce: nonce.text("the nonce")?.to_owned() })
             }
-            _ => value.not("the request", "that of a reserve, with 3 values, or of a track, with 5"),
+            ("track", [_, digest, event_id, forget, packed]) => {
+                digest.text("the digest")?;
+                event_id.text("the event id")?;
+                let packed = packed.bytes("the claims")?;
+                let claims = claims(Reader(packed), false)?.into_iter().map(|(claim, unapplied, _)| (claim, unapplied));
+                Ok(Self::Track { forget: forget.integer("the time to forget it")?, claims: claims.collect() })
+            }
+            (_, values) => {
+                let found = format!("one of {} values", values.len());
+                not("the request", found, "that of a reserve, with 3 values, or of a track, with 5")
+            }
         }
     }
 }

@@ -107,7 +107,28 @@ fn not_a<T>(name: impl Display, value: &Value, what: &str) -> Result<T, Undecoda
     Err(Undecodable(format!("{name} is {value}, and not {what}")))
 }
 
+impl Undecodable {
+    /// What is wrong, in words.
+    pub fn new(text: String) -> Self {
+        Self(text)
+    }
+}
+
 impl Value {
+    /// Reads values, one after the other, up to the end.
+    ///
+    /// # Errors
+    /// What is no MessagePack.
+    pub fn read_all(packed: &[u8], name: &str) -> Result<Vec<Self>, Undecodable> {
+        let (mut rest, mut values) = (packed, Vec::new());
+        while !rest.is_empty() {
+            let mut deserializer = rmp_serde::Deserializer::new(&mut rest);
+            let value = Self::deserialize(&mut deserializer);
+            values.push(value.map_err(|error| Undecodable(format!("{name} is no MessagePack: {error}")))?);
+        }
+        Ok(values)
+    }
+
     /// Reads one value and nothing after it.
     ///
     /// # Errors
@@ -179,14 +200,14 @@ impl Value {
         }
     }
 
-    /// `true` or `false`.
+    /// Text of any bytes.
     ///
     /// # Errors
     /// Anything else.
-    pub fn flag(&self, name: impl Display) -> Result<bool, Undecodable> {
+    pub fn bytes(&self, name: impl Display) -> Result<&[u8], Undecodable> {
         match self {
-            Self::Flag(flag) => Ok(*flag),
-            other => not_a(name, other, "true or false"),
+            Self::Text(bytes) => Ok(bytes),
+            other => not_a(name, other, "text"),
         }
     }
 

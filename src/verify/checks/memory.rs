@@ -38,9 +38,8 @@ fn reservation_problems(moment: &Moment, nonce: &str, entry: &MemoryEntry) -> Ve
     if !(0 < *deadline && deadline <= forget && *forget < NEVER_MS) {
         problems.push(format!("the deadline {deadline} and the time to forget it, {forget}, are not in order"));
     }
-    if late.is_some() != (*state == State::Committed) {
-        let and = if late.is_some() { "says" } else { "does not say" };
-        problems.push(format!("is {}, and {and} whether it was committed late", word(*state)));
+    if *late && *state != State::Committed {
+        problems.push(format!("is {}, and says that it was committed late", word(*state)));
     }
     claims_problems(moment, claims.iter().map(|(claim, _, _)| claim), &mut problems);
     for (claim, committed, refunded) in claims {
@@ -70,9 +69,9 @@ fn reservation_problems(moment: &Moment, nonce: &str, entry: &MemoryEntry) -> Ve
 fn settled_problem(state: State, claim: &Claim, committed: i64, refunded: i64) -> Option<String> {
     let group = &claim.group;
     if state != State::Committed {
-        return ((committed, refunded) != (-1, 0)).then(|| {
+        return ((committed, refunded) != (0, 0)).then(|| {
             let state = word(state);
-            format!("group {group:?} is {state}, but committed {committed} and refunded {refunded}, and not -1 and 0")
+            format!("group {group:?} is {state}, but committed {committed} and refunded {refunded}, and not 0 and 0")
         });
     }
     let in_range = unit_of(claim.unit).is_none_or(|unit| is_amount(committed, unit));

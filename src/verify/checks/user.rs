@@ -82,7 +82,7 @@ fn subscription(key: &str, packed: &[u8], expires_at_ms: i64, findings: &mut Fin
 }
 
 fn counters(key: &str, ledger: &Ledger, findings: &mut Findings) {
-    let Ledger { time, live, due, forget, memory, opened, groups: _ } = ledger;
+    let Ledger { time, live, due, forget, memory, expires, opened, groups: _ } = ledger;
     let most_holds = i64::try_from(MOST_HOLDS).unwrap_or(i64::MAX);
     let bounded = [
         ("the time", *time, NEVER_MS),
@@ -90,6 +90,7 @@ fn counters(key: &str, ledger: &Ledger, findings: &mut Findings) {
         ("the next deadline", *due, NEVER_MS),
         ("the next time to forget", *forget, NEVER_MS),
         ("the expiry of the memory", *memory, NEVER_MS),
+        ("the expiry of the ledger", *expires, NEVER_MS),
         ("the number of windows opened", *opened, NEVER_MS),
     ];
     for (name, number, most) in bounded {
@@ -175,6 +176,11 @@ fn ledger_expires(key: &str, ledger: &Ledger, expires_at_ms: i64, findings: &mut
     } else if expires_at_ms < ledger.memory {
         let memory = ledger.memory;
         findings.contradiction(key, format!("expires at {expires_at_ms}, before the memory expires at {memory}"));
+    }
+    // A script that finds it noted leaves the key's expiry alone.
+    let noted = if ledger.expires == NEVER_MS { -1 } else { ledger.expires };
+    if (noted < 0) != (expires_at_ms < 0) || noted.abs_diff(expires_at_ms) > SLACK_MS.unsigned_abs() {
+        findings.contradiction(key, format!("has the expiry {expires_at_ms}, but its ledger has noted {noted}"));
     }
 }
 
