@@ -165,18 +165,94 @@ async fn what_is_wrong_with_the_call_is_said_with_what_to_do() {
 }
 
 /// Reads what a user has, for the lines that break it. `live`, `committed` and `released` are fields of the memory.
+///
+/// `led` is { time, live, due, forget, memory, plan, groups, opened }; a window { unit, period, anchor, start, end, kept, used, held,
+/// number }; a record { state, deadline, forget, request id, event, `nil`, claims, late }; a claim { group, label, unit, quota, hard,
+/// start, end, window, charge, measures, committed, refunded }, of a track with what was not applied at 10.
 const PRELUDE: &str = r"
     local NEVER, FORGETTING = 9007199254740991, 1e14
     local subscription, ledger, memory, agenda = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+    local pack, unpack_struct = struct.pack, struct.unpack
     local clock = redis.call('TIME')
     local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
-    local led = cmsgpack.unpack(redis.call('GET', ledger))
+    local function read_ledger(packed)
+        local it, count, at, more = { [7] = {} }
+        it[1], it[2], it[3], it[4], it[5], it.expires, it[8], it[6], count, at = unpack_struct('<I6I2I7I7I7I7I4Bc0H', packed)
+        local function window()
+            local w = {}
+            w[1], w[2], w[3], w[4], w[5], w[6], w[7], w[8], w[9], more, at = unpack_struct('<BBi7I6I7I7I7I7I4B', packed, at)
+            return w
+        end
+        for _ = 1, count do
+            local id
+            id, at = unpack_struct('<Bc0', packed, at)
+            it[7][id] = { window(), false }
+            if more == 1 then it[7][id][2] = window() end
+        end
+        return it
+    end
+    local function ledger_bytes(it)
+        local bytes, count = '', 0
+        local function window(w, more)
+            bytes = bytes .. pack('<BBi7I6I7I7I7I7I4B', w[1], w[2], w[3], w[4], w[5], w[6], w[7], w[8], w[9], more)
+        end
+        local function group(id, pair)
+            count = count + 1
+            bytes = bytes .. pack('<Bc0', #id, id)
+            window(pair[1], pair.more or (pair[2] and 1 or 0))
+            if pair[2] then window(pair[2], pair.after or 0) end
+        end
+        for id, pair in pairs(it[7]) do group(id, pair) end
+        if it.again then group(it.again, it[7][it.again]) end
+        return pack('<I6I2I7I7I7I7I4Bc0H', it[1], it[2], it[3], it[4], it[5], it.expires, it[8], #it[6], it[6], count) .. bytes
+    end
+    local function read_claims(packed, at, second)
+        local claims = {}
+        while at <= #packed do
+            local it, terms = {}
+            it[9], it[second], it[12], it[6], it[7], it[8], terms, it.measures, at = unpack_struct('<I7I7I7I6I7I4Hc0I4c0', packed, at)
+            it[1], it[3], it[4], it[5], it[2] = unpack_struct('<Bc0Bi7BHc0', terms)
+            claims[#claims + 1] = it
+        end
+        return claims
+    end
+    local function claims_bytes(claims, second)
+        local bytes = ''
+        for _, it in ipairs(claims) do
+            local terms = pack('<Bc0Bi7BHc0', #it[1], it[1], it[3], it[4], it[5], #it[2], it[2]) .. (it.after_terms or '')
+            bytes = bytes .. pack('<I7I7I7I6I7I4', it[9], it[second], it[12], it[6], it[7], it[8])
+                .. pack('<Hc0I4c0', #terms, terms, #it.measures, it.measures)
+        end
+        return bytes
+    end
+    local function get(field)
+        local packed = redis.call('HGET', memory, field)
+        if string.sub(field, 1, 1) == 'r' then
+            local it, at = {}
+            it[1], it[8], it[2], it[3], it[4], it[5], at = unpack_struct('<BBI6I6Bc0I4c0', packed)
+            it[7] = read_claims(packed, at, 11)
+            return it
+        end
+        local it = { cmsgpack.unpack(packed) }
+        if it[1] == 'track' then it[5] = read_claims(it[5], 1, 10) end
+        return it
+    end
+    local function put(field, it)
+        local packed
+        if string.sub(field, 1, 1) == 'r' then
+            packed = pack('<BBI6I6Bc0I4c0', it[1], it[8], it[2], it[3], #it[4], it[4], #it[5], it[5]) .. claims_bytes(it[7], 11)
+        elseif it[1] == 'track' then
+            packed = cmsgpack.pack(it[1], it[2], it[3], it[4], claims_bytes(it[5], 10))
+        else
+            packed = cmsgpack.pack(unpack(it))
+        end
+        redis.call('HSET', memory, field, packed)
+    end
+    local led = read_ledger(redis.call('GET', ledger))
     local sub = cmsgpack.unpack(redis.call('GET', subscription))
     local tokens, calls, cycle = led[7].tokens, led[7].calls, led[7].cycle
-    local function save() redis.call('SET', ledger, cmsgpack.pack(led), 'KEEPTTL') end
+    local function save() redis.call('SET', ledger, ledger_bytes(led), 'KEEPTTL') end
     local function save_sub() redis.call('SET', subscription, cmsgpack.pack(sub)) end
-    local function get(field) return cmsgpack.unpack(redis.call('HGET', memory, field)) end
-    local function put(field, value) redis.call('HSET', memory, field, cmsgpack.pack(value)) end
     local by_state = {}
     for _, field in ipairs(redis.call('HKEYS', memory)) do
         if string.sub(field, 1, 1) == 'r' then by_state[get(field)[1]] = field end
@@ -234,25 +310,28 @@ async fn what_is_wrong_with_a_ledger_is_found() {
     let cases: &[(&str, &[&str])] = &[
         ("", &[]),
         ("led[2] = 2 save()", &["ledger: the number of live holds is 2, but the agenda has 1"]),
-        ("led[2] = -1 save()", &["ledger: holds is -1, and not in 0 to 10000", "ledger: but the agenda has 1"]),
-        ("led[1] = -1 save()", &["ledger: the time is -1", "ledger: after the user's time -1"]),
+        ("led[2] = -1 save()", &["ledger: holds is 65535, and not in 0 to 10000", "ledger: but the agenda has 1"]),
+        ("led[1] = 0 save()", &["ledger: after the user's time 0"]),
         ("led[1] = now + 3600000 save()", &["ledger: note: the user's clock is 3"]),
         ("led[3] = NEVER save()", &["ledger: the next deadline is 9007199254740991, but the agenda's first is "]),
         ("led[4] = NEVER save()", &["ledger: the next time to forget is 9007199254740991, but the agenda's first"]),
-        ("led[9] = 1 save()", &["ledger: the ledger is a list of 9, and not a list of 8"]),
-        ("redis.call('SET', ledger, 'x', 'KEEPTTL')", &["ledger: the ledger is 120, and not a list of 8"]),
+        (
+            "led[5] = NEVER + 1 save()",
+            &[
+                "ledger: the expiry of the memory is 9007199254740992",
+                "ledger: before the memory",
+                "memory: noted",
+                "agenda: noted",
+            ],
+        ),
+        ("led.expires = led.expires + 5000 save()", &["ledger: but its ledger has noted "]),
+        ("redis.call('SET', ledger, 'x', 'KEEPTTL')", &["ledger: it ends after too few bytes"]),
+        ("redis.call('SETRANGE', ledger, 44, '\\255')", &["ledger: it ends after too few bytes"]),
         ("redis.call('APPEND', ledger, 'x')", &["ledger: is followed by 1 bytes that belong to nothing"]),
+        ("led[6] = '\\255' save()", &["ledger: it has text that is not UTF-8"]),
         (
-            "redis.call('SET', ledger, '\\194', 'KEEPTTL') redis.call('SETRANGE', ledger, 0, '\\217')",
-            &["ledger: no MessagePack"],
-        ),
-        (
-            "tokens[1][7] = 0.5 save()",
-            &["ledger: used of the current window of group \"tokens\" is 0.5, and not an integer"],
-        ),
-        (
-            "tokens[1][7] = -1 save()",
-            &["ledger: group \"tokens\", current window 3: used is -1, and not in 0 to 9007199254740991"],
+            "tokens[1][7] = NEVER + 1 save()",
+            &["ledger: group \"tokens\", current window 3: used is 9007199254740992, and not in 0 to 9007199254740991"],
         ),
         (
             "tokens[1][8] = 6 save()",
@@ -285,10 +364,27 @@ async fn what_is_wrong_with_a_ledger_is_found() {
             &["ledger: its number is not in 1 to 3", "memory: its window is number 4, and not in 1 to 3"],
         ),
         ("cycle[2][3] = cycle[1][3] save()", &["ledger: group \"cycle\": the previous window ends at "]),
-        ("tokens[2] = nil save()", &["ledger: group \"tokens\" is a list of 1, and not a list of 2"]),
-        ("redis.call('PERSIST', ledger)", &["ledger: never expires, but has no lifetime group"]),
-        ("redis.call('PEXPIRE', ledger, 7200000)", &["ledger: before the last window is kept until"]),
-        ("led[7] = {} save() redis.call('PEXPIRE', ledger, 600000)", &["ledger: before the memory expires at "]),
+        (
+            "tokens.more = 2 save()",
+            &["ledger: what follows of the current window of group \"tokens\" is 2, and not 0 or 1"],
+        ),
+        ("cycle.after = 1 save()", &["ledger: group \"cycle\" is one of three windows, and not one of one or two"]),
+        ("led.again = 'calls' save()", &["ledger: group \"calls\" is there twice, and not there once"]),
+        (
+            "redis.call('PERSIST', ledger)",
+            &[
+                "ledger: never expires, but has no lifetime group",
+                "ledger: has the expiry -1, but its ledger has noted ",
+            ],
+        ),
+        (
+            "redis.call('PEXPIRE', ledger, 7200000)",
+            &["ledger: before the last window is kept until", "ledger: but its ledger has noted "],
+        ),
+        (
+            "led[7] = {} led.expires = now + 600000 save() redis.call('PEXPIREAT', ledger, led.expires)",
+            &["ledger: before the memory expires at "],
+        ),
         ("redis.call('DEL', ledger)", &["memory: has no ledger", "agenda: has no ledger"]),
         ("redis.call('DEL', ledger) redis.call('HSET', ledger, 'a', 'b')", &["ledger: is a hash, and not a string"]),
     ];
@@ -298,7 +394,10 @@ async fn what_is_wrong_with_a_ledger_is_found() {
         "life",
         &[
             ("", &[]),
-            ("redis.call('PEXPIRE', ledger, 7200000)", &["ledger: but has a lifetime group"]),
+            (
+                "redis.call('PEXPIRE', ledger, 7200000)",
+                &["ledger: but has a lifetime group", "ledger: but its ledger has noted -1"],
+            ),
             ("led[7].all[1][5] = NEVER - 1 save()", &["ledger: is of a lifetime, but"]),
         ],
     )
@@ -383,24 +482,43 @@ async fn what_is_wrong_with_memory_and_agenda_is_found() {
             "score('qr1', FORGETTING + get(live)[3])",
             &["memory: request \"r1\": is that of a reserve, but the agenda forgets it"],
         ),
-        ("redis.call('HSET', memory, committed, 'x')", &["memory: the record is 120, and not a list of 7 to 8"]),
-        ("redis.call('HSET', memory, 'qr2', 'x')", &["memory: request \"r2\": the request is 120"]),
+        (
+            "redis.call('HSET', memory, committed, '\\1')",
+            &["memory: the record does not fit its format: it ends after"],
+        ),
+        (
+            "redis.call('HSET', memory, 'qr2', 'x')",
+            &["memory: request \"r2\": the kind of request is 120, and not text"],
+        ),
+        (
+            "redis.call('HSET', memory, 'qr2', cmsgpack.pack('reserve', 'd'))",
+            &["memory: request \"r2\": the request is one of 2 values, and not that of a reserve"],
+        ),
+        ("redis.call('HSET', memory, 'qt1', '\\217')", &["memory: request \"t1\": the request is no MessagePack"]),
         ("edit(committed, function(it) it[1] = 4 end)", &["memory: the state is 4, and not 1 (held)"]),
-        ("edit(committed, function(it) it[8] = nil end)", &["memory: is committed, and does not say whether"]),
-        ("edit(released, function(it) it[8] = false end)", &["memory: is released, and says whether"]),
+        ("edit(committed, function(it) it[8] = 2 end)", &["memory: `late` of the record is 2, and not 0 or 1"]),
+        ("edit(released, function(it) it[8] = 1 end)", &["memory: is released, and says that it was committed late"]),
+        (
+            "edit(released, function(it) it[5] = cmsgpack.pack('t', 5, {}) end)",
+            &["memory: the event is one of 3 values, and not one of 4"],
+        ),
+        ("edit(released, function(it) it[5] = '\\217' end)", &["memory: the event is no MessagePack"]),
         ("edit(released, function(it) it[2] = it[3] + 1 end)", &["memory: are not in order"]),
         (
             "edit(released, function(it) it[7] = {} end)",
-            &["memory: the claims is a list of 0, and not a list of at least 1"],
+            &["memory: the list of claims is empty, and not one of at least 1"],
         ),
-        ("claim(committed, 11, -1)", &["memory: committed -1 and refunded 1, which cannot be"]),
+        ("claim(committed, 11, 0)", &["memory: committed 0 and refunded 1, which cannot be"]),
         ("claim(committed, 12, 7)", &["memory: committed 6 and refunded 7, which cannot be"]),
         ("claim(committed, 11, NEVER + 1)", &["memory: which cannot be"]),
-        ("claim(live, 11, 3)", &["memory: is held, but committed 3 and refunded 0, and not -1 and 0"]),
-        ("claim(released, 12, 1)", &["memory: is released, but committed -1 and refunded 1"]),
-        ("claim(released, 9, -1)", &["memory: the charge is -1"]),
-        ("claim(released, 9, 1.5)", &["memory: the charge of claim 1 is 1.5, and not an integer"]),
-        ("claim('qt1', 9, -1)", &["memory: the charge is -1", "memory: did not apply 0 of -1"]),
+        ("claim(live, 11, 3)", &["memory: is held, but committed 3 and refunded 0, and not 0 and 0"]),
+        ("claim(released, 12, 1)", &["memory: is released, but committed 0 and refunded 1"]),
+        ("claim(released, 9, NEVER + 1)", &["memory: the charge is 9007199254740992"]),
+        ("claim('qt1', 9, NEVER + 1)", &["memory: the charge is 9007199254740992"]),
+        ("claim(released, 'measures', '')", &["memory: measures of claim 1 is 0 bytes, and not some"]),
+        ("claim('qt1', 'measures', '\\1')", &["memory: measures of claim 1 is 1 bytes, and not none"]),
+        ("claim(released, 'measures', '\\217')", &["memory: the measures of claim 1 is no MessagePack"]),
+        ("claim(released, 'after_terms', 'x')", &["memory: what claim 1 says of its group is followed by 1 bytes"]),
         ("claim('qt1', 10, 3)", &["memory: group \"tokens\" did not apply 3 of 2"]),
         ("claim(released, 3, 0)", &["memory: the unit is 0", "memory: is another one in the ledger"]),
         ("claim(released, 4, -2)", &["memory: the quota is -2"]),
@@ -467,7 +585,7 @@ async fn what_is_wrong_with_other_keys_is_found() {
 async fn what_belongs_to_no_user_is_found_and_what_is_not_tollgates_is_left_alone() {
     let redis = redis("verify-unknown").await;
     for key in
-        ["tollgate2:x", "tollgate2:{x}:ledger", "tollgate2:{a:b}:hold:", "tollgate2:{a:b}:ledger", "tollgate:x", "x"]
+        ["tollgate2:x", "tollgate2:{x}:ledger", "tollgate2:{a:b}:hold:", "tollgate1:{a:b}:ledger", "tollgate:x", "x"]
     {
         let _: () = redis.ask(&format!("SET {key} 1")).await.unwrap();
     }
