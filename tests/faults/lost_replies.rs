@@ -65,7 +65,8 @@ async fn pass(client: TcpStream, server: TcpStream, countdown: Arc<AtomicUsize>)
             read = from_client.read(&mut asked) => match read? {
                 0 => return Ok(()),
                 count => {
-                    let script = asked[..count].windows(7).any(|bytes| bytes == b"EVALSHA");
+                    let runs = |command: &[u8]| asked[..count].windows(command.len()).any(|bytes| bytes == command);
+                    let script = runs(b"EVALSHA") || runs(b"FCALL");
                     let counted = |left: usize| left.checked_sub(1);
                     steal |= script && countdown.fetch_update(Ordering::SeqCst, Ordering::SeqCst, counted) == Ok(1);
                     to_server.write_all(&asked[..count]).await?;

@@ -103,6 +103,7 @@ async fn redis_is_paused() {
 async fn scripts_are_forgotten_and_clients_killed() {
     campaign("flushed", "", &[Unanswered], async |campaign, redis, _| {
         for _ in 0..15 {
+            ask(redis, "FUNCTION FLUSH").await;
             ask(redis, "SCRIPT FLUSH").await;
             campaign.wait(0..40).await;
         }
@@ -110,6 +111,7 @@ async fn scripts_are_forgotten_and_clients_killed() {
         for _ in 0..15 {
             ask(redis, "CLIENT KILL TYPE normal").await;
             campaign.wait(0..80).await;
+            ask(redis, "FUNCTION FLUSH").await;
             ask(redis, "SCRIPT FLUSH").await;
         }
         campaign.resumes().await;
