@@ -3,11 +3,10 @@
 
 use std::collections::BTreeMap;
 
-use crate::catalog::Terms;
 use crate::domain::amount::Quantity;
 use crate::domain::packed::{Misfit, Reader};
 
-use super::value::{Undecodable, Value};
+use super::value::{Undecodable, Value, not_a};
 
 /// A user's ledger.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -114,11 +113,6 @@ pub struct Subscription {
     pub fallen_to: String,
 }
 
-/// Fails, saying that `name` is `found`, and not `what` it should be.
-fn not<T>(name: impl std::fmt::Display, found: impl std::fmt::Display, what: &str) -> Result<T, Undecodable> {
-    Err(Undecodable::new(format!("{name} is {found}, and not {what}")))
-}
-
 /// Says of what it is that it does not fit.
 fn of(name: &str) -> impl Fn(Misfit) -> Undecodable + use<'_> {
     move |misfit| Undecodable::new(format!("{name} does not fit its format: {misfit}"))
@@ -129,7 +123,7 @@ fn flag(reader: &mut Reader<'_>, what: &str, name: &str) -> Result<bool, Undecod
     match reader.integer(1).map_err(of(name))? {
         0 => Ok(false),
         1 => Ok(true),
-        other => not(format_args!("{what} of {name}"), other, "0 or 1"),
+        other => not_a(format_args!("{what} of {name}"), other, "0 or 1"),
     }
 }
 
@@ -163,14 +157,14 @@ impl Ledger {
             let previous = if more {
                 let (window, more) = Window::decode(&mut reader, &format!("the previous window of {name}"))?;
                 if more {
-                    return not(&name, "one of three windows", "one of one or two");
+                    return not_a(&name, "one of three windows", "one of one or two");
                 }
                 Some(window)
             } else {
                 None
             };
             if groups.insert(id.to_owned(), (current, previous)).is_some() {
-                return not(&name, "there twice", "there once");
+                return not_a(&name, "there twice", "there once");
             }
         }
         at_end(&reader, NAME)?;
@@ -217,19 +211,23 @@ fn claims(mut reader: Reader<'_>, measured: bool) -> Result<Vec<(Claim, i64, i64
             *number = reader.integer(width).map_err(&misfit)?;
         }
         let mut terms = Reader(reader.blob(2).map_err(&misfit)?);
-        let Terms { id, unit, quota, hard: _, label: _ } = Terms::read(&mut terms).map_err(&misfit)?;
+        let group = terms.text(1).map_err(&misfit)?.to_owned();
+        let unit = terms.integer(1).map_err(&misfit)?;
+        let quota = terms.signed(7).map_err(&misfit)?;
+        flag(&mut terms, "`hard`", &name)?;
+        terms.text(2).map_err(&misfit)?;
         at_end(&terms, &format!("what {name} says of its group"))?;
         let measures = reader.blob(4).map_err(&misfit)?;
         if measures.is_empty() == measured {
             let what = if measured { "some" } else { "none" };
-            return not(format_args!("measures of {name}"), format_args!("{} bytes", measures.len()), what);
+            return not_a(format_args!("measures of {name}"), format_args!("{} bytes", measures.len()), what);
         }
         Value::read_all(measures, &format!("the measures of {name}"))?;
         let [charge, second, third, start, end, window] = numbers;
-        claims.push((Claim { group: id.to_owned(), unit, quota, start, end, window, charge }, second, third));
+        claims.push((Claim { group, unit, quota, start, end, window, charge }, second, third));
     }
     if claims.is_empty() {
-        return not("the list of claims", "empty", "one of at least 1");
+        return not_a("the list of claims", "empty", "one of at least 1");
     }
     Ok(claims)
 }
@@ -246,7 +244,7 @@ impl Record {
             1 => State::Held,
             2 => State::Committed,
             3 => State::Released,
-            other => return not("the state", other, "1 (held), 2 (committed) or 3 (released)"),
+            other => return not_a("the state", other, "1 (held), 2 (committed) or 3 (released)"),
         };
         let late = flag(&mut reader, "`late`", NAME)?;
         let deadline = reader.integer(6).map_err(of(NAME))?;
@@ -257,7 +255,7 @@ impl Record {
                 name.text("the event's name")?;
                 quantities.map("the event's quantities")?;
             }
-            other => return not("the event", format_args!("one of {} values", other.len()), "one of 4"),
+            other => return not_a("the event", format_args!("one of {} values", other.len()), "one of 4"),
         }
         Ok(Self { state, deadline, forget, request_id, claims: claims(reader, true)?, late })
     }
@@ -285,7 +283,7 @@ impl Request {
             }
             (_, values) => {
                 let found = format!("one of {} values", values.len());
-                not("the request", found, "that of a reserve, with 3 values, or of a track, with 5")
+                not_a("the request", found, "that of a reserve, with 3 values, or of a track, with 5")
             }
         }
     }
@@ -298,16 +296,13 @@ impl Subscription {
     /// Where it is not of the shape that is written.
     pub fn decode(packed: &[u8]) -> Result<Self, Undecodable> {
         let value = Value::read(packed)?;
-        let fields = value.list("the subscription", 7..=7)?;
-        let [revision, plan, start, end, cycle_anchor, fallen_to, overrides] = fields else {
-            return value.not("the subscription", "a list of 7");
-        };
-        for pair in overrides.list("the overrides", 0..=usize::MAX)? {
-            let pair = pair.list("an override", 2..=2)?;
-            let group = pair[0].text("the group of an override")?;
-            let name = format!("the quota of {group:?}");
-            if !matches!(pair[1].text(&name)?, "unlimited") && Quantity::from_decimal(pair[1].text(&name)?).is_err() {
-                return pair[1].not(&name, "a number or \"unlimited\"");
+        let [revision, plan, start, end, cycle_anchor, fallen_to, overrides] = value.list("the subscription")?;
+        for pair in overrides.values("the overrides")? {
+            let [group, quota] = pair.list("an override")?;
+            let name = format!("the quota of {:?}", group.text("the group of an override")?);
+            let text = quota.text(&name)?;
+            if text != "unlimited" && Quantity::from_decimal(text).is_err() {
+                return not_a(name, quota, "a number or \"unlimited\"");
             }
         }
         Ok(Self {

@@ -1,7 +1,6 @@
 //! A MessagePack value of any shape, and readers that say precisely where it is not what it should be.
 
 use std::fmt::{self, Display};
-use std::ops::RangeInclusive;
 
 use serde::de::{Deserialize as _, MapAccess, SeqAccess, Visitor};
 
@@ -103,8 +102,16 @@ impl<'de> Visitor<'de> for AnyValue {
     }
 }
 
-fn not_a<T>(name: impl Display, value: &Value, what: &str) -> Result<T, Undecodable> {
-    Err(Undecodable(format!("{name} is {value}, and not {what}")))
+/// Fails, saying that `name` is `found`, and not `what` it should be.
+///
+/// # Errors
+/// Always.
+pub fn not_a<T>(name: impl Display, found: impl Display, what: &str) -> Result<T, Undecodable> {
+    Err(Undecodable(format!("{name} is {found}, and not {what}")))
+}
+
+fn list_of(length: usize) -> String {
+    format!("a list of {length}")
 }
 
 impl Undecodable {
@@ -149,18 +156,21 @@ impl Value {
     ///
     /// # Errors
     /// Anything else.
-    pub fn list(&self, name: impl Display, lengths: RangeInclusive<usize>) -> Result<&[Self], Undecodable> {
+    pub fn list<const LENGTH: usize>(&self, name: impl Display) -> Result<&[Self; LENGTH], Undecodable> {
         match self {
-            Self::List(values) if lengths.contains(&values.len()) => Ok(values),
-            other => {
-                let (least, most) = lengths.into_inner();
-                let what = match most {
-                    usize::MAX => format!("a list of at least {least}"),
-                    most if most == least => format!("a list of {least}"),
-                    most => format!("a list of {least} to {most}"),
-                };
-                not_a(name, other, &what)
-            }
+            Self::List(values) => values.as_slice().try_into().or_else(|_| not_a(name, self, &list_of(LENGTH))),
+            other => not_a(name, other, &list_of(LENGTH)),
+        }
+    }
+
+    /// A list with any number of values.
+    ///
+    /// # Errors
+    /// Anything else.
+    pub fn values(&self, name: impl Display) -> Result<&[Self], Undecodable> {
+        match self {
+            Self::List(values) => Ok(values),
+            other => not_a(name, other, "a list"),
         }
     }
 
@@ -209,13 +219,5 @@ impl Value {
             Self::Text(bytes) => Ok(bytes),
             other => not_a(name, other, "text"),
         }
-    }
-
-    /// Fails, saying that this is not `what` it should be.
-    ///
-    /// # Errors
-    /// Always.
-    pub fn not<T>(&self, name: impl Display, what: &str) -> Result<T, Undecodable> {
-        not_a(name, self, what)
     }
 }
