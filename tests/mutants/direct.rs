@@ -2,8 +2,10 @@
 //! cleared away.
 
 use std::collections::BTreeMap;
+use std::pin::Pin;
 
 use tollgate::catalog::{self, CompiledPlan, compile};
+use tollgate::domain::amount::Quantity;
 use tollgate::domain::event::{Event, EventName};
 use tollgate::domain::fault::Fault;
 use tollgate::domain::id::Owner;
@@ -12,10 +14,12 @@ use tollgate::ledger::codec::{self, Reply};
 use tollgate::ledger::{Ledger, UserKeys};
 
 use crate::support::{Step, fresh_user, owner, redis, step_clock};
+use crate::together;
 
 /// 2033-05-18T03:33:20Z.
-const START: i64 = 2_000_000_000_000;
-const MINUTE: i64 = 60_000;
+pub const START: i64 = 2_000_000_000_000;
+pub const MINUTE: i64 = 60_000;
+const DAY: i64 = 86_400_000;
 /// Of a reservation here; it is remembered for a minute more.
 const TTL: i64 = 5000;
 
@@ -35,10 +39,7 @@ impl<'a> User<'a> {
 
     /// The same with another period.
     async fn on(ledger: &'a Ledger, period: &str) -> Self {
-        let group = "{ id: g, unit: count, quota: 9, match: [{ event: e }] }";
-        let catalog = format!("plans: {{ p: {{ period: {period}, limit_groups: [{group}] }} }}");
-        let catalog = catalog::parse(&catalog, jiff::tz::db()).unwrap_or_else(|problems| panic!("{problems}"));
-        let plan = compile(&catalog.plans()[0], None, &BTreeMap::new(), START).expect("the time has a calendar");
+        let plan = plan(&format!("period: {period}, id: g, unit: count, quota: 9, match: [{{ event: e }}]"));
         let name = fresh_user("direct");
         let owner = owner(&name);
         step_clock(&name, Step::To(START)).await;
@@ -50,17 +51,18 @@ impl<'a> User<'a> {
     }
 
     async fn reserve_for(&self, nonce: &str, ttl_ms: i64) -> Result<Reply, Fault> {
-        let event = Event::new(EventName::parse("e").expect("a name"), None, BTreeMap::new(), BTreeMap::new());
+        self.reserve_once(nonce, ttl_ms, "").await
+    }
+
+    async fn reserve_once(&self, nonce: &str, ttl_ms: i64, request_id: &str) -> Result<Reply, Fault> {
         let mut keys = self.keys.all();
         keys.push(self.keys.hold(nonce));
-        let call = codec::encode(&("", false, codec::event(&event), "", "", nonce, ttl_ms, MINUTE));
+        let call = call_of_reserve(&event(), nonce, ttl_ms, request_id);
         self.ledger.run(&self.ledger.scripts().reserve, &keys, &self.owner, &[&call, &self.plan.message]).await
     }
 
     async fn track(&self, request_id: &str) -> Result<Reply, Fault> {
-        let event = Event::new(EventName::parse("e").expect("a name"), None, BTreeMap::new(), BTreeMap::new());
-        let once = (request_id, "digest", "event");
-        let call = codec::encode(&("", false, codec::event(&event), once.0, once.1, once.2, false, MINUTE));
+        let call = call_of_track(&event(), request_id, &false);
         let keys = self.keys.all();
         self.ledger.run(&self.ledger.scripts().track, &keys, &self.owner, &[&call, &self.plan.message]).await
     }
@@ -83,11 +85,21 @@ impl<'a> User<'a> {
     }
 
     async fn set_live(&self, live: u32) {
-        let script = "local led = cmsgpack.unpack(redis.call('GET', KEYS[1])) led[2] = tonumber(ARGV[1])
-            redis.call('SET', KEYS[1], cmsgpack.pack(led), 'KEEPTTL')";
+        let script = "local led = redis.call('GET', KEYS[1])
+            redis.call('SET', KEYS[1], struct.pack('<c6I2', led, ARGV[1]) .. string.sub(led, 9), 'KEEPTTL')";
         let mut command = redis::cmd("EVAL");
         command.arg(script).arg(1).arg(self.keys.ledger()).arg(live);
         let () = command.query_async(&mut redis().await).await.expect("Redis answers");
+    }
+
+    /// Whether the ledger says when its key expires.
+    async fn knows_its_end(&self) -> bool {
+        let script =
+            "return { struct.unpack('<I7', redis.call('GET', KEYS[1]), 30), redis.call('PEXPIRETIME', KEYS[1]) }";
+        let mut command = redis::cmd("EVAL");
+        command.arg(script).arg(1).arg(self.keys.ledger());
+        let (said, done): (i64, i64) = command.query_async(&mut redis().await).await.expect("Redis answers");
+        said == done
     }
 
     async fn step(&self, ms: i64) {
@@ -99,6 +111,37 @@ impl<'a> User<'a> {
         let script = &self.ledger.scripts().user_delete;
         let _: Result<Reply, Fault> = self.ledger.run(script, &keys, &self.owner, &[]).await;
     }
+}
+
+/// A plan `p` of one group, compiled for `START`.
+pub fn plan(group: &str) -> CompiledPlan {
+    plan_at(group, None, START)
+}
+
+fn plan_at(group: &str, cycle_anchor_ms: Option<i64>, at_ms: i64) -> CompiledPlan {
+    let catalog = format!("plans: {{ p: {{ limit_groups: [{{ {group} }}] }} }}");
+    let catalog = catalog::parse(&catalog, jiff::tz::db()).unwrap_or_else(|problems| panic!("{problems}"));
+    compile(&catalog.plans()[0], cycle_anchor_ms, &BTreeMap::new(), at_ms).expect("the time has a calendar")
+}
+
+/// What happens in these checks: `e`, once.
+fn event() -> Event {
+    Event::new(EventName::parse("e").expect("a name"), None, BTreeMap::new(), BTreeMap::new())
+}
+
+/// The call of `reserve`, of a user without a subscription.
+pub fn call_of_reserve(event: &Event, nonce: &str, ttl_ms: i64, request_id: &str) -> Vec<u8> {
+    let (metadata, name, quantity, quantities, numeric) = codec::event(event);
+    let call = ("", false, request_id, "digest", nonce, ttl_ms, MINUTE, metadata, name, quantity, quantities, numeric);
+    codec::encode(&call)
+}
+
+/// The call of `track`, and with the name of the refunded event in the place of `enforce` that of `refund`.
+pub fn call_of_track(event: &Event, request_id: &str, enforce: &impl serde::Serialize) -> Vec<u8> {
+    let (metadata, name, quantity, quantities, numeric) = codec::event(event);
+    let once = (request_id, "digest", "event");
+    let call = ("", false, once.0, once.1, once.2, enforce, MINUTE, metadata, name, quantity, quantities, numeric);
+    codec::encode(&call)
 }
 
 fn is_stale(reply: Result<Reply, Fault>) -> bool {
@@ -113,18 +156,32 @@ fn held(reply: Result<Reply, Fault>) -> Option<u64> {
 
 /// The first thing that is not as it should be.
 pub async fn wrong(ledger: &Ledger) -> Option<&'static str> {
-    let checks = [
-        ("a window ends with its last millisecond", window_end(ledger).await),
-        ("a subscription is replaced only by who has read it", replaced(ledger).await),
-        ("a live hold is visible, until it is settled or expires", visible(ledger).await),
-        ("10,000 holds are the most, and a settled one makes room", most_holds(ledger).await),
-        ("what is forgotten is cleared away, and not before", cleared(ledger).await),
-        ("a track is remembered for the replay window, to the millisecond", remembered(ledger).await),
-        ("a long reservation is remembered beyond shorter ones", outlives(ledger).await),
-        ("what was held comes back although the agenda has expired", returns(ledger).await),
-        ("everything expires by itself, and not before it is needed", expires(ledger).await),
+    type Check<'a> = Pin<Box<dyn Future<Output = bool> + Send + 'a>>;
+    let checks: Vec<(_, Check<'_>)> = vec![
+        ("a window ends with its last millisecond", Box::pin(window_end(ledger))),
+        ("a subscription is replaced only by who has read it", Box::pin(replaced(ledger))),
+        ("a live hold is visible, until it is settled or expires", Box::pin(visible(ledger))),
+        ("10,000 holds are the most, and a settled one makes room", Box::pin(most_holds(ledger))),
+        ("what is forgotten is cleared away, and not before", Box::pin(cleared(ledger))),
+        ("a track is remembered for the replay window, to the millisecond", Box::pin(remembered(ledger))),
+        ("a long reservation is remembered beyond shorter ones", Box::pin(outlives(ledger))),
+        ("what was held comes back although the agenda has expired", Box::pin(returns(ledger))),
+        ("everything expires by itself, and not before it is needed", Box::pin(expires(ledger))),
+        ("the ledger expires after the last window that it keeps", Box::pin(outlived(ledger))),
+        ("the memory of a request id goes with its reservation", Box::pin(forgotten(ledger))),
+        ("the time is Redis's own, to the millisecond", Box::pin(own_time(ledger))),
+        ("a price that no counter holds is out of range, whatever its last term", Box::pin(overpriced(ledger))),
+        ("a blocked event leaves no window open", Box::pin(unopened(ledger))),
+        ("a window of another anchor is kept as long as that says", Box::pin(realigned(ledger))),
+        ("a prefix is not enough for a name that ends with it", Box::pin(prefix(ledger))),
+        ("calls that travel together are answered as each would be alone", Box::pin(together::right(ledger))),
     ];
-    checks.into_iter().find(|(_, right)| !right).map(|(what, _)| what)
+    for (what, right) in checks {
+        if !right.await {
+            return Some(what);
+        }
+    }
+    None
 }
 
 async fn window_end(ledger: &Ledger) -> bool {
@@ -138,19 +195,20 @@ async fn window_end(ledger: &Ledger) -> bool {
     right
 }
 
+fn subscription(revision: &str) -> Vec<u8> {
+    codec::encode_subscription(&Subscription {
+        revision: revision.to_owned(),
+        plan_id: "p".to_owned(),
+        start_ms: START,
+        end_ms: None,
+        cycle_anchor_ms: START,
+        fallen_to: None,
+        overrides: BTreeMap::new(),
+    })
+}
+
 async fn replaced(ledger: &Ledger) -> bool {
     let user = User::new(ledger).await;
-    let subscription = |revision: &str| {
-        codec::encode_subscription(&Subscription {
-            revision: revision.to_owned(),
-            plan_id: "p".to_owned(),
-            start_ms: START,
-            end_ms: None,
-            cycle_anchor_ms: START,
-            fallen_to: None,
-            overrides: BTreeMap::new(),
-        })
-    };
     let put = async |before: &str, revision: &str| {
         let call = codec::encode(&(before, "", Vec::<&str>::new()));
         let keys = user.keys.all();
@@ -267,6 +325,9 @@ async fn expires(ledger: &Ledger) -> bool {
     for key in [user.keys.ledger(), user.keys.memory(), user.keys.agenda()] {
         right &= (needed..needed + 60 * MINUTE).contains(&expires(key).await);
     }
+    // Another call, after which nothing expires at another time.
+    right &= held(user.reserve("b").await) == Some(2);
+    right &= (needed..needed + 60 * MINUTE).contains(&expires(user.keys.ledger()).await) && user.knows_its_end().await;
     // A settling that comes late is remembered longer.
     user.step(TTL + MINUTE - 1).await;
     right &= user.settle("a", true).await.is_ok();
@@ -274,10 +335,135 @@ async fn expires(ledger: &Ledger) -> bool {
     for key in [user.keys.ledger(), user.keys.memory(), user.keys.agenda()] {
         right &= (needed..needed + 60 * MINUTE).contains(&expires(key).await);
     }
+    right &= user.knows_its_end().await;
     user.delete().await;
     let lifetime = User::on(ledger, "lifetime").await;
     right &= held(lifetime.reserve("a").await) == Some(1);
     right &= lifetime.look::<i64>("PEXPIRETIME", lifetime.keys.ledger()).await == -1;
     lifetime.delete().await;
+    right
+}
+
+/// What is kept of a window is needed until the end of the next one, also after another one has taken its place.
+async fn outlived(ledger: &Ledger) -> bool {
+    let mut user = User::on(ledger, "yearly").await;
+    let yearly = user.plan.until_ms;
+    let expires = async |key: String| user.look::<i64>("PEXPIRETIME", key).await;
+    let mut right = user.track("").await.is_ok() && expires(user.keys.ledger()).await > yearly + 364 * DAY;
+    user.plan = plan("period: minute, id: g, unit: count, quota: 9, match: [{ event: e }]");
+    let expires = async |key: String| user.look::<i64>("PEXPIRETIME", key).await;
+    right &= user.track("").await.is_ok() && expires(user.keys.ledger()).await > yearly + 364 * DAY;
+    user.delete().await;
+    right
+}
+
+/// ONCE: the request id of a forgotten reservation goes with it, unless it has become another one's.
+async fn forgotten(ledger: &Ledger) -> bool {
+    let user = User::on(ledger, "yearly").await;
+    let mut right = true;
+    for request_id in ["x", "y"] {
+        right &= user.reserve_once(request_id, TTL, request_id).await.is_ok();
+    }
+    right &= user.look::<u32>("HLEN", user.keys.memory()).await == 4;
+    user.step(TTL + MINUTE).await;
+    right &= held(user.reserve_once("z", TTL, "y").await) == Some(1);
+    right &= user.look::<u32>("HLEN", user.keys.memory()).await == 2;
+    let again = user.reserve_once("w", TTL, "y").await.ok().and_then(|reply| reply.decision().ok());
+    right &= again.is_some_and(|(_, hold)| hold.is_some_and(|hold| hold.nonce == "z" && hold.replayed));
+    user.delete().await;
+    right
+}
+
+/// ONE-CLOCK: of a user whose time is no other.
+async fn own_time(ledger: &Ledger) -> bool {
+    let name = fresh_user("direct");
+    let owner = owner(&name);
+    let keys = UserKeys::new(&owner);
+    let mut right = true;
+    for _ in 0..3 {
+        let clock = async || {
+            let (seconds, micros): (i64, i64) =
+                redis::cmd("TIME").query_async(&mut redis().await).await.expect("Redis answers");
+            seconds * 1000 + micros / 1000
+        };
+        let before = clock().await;
+        let asked = [keys.subscription(), keys.ledger()];
+        let answer = ledger.run(&ledger.scripts().subscription_get, &asked, &owner, &[]).await;
+        let now = answer.ok().and_then(|reply| reply.subscription().ok()).map(|(now_ms, ..)| now_ms);
+        let after = clock().await;
+        right &= now.is_some_and(|now| (before..=after).contains(&now));
+        tokio::time::sleep(std::time::Duration::from_millis(3)).await;
+    }
+    right
+}
+
+/// EXACT: 2 x 10^15 at 500.5 each are 10^15 more than 10^18.
+async fn overpriced(ledger: &Ledger) -> bool {
+    let mut user = User::new(ledger).await;
+    let measure = "measure: { a: 500.5, b: 0.000000000001 }";
+    user.plan =
+        plan(&format!("period: yearly, id: g, unit: count, quota: unlimited, match: [{{ event: e, {measure} }}]"));
+    let quantity = |text| Quantity::from_decimal(text).expect("a number");
+    let quantities = [("a", quantity("2000000000000000")), ("b", quantity("1"))];
+    let quantities = quantities.map(|(name, quantity)| (name.to_owned(), quantity)).into();
+    let event = Event::new(EventName::parse("e").expect("a name"), None, quantities, BTreeMap::new());
+    let call = codec::can_use_call("", false, &event);
+    let keys = user.keys.all();
+    let answer = ledger.run(&ledger.scripts().can_use, &keys, &user.owner, &[&call, &user.plan.message]).await;
+    user.delete().await;
+    matches!(answer, Err(Fault::OutOfRange { .. }))
+}
+
+/// A hold of an ended window lapses while something does not fit: that is written, and nothing else.
+async fn unopened(ledger: &Ledger) -> bool {
+    let mut user = User::new(ledger).await;
+    let mut right = held(user.reserve("a").await) == Some(1);
+    user.step(MINUTE).await;
+    user.plan = plan_at("period: minute, id: g, unit: count, quota: 0, match: [{ event: e }]", None, START + MINUTE);
+    let (keys, call) = (user.keys.all(), call_of_track(&event(), "", &true));
+    let answer = ledger.run(&ledger.scripts().track, &keys, &user.owner, &[&call, &user.plan.message]).await;
+    right &= answer.ok().and_then(|reply| reply.tracked().ok()).is_some_and(|tracked| tracked.uncounted.is_some());
+    let packed: Vec<u8> = user.look("GET", user.keys.ledger()).await;
+    let span = [&user.plan.from_ms.to_le_bytes()[..6], &user.plan.until_ms.to_le_bytes()[..7]].concat();
+    right &= packed.starts_with(&(START + MINUTE).to_le_bytes()[..6]);
+    right &= packed[6..8] == [0, 0] && !packed.windows(13).any(|bytes| bytes == span);
+    user.delete().await;
+    right
+}
+
+/// Whoever has started on a 28th of February has years that end like those of a 29th, but for the leap years.
+async fn realigned(ledger: &Ledger) -> bool {
+    let mut user = User::new(ledger).await;
+    // 2034-05-18, 2028-02-29 and 2029-02-28.
+    let (now, leap_day, day_before) = (START + 365 * DAY, 1_835_395_200_000, 1_866_931_200_000);
+    step_clock(&user.name, Step::To(now)).await;
+    let group = "period: yearly, anchor: subscription_start, id: g, unit: count, quota: 9, match: [{ event: e }]";
+    let mut expiries = Vec::new();
+    user.plan = plan_at(group, Some(day_before), now);
+    let mut right = user.track("").await.is_ok();
+    expiries.push(user.look::<i64>("PEXPIRETIME", user.keys.ledger()).await);
+    let call = codec::encode(&("", "p", vec!["realign"]));
+    let args: [&[u8]; 3] = [&call, &subscription("1"), &plan_at(group, Some(leap_day), now).message];
+    let answer = ledger.run(&ledger.scripts().subscription_put, &user.keys.all(), &user.owner, &args).await;
+    right &= answer.is_ok_and(|reply| reply.current().is_ok());
+    expiries.push(user.look::<i64>("PEXPIRETIME", user.keys.ledger()).await);
+    right &= expiries[1] - expiries[0] == DAY;
+    user.delete().await;
+    right
+}
+
+async fn prefix(ledger: &Ledger) -> bool {
+    let mut user = User::new(ledger).await;
+    user.plan = plan("period: yearly, id: g, unit: count, quota: 9, match: [{ event: \"e.*\" }]");
+    let mut right = true;
+    for (name, matches) in [("e", false), ("e.", false), ("e.f", true)] {
+        let event = Event::new(EventName::parse(name).expect("a name"), None, BTreeMap::new(), BTreeMap::new());
+        let call = codec::can_use_call("", false, &event);
+        let args: [&[u8]; 2] = [&call, &user.plan.message];
+        let answer = ledger.run(&ledger.scripts().can_use, &user.keys.all(), &user.owner, &args).await;
+        let decision = answer.ok().and_then(|reply| reply.decision().ok());
+        right &= decision.is_some_and(|(decision, _)| decision.denied.is_none() == matches);
+    }
+    user.delete().await;
     right
 }

@@ -8,6 +8,7 @@ use crate::campaign;
 use crate::direct;
 use crate::generate::Case;
 use crate::list::Mutant;
+use crate::support::redis;
 
 /// The scripts with the mutant in them.
 ///
@@ -18,25 +19,37 @@ fn mutated(mutant: &Mutant) -> &'static Scripts {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("lua").join(file).with_extension("lua");
     let source = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
     assert_eq!(source.matches(text).count(), 1, "{file} has this once: {text}");
-    let is_library = file.starts_with("lib/");
-    // Scripts begin with their libraries, so that the first place is that of the library.
-    let change = |script: &tollgate::ledger::Script| {
-        if is_library || script.name == *file {
-            script.source.replacen(text, replacement, 1)
-        } else {
-            script.source.to_string()
-        }
-    };
-    let changed = scripts().changed(change);
+    let code = code_of(&source);
+    let wrong = code.replacen(text, replacement, 1);
+    // The whole file, as others may have the same text.
+    let changed = scripts().changed(|script| script.source.replacen(&code, &wrong, 1));
     let differ = changed.all().iter().zip(scripts().all()).any(|(one, two)| one.body != two.body);
     assert!(differ, "no script has this of {file}: {text}");
     // As long as the program: there are few.
     Box::leak(Box::new(changed))
 }
 
+/// What `build.rs` takes of a file: neither the shebang nor lines that are only comments.
+fn code_of(source: &str) -> String {
+    let is_code =
+        |line: &&str| !["--", "#!"].iter().any(|start| line.trim_start().starts_with(start)) && !line.trim().is_empty();
+    source.lines().filter(is_code).flat_map(|line| [line, "\n"]).collect()
+}
+
+/// A mutant is wrong, but not broken: Redis takes it.
+async fn is_lua(scripts: &Scripts) -> bool {
+    let mut load = redis::pipe();
+    for script in scripts.all() {
+        load.cmd("SCRIPT").arg("LOAD").arg(&script.body).ignore();
+    }
+    load.query_async::<()>(&mut redis().await).await.is_ok()
+}
+
 /// After how many operations the mutant is found out, 0 by a direct check; `None` if it never is.
 pub async fn kill(mutant: &Mutant, cases: &[Case], ledger: &Ledger) -> Option<usize> {
-    let ledger = ledger.clone().with_scripts(mutated(mutant));
+    let scripts = mutated(mutant);
+    assert!(is_lua(scripts).await, "this is no Lua: {mutant:?}");
+    let ledger = ledger.clone().with_scripts(scripts);
     if direct::wrong(&ledger).await.is_some() {
         return Some(0);
     }

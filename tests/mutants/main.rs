@@ -43,6 +43,7 @@ mod windows;
 mod direct;
 mod kill;
 mod list;
+mod together;
 
 use std::sync::{Arc, Mutex, PoisonError};
 
