@@ -43,9 +43,9 @@ local function commit(k, a)
   end
 
   local function rows_of_charges()
-    local rows = ''
-    for i = 1, #claims do rows = rows .. claim_row(led, claims[i], charges[i]) end
-    return rows
+    local rows = {}
+    for i = 1, #claims do rows[i] = claim_row(led, claims[i], charges[i]) end
+    return concat(rows)
   end
 
   local state = state_name(record, now)

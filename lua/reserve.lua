@@ -55,20 +55,20 @@ local function reserve(k, a)
     return DECISION .. pack('limit_reached', '', '', 0, rows, wait_ms, false)
   end
 
-  local claims, shown, rows = '', '', ''
+  local claims, shown, rows = {}, {}, {}
   for i = 1, #matched do
     local match = matched[i]
     local group, w, charge, measures = match[1], match[2], match[3], match[4]
     local span, terms = span_of(w), group[G_TERMS]
     w[HELD] = w[HELD] + charge
-    claims = claims .. pack_struct(CLAIM_FORMAT, charge, 0, 0, span, w[NUMBER], #terms, terms, #measures, measures)
-    rows = rows .. pack_struct(ROW_FORMAT, span, w[USED], w[HELD], charge, 0, 0, 0) .. terms
-    shown = format('%s %s=%d', shown, group[G_ID], charge)
+    claims[i] = pack_struct(CLAIM_FORMAT, charge, 0, 0, span, w[NUMBER], #terms, terms, #measures, measures)
+    rows[i] = pack_struct(ROW_FORMAT, span, w[USED], w[HELD], charge, 0, 0, 0) .. terms
+    shown[i] = format('%s=%d', group[G_ID], charge)
   end
   local deadline = now + ttl_ms
   local forget_at = deadline + settlement_ms
   local field = 'r' .. nonce
-  local packed = record_bytes(HELD_STATE, 0, deadline, forget_at, request_id, event, claims)
+  local packed = record_bytes(HELD_STATE, 0, deadline, forget_at, request_id, event, concat(claims))
   if request_id == '' then
     call('HSET', memory_key, field, packed)
   else
@@ -77,12 +77,12 @@ local function reserve(k, a)
   write_lapsed(agenda_key, lapsed)
   call('ZADD', agenda_key, format('%d', deadline), field)
   -- For people who look with redis-cli; no script reads it.
-  call('SET', hold_key, sub(shown, 2), 'PX', format('%d', ttl_ms))
+  call('SET', hold_key, concat(shown, ' '), 'PX', format('%d', ttl_ms))
   led.live = led.live + 1
   if deadline < led.due then led.due = deadline end
   tidy_memory(led, agenda_key, memory_key, forget_at)
   save_ledger(ledger_key, led)
-  return DECISION .. pack('allowed', nonce, 'held', deadline, rows, -1, false)
+  return DECISION .. pack('allowed', nonce, 'held', deadline, concat(rows), -1, false)
 end
 
 return each(reserve, 5, 2)

@@ -31,22 +31,22 @@ local function usage(k, a)
     return group_row(group, { frame, 0, 0, 0, 0 }, 0)
   end
 
-  local rows = ''
+  local rows = {}
   local groups = plan[P_GROUPS]
   for i = 1, #groups do
     local group = groups[i]
     local w = current_window(led, group)
     if not w then return stale(led, redis_time, stored[1]) end
     if at < 0 or (at >= whole(w)[START] and at < w[END]) then
-      rows = rows .. group_row(group, w, 0)
+      rows[#rows + 1] = group_row(group, w, 0)
     elseif led.time < group[G_START] or led.time >= group[G_END] then
       -- ONE-CLOCK: an open window stands whatever was compiled, but the one before it would be that of another time.
       return stale(led, redis_time, stored[1])
     else
-      rows = rows .. previous_row(group, w)
+      rows[#rows + 1] = previous_row(group, w)
     end
   end
-  return pack({ usage = { rows } })
+  return pack({ usage = { concat(rows) } })
 end
 
 return each(usage, 4, 2)

@@ -19,6 +19,8 @@ local unpack_some = cmsgpack.unpack_limit
 -- Formats are fixed and little-endian: `In` an integer of n bytes, `in` a signed one, `cn` text of n bytes, `Bc0` text after its length.
 local pack_struct, unpack_struct = struct.pack, struct.unpack
 local sub, format = string.sub, string.format
+-- Of a list that grows, as text that grows is copied each time.
+local concat = table.concat
 local floor, max, min = math.floor, math.max, math.min
 
 -- The answer of a script that found something wrong; `reason` is the ErrorInfo reason, and nothing was written.

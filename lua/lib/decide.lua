@@ -47,7 +47,7 @@ end
 
 -- The rows of a denial, which say what is missing in each full group.
 local function denied_rows(matched)
-  local rows = ''
+  local rows = {}
   for i = 1, #matched do
     local group, w, charge = matched[i][1], matched[i][2], matched[i][3]
     local shortfall = 0
@@ -55,15 +55,15 @@ local function denied_rows(matched)
       -- In this order, so that no sum passes 2^53 unless the answer does.
       shortfall = min(max(charge - (group[G_QUOTA] - w[USED] - w[HELD]), 0), MAX)
     end
-    rows = rows .. group_row(group, w, charge, shortfall)
+    rows[i] = group_row(group, w, charge, shortfall)
   end
-  return rows
+  return concat(rows)
 end
 
 local function matched_rows(matched)
-  local rows = ''
-  for i = 1, #matched do rows = rows .. group_row(matched[i][1], matched[i][2], matched[i][3]) end
-  return rows
+  local rows = {}
+  for i = 1, #matched do rows[i] = group_row(matched[i][1], matched[i][2], matched[i][3]) end
+  return concat(rows)
 end
 
 -- In how many milliseconds to ask again, or -1 if waiting does not help: of every full group the time at which there may be

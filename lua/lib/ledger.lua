@@ -65,29 +65,31 @@ end
 -- Writes the ledger, to expire a minute after the last thing that needs it; never, if a lifetime group is in it.
 local function save_ledger(key, led)
   local now, last = led.time, led.memory
-  local bytes, count = '', 0
+  local parts, count = {}, 0
   for id, pair in pairs(led.groups) do
     local current, previous = pair[1], pair[2]
     if previous and previous[KEPT] <= now then previous = false end
     if previous or current[KEPT] > now then
       count = count + 1
       if current[KEPT] > last then last = current[KEPT] end
-      bytes = bytes
-        .. pack_struct(GROUP_FORMAT, #id, id, current[FRAME], current[KEPT], current[USED], current[HELD], current[NUMBER], previous and 1 or 0)
+      parts[#parts + 1] = pack_struct(GROUP_FORMAT, #id, id, current[FRAME], current[KEPT], current[USED], current[HELD],
+        current[NUMBER], previous and 1 or 0)
       if previous then
         if previous[KEPT] > last then last = previous[KEPT] end
-        bytes = bytes .. pack_struct(WINDOW_FORMAT, previous[FRAME], previous[KEPT], previous[USED], previous[HELD], previous[NUMBER], 0)
+        parts[#parts + 1] = pack_struct(WINDOW_FORMAT, previous[FRAME], previous[KEPT], previous[USED], previous[HELD],
+          previous[NUMBER], 0)
       end
     end
   end
   local expires = last == NEVER and NEVER or max(last, now) + 60000
-  local head = pack_struct(LEDGER_FORMAT, now, led.live, led.due, led.forget, led.memory, expires, led.opened, #led.plan, led.plan, count)
+  local packed = pack_struct(LEDGER_FORMAT, now, led.live, led.due, led.forget, led.memory, expires, led.opened, #led.plan,
+    led.plan, count) .. concat(parts)
   if expires == NEVER then
-    call('SET', key, head .. bytes)
+    call('SET', key, packed)
   elseif expires == led.expires then
-    call('SET', key, head .. bytes, 'KEEPTTL')
+    call('SET', key, packed, 'KEEPTTL')
   else
-    call('SET', key, head .. bytes, 'PXAT', expires)
+    call('SET', key, packed, 'PXAT', expires)
   end
 end
 

@@ -31,12 +31,11 @@ local function claim_bytes(charge, committed, refunded, span, number, terms, mea
 end
 
 local function claims_bytes(claims)
-  local bytes = ''
+  local bytes = {}
   for i = 1, #claims do
-    local claim = claims[i]
-    bytes = bytes .. claim_bytes(unpack(claim, 1, 7))
+    bytes[i] = claim_bytes(unpack(claims[i], 1, 7))
   end
-  return bytes
+  return concat(bytes)
 end
 
 -- The claims that stand in `packed` from a byte on.

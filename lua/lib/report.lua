@@ -20,9 +20,9 @@ local function claim_row(led, claim, requested, unapplied)
 end
 
 local function claim_rows(led, claims, position)
-  local rows = ''
-  for i = 1, #claims do rows = rows .. claim_row(led, claims[i], claims[i][position]) end
-  return rows
+  local rows = {}
+  for i = 1, #claims do rows[i] = claim_row(led, claims[i], claims[i][position]) end
+  return concat(rows)
 end
 
 local function group_row(group, w, requested, shortfall)

@@ -2,9 +2,9 @@
 
 -- The answer, from what is remembered of the call.
 local function tracked(led, event_id, claims, replayed)
-  local rows = ''
-  for i = 1, #claims do rows = rows .. claim_row(led, claims[i], claims[i][C_CHARGE], claims[i][C_UNAPPLIED]) end
-  return TRACKED .. pack('matched', event_id, rows, replayed)
+  local rows = {}
+  for i = 1, #claims do rows[i] = claim_row(led, claims[i], claims[i][C_CHARGE], claims[i][C_UNAPPLIED]) end
+  return TRACKED .. pack('matched', event_id, concat(rows), replayed)
 end
 
 -- What a group was charged, or of a refund given back, and what of that could not be.

@@ -224,13 +224,15 @@ async fn replaced(ledger: &Ledger) -> bool {
 }
 
 async fn visible(ledger: &Ledger) -> bool {
-    let user = User::new(ledger).await;
+    let group = |id| format!("period: minute, id: {id}, unit: count, quota: 9, match: [{{ event: e }}]");
+    let plan = plan(&format!("{} }}, {{ {}", group("g"), group("h")));
+    let user = User { plan, ..User::new(ledger).await };
     let mut right = true;
     for (nonce, commit) in [("a", true), ("b", false)] {
         right &= held(user.reserve(nonce).await) == Some(1);
         let shown: Option<String> = user.look("GET", user.keys.hold(nonce)).await;
         let left: i64 = user.look("PTTL", user.keys.hold(nonce)).await;
-        right &= shown.as_deref() == Some("g=1") && (1..=TTL).contains(&left);
+        right &= shown.as_deref() == Some("g=1 h=1") && (1..=TTL).contains(&left);
         right &= user.settle(nonce, commit).await.is_ok();
         right &= user.look::<u32>("EXISTS", user.keys.hold(nonce)).await == 0;
     }

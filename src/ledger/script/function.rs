@@ -12,7 +12,7 @@ pub struct Function {
 }
 
 /// What is not there yet while a library is loaded.
-const LATER: [&str; 5] = ["redis.", "cmsgpack.", "struct.", "string.", "math."];
+const LATER: [&str; 6] = ["redis.", "cmsgpack.", "struct.", "string.", "table.", "math."];
 
 impl Function {
     /// Of a script that ends in `return each(...)`; `None` for others.

@@ -232,8 +232,8 @@ pub const CALLS: &[Mutant] = &[
     ("user_delete", "call('DEL', KEYS[1], KEYS[2], KEYS[3], KEYS[4])", "call('DEL', KEYS[2], KEYS[3], KEYS[4])"),
     (
         "reserve",
-        "rows .. pack_struct(ROW_FORMAT, span, w[USED], w[HELD], charge, 0",
-        "rows .. pack_struct(ROW_FORMAT, span, w[USED], w[HELD] - charge, charge, 0",
+        "rows[i] = pack_struct(ROW_FORMAT, span, w[USED], w[HELD], charge, 0",
+        "rows[i] = pack_struct(ROW_FORMAT, span, w[USED], w[HELD] - charge, charge, 0",
     ),
     (
         "reserve",
