@@ -74,7 +74,7 @@ local function commit(k, a)
   -- All checks are done: from here on, writes.
   if not late then
     give_back(led, claims)
-    led.live = led.live - 1
+    led.live = max(led.live - 1, 0)
   end
   for i = 1, #claims do
     local claim = claims[i]

@@ -24,7 +24,7 @@ local function release(k, a)
 
   -- All checks are done: from here on, writes.
   give_back(led, claims)
-  led.live = led.live - 1
+  led.live = max(led.live - 1, 0)
   record[R_STATE] = RELEASED_STATE
   record[R_FORGET] = max(record[R_FORGET], now + replay_ms)
   write_lapsed(agenda_key, lapsed)

@@ -12,12 +12,13 @@ local PURGE = 64
 -- Below the limit for the arguments of one call.
 local CHUNK = 1000
 
--- NO-LEAK: gives back exactly what the claims hold, in the windows that are still kept.
+-- NO-LEAK: gives back exactly what the claims hold, in the windows that are still kept. Where somebody has deleted a ledger and not the
+-- rest, its windows may hold less than that: never less than nothing.
 local function give_back(led, claims)
   for i = 1, #claims do
     local claim = claims[i]
     local w = kept_window(led, claim[C_ID], claim[C_WINDOW])
-    if w then w[HELD] = w[HELD] - claim[C_CHARGE] end
+    if w then w[HELD] = max(w[HELD] - claim[C_CHARGE], 0) end
   end
 end
 
@@ -52,7 +53,7 @@ local function give_back_due(led, agenda_key, memory_key)
       if forget_at < led.forget then led.forget = forget_at end
     end
   end
-  led.live = led.live - #due
+  led.live = max(led.live - #due, 0)
   -- The agenda expires a while after its last entry is to be forgotten, whether or not anybody has asked since the holds were due:
   -- then nothing is live.
   if #due == 0 and led.live > 0 and call('EXISTS', agenda_key) == 0 then give_back_all(led) end

@@ -28,12 +28,13 @@ local function fault(reason, group, name)
   return pack({ fault = { reason, group or '', name or '' } })
 end
 
--- How many messages are remembered with what they decode to. A function remembers them from call to call, a script only while it runs.
-local MOST_REMEMBERED = 1000
+-- How many bytes of messages are remembered with what they decode to, which takes some ten times as many. A function remembers them from
+-- call to call, a script only while it runs.
+local MOST_REMEMBERED = 250000
 
 -- A compiled plan as a call has it, or false for 'none' and 'unknown'. Calls that share a message share what it decodes to, which no
 -- script changes.
-local plans, plan_count = {}, 0
+local plans, plan_bytes = {}, 0
 
 local function plan_of(message)
   if message == 'none' or message == 'unknown' then return false end
@@ -41,8 +42,8 @@ local function plan_of(message)
   if not plan then
     plan = unpack_message(message)
     -- Plans come and go with their windows.
-    if plan_count == MOST_REMEMBERED then plans, plan_count = {}, 0 end
-    plans[message], plan_count = plan, plan_count + 1
+    if plan_bytes > MOST_REMEMBERED then plans, plan_bytes = {}, 0 end
+    plans[message], plan_bytes = plan, plan_bytes + #message
   end
   return plan
 end

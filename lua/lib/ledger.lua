@@ -1,8 +1,8 @@
 -- ledger: a user's counters and clock, and the windows they belong to. Needs base.
 --
--- The ledger key holds what LEDGER says: time, live holds, next due, next forgotten, memory until, expiry of the key, windows opened,
--- plan, number of groups; and for each group its id, and its windows as WINDOW says: the current one, and then the previous one if
--- there is one. In the script, `groups` maps a group's id to { current window, previous window or false }. The current one stands
+-- The ledger key holds what LEDGER_FORMAT says: time, live holds, next due, next forgotten, memory until, expiry of the key, windows opened,
+-- plan, number of groups; and for each group what GROUP_FORMAT says, its id and its current window, and then the previous one as
+-- WINDOW_FORMAT says if there is one. In the script, `groups` maps a group's id to { current window, previous window or false }. The current one stands
 -- until its end, whatever a replica has compiled (SELF-CONTAINED); the previous one is kept as well.
 --
 -- A window is known by its number, which no other window of the user ever has: a window with the same bounds that is opened

@@ -5,14 +5,14 @@
 -- where they are needed. A condition is { key, exact values as a set, prefixes }.
 
 -- What such messages decode to, each to a list; no script changes them.
-local decoded, decoded_count = {}, 0
+local decoded, decoded_bytes = {}, 0
 
 local function decode(messages)
   local values = decoded[messages]
   if not values then
     values = { unpack_message(messages) }
-    if decoded_count == MOST_REMEMBERED then decoded, decoded_count = {}, 0 end
-    decoded[messages], decoded_count = values, decoded_count + 1
+    if decoded_bytes > MOST_REMEMBERED then decoded, decoded_bytes = {}, 0 end
+    decoded[messages], decoded_bytes = values, decoded_bytes + #messages
   end
   return values
 end

@@ -1,6 +1,7 @@
 //! Reserve, commit and release: the rows of SPEC section 5 about them.
 
-use crate::scenario::check;
+use crate::scenario::{Scenario, check};
+use crate::support::{Replica, keys, redis};
 
 /// Hard groups of tokens per month and chats per day, a soft one, an unlimited one, and one that always denies.
 const CATALOG: &str = r"
@@ -543,4 +544,23 @@ plans:
     ",
     )
     .await;
+}
+
+/// Nothing that Tollgate does leads there, but an evicting Redis or somebody with redis-cli.
+#[tokio::test]
+async fn who_has_lost_the_ledger_but_not_the_holds_begins_anew_and_is_not_stuck() {
+    let mut scenario = Scenario::new(vec![("", Replica::start(CATALOG).await)]);
+    scenario.run("reserve u llm.tokens 100 as=A => allowed\nreserve u llm.tokens 200 as=B => allowed").await;
+    let ledger = keys(&scenario.user("u")).ledger();
+    let _: () = redis::cmd("DEL").arg(ledger).query_async(&mut redis().await).await.unwrap();
+    scenario
+        .run(
+            "
+            reserve u llm.tokens 10 => allowed tokens.held=10
+            commit A => tokens.used=100 tokens.held=0
+            release B => tokens.used=100 tokens.held=0
+            reserve u llm.tokens 1 => allowed tokens.used=100 tokens.held=1
+        ",
+        )
+        .await;
 }

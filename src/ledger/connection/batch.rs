@@ -111,6 +111,12 @@ impl Batch {
         self.0.iter_mut().for_each(|call| call.expire(now));
     }
 
+    /// Leaves those who still wait; whether there are any.
+    pub(super) fn keep_waiting(&mut self) -> bool {
+        self.0.retain(|call| call.caller.is_some());
+        !self.0.is_empty()
+    }
+
     /// Gives each its part of the answer.
     pub(super) fn answer(self, answer: Result<Value, RedisError>) {
         match answer.and_then(|answer| parts(answer, self.0.len())) {

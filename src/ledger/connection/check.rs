@@ -11,6 +11,9 @@ pub(super) fn judge(info: &InfoDict, node: &str, allow_eviction: bool) -> Result
         Some(version) => judge_version(true, version, node)?,
         None => judge_version(false, info.get::<String>("redis_version").unwrap_or_default(), node)?,
     }
+    if info.get::<u8>("arch_bits") == Some(32) {
+        return Err(ConnectError::ThirtyTwoBits { node: node.to_owned() });
+    }
     let policy = info.get::<String>("maxmemory_policy").unwrap_or_default();
     if policy != "noeviction" && !policy.is_empty() {
         if !allow_eviction {
@@ -49,6 +52,9 @@ mod tests {
         assert_eq!(verdict("redis_version:7.0.15\r\nmaxmemory_policy:noeviction\r\n", false), Ok(()));
         assert_eq!(verdict("redis_version:10.0.0\r\n", false), Ok(()));
         assert_eq!(verdict("redis_version:7.2.4\r\nvalkey_version:8.0.1\r\n", false), Ok(()));
+        assert_eq!(verdict("redis_version:7.0.0\r\narch_bits:64\r\n", false), Ok(()));
+        let narrow = verdict("redis_version:7.0.0\r\narch_bits:32\r\n", true).unwrap_err();
+        assert!(narrow.contains("the master a:1 is a build of 32 bits"), "{narrow}");
         let old = verdict("redis_version:6.2.14\r\nmaxmemory_policy:noeviction\r\n", true).unwrap_err();
         assert!(old.contains("the master a:1 is Redis 6.2.14"), "{old}");
         let old = verdict("redis_version:7.2.4\r\nvalkey_version:7.1.0\r\n", true).unwrap_err();

@@ -65,13 +65,15 @@ impl Functions {
     }
 
     /// Redis has not taken them, and may do so later or not.
-    pub(super) fn refused(&self, error: &(dyn std::error::Error + 'static), later: bool) {
-        let answered = error.downcast_ref::<RedisError>().is_some_and(|error| error.code().is_some());
-        if later || !answered {
-            self.0.store(LOST, Ordering::Relaxed);
-        } else {
+    pub(super) fn refused(&self, error: &(dyn std::error::Error + 'static)) {
+        // A full memory, a replica, a slot without a master: all that passes.
+        let never =
+            error.downcast_ref::<RedisError>().is_some_and(|error| matches!(error.code(), Some("NOPERM" | "ERR")));
+        if never {
             self.0.store(REFUSED, Ordering::Relaxed);
             tracing::info!(error, "redis takes no functions, so that calls cost it more");
+        } else {
+            self.0.store(LOST, Ordering::Relaxed);
         }
     }
 }

@@ -103,6 +103,12 @@ pub enum ConnectError {
         /// What it says of itself.
         version: String,
     },
+    /// Its scripts cannot compute with amounts and times.
+    #[error("{node} is a build of 32 bits, whose scripts cannot hold amounts and times: use one of 64 bits")]
+    ThirtyTwoBits {
+        /// Which node says so.
+        node: String,
+    },
     /// Keys could vanish.
     #[error(
         "maxmemory-policy of {node} is {policy}, under which Redis drops counters when memory is short: set it to noeviction, \
@@ -176,7 +182,7 @@ impl Connections {
         Ok(connections)
     }
 
-    /// Runs a script by its digest; a Redis that does not have it yet gets it, and has not run anything before.
+    /// Runs a script as a function, by its digest or by its text: the first of these that Redis has. Where it lacks one nothing has run.
     pub(super) async fn evaluate(
         &self,
         script: &'static Script,
@@ -236,8 +242,7 @@ impl Connections {
                 To::Cluster(cluster) => cluster.administer(&load).await.map_err(Into::into),
             };
             if let Err(error) = loaded {
-                // One that is still loading its data finds them there, or is given them later.
-                self.functions.refused(&*error, is_loading(&*error));
+                self.functions.refused(&*error);
                 return;
             }
         }

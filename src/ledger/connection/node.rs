@@ -130,6 +130,9 @@ impl Node {
             let script = batch.script();
             let mut answer = Err(timed_out());
             for (name, subject) in self.functions.ways(script) {
+                if !batch.keep_waiting() {
+                    break;
+                }
                 answer = self.send(lane, &mut batch, name, subject).await;
                 if !self.functions.lacked(&answer) {
                     break;

@@ -4,8 +4,8 @@ use super::Mutant;
 
 /// NO-LEAK: what comes due. And ONCE: what is remembered, and for how long.
 pub const MEMORY: &[Mutant] = &[
-    ("lib/agenda", "if w then w[HELD] = w[HELD] - claim[C_CHARGE] end", ""),
-    ("lib/agenda", "if w then w[HELD] = w[HELD] - claim[C_CHARGE] end", "if w then w[HELD] = 0 end"),
+    ("lib/agenda", "if w then w[HELD] = max(w[HELD] - claim[C_CHARGE], 0) end", ""),
+    ("lib/agenda", "if w then w[HELD] = max(w[HELD] - claim[C_CHARGE], 0) end", "if w then w[HELD] = 0 end"),
     (
         "lib/agenda",
         "for i = 1, #claims do\n    local claim = claims[i]\n    local w = kept_window(led, claim[C_ID], claim[C_WINDOW])\n    if w then w[HELD]",
@@ -218,7 +218,7 @@ pub const WINDOWS: &[Mutant] = &[
 
 /// What no answer shows.
 pub const UNSEEN: &[Mutant] = &[
-    ("lib/agenda", "led.live = led.live - #due", ""),
+    ("lib/agenda", "led.live = max(led.live - #due, 0)", ""),
     ("lib/agenda", "if entries == 0 or fields == 0 then led.memory = 0 end", "led.memory = 0"),
     ("lib/agenda", "if #due == 0 and led.live > 0 and call('EXISTS', agenda_key) == 0 then give_back_all(led) end", ""),
     ("lib/agenda", "if led.forget <= now then", "if false then"),
@@ -245,10 +245,10 @@ pub const UNSEEN: &[Mutant] = &[
     ("reserve", "if led.live >= 10000", "if led.live >= 10001"),
     ("reserve", "if led.live >= 10000", "if led.live >= 9999"),
     ("reserve", "led.live = led.live + 1", ""),
-    ("commit", "led.live = led.live - 1", ""),
+    ("commit", "led.live = max(led.live - 1, 0)", ""),
     ("commit", "call('DEL', hold_key)", ""),
     ("commit", "remember(led, agenda_key, field, record[R_FORGET])", ""),
-    ("release", "led.live = led.live - 1", ""),
+    ("release", "led.live = max(led.live - 1, 0)", ""),
     ("release", "call('DEL', hold_key)", ""),
     ("release", "remember(led, agenda_key, field, record[R_FORGET])", ""),
     ("subscription_put", "stored_revision ~= revision or", ""),
