@@ -37,6 +37,10 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use results::Results;
 
+/// That of Tollgate's binary, for the echo.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// What `./dev bench` can be told.
 #[derive(Debug, Parser)]
 #[command(name = "./dev bench", about = "Measures Tollgate", args_conflicts_with_subcommands = true)]
@@ -117,11 +121,16 @@ fn main() -> ExitCode {
         println!("measures only when told to: ./dev bench");
         return ExitCode::SUCCESS;
     }
-    let outcome = match options.command {
+    let outcome = match &options.command {
         // It has a runtime of its own.
         Some(Command::Load) => load::process(),
-        _ => {
-            let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+        command => {
+            // The echo is served as Tollgate is: by one thread.
+            let mut runtime = match command {
+                Some(Command::Echo) => tokio::runtime::Builder::new_current_thread(),
+                _ => tokio::runtime::Builder::new_multi_thread(),
+            };
+            let runtime = runtime.enable_all().build().expect("a runtime");
             runtime.block_on(until_told_to_stop(run(options)))
         }
     };

@@ -34,8 +34,9 @@ the same machine in the same round:
   case and on the same Redis. It is what Redis takes to run any script at all. Script time is what Redis counts for EVAL, EVALSHA and FCALL
   in `INFO commandstats`, divided by *decisions*: calls that share a script call share its time, and a script call that has to be repeated
   counts twice. It is time on the clock: another process that takes the core meanwhile is in it.
-- For the service it is an *echo*: a gRPC server of the same library and runtime that gives every Reserve one answer, of the size of a real
-  one, under the same load. It is what gRPC costs. CPU is user and system time of the whole process, from `/proc`, while the load is measured.
+- For the service it is an *echo*: a gRPC server of the same library, runtime and allocator that gives every Reserve one answer, of the
+  size of a real one, under the same load. It is what gRPC costs. CPU is user and system time of the whole process, from `/proc`, while the
+  load is measured.
 
 Each figure is the median of the rounds; those of memory are taken once. Rounds are interleaved: the first of every case, then the second.
 Cases begin on a Redis that has nothing but their users, 10,000 unless they say otherwise, each with open windows and one counted event, and
@@ -46,9 +47,12 @@ Server, Redis and load generator share the cores of one machine and talk over lo
 would be lower with a core for each.
 ";
 
+/// What was counted instead of measured, and what it says about the targets.
+const PROFILE: &str = include_str!("profile.md");
+
 /// The page.
 pub fn page(tables: &str) -> String {
-    format!("{OPENING}\n{tables}")
+    format!("{OPENING}\n{tables}\n{PROFILE}")
 }
 
 /// Machine, versions, and a table per section that has figures.
