@@ -67,3 +67,40 @@ async fn where_redis_takes_no_functions_scripts_do_the_same() {
     assert_eq!(track(&mut replica).await, 2.0);
     assert_eq!((calls(&redis, "fcall").await, calls(&redis, "evalsha").await), (0, 2));
 }
+
+/// Plans of many users, so large that a function forgets what it remembers several times: each is decided by its own.
+#[tokio::test]
+async fn what_functions_remember_of_plans_is_bounded_and_never_anothers() {
+    const GROUPS: usize = 60;
+    const USERS: u32 = 100;
+    let group =
+        |id| format!("{{ id: g{id}, label: {}, unit: count, quota: 1, match: [{{ event: e }}] }}", "x".repeat(200));
+    let groups: Vec<_> = (0..GROUPS).map(group).collect();
+    let catalog = format!("plans: {{ p: {{ period: yearly, limit_groups: [{}] }} }}", groups.join(", "));
+    let redis = RedisServer::start(scratch("functions-remember"), "");
+    redis.ready().await;
+    let options = RedisOptions { urls: vec![redis.url()], ..redis_options() };
+    let mut replica = Replica::start_with(&catalog, jiff::tz::db(), MeterOptions::default(), options).await;
+    for user in 0..USERS {
+        let limit = Some(v1::quota::Limit::Amount(f64::from(user) + 2.0));
+        let quotas = (0..GROUPS).map(|group| (format!("g{group}"), v1::Quota { limit })).collect();
+        let request = v1::UpsertSubscriptionRequest {
+            user_id: format!("u{user}"),
+            plan_id: "p".to_owned(),
+            overrides: Some(v1::QuotaOverrides { quotas }),
+            ..Default::default()
+        };
+        replica.subscriptions.upsert_subscription(request).await.unwrap();
+    }
+    for held in [1.0, 2.0] {
+        for user in 0..USERS {
+            let event = v1::Event { name: "e".to_owned(), ..Default::default() };
+            let user_id = format!("u{user}");
+            let request = v1::ReserveRequest { user_id, event: Some(event), ..Default::default() };
+            let answer = replica.metering.reserve(request).await.unwrap().into_inner();
+            let rows: Vec<_> = answer.limits.iter().map(|limit| (limit.quota, limit.held)).collect();
+            assert_eq!((answer.allowed, rows), (true, vec![(f64::from(user) + 2.0, held); GROUPS]), "u{user}");
+        }
+    }
+    assert_eq!(calls(&redis, "fcall").await, u64::from(2 * USERS));
+}
