@@ -16,13 +16,15 @@ use tonic_health::pb::health_client::HealthClient;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
+use crate::access::Access;
+use crate::apps::{Apps, Catalogs};
 use crate::catalog::{self, InvalidCatalog};
 use crate::config::{Config, Settings, VerifySettings, log_filter};
 use crate::domain::plan::Catalog;
 use crate::ledger::{ConnectError, Ledger, RedisOptions};
 use crate::meter::MeterOptions;
 use crate::private_redis::{self, PrivateRedis};
-use crate::server::{self, ServeError};
+use crate::server::{self, ServeError, Serving};
 use crate::verify::{self, VerifyError};
 
 /// Why `tollgate serve` did not start, or ended early.
@@ -140,7 +142,9 @@ async fn serve_with(
     };
     let address = listener.local_addr().unwrap_or(config.listen);
     tracing::info!(%address, plans = catalog.plans().len(), "serving");
-    server::run(catalog, ledger, options, listener, stop).await?;
+    let apps = Arc::new(Apps::new(Catalogs::Shared(catalog), ledger, options));
+    let serving = Serving { apps, access: Arc::new(Access::open()), fail_open: config.fail_open };
+    server::run(serving, listener, stop).await?;
     Ok(())
 }
 

@@ -16,6 +16,9 @@ pub mod planner;
 pub mod meter;
 pub mod subscriptions;
 
+pub mod access;
+pub mod apps;
+
 pub mod grpc;
 pub mod server;
 

@@ -13,7 +13,7 @@ use sha2::{Digest as _, Sha256};
 use crate::domain::answer::{Committed, Decision, Hold, Released, Standing, Tracked};
 use crate::domain::event::{Actual, Event, EventName};
 use crate::domain::fault::Fault;
-use crate::domain::id::{AppId, Nonce, Owner, RequestId, ReservationId, UserId};
+use crate::domain::id::{Nonce, Owner, RequestId, ReservationId};
 use crate::domain::pattern::EventPattern;
 use crate::domain::plan::Catalog;
 use crate::domain::subscription::Subscription;
@@ -53,7 +53,6 @@ pub struct Meter {
     pub(crate) planner: Planner,
     pub(crate) ledger: Ledger,
     options: MeterOptions,
-    app: AppId,
 }
 
 /// The answer to Reserve.
@@ -96,13 +95,20 @@ impl Meter {
     #[must_use]
     pub fn new(catalog: Arc<Catalog>, ledger: Ledger, options: MeterOptions) -> Self {
         let planner = Planner::new(catalog, Arc::clone(&options.clock));
-        Self { planner, ledger, options, app: AppId::default() }
+        Self { planner, ledger, options }
     }
 
-    /// Whose keys these are.
+    /// The same meter with another catalog. What is known of subscriptions and of Redis's clock is kept.
     #[must_use]
-    pub fn owner(&self, user: &UserId) -> Owner {
-        Owner::new(&self.app, user)
+    pub fn with_catalog(&self, catalog: Arc<Catalog>) -> Self {
+        let planner = self.planner.with_catalog(catalog);
+        Self { planner, ledger: self.ledger.clone(), options: self.options.clone() }
+    }
+
+    /// The plans that it meters by.
+    #[must_use]
+    pub fn catalog(&self) -> &Arc<Catalog> {
+        self.planner.catalog()
     }
 
     /// Holds what an event may cost.
@@ -111,16 +117,15 @@ impl Meter {
     /// See the RPC.
     pub async fn reserve(
         &self,
-        user: &UserId,
+        owner: &Owner,
         event: &Event,
         ttl: Duration,
         request_id: Option<&RequestId>,
     ) -> Result<Reserved, Fault> {
-        let owner = self.owner(user);
         let nonce = Nonce::random();
         let ttl_ms = millis(ttl);
         let digest = request_id.map(|_| digest(&("reserve", codec::event(event), ttl_ms)));
-        let user_keys = UserKeys::new(&owner);
+        let user_keys = UserKeys::new(owner);
         let mut keys = user_keys.all();
         keys.push(user_keys.hold(nonce.as_str()));
         let call = |basis: &Basis<'_>| {
@@ -140,7 +145,7 @@ impl Meter {
                 numeric,
             ))
         };
-        let reply = match self.run(&self.ledger.scripts().reserve, &keys, &owner, call).await {
+        let reply = match self.run(&self.ledger.scripts().reserve, &keys, owner, call).await {
             Ok((reply, _)) => reply,
             Err(Fault::Unavailable(source)) if self.options.fail_open => {
                 tracing::warn!(%source, "allowed without a decision: redis did not answer");
@@ -161,11 +166,10 @@ impl Meter {
     ///
     /// # Errors
     /// See the RPC.
-    pub async fn can_use(&self, user: &UserId, event: &Event) -> Result<Decision, Fault> {
-        let owner = self.owner(user);
-        let keys = UserKeys::new(&owner).all();
+    pub async fn can_use(&self, owner: &Owner, event: &Event) -> Result<Decision, Fault> {
+        let keys = UserKeys::new(owner).all();
         let call = |basis: &Basis<'_>| codec::can_use_call(basis.revision(), basis.ended, event);
-        let (reply, _) = self.run(&self.ledger.scripts().can_use, &keys, &owner, call).await?;
+        let (reply, _) = self.run(&self.ledger.scripts().can_use, &keys, owner, call).await?;
         Ok(reply.decision()?.0)
     }
 
@@ -195,8 +199,7 @@ impl Meter {
     ///
     /// # Errors
     /// See the RPC.
-    pub async fn track(&self, user: &UserId, call: &TrackCall) -> Result<Tracked, Fault> {
-        let owner = self.owner(user);
+    pub async fn track(&self, owner: &Owner, call: &TrackCall) -> Result<Tracked, Fault> {
         let event_id = Nonce::random();
         let TrackCall { event, request_id, enforce, reservation } = call;
         let digest = request_id
@@ -205,10 +208,10 @@ impl Meter {
         let once = (text(request_id.as_ref()), digest.as_deref().unwrap_or_default(), event_id.as_str());
         let reply = match (event.name.refunded(), reservation) {
             (Some(refunded), Some(reservation)) => {
-                self.refund_reservation(&owner, reservation, event, &refunded, once).await?
+                self.refund_reservation(owner, reservation, event, &refunded, once).await?
             }
-            (Some(refunded), None) => self.refund(&owner, event, &refunded, once).await?,
-            (None, _) => self.count(&owner, event, *enforce, once).await?,
+            (Some(refunded), None) => self.refund(owner, event, &refunded, once).await?,
+            (None, _) => self.count(owner, event, *enforce, once).await?,
         };
         reply.tracked()
     }
@@ -288,11 +291,10 @@ impl Meter {
     ///
     /// # Errors
     /// See the RPC.
-    pub async fn usage(&self, user: &UserId, event: Option<&EventPattern>, at_ms: Option<i64>) -> Result<Usage, Fault> {
-        let owner = self.owner(user);
-        let keys = UserKeys::new(&owner).all();
+    pub async fn usage(&self, owner: &Owner, event: Option<&EventPattern>, at_ms: Option<i64>) -> Result<Usage, Fault> {
+        let keys = UserKeys::new(owner).all();
         let call = |basis: &Basis<'_>| codec::encode(&(basis.revision(), basis.ended, at_ms.unwrap_or(-1)));
-        let (reply, basis) = self.run(&self.ledger.scripts().usage, &keys, &owner, call).await?;
+        let (reply, basis) = self.run(&self.ledger.scripts().usage, &keys, owner, call).await?;
         let mut standings = reply.usage()?;
         let plan_id = match basis.plan {
             Effective::Plan { id, .. } => Some(id.to_owned()),

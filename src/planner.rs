@@ -28,8 +28,8 @@ pub struct Planner {
     catalog: Arc<Catalog>,
     clock: Clock,
     /// By how much Redis's clock is ahead of this machine's.
-    ahead_ms: AtomicI64,
-    subscriptions: Cache<Owner, Arc<Subscription>>,
+    ahead_ms: Arc<AtomicI64>,
+    subscriptions: Arc<Cache<Owner, Arc<Subscription>>>,
     compiled: Cache<CompileKey, CompiledPlan>,
 }
 
@@ -107,15 +107,27 @@ impl Planner {
         Self {
             catalog,
             clock,
-            ahead_ms: AtomicI64::new(0),
-            subscriptions: Cache::new(CACHED),
+            ahead_ms: Arc::default(),
+            subscriptions: Arc::new(Cache::new(CACHED)),
+            compiled: Cache::new(CACHED),
+        }
+    }
+
+    /// A planner for another catalog. It shares what has been seen of users and of Redis's clock, which depends on no catalog.
+    #[must_use]
+    pub fn with_catalog(&self, catalog: Arc<Catalog>) -> Self {
+        Self {
+            catalog,
+            clock: Arc::clone(&self.clock),
+            ahead_ms: Arc::clone(&self.ahead_ms),
+            subscriptions: Arc::clone(&self.subscriptions),
             compiled: Cache::new(CACHED),
         }
     }
 
     /// The catalog.
     #[must_use]
-    pub fn catalog(&self) -> &Catalog {
+    pub fn catalog(&self) -> &Arc<Catalog> {
         &self.catalog
     }
 

@@ -10,13 +10,13 @@ use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
 use tonic_health::server::HealthReporter;
 
-use crate::domain::plan::Catalog;
+use crate::access::Access;
+use crate::apps::Apps;
 use crate::grpc::v1::metering_service_server::MeteringServiceServer;
 use crate::grpc::v1::plan_service_server::PlanServiceServer;
 use crate::grpc::v1::subscription_service_server::SubscriptionServiceServer;
-use crate::grpc::{Gathering, Metering, Plans, Subscriptions, v1};
+use crate::grpc::{AccessLayer, Gathering, Metering, Plans, Subscriptions, v1};
 use crate::ledger::Ledger;
-use crate::meter::{Meter, MeterOptions};
 
 /// How often Redis is asked whether it is there, and takes writes.
 const HEALTH_PERIOD: Duration = Duration::from_secs(1);
@@ -42,20 +42,27 @@ pub enum ServeError {
     Reflection(#[from] tonic_reflection::server::Error),
 }
 
+/// What is served, and to whom.
+pub struct Serving {
+    /// The meters of all apps.
+    pub apps: Arc<Apps>,
+    /// Who is let in.
+    pub access: Arc<Access>,
+    /// Reserve is answered without Redis as well, which it cannot be by a replica that is taken out of service.
+    pub fail_open: bool,
+}
+
 /// Serves on `listener` until `shutdown` is done; calls in flight are then finished.
 ///
 /// # Errors
 /// See [`ServeError`].
 pub async fn run(
-    catalog: Arc<Catalog>,
-    ledger: Ledger,
-    options: MeterOptions,
+    serving: Serving,
     listener: TcpListener,
     shutdown: impl Future<Output = ()> + Send,
 ) -> Result<(), ServeError> {
-    // Reserve is answered without Redis then, which it cannot be by a replica that is taken out of service.
-    let fail_open = options.fail_open;
-    let meter = Arc::new(Meter::new(Arc::clone(&catalog), ledger.clone(), options));
+    let Serving { apps, access, fail_open } = serving;
+    let ledger = apps.ledger().clone();
     let (reporter, health) = tonic_health::server::health_reporter();
     let serving = fail_open || ledger.probe(HEALTH_LIMIT).await.is_ok();
     set_health(&reporter, serving).await;
@@ -69,12 +76,13 @@ pub async fn run(
         .map(|accepted| accepted.map(Gathering));
     let (stop, stopping) = tokio::sync::oneshot::channel();
     let server = Server::builder()
+        .layer(AccessLayer(access))
         .add_service(health)
         .add_service(reflection().build_v1()?)
         .add_service(reflection().build_v1alpha()?)
-        .add_service(MeteringServiceServer::new(Metering(Arc::clone(&meter))))
-        .add_service(SubscriptionServiceServer::new(Subscriptions(meter)))
-        .add_service(PlanServiceServer::new(Plans(catalog)))
+        .add_service(MeteringServiceServer::new(Metering(Arc::clone(&apps))))
+        .add_service(SubscriptionServiceServer::new(Subscriptions(Arc::clone(&apps))))
+        .add_service(PlanServiceServer::new(Plans(apps)))
         .serve_with_incoming_shutdown(incoming, async {
             let _: Result<(), _> = stopping.await;
         });

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use crate::catalog::CompiledPlan;
 use crate::domain::fault::Fault;
-use crate::domain::id::{Nonce, Owner, UserId};
+use crate::domain::id::{Nonce, Owner};
 use crate::domain::plan::Plan;
 use crate::domain::subscription::{QuotaOverride, Subscription};
 use crate::ledger::{UserKeys, codec};
@@ -72,10 +72,9 @@ impl Meter {
     ///
     /// # Errors
     /// See the RPC.
-    pub async fn upsert_subscription(&self, user: &UserId, upsert: &Upsert) -> Result<Subscription, Fault> {
-        let owner = self.owner(user);
+    pub async fn upsert_subscription(&self, owner: &Owner, upsert: &Upsert) -> Result<Subscription, Fault> {
         for _ in 0..ATTEMPTS {
-            let before = self.read(&owner).await?;
+            let before = self.read(owner).await?;
             let plan = self.wanted_plan(&before, upsert)?;
             check_overrides(plan, upsert)?;
             let default_plan = self.planner.catalog().default_plan();
@@ -106,7 +105,7 @@ impl Meter {
                 let plan = self.planner.compiled(entered, Some(wanted.cycle_anchor_ms), overrides, before.now_ms)?;
                 steps.push(Step { apply: if last == entered.id { "realign" } else { "enter" }, plan });
             }
-            let written = self.write(&owner, &before, &wanted, &steps).await?;
+            let written = self.write(owner, &before, &wanted, &steps).await?;
             if written {
                 return Ok(wanted);
             }
@@ -118,8 +117,8 @@ impl Meter {
     ///
     /// # Errors
     /// See the RPC.
-    pub async fn subscription(&self, user: &UserId) -> Result<Subscription, Fault> {
-        let before = self.read(&self.owner(user)).await?;
+    pub async fn subscription(&self, owner: &Owner) -> Result<Subscription, Fault> {
+        let before = self.read(owner).await?;
         before.subscription.ok_or(Fault::SubscriptionNotFound)
     }
 
@@ -127,10 +126,9 @@ impl Meter {
     ///
     /// # Errors
     /// See the RPC.
-    pub async fn cancel_subscription(&self, user: &UserId, end_ms: Option<i64>) -> Result<Subscription, Fault> {
-        let owner = self.owner(user);
+    pub async fn cancel_subscription(&self, owner: &Owner, end_ms: Option<i64>) -> Result<Subscription, Fault> {
         for _ in 0..ATTEMPTS {
-            let before = self.read(&owner).await?;
+            let before = self.read(owner).await?;
             let Some(running) = before.running() else {
                 return before.subscription.ok_or(Fault::SubscriptionNotFound);
             };
@@ -139,7 +137,7 @@ impl Meter {
                 return Ok(running.clone());
             }
             let wanted = Subscription { end_ms, revision: revision(), ..running.clone() };
-            if self.write(&owner, &before, &wanted, &[]).await? {
+            if self.write(owner, &before, &wanted, &[]).await? {
                 return Ok(wanted);
             }
         }
@@ -150,12 +148,11 @@ impl Meter {
     ///
     /// # Errors
     /// See the RPC.
-    pub async fn delete_user(&self, user: &UserId) -> Result<(), Fault> {
-        let owner = self.owner(user);
-        let keys = UserKeys::new(&owner).all();
-        let live = self.ledger.run(&self.ledger.scripts().user_delete, &keys, &owner, &[]).await?.deleted()?;
-        self.planner.remember(&owner, None);
-        self.ledger.unlink_holds(&owner, &live).await
+    pub async fn delete_user(&self, owner: &Owner) -> Result<(), Fault> {
+        let keys = UserKeys::new(owner).all();
+        let live = self.ledger.run(&self.ledger.scripts().user_delete, &keys, owner, &[]).await?.deleted()?;
+        self.planner.remember(owner, None);
+        self.ledger.unlink_holds(owner, &live).await
     }
 
     async fn read(&self, owner: &Owner) -> Result<Before, Fault> {

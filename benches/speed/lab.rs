@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result, anyhow};
 use tollgate::catalog;
 use tollgate::domain::amount::Quantity;
 use tollgate::domain::event::{Event, EventName};
-use tollgate::domain::id::UserId;
+use tollgate::domain::id::{AppId, Owner, UserId};
 use tollgate::ledger::{Ledger, RedisOptions};
 use tollgate::meter::{Meter, MeterOptions, TrackCall};
 
@@ -107,7 +107,7 @@ impl World {
     }
 
     /// Gives each of the users a ledger with every window open and one event counted.
-    pub async fn populate(&self, meter: &Meter, users: &[UserId]) -> Result<()> {
+    pub async fn populate(&self, meter: &Meter, users: &[Owner]) -> Result<()> {
         let Some((first, others)) = users.split_first() else { return Ok(()) };
         meter.track(first, &tracked(event())).await?;
         if self.store.is_cluster() {
@@ -116,8 +116,7 @@ impl World {
             }
             return Ok(());
         }
-        let owners: Vec<_> = others.iter().map(|user| meter.owner(user)).collect();
-        self.store.copy_user(&meter.owner(first), &owners).await
+        self.store.copy_user(first, others).await
     }
 }
 
@@ -135,8 +134,9 @@ pub async fn connect(urls: Vec<String>, batch: usize) -> Result<Ledger> {
 }
 
 /// Their names, the same in every process and round.
-pub fn user_ids(count: usize) -> Vec<UserId> {
-    (0..count).map(|index| UserId::parse(&user_name(index)).expect("a short name")).collect()
+pub fn user_ids(count: usize) -> Vec<Owner> {
+    let user = |index| UserId::parse(&user_name(index)).expect("a short name");
+    (0..count).map(|index| Owner::new(&AppId::default(), &user(index))).collect()
 }
 
 /// The name of one of them.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use tollgate::domain::id::{RequestId, UserId};
+use tollgate::domain::id::{Owner, RequestId};
 use tollgate::meter::Meter;
 
 use super::Effort;
@@ -66,7 +66,7 @@ pub async fn measure(scratch: &Path, name: &str, effort: &Effort, results: &mut 
 }
 
 /// Counts an event of each user, without an id.
-async fn visit(meter: &Arc<Meter>, users: &Arc<Vec<UserId>>) -> Result<()> {
+async fn visit(meter: &Arc<Meter>, users: &Arc<Vec<Owner>>) -> Result<()> {
     let (meter, count, users) = (Arc::clone(meter), users.len(), Arc::clone(users));
     let call = move |index: usize| {
         let (meter, users) = (Arc::clone(&meter), Arc::clone(&users));
@@ -78,7 +78,7 @@ async fn visit(meter: &Arc<Meter>, users: &Arc<Vec<UserId>>) -> Result<()> {
 /// Reserves for each user with the request ids of these numbers, and commits where that is asked.
 async fn reserve(
     meter: &Arc<Meter>,
-    users: &Arc<Vec<UserId>>,
+    users: &Arc<Vec<Owner>>,
     numbers: std::ops::Range<usize>,
     settle: bool,
 ) -> Result<()> {

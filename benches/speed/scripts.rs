@@ -11,7 +11,7 @@ use tokio::task::JoinSet;
 use tollgate::domain::amount::Quantity;
 use tollgate::domain::answer::Reason;
 use tollgate::domain::event::{Actual, Event};
-use tollgate::domain::id::{RequestId, ReservationId, UserId};
+use tollgate::domain::id::{Owner, RequestId, ReservationId};
 use tollgate::meter::{Meter, TrackCall};
 use tollgate::subscriptions::Upsert;
 
@@ -79,7 +79,7 @@ fn warm_up(turns: usize) -> usize {
 struct Scene {
     meter: Arc<Meter>,
     work: Work,
-    users: Vec<UserId>,
+    users: Vec<Owner>,
     event: Event,
     /// One per turn, where turns need them.
     reservations: OnceLock<Vec<ReservationId>>,
@@ -159,7 +159,7 @@ impl Scene {
     }
 
     /// Spreads the turns over all users, not in their order.
-    fn user(&self, turn: usize) -> &UserId {
+    fn user(&self, turn: usize) -> &Owner {
         &self.users[turn.wrapping_mul(7919) % self.users.len()]
     }
 
@@ -226,7 +226,7 @@ impl Scene {
 
     async fn track(
         &self,
-        user: &UserId,
+        user: &Owner,
         request_id: Option<RequestId>,
         enforce: bool,
         reservation: Option<ReservationId>,

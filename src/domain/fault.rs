@@ -62,6 +62,20 @@ pub enum Fault {
     /// The user's plan is no longer in the catalog.
     #[error("the user's plan {0:?} is not in the catalog: put it back, or put the user on another plan")]
     PlanUnknown(String),
+    /// Nobody was let in: there is no key, or it is none of ours.
+    #[error("the call carries no valid API key: send `authorization: Bearer KEY`; `tollgate keys create` makes one")]
+    Unauthenticated,
+    /// The key is public, and the call is not.
+    #[error("a public key may call GetUsage and PlanService only: call this with a secret key, from a server")]
+    SecretKeyNeeded,
+    /// The token of a public caller names another user, or there is none.
+    #[error(
+        "the token names another user, or is missing: mint one for this user with a secret key, and send it as tollgate-user-token"
+    )]
+    NotYourUser,
+    /// The catalogs name no plans for the caller's app.
+    #[error("app {0:?} has no catalog: put {0}.yaml into the folder that --catalog names")]
+    AppUnknown(String),
     /// The user has as many live holds as Tollgate keeps.
     #[error("the user has 10000 live holds: settle some, or wait for their deadlines")]
     TooManyHolds,

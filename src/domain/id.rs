@@ -46,9 +46,38 @@ impl UserId {
     }
 }
 
-/// A namespace that owns users, plans and reservations.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+/// A namespace that owns users, plans and reservations: 1 to 64 of `[a-z0-9_-]`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct AppId(String);
+
+/// Text that cannot name an app.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("is not the name of an app: write 1 to 64 of a to z, 0 to 9, - and _")]
+pub struct InvalidAppId;
+
+impl AppId {
+    /// Reads the name of an app.
+    ///
+    /// # Errors
+    /// [`InvalidAppId`].
+    pub fn parse(text: &str) -> Result<Self, InvalidAppId> {
+        let known = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"-_".contains(&byte);
+        let valid = (1..=64).contains(&text.len()) && text.bytes().all(known);
+        valid.then(|| Self(text.to_owned())).ok_or(InvalidAppId)
+    }
+
+    /// The name.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for AppId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
 
 impl Default for AppId {
     fn default() -> Self {
@@ -81,6 +110,12 @@ impl Owner {
         let (app, user) = (decoded(app)?, decoded(user)?);
         let owner = Self::new(&AppId(app), &UserId::parse(&user).ok()?);
         Some(owner).filter(|owner| owner.tag == tag && !tag.starts_with(':'))
+    }
+
+    /// Whether the user is one of this app's.
+    #[must_use]
+    pub fn is_of(&self, app: &AppId) -> bool {
+        self.tag.strip_prefix(app.as_str()).is_some_and(|rest| rest.starts_with(':'))
     }
 
     /// What stands between the braces of the user's keys.
@@ -259,6 +294,19 @@ mod tests {
     fn odd_characters_of_a_user_are_encoded_and_never_collide() {
         assert_eq!(owner("alice@example.com").tag(), "default:alice@example.com");
         assert_eq!(owner("a{b}:c%d é").tag(), "default:a%7Bb%7D%3Ac%25d%20%C3%A9");
+    }
+
+    #[test]
+    fn an_app_has_a_short_plain_name_and_its_own_users() {
+        for text in ["default", "a", "chat-2_eu", &"x".repeat(64)] {
+            assert_eq!(AppId::parse(text).unwrap().as_str(), text);
+        }
+        for text in ["", "A", "a b", "a:b", "a.b", "\u{e9}", &"x".repeat(65)] {
+            assert_eq!(AppId::parse(text), Err(InvalidAppId), "{text}");
+        }
+        let (app, longer) = (AppId::parse("chat").unwrap(), AppId::parse("chat2").unwrap());
+        let owner = Owner::new(&longer, &UserId::parse("chat:a").unwrap());
+        assert!(owner.is_of(&longer) && !owner.is_of(&app) && !owner.is_of(&AppId::default()));
     }
 
     #[test]

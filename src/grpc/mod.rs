@@ -11,6 +11,8 @@ use tokio::runtime::Handle;
 
 use crate::domain::fault::Fault;
 
+mod access;
+mod caller;
 mod connection;
 mod metering;
 mod plans;
@@ -19,6 +21,7 @@ mod response;
 mod status;
 mod subscriptions;
 
+pub use access::AccessLayer;
 pub use connection::Gathering;
 pub use metering::Metering;
 pub use plans::Plans;

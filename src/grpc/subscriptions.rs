@@ -4,16 +4,17 @@ use std::sync::Arc;
 
 use tonic::{Request, Response, Status};
 
+use crate::apps::Apps;
 use crate::domain::id::UserId;
 use crate::domain::subscription::Subscription;
-use crate::meter::Meter;
 
+use super::caller::Called;
 use super::status::status;
 use super::v1::subscription_service_server::SubscriptionService;
 use super::{request, response, to_the_end, v1};
 
-/// Serves [`Meter`] as `tollgate.v1.SubscriptionService`.
-pub struct Subscriptions(pub Arc<Meter>);
+/// Serves the [`Meter`](crate::meter::Meter) of the caller's app as `tollgate.v1.SubscriptionService`.
+pub struct Subscriptions(pub Arc<Apps>);
 
 fn written(user: &UserId, subscription: &Subscription) -> Option<v1::Subscription> {
     Some(response::subscription(user.as_str().to_owned(), subscription))
@@ -25,8 +26,9 @@ impl SubscriptionService for Subscriptions {
         &self,
         request: Request<v1::UpsertSubscriptionRequest>,
     ) -> Result<Response<v1::UpsertSubscriptionResponse>, Status> {
+        let called = Called::new(&self.0, &request)?;
         let (user, upsert) = request::upsert(request.into_inner()).map_err(status)?;
-        let (meter, owner) = (Arc::clone(&self.0), user.clone());
+        let (meter, owner) = called.on(&user);
         let subscription = to_the_end(async move { meter.upsert_subscription(&owner, &upsert).await }).await?;
         Ok(Response::new(v1::UpsertSubscriptionResponse { subscription: written(&user, &subscription) }))
     }
@@ -35,9 +37,11 @@ impl SubscriptionService for Subscriptions {
         &self,
         request: Request<v1::GetSubscriptionRequest>,
     ) -> Result<Response<v1::GetSubscriptionResponse>, Status> {
+        let called = Called::new(&self.0, &request)?;
         let v1::GetSubscriptionRequest { user_id } = request.into_inner();
         let user = request::user(&user_id).map_err(status)?;
-        let subscription = self.0.subscription(&user).await.map_err(status)?;
+        let (meter, owner) = called.on(&user);
+        let subscription = meter.subscription(&owner).await.map_err(status)?;
         Ok(Response::new(v1::GetSubscriptionResponse { subscription: written(&user, &subscription) }))
     }
 
@@ -45,8 +49,9 @@ impl SubscriptionService for Subscriptions {
         &self,
         request: Request<v1::CancelSubscriptionRequest>,
     ) -> Result<Response<v1::CancelSubscriptionResponse>, Status> {
+        let called = Called::new(&self.0, &request)?;
         let (user, end_ms) = request::cancel(request.into_inner()).map_err(status)?;
-        let (meter, owner) = (Arc::clone(&self.0), user.clone());
+        let (meter, owner) = called.on(&user);
         let subscription = to_the_end(async move { meter.cancel_subscription(&owner, end_ms).await }).await?;
         Ok(Response::new(v1::CancelSubscriptionResponse { subscription: written(&user, &subscription) }))
     }
@@ -55,10 +60,11 @@ impl SubscriptionService for Subscriptions {
         &self,
         request: Request<v1::DeleteUserRequest>,
     ) -> Result<Response<v1::DeleteUserResponse>, Status> {
+        let called = Called::new(&self.0, &request)?;
         let v1::DeleteUserRequest { user_id } = request.into_inner();
         let user = request::user(&user_id).map_err(status)?;
-        let meter = Arc::clone(&self.0);
-        to_the_end(async move { meter.delete_user(&user).await }).await?;
+        let (meter, owner) = called.on(&user);
+        to_the_end(async move { meter.delete_user(&owner).await }).await?;
         Ok(Response::new(v1::DeleteUserResponse {}))
     }
 }

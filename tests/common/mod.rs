@@ -19,6 +19,8 @@ use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use tokio::runtime::Runtime;
+use tollgate::access::Access;
+use tollgate::apps::{Apps, Catalogs};
 use tollgate::catalog;
 use tollgate::domain::id::{AppId, Owner, UserId};
 use tollgate::grpc::v1::metering_service_client::MeteringServiceClient;
@@ -27,7 +29,7 @@ use tollgate::grpc::v1::subscription_service_client::SubscriptionServiceClient;
 use tollgate::ledger::{Ledger, RedisOptions, UserKeys};
 use tollgate::meter::MeterOptions;
 use tollgate::private_redis::{self, PrivateRedis};
-use tollgate::server;
+use tollgate::server::{self, Serving};
 use tonic::transport::Channel;
 
 /// Outlives every test: each of them has a runtime of its own, which ends with it.
@@ -117,7 +119,10 @@ impl Replica {
             let ledger = Ledger::connect(&redis).await.expect("Redis can be used");
             let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
             let address = listener.local_addr().expect("an address");
-            tokio::spawn(server::run(catalog, ledger, options, listener, std::future::pending()));
+            let fail_open = options.fail_open;
+            let apps = Arc::new(Apps::new(Catalogs::Shared(catalog), ledger, options));
+            let serving = Serving { apps, access: Arc::new(Access::open()), fail_open };
+            tokio::spawn(server::run(serving, listener, std::future::pending()));
             address
         })
         .await;

@@ -4,13 +4,15 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tollgate::access::Caller;
+use tollgate::apps::{Apps, Catalogs};
 use tollgate::catalog;
-use tollgate::domain::id::ReservationId;
+use tollgate::domain::id::{AppId, ReservationId};
 use tollgate::grpc::v1::metering_service_server::MeteringService as _;
 use tollgate::grpc::v1::subscription_service_server::SubscriptionService as _;
 use tollgate::grpc::{Metering, Subscriptions, v1};
 use tollgate::ledger::{Ledger, UserKeys};
-use tollgate::meter::{Meter, MeterOptions};
+use tollgate::meter::MeterOptions;
 use tollgate::verify::{Finding, Kind};
 use tonic::{Request, Status};
 use tonic_types::StatusExt as _;
@@ -55,8 +57,8 @@ impl Real {
                 clock: Arc::new(move || jiff::Timestamp::now().as_millisecond() + wrong_ms),
             };
             let ledger = ledgers[index % ledgers.len()].clone();
-            let meter = Arc::new(Meter::new(Arc::new(catalog), ledger, options));
-            (Metering(Arc::clone(&meter)), Subscriptions(meter))
+            let apps = Arc::new(Apps::new(Catalogs::Shared(Arc::new(catalog)), ledger, options));
+            (Metering(Arc::clone(&apps)), Subscriptions(apps))
         };
         Self {
             replicas: settings.catalogs.iter().enumerate().map(replica).collect(),
@@ -83,8 +85,8 @@ impl Real {
     /// stay for up to an hour.
     pub async fn clean_up(&self) {
         for user_id in self.users.clone() {
-            let asked = self.replicas[0].1.delete_user(Request::new(v1::DeleteUserRequest { user_id }));
-            asked.await.expect("a user can be deleted");
+            let deleted = self.replicas[0].1.delete_user(asked(v1::DeleteUserRequest { user_id }));
+            deleted.await.expect("a user can be deleted");
         }
         let ids = self.names.reservations.values().filter_map(|id| id.parse::<ReservationId>().ok());
         let holds: Vec<_> = ids.map(|id| UserKeys::new(&id.owner).hold(id.nonce.as_str())).collect();
@@ -123,15 +125,15 @@ impl Real {
                 let event = with(event, None);
                 let (ttl, request_id) = (ttl_ms.map(duration), request_id.clone());
                 let request = v1::ReserveRequest { user_id, event, ttl, request_id };
-                metering.reserve(Request::new(request)).await.map(|answer| Answer::Reserve(answer.into_inner()))
+                metering.reserve(asked(request)).await.map(|answer| Answer::Reserve(answer.into_inner()))
             }
             Call::Commit { of, actual } => {
                 let request = v1::CommitRequest { reservation_id: id_of(*of), actual: actual.as_ref().map(message) };
-                metering.commit(Request::new(request)).await.map(|answer| Answer::Commit(answer.into_inner()))
+                metering.commit(asked(request)).await.map(|answer| Answer::Commit(answer.into_inner()))
             }
             Call::Release { of } => {
                 let request = v1::ReleaseRequest { reservation_id: id_of(*of), reason: "changed my mind".to_owned() };
-                metering.release(Request::new(request)).await.map(|answer| Answer::Release(answer.into_inner()))
+                metering.release(asked(request)).await.map(|answer| Answer::Release(answer.into_inner()))
             }
             Call::Track { event, request_id, enforce, refund } => {
                 let named = refund.filter(|refund| !refund.in_metadata).map(|refund| id_of(refund.of));
@@ -142,16 +144,16 @@ impl Real {
                     enforce: *enforce,
                     reservation_id: named.unwrap_or_default(),
                 };
-                metering.track(Request::new(request)).await.map(|answer| Answer::Track(answer.into_inner()))
+                metering.track(asked(request)).await.map(|answer| Answer::Track(answer.into_inner()))
             }
             Call::CanUse { event } => {
                 let request = v1::CanUseRequest { user_id, event: with(event, None) };
-                metering.can_use(Request::new(request)).await.map(|answer| Answer::CanUse(answer.into_inner()))
+                metering.can_use(asked(request)).await.map(|answer| Answer::CanUse(answer.into_inner()))
             }
             Call::Usage { pattern, at: when } => {
                 let at = when.as_ref().map(|when| timestamp(at(when)));
                 let request = v1::GetUsageRequest { user_id, event: pattern.clone(), at };
-                metering.get_usage(Request::new(request)).await.map(|answer| Answer::Usage(answer.into_inner()))
+                metering.get_usage(asked(request)).await.map(|answer| Answer::Usage(answer.into_inner()))
             }
             Call::Upsert { plan, overrides, end, anchor } => {
                 let request = v1::UpsertSubscriptionRequest {
@@ -164,21 +166,21 @@ impl Real {
                     end_time: end.as_ref().map(|end| timestamp(end.as_ref().map_or(0, &at))),
                     cycle_anchor: anchor.as_ref().map(|anchor| timestamp(at(anchor))),
                 };
-                let answer = subscriptions.upsert_subscription(Request::new(request)).await;
+                let answer = subscriptions.upsert_subscription(asked(request)).await;
                 answer.map(|answer| Answer::Subscription(answer.into_inner().subscription))
             }
             Call::Subscription => {
-                let answer = subscriptions.get_subscription(Request::new(v1::GetSubscriptionRequest { user_id })).await;
+                let answer = subscriptions.get_subscription(asked(v1::GetSubscriptionRequest { user_id })).await;
                 answer.map(|answer| Answer::Subscription(answer.into_inner().subscription))
             }
             Call::Cancel { end } => {
                 let end_time = end.as_ref().map(|end| timestamp(at(end)));
                 let request = v1::CancelSubscriptionRequest { user_id, end_time };
-                let answer = subscriptions.cancel_subscription(Request::new(request)).await;
+                let answer = subscriptions.cancel_subscription(asked(request)).await;
                 answer.map(|answer| Answer::Subscription(answer.into_inner().subscription))
             }
             Call::Delete => {
-                let answer = subscriptions.delete_user(Request::new(v1::DeleteUserRequest { user_id })).await;
+                let answer = subscriptions.delete_user(asked(v1::DeleteUserRequest { user_id })).await;
                 answer.map(|_| Answer::Deleted)
             }
             Call::Step(_) => Ok(Answer::Stepped),
@@ -223,6 +225,13 @@ impl Names {
         }
         answer
     }
+}
+
+/// From whoever may call everything.
+fn asked<T>(message: T) -> Request<T> {
+    let mut request = Request::new(message);
+    request.extensions_mut().insert(Arc::new(Caller::secret(AppId::default())));
+    request
 }
 
 fn message(actual: &Actual) -> v1::Actual {

@@ -1,0 +1,102 @@
+//! Which plans each app meters by. They can be replaced while calls are served.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, PoisonError, RwLock};
+
+use crate::domain::fault::Fault;
+use crate::domain::id::AppId;
+use crate::domain::plan::Catalog;
+use crate::ledger::Ledger;
+use crate::meter::{Meter, MeterOptions};
+
+/// The catalogs of a deployment.
+#[derive(Debug, Clone)]
+pub enum Catalogs {
+    /// Every app has these plans. Users and reservations are each app's own all the same.
+    Shared(Arc<Catalog>),
+    /// Each app has its own plans.
+    PerApp(BTreeMap<AppId, Arc<Catalog>>),
+}
+
+impl Catalogs {
+    /// How many plans there are, over all apps.
+    #[must_use]
+    pub fn plans(&self) -> usize {
+        match self {
+            Self::Shared(catalog) => catalog.plans().len(),
+            Self::PerApp(catalogs) => catalogs.values().map(|catalog| catalog.plans().len()).sum(),
+        }
+    }
+
+    /// Whether calls of this app have plans.
+    #[must_use]
+    pub fn have(&self, app: &AppId) -> bool {
+        match self {
+            Self::Shared(_) => true,
+            Self::PerApp(catalogs) => catalogs.contains_key(app),
+        }
+    }
+}
+
+/// The meter of each app.
+pub struct Apps {
+    /// What others are made from: they share what it has seen of users and of Redis's clock.
+    base: Meter,
+    meters: RwLock<Meters>,
+    ledger: Ledger,
+}
+
+enum Meters {
+    Shared(Arc<Meter>),
+    PerApp(BTreeMap<AppId, Arc<Meter>>),
+}
+
+impl Apps {
+    /// Meters by `catalogs`, over one ledger.
+    #[must_use]
+    pub fn new(catalogs: Catalogs, ledger: Ledger, options: MeterOptions) -> Self {
+        let any = match &catalogs {
+            Catalogs::Shared(catalog) => Some(catalog),
+            Catalogs::PerApp(catalogs) => catalogs.values().next(),
+        };
+        let base = Meter::new(any.cloned().unwrap_or_default(), ledger.clone(), options);
+        let meters = RwLock::new(meters(&base, catalogs));
+        Self { base, meters, ledger }
+    }
+
+    /// The ledger of all.
+    #[must_use]
+    pub fn ledger(&self) -> &Ledger {
+        &self.ledger
+    }
+
+    /// The meter for calls of an app. A call keeps it to its end, whatever is loaded meanwhile.
+    ///
+    /// # Errors
+    /// [`Fault::AppUnknown`].
+    pub fn meter(&self, app: &AppId) -> Result<Arc<Meter>, Fault> {
+        let meters = self.meters.read().unwrap_or_else(PoisonError::into_inner);
+        let meter = match &*meters {
+            Meters::Shared(meter) => Some(meter),
+            Meters::PerApp(meters) => meters.get(app),
+        };
+        meter.map(Arc::clone).ok_or_else(|| Fault::AppUnknown(app.as_str().to_owned()))
+    }
+
+    /// Calls from now on are metered by these catalogs. What is held and which windows are open stays as it was written
+    /// (SELF-CONTAINED).
+    pub fn replace(&self, catalogs: Catalogs) {
+        let new = meters(&self.base, catalogs);
+        *self.meters.write().unwrap_or_else(PoisonError::into_inner) = new;
+    }
+}
+
+fn meters(base: &Meter, catalogs: Catalogs) -> Meters {
+    let meter = |catalog| Arc::new(base.with_catalog(catalog));
+    match catalogs {
+        Catalogs::Shared(catalog) => Meters::Shared(meter(catalog)),
+        Catalogs::PerApp(catalogs) => {
+            Meters::PerApp(catalogs.into_iter().map(|(app, catalog)| (app, meter(catalog))).collect())
+        }
+    }
+}
