@@ -19,7 +19,7 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 use crate::access::Access;
 use crate::apps::{Apps, Catalogs};
 use crate::catalog::{self, InvalidCatalog};
-use crate::config::{Config, Settings, VerifySettings, log_filter};
+use crate::config::{Config, Settings, VerifySettings, log_filter, unknown_variables};
 use crate::domain::plan::Catalog;
 use crate::ledger::{ConnectError, Ledger, RedisOptions};
 use crate::meter::MeterOptions;
@@ -65,7 +65,7 @@ enum CatalogFailure {
 #[must_use]
 pub fn serve(settings: Settings) -> ExitCode {
     let config = match settings.resolve() {
-        Ok(config) => config,
+        Ok((config, _)) => config,
         Err(invalid) => {
             eprintln!("error: {invalid}");
             return ExitCode::from(2);
@@ -74,6 +74,9 @@ pub fn serve(settings: Settings) -> ExitCode {
     let filter = log_filter(&config.log).expect("the settings were checked");
     let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
     tracing_subscriber::registry().with(lines).with(filter).init();
+    for name in unknown_variables(std::env::vars_os().map(|(name, _)| name)) {
+        tracing::warn!("the variable {name} is not a setting, and is ignored; `tollgate serve --help` lists them");
+    }
     choose_cryptography();
     // One thread needs neither to wake others nor to steal their work, which is a quarter of what a call costs.
     let mut runtime = match config.workers {
@@ -87,6 +90,26 @@ pub fn serve(settings: Settings) -> ExitCode {
     match runtime.block_on(run(config)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => failed(&failure),
+    }
+}
+
+/// `tollgate config`.
+#[must_use]
+pub fn config(settings: Settings) -> ExitCode {
+    for name in unknown_variables(std::env::vars_os().map(|(name, _)| name)) {
+        eprintln!("warning: the variable {name} is not a setting, and is ignored; `tollgate serve --help` lists them");
+    }
+    match settings.resolve() {
+        Ok((_, given)) => {
+            for given in given {
+                println!("{given}");
+            }
+            ExitCode::SUCCESS
+        }
+        Err(invalid) => {
+            eprintln!("error: {invalid}");
+            ExitCode::from(2)
+        }
     }
 }
 
@@ -127,7 +150,7 @@ async fn serve_with(
 ) -> Result<(), Failure> {
     let ledger = Ledger::connect(&RedisOptions {
         urls,
-        sentinels: config.redis_sentinels.clone(),
+        sentinels: config.redis_sentinel.clone(),
         connections: config.redis_connections,
         batch: config.redis_batch,
         timeout: config.redis_timeout,
@@ -150,8 +173,8 @@ async fn serve_with(
 
 /// The Redis to use: the one that is configured, or a private one that has to be stopped in the end.
 async fn redis(config: &Config) -> Result<(Option<PrivateRedis>, Vec<String>), Failure> {
-    if !config.redis_urls.is_empty() {
-        return Ok((None, config.redis_urls.clone()));
+    if !config.redis_url.is_empty() {
+        return Ok((None, config.redis_url.clone()));
     }
     let options = private_redis::Options {
         data_dir: config.data_dir.clone(),

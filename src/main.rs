@@ -11,7 +11,8 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
     match Cli::parse().command {
-        Command::Serve(settings) => commands::serve(*settings),
+        Command::Serve(settings) => commands::serve(settings),
+        Command::Config(settings) => commands::config(settings),
         Command::CheckCatalog { file } => commands::check_catalog(&file),
         Command::Schema => commands::schema(),
         Command::Verify(settings) => commands::verify(settings),

@@ -1,17 +1,15 @@
 //! The text of a configuration file: it is understood, or what is wrong is told in bounds.
 
+use std::path::Path;
 use std::time::Duration;
 
 use tollgate::config::Settings;
 
 pub(super) fn run(input: &[u8]) {
     let text = String::from_utf8_lossy(input);
-    let settings = match text.parse::<Settings>() {
-        Ok(settings) => settings,
-        Err(problem) => return check_told(&text, &problem),
-    };
-    match settings.resolve() {
-        Ok(config) => {
+    match Settings::default().resolve_with_file(Path::new("tollgate.toml"), &text) {
+        Ok((config, given)) => {
+            given.iter().for_each(|given| check_told(&text, &given.to_string()));
             assert!((1..=64).contains(&config.redis_connections));
             assert!((1..=1000).contains(&config.redis_batch));
             assert!((1..=1024).contains(&config.workers));

@@ -1,0 +1,54 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand};
+
+use super::{Settings, VerifySettings};
+
+/// The command line.
+#[derive(Debug, Parser)]
+#[command(name = "tollgate", version, about, disable_help_subcommand = true)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What `tollgate` can do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Serve the gRPC API. With nothing configured: with a Redis of its own and the example catalog.
+    Serve(Settings),
+    /// Print every setting of `tollgate serve` as it is in force, without secrets, and where it came from.
+    ///
+    /// Takes the flags, variables and file of `tollgate serve`. One line each, which is also what a configuration file would hold.
+    /// Exits with 2, and names every problem, if the configuration is not valid.
+    Config(Settings),
+    /// Check a catalog, and name every problem with its path and line.
+    CheckCatalog {
+        /// The YAML file.
+        file: PathBuf,
+    },
+    /// Print the JSON schema of the catalog, for editors.
+    Schema,
+    /// Read everything in a live Redis, change nothing, and report what contradicts itself.
+    ///
+    /// Tollgate may go on serving: users are found by SCAN, and each is read by short scripts that only read. One line per
+    /// contradiction on standard output: the key, and what is wrong with the numbers found and expected (times are milliseconds
+    /// of the Unix epoch). Keys name users: keep the output as you keep user ids. A line marked `note` is odd, but possible. The
+    /// last line sums up. Where a DeleteUser was cut short, its `hold` keys stay for up to an hour: a note, or a contradiction if the
+    /// user has come back since.
+    ///
+    /// Exits with 0 if nothing contradicts itself, 1 if something does, and 2 if the Redis could not be read to the end.
+    ///
+    /// A replica will do, and so will a user that may only read: ACL SETUSER NAME on >PASSWORD %R~* +@read +@connection -@dangerous
+    /// +time +eval_ro +evalsha_ro, and +cluster|slots on a cluster.
+    Verify(VerifySettings),
+    /// Ask a running Tollgate whether it serves, and exit with 0 if it does: for containers without a shell.
+    Health {
+        /// Where it listens.
+        #[arg(default_value = "http://127.0.0.1:50051", value_name = "URL")]
+        url: String,
+    },
+}

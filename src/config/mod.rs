@@ -1,0 +1,142 @@
+//! Configuration: flags, `TOLLGATE_` variables, a TOML file and defaults, in this order of precedence; every error at once.
+//!
+//! [`Config`] is the one struct. A setting is one field of it, which says everything: its name, its help, its default (as the text
+//! that a user would write), and how that text is read. Flag, variable, entry of the file, `--help` and `tollgate config` come of
+//! that. What several settings say together is held against itself in [`Config::contradictions`].
+
+use std::collections::HashSet;
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Args;
+
+mod command;
+mod environment;
+mod file;
+mod layers;
+mod redact;
+#[cfg(test)]
+mod tests;
+mod value;
+mod verify;
+
+pub use command::{Cli, Command};
+pub use environment::unknown_variables;
+pub use layers::{Given, InvalidConfig, Origin, Settings};
+pub use redact::redacted;
+pub use value::log_filter;
+pub use verify::VerifySettings;
+
+/// The settings as they are used.
+///
+/// A setting without a default ends its help in `[default: ...]`, what happens then; `tollgate config` shows that. Values of a setting
+/// with `hide_env_values` are shown only as far as [`redacted`] knows that they are no secret.
+#[derive(Clone, Args)]
+pub struct Config {
+    /// The address to listen on
+    #[arg(long, env = "TOLLGATE_LISTEN", value_name = "ADDRESS", default_value = "127.0.0.1:50051", value_parser = value::address)]
+    pub listen: SocketAddr,
+
+    /// How many threads serve calls. One suffices for one Redis, and spends a quarter less on a call than several do
+    #[arg(long, env = "TOLLGATE_WORKERS", value_name = "NUMBER", default_value = "1", value_parser = value::number(1, 1024))]
+    pub workers: usize,
+
+    /// The catalog of plans [default: the example that is built in]
+    #[arg(long, env = "TOLLGATE_CATALOG", value_name = "FILE")]
+    pub catalog: Option<PathBuf>,
+
+    /// The Redis that keeps the counters, as redis://, rediss:// or unix://; several (repeated, or separated by commas) for the
+    /// nodes of a cluster [default: a private redis-server under the data directory]
+    #[arg(long, env = "TOLLGATE_REDIS_URL", value_name = "URL", value_delimiter = ',', hide_env_values = true)]
+    pub redis_url: Vec<String>,
+
+    /// The Sentinels that watch the Redis, as redis:// or rediss:// (repeated, or separated by commas), each with its own
+    /// credentials; the host of the one --redis-url is then the name of the master, as in redis://:password@mymaster
+    /// [default: none]
+    #[arg(long, env = "TOLLGATE_REDIS_SENTINEL", value_name = "URL", value_delimiter = ',', hide_env_values = true)]
+    pub redis_sentinel: Vec<String>,
+
+    /// Where the private Redis keeps its append-only file
+    #[arg(long, env = "TOLLGATE_DATA_DIR", value_name = "DIR", default_value = "tollgate-data")]
+    pub data_dir: PathBuf,
+
+    /// The program of the private Redis [default: redis-server or valkey-server on the PATH]
+    #[arg(long, env = "TOLLGATE_REDIS_SERVER", value_name = "FILE")]
+    pub redis_server: Option<PathBuf>,
+
+    /// How many connections all calls share
+    #[arg(long, env = "TOLLGATE_REDIS_CONNECTIONS", value_name = "NUMBER", default_value = "2", value_parser = value::number(1, 64))]
+    pub redis_connections: usize,
+
+    /// How many calls of different users are decided by one command at most, when Redis is busy; 1 for none. A cluster decides
+    /// each by itself
+    #[arg(long, env = "TOLLGATE_REDIS_BATCH", value_name = "NUMBER", default_value = "32", value_parser = value::number(1, 1000))]
+    pub redis_batch: usize,
+
+    /// How long to wait for Redis before a call is UNAVAILABLE
+    #[arg(long, env = "TOLLGATE_REDIS_TIMEOUT", value_name = "DURATION", default_value = "2s", value_parser = value::duration(Duration::from_millis(10)))]
+    pub redis_timeout: Duration,
+
+    /// Serve even if Redis may evict keys, and counters with them
+    #[arg(long, env = "TOLLGATE_ALLOW_EVICTION", value_name = "BOOLEAN", default_value = "false", num_args = 0..=1, default_missing_value = "true", value_parser = value::boolean)]
+    pub allow_eviction: bool,
+
+    /// Let Reserve allow, marked `degraded`, what cannot be decided because Redis does not answer
+    #[arg(long, env = "TOLLGATE_FAIL_OPEN", value_name = "BOOLEAN", default_value = "false", num_args = 0..=1, default_missing_value = "true", value_parser = value::boolean)]
+    pub fail_open: bool,
+
+    /// How long a reservation is remembered after its deadline
+    #[arg(long, env = "TOLLGATE_SETTLEMENT_WINDOW", value_name = "DURATION", default_value = "15m", value_parser = value::duration(Duration::ZERO))]
+    pub settlement_window: Duration,
+
+    /// How long a settlement, or a tracked event with a request id, is remembered
+    #[arg(long, env = "TOLLGATE_REPLAY_WINDOW", value_name = "DURATION", default_value = "15m", value_parser = value::duration(Duration::ZERO))]
+    pub replay_window: Duration,
+
+    /// What to log: a level, or targets and their levels, such as tollgate=debug,redis=warn
+    #[arg(long, env = "TOLLGATE_LOG", value_name = "FILTER", default_value = "info", value_parser = value::log)]
+    pub log: String,
+}
+
+/// What cannot be right about settings that are each right by themselves.
+struct Contradiction {
+    /// The settings that it is about. It is not told if one of them is bad by itself.
+    settings: &'static [&'static str],
+    /// What is wrong, and what to do.
+    problem: String,
+}
+
+impl Config {
+    /// Holds the settings against each other.
+    fn contradictions(&self) -> Vec<Contradiction> {
+        let mut found = Vec::new();
+        let mut wrong = |settings, problem: &str| found.push(Contradiction { settings, problem: problem.to_owned() });
+        if has_duplicates(&self.redis_url) {
+            wrong(&["redis-url"], "redis-url names a node twice");
+        }
+        if has_duplicates(&self.redis_sentinel) {
+            wrong(&["redis-sentinel"], "redis-sentinel names a Sentinel twice");
+        }
+        if !self.redis_sentinel.is_empty() && self.redis_url.len() != 1 {
+            let problem = format!(
+                "redis-sentinel needs one redis-url, whose host is the name of the master, such as redis://mymaster: there are {}",
+                self.redis_url.len()
+            );
+            wrong(&["redis-url", "redis-sentinel"], &problem);
+        }
+        found
+    }
+}
+
+/// Says nothing of the values: some are secrets.
+impl fmt::Debug for Config {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Config").finish_non_exhaustive()
+    }
+}
+
+fn has_duplicates(urls: &[String]) -> bool {
+    urls.iter().collect::<HashSet<_>>().len() < urls.len()
+}

@@ -1,0 +1,59 @@
+//! How the text of a value is read. What is wrong with it is said as what to write instead; the value itself is told by the caller.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use tracing_subscriber::filter::{ParseError, Targets};
+
+/// Longer than any test of patience, shorter than what an expiry in Redis can hold.
+const LONGEST: Duration = Duration::from_secs(366 * 24 * 3600);
+
+/// An IP address and a port.
+pub(super) fn address(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| "write an IP address and a port, such as 127.0.0.1:50051".to_owned())
+}
+
+/// `true` or `false`.
+pub(super) fn boolean(text: &str) -> Result<bool, String> {
+    text.parse().map_err(|_| "write true or false".to_owned())
+}
+
+/// A number in these bounds.
+pub(super) fn number(
+    least: usize,
+    most: usize,
+) -> impl Fn(&str) -> Result<usize, String> + Clone + Send + Sync + 'static {
+    move |text| {
+        let parsed = text.parse().ok().filter(|number| (least..=most).contains(number));
+        parsed.ok_or_else(|| format!("choose {least} to {most}"))
+    }
+}
+
+/// A duration of at least this, and at most a year.
+pub(super) fn duration(least: Duration) -> impl Fn(&str) -> Result<Duration, String> + Clone + Send + Sync + 'static {
+    move |text| {
+        let parsed = text.parse::<jiff::SignedDuration>().ok().and_then(|signed| Duration::try_from(signed).ok());
+        parsed
+            .filter(|parsed| (least..=LONGEST).contains(parsed))
+            .ok_or_else(|| format!("write a duration from {least:?} to 366 days, such as 15m or 2s"))
+    }
+}
+
+/// Text that [`log_filter`] reads.
+pub(super) fn log(text: &str) -> Result<String, String> {
+    log_filter(text).map(|_| text.to_owned())
+}
+
+/// What to log: a level, or targets and their levels. No spans and fields: reading those takes seconds and panics, for text as odd
+/// as one likes.
+///
+/// # Errors
+/// For text that is neither.
+pub fn log_filter(text: &str) -> Result<Targets, String> {
+    if text.contains('[') {
+        return Err("spans and fields cannot be named; write targets and their levels".to_owned());
+    }
+    // A space beside a comma is no part of a target.
+    let directives: Vec<_> = text.split(',').map(str::trim).filter(|directive| !directive.is_empty()).collect();
+    directives.join(",").parse().map_err(|error: ParseError| error.to_string())
+}
