@@ -6,6 +6,7 @@ mod support;
 
 mod batch;
 mod cluster;
+mod config;
 mod counts;
 mod functions;
 mod guarantees;

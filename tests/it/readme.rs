@@ -6,6 +6,7 @@ use tollgate::catalog;
 use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
 use tonic::{Request, Status};
 
+use crate::support::served::tollgate;
 use crate::support::{Replica, fresh_user};
 
 const README: &str = include_str!("../../README.md");
@@ -142,4 +143,22 @@ fn the_flags_of_the_readme_are_those_of_the_program() {
     for flag in flags {
         assert!(help.contains(flag), "{flag}");
     }
+}
+
+#[test]
+fn the_configuration_of_the_readme_is_shown_as_the_readme_says() {
+    let directory = tempfile::tempdir().unwrap();
+    std::fs::write(directory.path().join("tollgate.toml"), blocks("toml")[0]).unwrap();
+    let shown =
+        blocks("console").into_iter().find_map(|block| block.strip_prefix("$ TOLLGATE_LOG=warn tollgate ")).unwrap();
+    let (arguments, lines) = shown.split_once('\n').unwrap();
+    let mut command = tollgate();
+    let output =
+        command.args(arguments.split(' ')).env("TOLLGATE_LOG", "warn").current_dir(&directory).output().unwrap();
+    let told = String::from_utf8(output.stdout).unwrap();
+    let mut told = told.lines();
+    for line in lines.lines().filter(|line| *line != "...") {
+        assert!(told.any(|told| told == line), "{line}");
+    }
+    assert!(output.status.success());
 }
