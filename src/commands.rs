@@ -16,10 +16,11 @@ use tonic_health::pb::health_client::HealthClient;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
-use crate::access::Access;
+use crate::access::{Access, Guard};
 use crate::apps::{Apps, Catalogs};
 use crate::catalog::{self, InvalidCatalog};
 use crate::config::{Config, Settings, VerifySettings, log_filter, unknown_variables};
+use crate::domain::fault::Fault;
 use crate::domain::plan::Catalog;
 use crate::ledger::{ConnectError, Ledger, RedisOptions};
 use crate::meter::MeterOptions;
@@ -44,6 +45,8 @@ enum Failure {
     Redis(#[from] ConnectError),
     #[error(transparent)]
     Serve(#[from] ServeError),
+    #[error("the API keys cannot be read")]
+    Keys(#[from] Fault),
     #[error("cannot wait for signals")]
     Signals(#[from] std::io::Error),
 }
@@ -166,7 +169,12 @@ async fn serve_with(
     let address = listener.local_addr().unwrap_or(config.listen);
     tracing::info!(%address, plans = catalog.plans().len(), "serving");
     let apps = Arc::new(Apps::new(Catalogs::Shared(catalog), ledger, options));
-    let serving = Serving { apps, access: Arc::new(Access::open()), fail_open: config.fail_open };
+    let access = match config.api_keys {
+        true => Access::Keys(Guard::open(apps.ledger().clone(), config.fail_open).await?),
+        false => Access::open(),
+    };
+    let (limits, fail_open) = (config.limits.clone(), config.fail_open);
+    let serving = Serving { apps, access: Arc::new(access), limits, fail_open };
     server::run(serving, listener, stop).await?;
     Ok(())
 }

@@ -1,5 +1,6 @@
 //! Serving: the services on a listener, with health and reflection, until told to stop. Tests start the same thing.
 
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,10 +13,13 @@ use tonic_health::server::HealthReporter;
 
 use crate::access::Access;
 use crate::apps::Apps;
+use crate::config::Limits;
+use crate::grpc::deadline::DeadlineLayer;
+use crate::grpc::gate::{GateLayer, GateOptions};
 use crate::grpc::v1::metering_service_server::MeteringServiceServer;
 use crate::grpc::v1::plan_service_server::PlanServiceServer;
 use crate::grpc::v1::subscription_service_server::SubscriptionServiceServer;
-use crate::grpc::{AccessLayer, Gathering, Metering, Plans, Subscriptions, v1};
+use crate::grpc::{Gathering, Metering, Plans, Subscriptions, v1};
 use crate::ledger::Ledger;
 
 /// How often Redis is asked whether it is there, and takes writes.
@@ -28,8 +32,12 @@ const HEALTH_LIMIT: Duration = Duration::from_secs(1);
 /// would all be taken out of service.
 const HEALTH_MISSES: u32 = 3;
 
-/// How long calls in flight may take once serving has to stop.
-const DRAIN: Duration = Duration::from_secs(10);
+/// How often a quiet connection is asked whether somebody is there, and how long that may take.
+const PING: Duration = Duration::from_secs(30);
+
+/// How many calls of a connection may be reset before they were taken up, or for a mistake: one more ends the connection. Floods of resets
+/// cost a server more than those who send them (CVE-2023-44487).
+const MAX_RESETS: usize = 50;
 
 /// Why serving ended early.
 #[derive(Debug, thiserror::Error)]
@@ -48,6 +56,8 @@ pub struct Serving {
     pub apps: Arc<Apps>,
     /// Who is let in.
     pub access: Arc<Access>,
+    /// What callers may ask for at most.
+    pub limits: Limits,
     /// Reserve is answered without Redis as well, which it cannot be by a replica that is taken out of service.
     pub fail_open: bool,
 }
@@ -61,7 +71,7 @@ pub async fn run(
     listener: TcpListener,
     shutdown: impl Future<Output = ()> + Send,
 ) -> Result<(), ServeError> {
-    let Serving { apps, access, fail_open } = serving;
+    let Serving { apps, access, limits, fail_open } = serving;
     let ledger = apps.ledger().clone();
     let (reporter, health) = tonic_health::server::health_reporter();
     let serving = fail_open || ledger.probe(HEALTH_LIMIT).await.is_ok();
@@ -74,15 +84,34 @@ pub async fn run(
         .with_nodelay(Some(true))
         .with_keepalive(keepalive)
         .map(|accepted| accepted.map(Gathering));
+    let gate = GateLayer::new(GateOptions {
+        access: Arc::clone(&access),
+        max_in_flight: limits.max_in_flight,
+        rate_per_app: u32::try_from(limits.rate_per_app).ok().and_then(NonZeroU32::new),
+    });
+    let keep_up = tokio::spawn(async move {
+        if let Access::Keys(guard) = &*access {
+            guard.keep_up().await;
+        }
+    });
+    let most = limits.max_message_bytes;
     let (stop, stopping) = tokio::sync::oneshot::channel();
     let server = Server::builder()
-        .layer(AccessLayer(access))
+        .max_concurrent_streams(bounded(limits.max_streams))
+        .http2_max_header_list_size(bounded(limits.max_header_bytes))
+        .http2_max_pending_accept_reset_streams(Some(MAX_RESETS))
+        .http2_max_local_error_reset_streams(Some(MAX_RESETS))
+        .http2_keepalive_interval(Some(PING))
+        .http2_keepalive_timeout(Some(PING))
+        .max_connection_age(limits.max_connection_age)
+        .layer(gate)
+        .layer(DeadlineLayer(limits.call_timeout))
         .add_service(health)
         .add_service(reflection().build_v1()?)
         .add_service(reflection().build_v1alpha()?)
-        .add_service(MeteringServiceServer::new(Metering(Arc::clone(&apps))))
-        .add_service(SubscriptionServiceServer::new(Subscriptions(Arc::clone(&apps))))
-        .add_service(PlanServiceServer::new(Plans(apps)))
+        .add_service(MeteringServiceServer::new(Metering(Arc::clone(&apps))).max_decoding_message_size(most))
+        .add_service(SubscriptionServiceServer::new(Subscriptions(Arc::clone(&apps))).max_decoding_message_size(most))
+        .add_service(PlanServiceServer::new(Plans(apps)).max_decoding_message_size(most))
         .serve_with_incoming_shutdown(incoming, async {
             let _: Result<(), _> = stopping.await;
         });
@@ -92,15 +121,27 @@ pub async fn run(
         () = shutdown => {
             watch.abort();
             set_health(&reporter, false).await;
-            drop(stop);
-            tokio::time::timeout(DRAIN, server).await.unwrap_or_else(|_| {
-                tracing::warn!("calls were still in flight {DRAIN:?} after the stop");
-                Ok(())
-            })
+            let (delay, most) = (limits.drain_delay, limits.drain_timeout);
+            match tokio::time::timeout(delay, &mut server).await {
+                // It has failed.
+                Ok(outcome) => outcome,
+                Err(_) => {
+                    drop(stop);
+                    tokio::time::timeout(most, server).await.unwrap_or_else(|_| {
+                        tracing::warn!("calls were still under way {most:?} after connections were asked to end: they are cut off");
+                        Ok(())
+                    })
+                }
+            }
         }
     };
     watch.abort();
+    keep_up.abort();
     Ok(outcome?)
+}
+
+fn bounded(number: usize) -> Option<u32> {
+    Some(u32::try_from(number).unwrap_or(u32::MAX))
 }
 
 fn reflection() -> tonic_reflection::server::Builder<'static> {

@@ -1,6 +1,6 @@
 //! The caller of an RPC.
 
-use crate::domain::id::{AppId, ReservationId, UserId};
+use crate::domain::id::{AppId, UserId};
 
 /// What a caller may do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize, clap::ValueEnum)]
@@ -48,11 +48,5 @@ impl Caller {
             Role::Secret => true,
             Role::Public => self.user.as_ref() == Some(user),
         }
-    }
-
-    /// Whether the reservation is of the caller's app. Another app's is as good as unknown.
-    #[must_use]
-    pub fn owns(&self, reservation: &ReservationId) -> bool {
-        reservation.owner.is_of(&self.app)
     }
 }

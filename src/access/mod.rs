@@ -1,17 +1,25 @@
 //! Who calls, and what they may: docs/adr/0009-access.md.
 
 mod caller;
-
-pub use caller::{Caller, Role};
+mod guard;
+mod key;
+mod token;
 
 use std::sync::Arc;
 
 use crate::domain::id::AppId;
 
+pub use caller::{Caller, Role};
+pub use guard::{Credentials, Guard, REFRESH, Verdict};
+pub use key::{ApiKey, InvalidKey, named};
+pub use token::{InvalidToken, LONGEST_SECONDS, mint};
+
 /// Who is let in.
 pub enum Access {
     /// Everybody, as this caller.
     Open(Arc<Caller>),
+    /// Whoever has a key.
+    Keys(Guard),
 }
 
 impl Access {

@@ -16,6 +16,7 @@ mod command;
 mod environment;
 mod file;
 mod layers;
+mod limits;
 mod redact;
 #[cfg(test)]
 mod tests;
@@ -25,6 +26,7 @@ mod verify;
 pub use command::{Cli, Command};
 pub use environment::unknown_variables;
 pub use layers::{Given, InvalidConfig, Origin, Settings};
+pub use limits::Limits;
 pub use redact::redacted;
 pub use value::log_filter;
 pub use verify::VerifySettings;
@@ -43,7 +45,17 @@ pub struct Config {
     #[arg(long, env = "TOLLGATE_WORKERS", value_name = "NUMBER", default_value = "1", value_parser = value::number(1, 1024))]
     pub workers: usize,
 
-    /// The catalog of plans [default: the example that is built in]
+    /// Let in only callers with an API key, which `tollgate keys create` makes. Without keys every caller is the app `default`
+    #[arg(long, env = "TOLLGATE_API_KEYS", value_name = "BOOLEAN", default_value = "false", num_args = 0..=1, default_missing_value = "true", value_parser = value::boolean)]
+    pub api_keys: bool,
+
+    /// Listen on other addresses than this machine's own although every caller is let in
+    #[arg(long, env = "TOLLGATE_ALLOW_ANONYMOUS", value_name = "BOOLEAN", default_value = "false", num_args = 0..=1, default_missing_value = "true", value_parser = value::boolean)]
+    pub allow_anonymous: bool,
+
+    /// The catalog of plans, or a folder with one for each app: NAME.yaml is the catalog of the app NAME. It is read again on SIGHUP, and
+    /// when it has changed; one that is not valid is refused, and the one before stays in force
+    /// [default: the example that is built in]
     #[arg(long, env = "TOLLGATE_CATALOG", value_name = "FILE")]
     pub catalog: Option<PathBuf>,
 
@@ -95,6 +107,10 @@ pub struct Config {
     #[arg(long, env = "TOLLGATE_REPLAY_WINDOW", value_name = "DURATION", default_value = "15m", value_parser = value::duration(Duration::ZERO))]
     pub replay_window: Duration,
 
+    /// What callers may ask for at most.
+    #[command(flatten)]
+    pub limits: Limits,
+
     /// What to log: a level, or targets and their levels, such as tollgate=debug,redis=warn
     #[arg(long, env = "TOLLGATE_LOG", value_name = "FILTER", default_value = "info", value_parser = value::log)]
     pub log: String,
@@ -125,6 +141,14 @@ impl Config {
                 self.redis_url.len()
             );
             wrong(&["redis-url", "redis-sentinel"], &problem);
+        }
+        if !self.listen.ip().is_loopback() && !self.api_keys && !self.allow_anonymous {
+            let problem = format!(
+                "listen is {}, where other machines may call, and every caller would be let in: turn api-keys on, or allow-anonymous if \
+                 the network keeps others out",
+                self.listen
+            );
+            wrong(&["listen", "api-keys", "allow-anonymous"], &problem);
         }
         found
     }

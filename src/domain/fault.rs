@@ -73,6 +73,9 @@ pub enum Fault {
         "the token names another user, or is missing: mint one for this user with a secret key, and send it as tollgate-user-token"
     )]
     NotYourUser,
+    /// The token of a public caller is not valid.
+    #[error("the tollgate-user-token is not valid: {0}")]
+    TokenInvalid(String),
     /// The catalogs name no plans for the caller's app.
     #[error("app {0:?} has no catalog: put {0}.yaml into the folder that --catalog names")]
     AppUnknown(String),
@@ -82,6 +85,18 @@ pub enum Fault {
     /// Redis gave no answer: nothing is claimed, and the outcome is unknown.
     #[error("the ledger did not answer, and the outcome is unknown: ask again, with the same request_id")]
     Unavailable(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// As many calls as this replica takes are under way.
+    #[error("as many calls are under way as this replica takes: nothing was done, ask again")]
+    Overloaded,
+    /// The app calls more often than it may.
+    #[error("the app calls this replica more often than it may: nothing was done, ask again later")]
+    TooManyCalls {
+        /// How long to wait.
+        retry: std::time::Duration,
+    },
+    /// The deadline of the call has passed.
+    #[error("the call's deadline has passed, and the outcome is unknown: ask again, with the same request_id")]
+    DeadlineExceeded,
     /// Others changed the user's subscription with every attempt.
     #[error("the user's subscription or window changed with every attempt: ask again, with the same request_id")]
     Contended,

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use tonic::{Request, Response, Status};
 
 use crate::apps::Apps;
-use crate::domain::fault::Fault;
 
 use super::caller::Called;
 use super::status::status;
@@ -20,52 +19,50 @@ impl MeteringService for Metering {
     async fn reserve(&self, request: Request<v1::ReserveRequest>) -> Result<Response<v1::ReserveResponse>, Status> {
         let called = Called::new(&self.0, &request)?;
         let call = request::reserve(request.into_inner()).map_err(status)?;
-        let (meter, owner) = called.on(&call.user);
-        let work = async move { meter.reserve(&owner, &call.event, call.ttl, call.request_id.as_ref()).await };
+        let owner = called.owner(&call.user);
+        let work = async move { called.reserve(&owner, &call.event, call.ttl, call.request_id.as_ref()).await };
         Ok(Response::new(response::reserve(to_the_end(work).await?)))
     }
 
     async fn commit(&self, request: Request<v1::CommitRequest>) -> Result<Response<v1::CommitResponse>, Status> {
         let called = Called::new(&self.0, &request)?;
         let (id, actual) = request::commit(request.into_inner()).map_err(status)?;
-        let meter = called.settling(&id).map_err(status)?;
-        let work = async move { meter.commit(&id, actual.as_ref()).await };
+        called.check_owns(&id)?;
+        let work = async move { called.commit(&id, actual.as_ref()).await };
         Ok(Response::new(response::commit(to_the_end(work).await?)))
     }
 
     async fn release(&self, request: Request<v1::ReleaseRequest>) -> Result<Response<v1::ReleaseResponse>, Status> {
         let called = Called::new(&self.0, &request)?;
         let (id, reason) = request::release(request.into_inner()).map_err(status)?;
-        let meter = called.settling(&id).map_err(status)?;
+        called.check_owns(&id)?;
         tracing::debug!(reservation = %id.nonce, reason, "release");
-        let work = async move { meter.release(&id).await };
+        let work = async move { called.release(&id).await };
         Ok(Response::new(response::release(to_the_end(work).await?)))
     }
 
     async fn track(&self, request: Request<v1::TrackRequest>) -> Result<Response<v1::TrackResponse>, Status> {
         let called = Called::new(&self.0, &request)?;
         let (user, call) = request::track(request.into_inner()).map_err(status)?;
-        let (meter, owner) = called.on(&user);
-        let work = async move { meter.track(&owner, &call).await };
+        let owner = called.owner(&user);
+        let work = async move { called.track(&owner, &call).await };
         Ok(Response::new(response::track(to_the_end(work).await?)))
     }
 
     async fn can_use(&self, request: Request<v1::CanUseRequest>) -> Result<Response<v1::CanUseResponse>, Status> {
         let called = Called::new(&self.0, &request)?;
         let (user, event) = request::can_use(request.into_inner()).map_err(status)?;
-        let (meter, owner) = called.on(&user);
-        let decision = meter.can_use(&owner, &event).await.map_err(status)?;
+        let owner = called.owner(&user);
+        let decision = called.can_use(&owner, &event).await.map_err(status)?;
         Ok(Response::new(response::can_use(decision)))
     }
 
     async fn get_usage(&self, request: Request<v1::GetUsageRequest>) -> Result<Response<v1::GetUsageResponse>, Status> {
         let called = Called::new(&self.0, &request)?;
         let (user, event, at_ms) = request::get_usage(request.into_inner()).map_err(status)?;
-        if !called.caller.may_see(&user) {
-            return Err(status(Fault::NotYourUser));
-        }
-        let (meter, owner) = called.on(&user);
-        let usage = meter.usage(&owner, event.as_ref(), at_ms).await.map_err(status)?;
+        called.check_sees(&user)?;
+        let owner = called.owner(&user);
+        let usage = called.usage(&owner, event.as_ref(), at_ms).await.map_err(status)?;
         Ok(Response::new(response::usage(user.as_str().to_owned(), usage)))
     }
 }

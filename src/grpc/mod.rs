@@ -11,9 +11,10 @@ use tokio::runtime::Handle;
 
 use crate::domain::fault::Fault;
 
-mod access;
 mod caller;
 mod connection;
+pub mod deadline;
+pub mod gate;
 mod metering;
 mod plans;
 pub mod request;
@@ -21,7 +22,6 @@ mod response;
 mod status;
 mod subscriptions;
 
-pub use access::AccessLayer;
 pub use connection::Gathering;
 pub use metering::Metering;
 pub use plans::Plans;

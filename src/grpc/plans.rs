@@ -29,7 +29,7 @@ impl PlanService for Plans {
     ) -> Result<Response<v1::ListPlansResponse>, Status> {
         let called = Called::new(&self.0, &request)?;
         let v1::ListPlansRequest {} = request.into_inner();
-        let catalog = called.meter.catalog();
+        let catalog = called.catalog();
         let plans = catalog.plans().iter().map(|plan| shown(catalog, plan)).collect();
         Ok(Response::new(v1::ListPlansResponse { plans }))
     }
@@ -37,7 +37,7 @@ impl PlanService for Plans {
     async fn get_plan(&self, request: Request<v1::GetPlanRequest>) -> Result<Response<v1::GetPlanResponse>, Status> {
         let called = Called::new(&self.0, &request)?;
         let plan_id = request::get_plan(request.into_inner()).map_err(status)?;
-        let catalog = called.meter.catalog();
+        let catalog = called.catalog();
         let plan = catalog.plan(&plan_id).ok_or_else(|| status(Fault::PlanNotFound(plan_id.clone())))?;
         Ok(Response::new(v1::GetPlanResponse { plan: Some(shown(catalog, plan)) }))
     }

@@ -27,12 +27,16 @@ pub(super) fn status(fault: Fault) -> Status {
         Fault::PlanNotFound(_) => (Code::NotFound, "PLAN_NOT_FOUND"),
         Fault::PlanUnknown(_) => (Code::FailedPrecondition, "PLAN_UNKNOWN"),
         Fault::Unauthenticated => (Code::Unauthenticated, "UNAUTHENTICATED"),
+        Fault::TokenInvalid(_) => (Code::Unauthenticated, "TOKEN_INVALID"),
         Fault::SecretKeyNeeded => (Code::PermissionDenied, "SECRET_KEY_NEEDED"),
         Fault::NotYourUser => (Code::PermissionDenied, "NOT_YOUR_USER"),
         Fault::AppUnknown(_) => (Code::FailedPrecondition, "APP_UNKNOWN"),
         Fault::TooManyHolds => (Code::ResourceExhausted, "TOO_MANY_HOLDS"),
         Fault::Unavailable(_) => (Code::Unavailable, "UNAVAILABLE"),
         Fault::Contended => (Code::Unavailable, "CONTENDED"),
+        Fault::Overloaded => (Code::Unavailable, "OVERLOADED"),
+        Fault::TooManyCalls { .. } => (Code::ResourceExhausted, "TOO_MANY_CALLS"),
+        Fault::DeadlineExceeded => (Code::DeadlineExceeded, "DEADLINE_EXCEEDED"),
         Fault::Internal(_) => (Code::Internal, "INTERNAL"),
     };
     let mut details = ErrorDetails::with_error_info(reason, DOMAIN, facts(&fault));
@@ -46,8 +50,11 @@ pub(super) fn status(fault: Fault) -> Status {
         Fault::QuantityMissing { quantity, .. } => {
             details.add_bad_request_violation(format!("event.quantities[{quantity:?}]"), "is missing");
         }
-        Fault::Unavailable(_) | Fault::Contended => {
+        Fault::Unavailable(_) | Fault::Contended | Fault::Overloaded => {
             details.set_retry_info(Some(RETRY));
+        }
+        Fault::TooManyCalls { retry } => {
+            details.set_retry_info(Some(*retry));
         }
         Fault::Internal(source) => tracing::error!(%source, "an answer was not understood"),
         _ => {}

@@ -28,8 +28,8 @@ impl SubscriptionService for Subscriptions {
     ) -> Result<Response<v1::UpsertSubscriptionResponse>, Status> {
         let called = Called::new(&self.0, &request)?;
         let (user, upsert) = request::upsert(request.into_inner()).map_err(status)?;
-        let (meter, owner) = called.on(&user);
-        let subscription = to_the_end(async move { meter.upsert_subscription(&owner, &upsert).await }).await?;
+        let owner = called.owner(&user);
+        let subscription = to_the_end(async move { called.upsert_subscription(&owner, &upsert).await }).await?;
         Ok(Response::new(v1::UpsertSubscriptionResponse { subscription: written(&user, &subscription) }))
     }
 
@@ -40,8 +40,8 @@ impl SubscriptionService for Subscriptions {
         let called = Called::new(&self.0, &request)?;
         let v1::GetSubscriptionRequest { user_id } = request.into_inner();
         let user = request::user(&user_id).map_err(status)?;
-        let (meter, owner) = called.on(&user);
-        let subscription = meter.subscription(&owner).await.map_err(status)?;
+        let owner = called.owner(&user);
+        let subscription = called.subscription(&owner).await.map_err(status)?;
         Ok(Response::new(v1::GetSubscriptionResponse { subscription: written(&user, &subscription) }))
     }
 
@@ -51,8 +51,8 @@ impl SubscriptionService for Subscriptions {
     ) -> Result<Response<v1::CancelSubscriptionResponse>, Status> {
         let called = Called::new(&self.0, &request)?;
         let (user, end_ms) = request::cancel(request.into_inner()).map_err(status)?;
-        let (meter, owner) = called.on(&user);
-        let subscription = to_the_end(async move { meter.cancel_subscription(&owner, end_ms).await }).await?;
+        let owner = called.owner(&user);
+        let subscription = to_the_end(async move { called.cancel_subscription(&owner, end_ms).await }).await?;
         Ok(Response::new(v1::CancelSubscriptionResponse { subscription: written(&user, &subscription) }))
     }
 
@@ -63,8 +63,8 @@ impl SubscriptionService for Subscriptions {
         let called = Called::new(&self.0, &request)?;
         let v1::DeleteUserRequest { user_id } = request.into_inner();
         let user = request::user(&user_id).map_err(status)?;
-        let (meter, owner) = called.on(&user);
-        to_the_end(async move { meter.delete_user(&owner).await }).await?;
+        let owner = called.owner(&user);
+        to_the_end(async move { called.delete_user(&owner).await }).await?;
         Ok(Response::new(v1::DeleteUserResponse {}))
     }
 }

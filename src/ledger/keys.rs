@@ -1,10 +1,14 @@
 //! The one place that spells keys: `tollgate2:{app:user}:what`.
 //!
-//! `2` is the schema version of the values. All keys of a user carry one hash tag, so that a script touches one slot.
+//! `2` is the schema version of the values. All keys of a user carry one hash tag, so that a script touches one slot. What belongs to no
+//! user has a name without braces.
 
 use crate::domain::id::Owner;
 
 const PREFIX: &str = "tollgate2:{";
+
+/// The API keys of all apps, by their ids, and their revision.
+pub const API_KEYS: &str = "tollgate2:api-keys";
 
 /// What a key is, by its name.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -13,6 +17,8 @@ pub enum KeyKind {
     State(Owner),
     /// Shows the live hold with this nonce.
     Hold(Owner, String),
+    /// [`API_KEYS`].
+    ApiKeys,
     /// Nothing that Tollgate writes.
     Unknown,
 }
@@ -26,6 +32,9 @@ pub fn pattern() -> String {
 /// Reads a key.
 #[must_use]
 pub fn kind(key: &[u8]) -> KeyKind {
+    if key == API_KEYS.as_bytes() {
+        return KeyKind::ApiKeys;
+    }
     let read = || {
         let (tag, what) = std::str::from_utf8(key).ok()?.strip_prefix(PREFIX)?.split_once("}:")?;
         let owner = Owner::from_tag(tag)?;
@@ -106,6 +115,7 @@ mod tests {
         for key in keys.all() {
             assert_eq!(kind(key.as_bytes()), KeyKind::State(owner.clone()), "{key}");
         }
+        assert_eq!(kind(API_KEYS.as_bytes()), KeyKind::ApiKeys);
         assert_eq!(kind(keys.hold("n").as_bytes()), KeyKind::Hold(owner, "n".to_owned()));
     }
 

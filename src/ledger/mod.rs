@@ -1,5 +1,6 @@
 //! The ledger: the only code that knows Redis. Keys, scripts, what travels to and from them, and connections.
 
+mod api_keys;
 pub mod codec;
 mod connection;
 pub mod inspection;
@@ -11,6 +12,7 @@ use std::time::Duration;
 use crate::domain::fault::Fault;
 use crate::domain::id::{Nonce, Owner};
 
+pub use api_keys::{KeyRecord, KeyRecords};
 use codec::Reply;
 pub use connection::{ConnectError, RedisOptions};
 pub use keys::UserKeys;

@@ -172,6 +172,7 @@ fn sort(keys: &[Vec<u8>], seen: &mut HashSet<Owner>) -> (BTreeMap<String, (Owner
         let (owner, nonce) = match kind(key) {
             KeyKind::State(owner) => (owner, None),
             KeyKind::Hold(owner, nonce) => (owner, Some(nonce)),
+            KeyKind::ApiKeys => continue,
             KeyKind::Unknown => {
                 let key = key.escape_ascii().to_string();
                 unknown.push(Finding { kind: Kind::Contradiction, key, what: "belongs to nothing".to_owned() });

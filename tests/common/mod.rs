@@ -22,6 +22,7 @@ use tokio::runtime::Runtime;
 use tollgate::access::Access;
 use tollgate::apps::{Apps, Catalogs};
 use tollgate::catalog;
+use tollgate::config::Limits;
 use tollgate::domain::id::{AppId, Owner, UserId};
 use tollgate::grpc::v1::metering_service_client::MeteringServiceClient;
 use tollgate::grpc::v1::plan_service_client::PlanServiceClient;
@@ -121,7 +122,7 @@ impl Replica {
             let address = listener.local_addr().expect("an address");
             let fail_open = options.fail_open;
             let apps = Arc::new(Apps::new(Catalogs::Shared(catalog), ledger, options));
-            let serving = Serving { apps, access: Arc::new(Access::open()), fail_open };
+            let serving = Serving { apps, access: Arc::new(Access::open()), limits: Limits::default(), fail_open };
             tokio::spawn(server::run(serving, listener, std::future::pending()));
             address
         })

@@ -88,6 +88,10 @@ scripts! {
     inspect_agenda,
     /// Keys that show live holds.
     inspect_holds,
+    /// Reads the API keys.
+    api_keys,
+    /// Adds or takes away an API key.
+    api_key_put,
 }
 
 /// Every script, by the name of its file.

@@ -1,0 +1,245 @@
+//! Stands in front of the services: counts the calls under way, finds out who calls, and how often.
+
+use std::num::NonZeroU32;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll};
+
+use governor::clock::{Clock as _, DefaultClock};
+use governor::state::keyed::HashMapStateStore;
+use governor::{Quota, RateLimiter};
+use tonic::codegen::http::{HeaderMap, Request, Response};
+use tower::{Layer, Service};
+
+use crate::access::{Access, Caller, Credentials, Role, Verdict};
+use crate::domain::fault::Fault;
+use crate::domain::id::AppId;
+
+use super::status::status;
+
+/// Tell whether Tollgate is there, and what it speaks: to everybody, however busy it is.
+const FOR_EVERYBODY: [&str; 3] =
+    ["/grpc.health.v1.Health/", "/grpc.reflection.v1.ServerReflection/", "/grpc.reflection.v1alpha.ServerReflection/"];
+
+/// All that a public key may call. What is not listed is for secret ones.
+const FOR_PUBLIC_KEYS: [&str; 3] =
+    ["/tollgate.v1.MeteringService/GetUsage", "/tollgate.v1.PlanService/ListPlans", "/tollgate.v1.PlanService/GetPlan"];
+
+/// Carries the token that names a user.
+const USER_TOKEN: &str = "tollgate-user-token";
+
+/// A call that was let in: who calls, and its place among those under way, which is free again when the last of its work is done.
+#[derive(Clone)]
+pub struct Admitted(Arc<(Arc<Caller>, Option<Place>)>);
+
+impl Admitted {
+    /// A call that nobody counts.
+    #[must_use]
+    pub fn uncounted(caller: Caller) -> Self {
+        Self(Arc::new((Arc::new(caller), None)))
+    }
+
+    /// Who calls.
+    #[must_use]
+    pub fn caller(&self) -> &Caller {
+        &self.0.0
+    }
+}
+
+/// What a gate lets through.
+pub struct GateOptions {
+    /// Who is let in.
+    pub access: Arc<Access>,
+    /// How many calls may be under way. One more is UNAVAILABLE at once: a queue would only grow.
+    pub max_in_flight: usize,
+    /// How many calls a second each app may make of this replica, which is also how many at once; `None` for any number.
+    pub rate_per_app: Option<NonZeroU32>,
+}
+
+/// Puts a gate before services.
+#[derive(Clone)]
+pub struct GateLayer(Arc<Rules>);
+
+impl GateLayer {
+    /// A gate.
+    #[must_use]
+    pub fn new(options: GateOptions) -> Self {
+        let GateOptions { access, max_in_flight, rate_per_app } = options;
+        let rates = rate_per_app.map(|rate| RateLimiter::hashmap(Quota::per_second(rate)));
+        Self(Arc::new(Rules { access, max_in_flight, under_way: Arc::default(), rates }))
+    }
+}
+
+impl<S> Layer<S> for GateLayer {
+    type Service = Gate<S>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        Gate { inner, rules: Arc::clone(&self.0) }
+    }
+}
+
+struct Rules {
+    access: Arc<Access>,
+    max_in_flight: usize,
+    under_way: Arc<AtomicUsize>,
+    rates: Option<RateLimiter<AppId, HashMapStateStore<AppId>, DefaultClock>>,
+}
+
+/// One of the calls under way.
+struct Place(Arc<AtomicUsize>);
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Rules {
+    fn place(&self) -> Result<Place, Fault> {
+        let place = Place(Arc::clone(&self.under_way));
+        let before = self.under_way.fetch_add(1, Ordering::Relaxed);
+        if before < self.max_in_flight { Ok(place) } else { Err(Fault::Overloaded) }
+    }
+
+    fn verdict(&self, headers: &HeaderMap) -> Verdict {
+        match &*self.access {
+            Access::Open(caller) => Verdict::Known(Arc::clone(caller)),
+            Access::Keys(guard) => guard.caller(credentials(headers)),
+        }
+    }
+
+    /// The caller with a key that Redis may know.
+    async fn look_up(&self, headers: &HeaderMap) -> Result<Arc<Caller>, Fault> {
+        if let Access::Keys(guard) = &*self.access {
+            guard.look_up().await;
+        }
+        match self.verdict(headers) {
+            Verdict::Known(caller) => Ok(caller),
+            Verdict::Refused(fault) => Err(fault),
+            Verdict::Unknown => Err(Fault::Unauthenticated),
+        }
+    }
+
+    fn admit(&self, caller: Arc<Caller>, path: &str, place: Place) -> Result<Admitted, Fault> {
+        if caller.role == Role::Public && !FOR_PUBLIC_KEYS.contains(&path) {
+            return Err(Fault::SecretKeyNeeded);
+        }
+        if let Some(rates) = &self.rates
+            && let Err(not_until) = rates.check_key(&caller.app)
+        {
+            let retry = not_until.wait_time_from(DefaultClock::default().now());
+            return Err(Fault::TooManyCalls { retry });
+        }
+        Ok(Admitted(Arc::new((caller, Some(place)))))
+    }
+}
+
+fn credentials(headers: &HeaderMap) -> Credentials<'_> {
+    let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
+    let bearer = text("authorization").and_then(|value| {
+        let (scheme, key) = value.split_once(' ')?;
+        scheme.eq_ignore_ascii_case("bearer").then(|| key.trim_start())
+    });
+    Credentials { key: bearer, token: text(USER_TOKEN) }
+}
+
+/// A service behind a gate.
+#[derive(Clone)]
+pub struct Gate<S> {
+    inner: S,
+    rules: Arc<Rules>,
+}
+
+impl<S, Asked, Answered> Service<Request<Asked>> for Gate<S>
+where
+    S: Service<Request<Asked>, Response = Response<Answered>> + Clone + Send + 'static,
+    S::Future: Send + 'static,
+    Asked: Send + 'static,
+    Answered: Default + 'static,
+{
+    type Response = S::Response;
+    type Error = S::Error;
+    type Future = Passing<S::Future, S::Response, S::Error>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(context)
+    }
+
+    fn call(&mut self, mut request: Request<Asked>) -> Self::Future {
+        let path = request.uri().path();
+        if FOR_EVERYBODY.iter().any(|service| path.starts_with(service)) {
+            return Passing::Served { future: self.inner.call(request) };
+        }
+        let admitted = self.rules.place().and_then(|place| match self.rules.verdict(request.headers()) {
+            Verdict::Known(caller) => self.rules.admit(caller, path, place).map(Ok),
+            Verdict::Refused(fault) => Err(fault),
+            Verdict::Unknown => Ok(Err(place)),
+        });
+        match admitted {
+            Ok(Ok(admitted)) => {
+                request.extensions_mut().insert(admitted);
+                Passing::Served { future: self.inner.call(request) }
+            }
+            Ok(Err(place)) => {
+                // The service that was found ready goes on, and its clone takes its place.
+                let clone = self.inner.clone();
+                let inner = std::mem::replace(&mut self.inner, clone);
+                Passing::Asking { future: Box::pin(asked(inner, Arc::clone(&self.rules), request, place)) }
+            }
+            Err(fault) => Passing::Refused { fault: Some(fault) },
+        }
+    }
+}
+
+async fn asked<S, Asked, Answered>(
+    mut inner: S,
+    rules: Arc<Rules>,
+    mut request: Request<Asked>,
+    place: Place,
+) -> Result<S::Response, S::Error>
+where
+    S: Service<Request<Asked>, Response = Response<Answered>>,
+    Answered: Default,
+{
+    let (parts, body) = request.into_parts();
+    let admitted = rules.look_up(&parts.headers).await.and_then(|caller| rules.admit(caller, parts.uri.path(), place));
+    request = Request::from_parts(parts, body);
+    match admitted {
+        Ok(admitted) => {
+            request.extensions_mut().insert(admitted);
+            inner.call(request).await
+        }
+        Err(fault) => Ok(status(fault).into_http()),
+    }
+}
+
+pin_project_lite::pin_project! {
+    /// The answer of a gate or of what is behind it.
+    #[project = Projected]
+    #[allow(missing_docs)]
+    pub enum Passing<F, R, E> {
+        Served { #[pin] future: F },
+        Asking { future: Pin<Box<dyn Future<Output = Result<R, E>> + Send>> },
+        Refused { fault: Option<Fault> },
+    }
+}
+
+impl<F, Answered, E> Future for Passing<F, Response<Answered>, E>
+where
+    F: Future<Output = Result<Response<Answered>, E>>,
+    Answered: Default,
+{
+    type Output = Result<Response<Answered>, E>;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        match self.project() {
+            Projected::Served { future } => future.poll(context),
+            Projected::Asking { future } => future.as_mut().poll(context),
+            Projected::Refused { fault } => {
+                let fault = fault.take().unwrap_or(Fault::Unauthenticated);
+                Poll::Ready(Ok(status(fault).into_http()))
+            }
+        }
+    }
+}
