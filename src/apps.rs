@@ -1,6 +1,10 @@
 //! Which plans each app meters by. They can be replaced while calls are served.
 
-use std::collections::BTreeMap;
+pub mod files;
+pub mod keep_up;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use crate::domain::fault::Fault;
@@ -34,6 +38,19 @@ impl Catalogs {
         match self {
             Self::Shared(_) => true,
             Self::PerApp(catalogs) => catalogs.contains_key(app),
+        }
+    }
+}
+
+impl fmt::Display for Catalogs {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let groups = |catalog: &Catalog| catalog.plans().iter().map(|plan| plan.groups.len()).sum::<usize>();
+        match self {
+            Self::Shared(catalog) => write!(f, "{} plans, {} limit groups", catalog.plans().len(), groups(catalog)),
+            Self::PerApp(catalogs) => {
+                let groups: usize = catalogs.values().map(|catalog| groups(catalog)).sum();
+                write!(f, "{} apps, {} plans, {groups} limit groups", catalogs.len(), self.plans())
+            }
         }
     }
 }
@@ -84,10 +101,30 @@ impl Apps {
     }
 
     /// Calls from now on are metered by these catalogs. What is held and which windows are open stays as it was written
-    /// (SELF-CONTAINED).
-    pub fn replace(&self, catalogs: Catalogs) {
+    /// (SELF-CONTAINED). Returns the plans that are gone: `plan`, or `app/plan`.
+    pub fn replace(&self, catalogs: Catalogs) -> Vec<String> {
         let new = meters(&self.base, catalogs);
-        *self.meters.write().unwrap_or_else(PoisonError::into_inner) = new;
+        let kept = new.plans();
+        let mut meters = self.meters.write().unwrap_or_else(PoisonError::into_inner);
+        let before = std::mem::replace(&mut *meters, new);
+        drop(meters);
+        before.plans().into_iter().filter(|plan| !kept.contains(plan)).collect()
+    }
+}
+
+impl Meters {
+    fn plans(&self) -> BTreeSet<String> {
+        match self {
+            Self::Shared(meter) => meter.catalog().plans().iter().map(|plan| plan.id.clone()).collect(),
+            Self::PerApp(meters) => {
+                let plans = |(app, meter): (&AppId, &Arc<Meter>)| {
+                    let named: Vec<_> =
+                        meter.catalog().plans().iter().map(|plan| format!("{app}/{}", plan.id)).collect();
+                    named
+                };
+                meters.iter().flat_map(plans).collect()
+            }
+        }
     }
 }
 

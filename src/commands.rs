@@ -2,6 +2,8 @@
 
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
+mod keys;
+
 use std::io::Write as _;
 use std::path::Path;
 use std::process::ExitCode;
@@ -9,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::TcpListener;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
@@ -17,22 +19,30 @@ use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
 use crate::access::{Access, Guard};
+use crate::apps::files::{CatalogFailure, Texts};
+use crate::apps::keep_up::Upkeep;
 use crate::apps::{Apps, Catalogs};
-use crate::catalog::{self, InvalidCatalog};
+use crate::catalog;
 use crate::config::{Config, Settings, VerifySettings, log_filter, unknown_variables};
 use crate::domain::fault::Fault;
-use crate::domain::plan::Catalog;
+use crate::domain::id::AppId;
 use crate::ledger::{ConnectError, Ledger, RedisOptions};
 use crate::meter::MeterOptions;
 use crate::private_redis::{self, PrivateRedis};
 use crate::server::{self, ServeError, Serving};
 use crate::verify::{self, VerifyError};
 
+pub use keys::keys;
+
 /// Why `tollgate serve` did not start, or ended early.
 #[derive(Debug, thiserror::Error)]
 enum Failure {
     #[error(transparent)]
     Catalog(#[from] CatalogFailure),
+    #[error(
+        "the folder of catalogs has no default.yaml, and without --api-keys every call is one of the app `default`"
+    )]
+    NoDefaultApp,
     #[error("cannot listen on {address}: choose another with --listen, or stop what listens there")]
     Listen {
         address: std::net::SocketAddr,
@@ -49,19 +59,6 @@ enum Failure {
     Keys(#[from] Fault),
     #[error("cannot wait for signals")]
     Signals(#[from] std::io::Error),
-}
-
-/// Why a catalog cannot be used.
-#[derive(Debug, thiserror::Error)]
-enum CatalogFailure {
-    #[error("cannot read the catalog {path}")]
-    Unreadable {
-        path: String,
-        #[source]
-        source: std::io::Error,
-    },
-    #[error("the catalog {path} is not valid:\n{problems}")]
-    Invalid { path: String, problems: InvalidCatalog },
 }
 
 /// `tollgate serve`.
@@ -122,12 +119,17 @@ fn choose_cryptography() {
 }
 
 async fn run(config: Config) -> Result<(), Failure> {
-    let catalog = Arc::new(read_catalog(config.catalog.as_deref())?);
+    let texts = Texts::read(config.catalog.as_deref())?;
+    let catalogs = texts.parse()?;
+    if !config.api_keys && !catalogs.have(&AppId::default()) {
+        return Err(Failure::NoDefaultApp);
+    }
     let address = config.listen;
     let listener = TcpListener::bind(address).await.map_err(|source| Failure::Listen { address, source })?;
     // Before anything is started that has to be stopped again.
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
+    let hangup = signal(SignalKind::hangup())?;
     let stop = async move {
         tokio::select! {
             _ = interrupt.recv() => {}
@@ -137,7 +139,7 @@ async fn run(config: Config) -> Result<(), Failure> {
     };
 
     let (redis, urls) = redis(&config).await?;
-    let outcome = serve_with(&config, catalog, urls, listener, stop).await;
+    let outcome = serve_with(&config, (catalogs, texts.digest()), urls, listener, hangup, stop).await;
     if let Some(redis) = redis {
         redis.stop().await;
     }
@@ -146,20 +148,13 @@ async fn run(config: Config) -> Result<(), Failure> {
 
 async fn serve_with(
     config: &Config,
-    catalog: Arc<Catalog>,
+    (catalogs, digest): (Catalogs, [u8; 32]),
     urls: Vec<String>,
     listener: TcpListener,
+    mut hangup: Signal,
     stop: impl Future<Output = ()> + Send,
 ) -> Result<(), Failure> {
-    let ledger = Ledger::connect(&RedisOptions {
-        urls,
-        sentinels: config.redis_sentinel.clone(),
-        connections: config.redis_connections,
-        batch: config.redis_batch,
-        timeout: config.redis_timeout,
-        allow_eviction: config.allow_eviction,
-    })
-    .await?;
+    let ledger = Ledger::connect(&redis_options(config, urls)).await?;
     let options = MeterOptions {
         settlement_window: config.settlement_window,
         replay_window: config.replay_window,
@@ -167,16 +162,38 @@ async fn serve_with(
         ..MeterOptions::default()
     };
     let address = listener.local_addr().unwrap_or(config.listen);
-    tracing::info!(%address, plans = catalog.plans().len(), "serving");
-    let apps = Arc::new(Apps::new(Catalogs::Shared(catalog), ledger, options));
+    let plans = catalogs.plans();
+    let apps = Arc::new(Apps::new(catalogs, ledger, options));
     let access = match config.api_keys {
-        true => Access::Keys(Guard::open(apps.ledger().clone(), config.fail_open).await?),
+        true => Access::Keys(Arc::new(Guard::open(apps.ledger().clone(), config.fail_open).await?)),
         false => Access::open(),
     };
     let (limits, fail_open) = (config.limits.clone(), config.fail_open);
-    let serving = Serving { apps, access: Arc::new(access), limits, fail_open };
-    server::run(serving, listener, stop).await?;
-    Ok(())
+    let serving = Serving { apps: Arc::clone(&apps), access: Arc::new(access), limits, fail_open };
+    let upkeep = Arc::new(Upkeep::default());
+    let (kept, path, period) = (Arc::clone(&upkeep), config.catalog.clone(), config.catalog_poll);
+    let kept_up = tokio::spawn(async move { kept.run(apps, path, digest, period).await });
+    let hung_up = tokio::spawn(async move {
+        while hangup.recv().await.is_some() {
+            upkeep.now.notify_one();
+        }
+    });
+    tracing::info!(%address, plans, "serving");
+    let outcome = server::run(serving, listener, stop).await;
+    kept_up.abort();
+    hung_up.abort();
+    Ok(outcome?)
+}
+
+fn redis_options(config: &Config, urls: Vec<String>) -> RedisOptions {
+    RedisOptions {
+        urls,
+        sentinels: config.redis_sentinel.clone(),
+        connections: config.redis_connections,
+        batch: config.redis_batch,
+        timeout: config.redis_timeout,
+        allow_eviction: config.allow_eviction,
+    }
 }
 
 /// The Redis to use: the one that is configured, or a private one that has to be stopped in the end.
@@ -197,11 +214,10 @@ async fn redis(config: &Config) -> Result<(Option<PrivateRedis>, Vec<String>), F
 
 /// `tollgate check-catalog FILE`.
 #[must_use]
-pub fn check_catalog(file: &Path) -> ExitCode {
-    match read_catalog(Some(file)) {
-        Ok(catalog) => {
-            let groups: usize = catalog.plans().iter().map(|plan| plan.groups.len()).sum();
-            println!("{} is valid: {} plans, {groups} limit groups", file.display(), catalog.plans().len());
+pub fn check_catalog(path: &Path) -> ExitCode {
+    match Texts::read(Some(path)).and_then(|texts| texts.parse()) {
+        Ok(catalogs) => {
+            println!("{} is valid: {catalogs}", path.display());
             ExitCode::SUCCESS
         }
         Err(failure) => failed(&failure),
@@ -270,20 +286,6 @@ async fn ask_health(url: &str) -> Result<ServingStatus, Box<dyn std::error::Erro
     let mut client = HealthClient::new(endpoint.connect().await?);
     let answer = client.check(HealthCheckRequest { service: String::new() }).await?;
     Ok(answer.into_inner().status())
-}
-
-fn read_catalog(file: Option<&Path>) -> Result<Catalog, CatalogFailure> {
-    let (path, text) = match file {
-        None => ("built in".to_owned(), catalog::EXAMPLE.to_owned()),
-        Some(file) => {
-            let path = file.display().to_string();
-            match std::fs::read_to_string(file) {
-                Ok(text) => (path, text),
-                Err(source) => return Err(CatalogFailure::Unreadable { path, source }),
-            }
-        }
-    };
-    catalog::parse(&text, jiff::tz::db()).map_err(|problems| CatalogFailure::Invalid { path, problems })
 }
 
 /// Prints an error with its causes.

@@ -13,6 +13,7 @@ fn main() -> ExitCode {
     match Cli::parse().command {
         Command::Serve(settings) => commands::serve(settings),
         Command::Config(settings) => commands::config(settings),
+        Command::Keys(command) => commands::keys(command),
         Command::CheckCatalog { file } => commands::check_catalog(&file),
         Command::Schema => commands::schema(),
         Command::Verify(settings) => commands::verify(settings),

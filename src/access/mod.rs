@@ -19,7 +19,7 @@ pub enum Access {
     /// Everybody, as this caller.
     Open(Arc<Caller>),
     /// Whoever has a key.
-    Keys(Guard),
+    Keys(Arc<Guard>),
 }
 
 impl Access {

@@ -4,6 +4,9 @@ use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
 
+use crate::access::Role;
+use crate::domain::id::AppId;
+
 use super::{Settings, VerifySettings};
 
 /// The command line.
@@ -25,9 +28,12 @@ pub enum Command {
     /// Takes the flags, variables and file of `tollgate serve`. One line each, which is also what a configuration file would hold.
     /// Exits with 2, and names every problem, if the configuration is not valid.
     Config(Settings),
+    /// Make, list and revoke API keys, and mint tokens for users.
+    #[command(subcommand)]
+    Keys(KeysCommand),
     /// Check a catalog, and name every problem with its path and line.
     CheckCatalog {
-        /// The YAML file.
+        /// The YAML file, or a folder with NAME.yaml for each app.
         file: PathBuf,
     },
     /// Print the JSON schema of the catalog, for editors.
@@ -50,5 +56,52 @@ pub enum Command {
         /// Where it listens.
         #[arg(default_value = "http://127.0.0.1:50051", value_name = "URL")]
         url: String,
+    },
+}
+
+/// What `tollgate keys` can do.
+#[derive(Debug, Subcommand)]
+pub enum KeysCommand {
+    /// Make a key, and print it: this once, as only its hash is kept. An app may have several, so that one can be replaced by another.
+    Create {
+        /// The app whose users, plans and reservations the key opens.
+        #[arg(long, value_name = "NAME", value_parser = AppId::parse)]
+        app: AppId,
+        /// `secret`: everything of the app, for servers. `public`: GetUsage for the user that a token names, and PlanService.
+        #[arg(long, value_enum)]
+        role: Role,
+        /// What people call it.
+        #[arg(long, value_name = "TEXT", default_value = "")]
+        name: String,
+        /// Where Redis is.
+        #[command(flatten)]
+        settings: Settings,
+    },
+    /// List the keys of all apps by their prefixes.
+    List {
+        /// Where Redis is.
+        #[command(flatten)]
+        settings: Settings,
+    },
+    /// Revoke a key. When this returns, no replica that reaches Redis takes it any more.
+    Revoke {
+        /// Its prefix, as `tollgate keys list` shows it.
+        #[arg(value_name = "KEY")]
+        key: String,
+        /// Where Redis is.
+        #[command(flatten)]
+        settings: Settings,
+    },
+    /// Mint a token that lets a public key see one user, without asking anybody. Any JWT library can do the same.
+    Token {
+        /// The user.
+        #[arg(long, value_name = "USER_ID")]
+        user: String,
+        /// For how long, at most 1h.
+        #[arg(long, value_name = "DURATION", default_value = "10m")]
+        ttl: String,
+        /// The file with a secret key of the app; - for standard input [default: the variable TOLLGATE_KEY]
+        #[arg(long, value_name = "FILE")]
+        key_file: Option<PathBuf>,
     },
 }

@@ -20,11 +20,15 @@ pub fn unknown_variables(names: impl Iterator<Item = OsString>) -> Vec<String> {
     unknown
 }
 
+/// The secret key with which `tollgate keys token` signs. No flag says it, as everybody on the machine could read that.
+pub const KEY: &str = "TOLLGATE_KEY";
+
 /// The variables of all commands.
 fn known() -> Vec<String> {
     let cli = Cli::command();
     let arguments = cli.get_subcommands().flat_map(clap::Command::get_arguments);
-    arguments.filter_map(|argument| argument.get_env()?.to_str().map(str::to_owned)).collect()
+    let variables = arguments.filter_map(|argument| argument.get_env()?.to_str().map(str::to_owned));
+    variables.chain([KEY.to_owned()]).collect()
 }
 
 /// `..._SERVICE_HOST`, `..._SERVICE_PORT`, `..._SERVICE_PORT_<NAME>`, `..._PORT`, `..._PORT_<NUMBER>_<PROTOCOL>` and, below that, `_PROTO`,

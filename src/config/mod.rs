@@ -23,8 +23,8 @@ mod tests;
 mod value;
 mod verify;
 
-pub use command::{Cli, Command};
-pub use environment::unknown_variables;
+pub use command::{Cli, Command, KeysCommand};
+pub use environment::{KEY, unknown_variables};
 pub use layers::{Given, InvalidConfig, Origin, Settings};
 pub use limits::Limits;
 pub use redact::redacted;
@@ -58,6 +58,10 @@ pub struct Config {
     /// [default: the example that is built in]
     #[arg(long, env = "TOLLGATE_CATALOG", value_name = "FILE")]
     pub catalog: Option<PathBuf>,
+
+    /// How often to look whether the catalog has changed
+    #[arg(long, env = "TOLLGATE_CATALOG_POLL", value_name = "DURATION", default_value = "5s", value_parser = value::duration(Duration::from_millis(100)))]
+    pub catalog_poll: Duration,
 
     /// The Redis that keeps the counters, as redis://, rediss:// or unix://; several (repeated, or separated by commas) for the
     /// nodes of a cluster [default: a private redis-server under the data directory]

@@ -1,0 +1,182 @@
+//! Catalogs as files: one for all apps, or a folder with one for each.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use sha2::{Digest as _, Sha256};
+
+use crate::catalog;
+use crate::domain::id::AppId;
+
+use super::Catalogs;
+
+/// Why catalogs cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum CatalogFailure {
+    /// A file or a folder cannot be read.
+    #[error("cannot read the catalog {path}")]
+    Unreadable {
+        /// Which.
+        path: String,
+        /// Why not.
+        #[source]
+        source: std::io::Error,
+    },
+    /// Every problem of every file.
+    #[error("the catalog {path} is not valid:\n{problems}")]
+    Invalid {
+        /// The file or the folder.
+        path: String,
+        /// A line each.
+        problems: String,
+    },
+}
+
+/// The texts of catalogs, as they were at one moment.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Texts {
+    path: String,
+    texts: Form,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Form {
+    One(String),
+    /// By the names of the files.
+    Folder(BTreeMap<PathBuf, String>),
+}
+
+impl Texts {
+    /// Reads a file, a folder, or the example that is built in. Of a folder it reads what ends in `.yaml` or `.yml`; names that begin with a
+    /// dot are what Kubernetes and editors leave there.
+    ///
+    /// # Errors
+    /// [`CatalogFailure::Unreadable`].
+    pub fn read(path: Option<&Path>) -> Result<Self, CatalogFailure> {
+        let Some(path) = path else {
+            return Ok(Self { path: "built in".to_owned(), texts: Form::One(catalog::EXAMPLE.to_owned()) });
+        };
+        let shown = path.display().to_string();
+        let unreadable = |path: &Path| {
+            let path = path.display().to_string();
+            move |source| CatalogFailure::Unreadable { path, source }
+        };
+        let read = |path: &Path| std::fs::read_to_string(path).map_err(unreadable(path));
+        if !path.is_dir() {
+            return Ok(Self { path: shown, texts: Form::One(read(path)?) });
+        }
+        let mut texts = BTreeMap::new();
+        for entry in std::fs::read_dir(path).map_err(unreadable(path))? {
+            let file = entry.map_err(unreadable(path))?.path();
+            let name = file.file_name().unwrap_or_default().to_string_lossy();
+            let is_catalog = file.extension().is_some_and(|extension| extension == "yaml" || extension == "yml");
+            if is_catalog && !name.starts_with('.') {
+                texts.insert(file.clone(), read(&file)?);
+            }
+        }
+        Ok(Self { path: shown, texts: Form::Folder(texts) })
+    }
+
+    /// Tells these texts from others.
+    #[must_use]
+    pub fn digest(&self) -> [u8; 32] {
+        let mut digest = Sha256::new();
+        let mut add = |text: &[u8]| {
+            digest.update(text.len().to_le_bytes());
+            digest.update(text);
+        };
+        match &self.texts {
+            Form::One(text) => add(text.as_bytes()),
+            Form::Folder(texts) => {
+                for (file, text) in texts {
+                    add(file.as_os_str().as_encoded_bytes());
+                    add(text.as_bytes());
+                }
+            }
+        }
+        digest.finalize().into()
+    }
+
+    /// The catalogs that are written there.
+    ///
+    /// # Errors
+    /// [`CatalogFailure::Invalid`].
+    pub fn parse(&self) -> Result<Catalogs, CatalogFailure> {
+        let invalid = |problems: String| CatalogFailure::Invalid { path: self.path.clone(), problems };
+        let texts = match &self.texts {
+            Form::One(text) => {
+                let catalog = catalog::parse(text, jiff::tz::db()).map_err(|problems| invalid(problems.to_string()))?;
+                return Ok(Catalogs::Shared(Arc::new(catalog)));
+            }
+            Form::Folder(texts) => texts,
+        };
+        let mut problems = String::new();
+        // Writing to a text does not fail.
+        let mut tell = |file: &Path, problem: &dyn std::fmt::Display| {
+            let newline = if problems.is_empty() { "" } else { "\n" };
+            let name = file.file_name().unwrap_or_default().display();
+            let _: std::fmt::Result = write!(problems, "{newline}{name}: {problem}");
+        };
+        let mut catalogs = BTreeMap::new();
+        for (file, text) in texts {
+            let name = file.file_stem().unwrap_or_default().to_string_lossy();
+            let app = AppId::parse(&name).map_err(|problem| tell(file, &problem));
+            let catalog = catalog::parse(text, jiff::tz::db()).map_err(|invalid| {
+                invalid.problems.iter().for_each(|problem| tell(file, problem));
+            });
+            if let (Ok(app), Ok(catalog)) = (app, catalog)
+                && catalogs.insert(app, Arc::new(catalog)).is_some()
+            {
+                tell(file, &"the app has two files: keep the .yaml or the .yml");
+            }
+        }
+        if texts.is_empty() {
+            return Err(invalid("the folder has no NAME.yaml, whose NAME is that of an app".to_owned()));
+        }
+        if problems.is_empty() { Ok(Catalogs::PerApp(catalogs)) } else { Err(invalid(problems)) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_has_a_catalog_for_each_app() {
+        let folder = tempfile::tempdir().unwrap();
+        let read = || Texts::read(Some(folder.path())).unwrap();
+        let write = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).unwrap();
+        assert!(read().parse().unwrap_err().to_string().contains("has no NAME.yaml"));
+        write("chat.yaml", catalog::EXAMPLE);
+        write("images.yml", catalog::EXAMPLE);
+        write("README.md", "no catalog");
+        write(".hidden.yaml", "no catalog");
+        let Catalogs::PerApp(catalogs) = read().parse().unwrap() else { panic!("it is a folder") };
+        let apps: Vec<_> = catalogs.keys().map(AppId::as_str).collect();
+        assert_eq!(apps, ["chat", "images"]);
+
+        let before = read().digest();
+        write("README.md", "still none");
+        assert_eq!(read().digest(), before);
+        write("Chat.yaml", catalog::EXAMPLE);
+        write("images.yaml", "plans: 7");
+        let told = read().parse().unwrap_err().to_string();
+        assert!(
+            told.contains("Chat.yaml: is not the name of an app") && told.contains("images.yaml: line 1"),
+            "{told}"
+        );
+        assert_ne!(read().digest(), before);
+        write("images.yaml", catalog::EXAMPLE);
+        assert!(read().parse().unwrap_err().to_string().contains("images.yml: the app has two files"));
+    }
+
+    #[test]
+    fn a_file_is_for_every_app_and_one_that_is_missing_is_named() {
+        let missing = Texts::read(Some(Path::new("/nonexistent/catalog.yaml"))).unwrap_err();
+        assert!(missing.to_string().contains("/nonexistent/catalog.yaml"));
+        let built_in = Texts::read(None).unwrap().parse().unwrap();
+        assert!(matches!(built_in, Catalogs::Shared(catalog) if !catalog.plans().is_empty()));
+    }
+}

@@ -1,0 +1,77 @@
+//! Keeps the apps' plans as the files have them.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use tokio::sync::Notify;
+
+use super::files::{CatalogFailure, Texts};
+use super::{Apps, Catalogs};
+
+/// Whether what is in force is what the files have.
+#[derive(Debug, Default)]
+pub struct Upkeep {
+    refused: AtomicBool,
+    /// Wakes it before its time.
+    pub now: Notify,
+}
+
+impl Upkeep {
+    /// Whether the files were refused when they were last read: the plans of before are in force.
+    #[must_use]
+    pub fn is_refused(&self) -> bool {
+        self.refused.load(Ordering::Relaxed)
+    }
+
+    /// Looks for ever whether the files have changed, every `period` and when it is woken, and takes what is valid. The content decides, not
+    /// the time of a file: so links that are set to another folder, as Kubernetes does, are noticed, and what is only touched is not.
+    pub async fn run(&self, apps: Arc<Apps>, path: Option<PathBuf>, mut in_force: [u8; 32], period: Duration) {
+        let mut seen = in_force;
+        loop {
+            let woken = tokio::time::timeout(period, self.now.notified()).await.is_ok();
+            let path = path.clone();
+            // A file on a network must not hold up calls.
+            let read = tokio::task::spawn_blocking(move || read_again(path.as_deref(), seen, woken)).await;
+            match read {
+                Ok(Ok((digest, None))) => self.refused.store(digest != in_force, Ordering::Relaxed),
+                Ok(Ok((digest, Some(catalogs)))) => {
+                    (seen, in_force) = (digest, digest);
+                    let plans = catalogs.plans();
+                    for gone in apps.replace(catalogs) {
+                        tracing::warn!(plan = gone, "a plan is gone: calls of users who are on it are PLAN_UNKNOWN");
+                    }
+                    self.refused.store(false, Ordering::Relaxed);
+                    tracing::info!(plans, "took the catalog");
+                }
+                Ok(Err((digest, failure))) => {
+                    seen = digest.unwrap_or(seen);
+                    // What is tried again and again is said once.
+                    if !self.refused.swap(true, Ordering::Relaxed) || digest.is_some() || woken {
+                        let source = std::error::Error::source(&failure);
+                        tracing::error!(source, "refused the catalog, and kept the one before: {failure}");
+                    }
+                }
+                Err(error) => tracing::error!(%error, "reading the catalog again failed"),
+            }
+        }
+    }
+}
+
+type Digest = [u8; 32];
+
+/// What the files have, if it is something else than what was `seen` last; to whom asks by a signal, also if it is the same.
+fn read_again(
+    path: Option<&Path>,
+    seen: Digest,
+    asked: bool,
+) -> Result<(Digest, Option<Catalogs>), (Option<Digest>, CatalogFailure)> {
+    let texts = Texts::read(path).map_err(|failure| (None, failure))?;
+    let digest = texts.digest();
+    if digest == seen && !asked {
+        return Ok((digest, None));
+    }
+    let catalogs = texts.parse().map_err(|failure| (Some(digest), failure))?;
+    Ok((digest, Some(catalogs)))
+}
