@@ -5,13 +5,14 @@
 mod keys;
 
 use std::io::Write as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tonic::transport::{Certificate, ClientTlsConfig, Endpoint, Identity};
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
@@ -23,13 +24,14 @@ use crate::apps::files::{CatalogFailure, Texts};
 use crate::apps::keep_up::Upkeep;
 use crate::apps::{Apps, Catalogs};
 use crate::catalog;
-use crate::config::{Config, Settings, VerifySettings, log_filter, unknown_variables};
+use crate::config::{Config, HealthSettings, Settings, VerifySettings, log_filter, unknown_variables};
 use crate::domain::fault::Fault;
 use crate::domain::id::AppId;
 use crate::ledger::{ConnectError, Ledger, RedisOptions};
 use crate::meter::MeterOptions;
 use crate::private_redis::{self, PrivateRedis};
 use crate::server::{self, ServeError, Serving};
+use crate::tls::{Certificates, InvalidTls};
 use crate::verify::{self, VerifyError};
 
 pub use keys::keys;
@@ -57,6 +59,8 @@ enum Failure {
     Serve(#[from] ServeError),
     #[error("the API keys cannot be read")]
     Keys(#[from] Fault),
+    #[error(transparent)]
+    Tls(#[from] InvalidTls),
     #[error("cannot wait for signals")]
     Signals(#[from] std::io::Error),
 }
@@ -124,6 +128,7 @@ async fn run(config: Config) -> Result<(), Failure> {
     if !config.api_keys && !catalogs.have(&AppId::default()) {
         return Err(Failure::NoDefaultApp);
     }
+    let tls = config.tls().map(Certificates::load).transpose()?;
     let address = config.listen;
     let listener = TcpListener::bind(address).await.map_err(|source| Failure::Listen { address, source })?;
     // Before anything is started that has to be stopped again.
@@ -139,7 +144,7 @@ async fn run(config: Config) -> Result<(), Failure> {
     };
 
     let (redis, urls) = redis(&config).await?;
-    let outcome = serve_with(&config, (catalogs, texts.digest()), urls, listener, hangup, stop).await;
+    let outcome = serve_with(&config, (catalogs, texts.digest()), urls, listener, tls, hangup, stop).await;
     if let Some(redis) = redis {
         redis.stop().await;
     }
@@ -151,6 +156,7 @@ async fn serve_with(
     (catalogs, digest): (Catalogs, [u8; 32]),
     urls: Vec<String>,
     listener: TcpListener,
+    tls: Option<Certificates>,
     mut hangup: Signal,
     stop: impl Future<Output = ()> + Send,
 ) -> Result<(), Failure> {
@@ -169,7 +175,7 @@ async fn serve_with(
         false => Access::open(),
     };
     let (limits, fail_open) = (config.limits.clone(), config.fail_open);
-    let serving = Serving { apps: Arc::clone(&apps), access: Arc::new(access), limits, fail_open };
+    let serving = Serving { apps: Arc::clone(&apps), access: Arc::new(access), limits, fail_open, tls };
     let upkeep = Arc::new(Upkeep::default());
     let (kept, path, period) = (Arc::clone(&upkeep), config.catalog.clone(), config.catalog_poll);
     let kept_up = tokio::spawn(async move { kept.run(apps, path, digest, period).await });
@@ -266,12 +272,14 @@ pub fn verify(settings: VerifySettings) -> ExitCode {
 
 /// `tollgate health [URL]`.
 #[must_use]
-pub fn health(url: &str) -> ExitCode {
+pub fn health(settings: &HealthSettings) -> ExitCode {
+    let url = &settings.url;
+    choose_cryptography();
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return failed(&error),
     };
-    match runtime.block_on(ask_health(url)) {
+    match runtime.block_on(ask_health(settings)) {
         Ok(ServingStatus::Serving) => ExitCode::SUCCESS,
         Ok(status) => {
             eprintln!("{url} answers {}", status.as_str_name());
@@ -281,8 +289,27 @@ pub fn health(url: &str) -> ExitCode {
     }
 }
 
-async fn ask_health(url: &str) -> Result<ServingStatus, Box<dyn std::error::Error>> {
-    let endpoint = tonic::transport::Endpoint::from_shared(url.to_owned())?.timeout(Duration::from_secs(2));
+async fn ask_health(settings: &HealthSettings) -> Result<ServingStatus, Box<dyn std::error::Error>> {
+    let limit = Duration::from_secs(2);
+    let mut endpoint = Endpoint::from_shared(settings.url.clone())?.timeout(limit).connect_timeout(limit);
+    let read = |path: &PathBuf| {
+        std::fs::read_to_string(path).map_err(|error| format!("cannot read {}: {error}", path.display()))
+    };
+    if let Some(ca) = &settings.tls_ca {
+        let mut tls = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(read(ca)?));
+        if let Some(name) = &settings.tls_server_name {
+            tls = tls.domain_name(name);
+        }
+        if let (Some(cert), Some(key)) = (&settings.tls_client_cert, &settings.tls_client_key) {
+            tls = tls.identity(Identity::from_pem(read(cert)?, read(key)?));
+        }
+        endpoint = endpoint.tls_config(tls)?;
+    }
+    let secure = endpoint.uri().scheme_str() == Some("https");
+    if secure != settings.tls_ca.is_some() {
+        let wrong = if secure { "https:// needs --tls-ca FILE" } else { "--tls-ca needs an https:// URL" };
+        return Err(wrong.into());
+    }
     let mut client = HealthClient::new(endpoint.connect().await?);
     let answer = client.check(HealthCheckRequest { service: String::new() }).await?;
     Ok(answer.into_inner().status())

@@ -19,6 +19,8 @@ pub mod subscriptions;
 pub mod access;
 pub mod apps;
 
+pub mod tls;
+
 pub mod grpc;
 pub mod server;
 

@@ -17,6 +17,6 @@ fn main() -> ExitCode {
         Command::CheckCatalog { file } => commands::check_catalog(&file),
         Command::Schema => commands::schema(),
         Command::Verify(settings) => commands::verify(settings),
-        Command::Health { url } => commands::health(&url),
+        Command::Health(settings) => commands::health(&settings),
     }
 }

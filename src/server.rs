@@ -5,10 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::TcpListener;
-use tokio_stream::StreamExt as _;
 use tonic::server::NamedService;
 use tonic::transport::Server;
-use tonic::transport::server::TcpIncoming;
 use tonic_health::server::HealthReporter;
 
 use crate::access::Access;
@@ -19,8 +17,9 @@ use crate::grpc::gate::{GateLayer, GateOptions};
 use crate::grpc::v1::metering_service_server::MeteringServiceServer;
 use crate::grpc::v1::plan_service_server::PlanServiceServer;
 use crate::grpc::v1::subscription_service_server::SubscriptionServiceServer;
-use crate::grpc::{Gathering, Metering, Plans, Subscriptions, v1};
+use crate::grpc::{Incoming, Metering, Plans, Subscriptions, v1};
 use crate::ledger::Ledger;
+use crate::tls::Certificates;
 
 /// How often Redis is asked whether it is there, and takes writes.
 const HEALTH_PERIOD: Duration = Duration::from_secs(1);
@@ -60,6 +59,8 @@ pub struct Serving {
     pub limits: Limits,
     /// Reserve is answered without Redis as well, which it cannot be by a replica that is taken out of service.
     pub fail_open: bool,
+    /// What TLS is spoken with, if it is.
+    pub tls: Option<Certificates>,
 }
 
 /// Serves on `listener` until `shutdown` is done; calls in flight are then finished.
@@ -71,19 +72,15 @@ pub async fn run(
     listener: TcpListener,
     shutdown: impl Future<Output = ()> + Send,
 ) -> Result<(), ServeError> {
-    let Serving { apps, access, limits, fail_open } = serving;
+    let Serving { apps, access, limits, fail_open, tls } = serving;
     let ledger = apps.ledger().clone();
     let (reporter, health) = tonic_health::server::health_reporter();
     let serving = fail_open || ledger.probe(HEALTH_LIMIT).await.is_ok();
     set_health(&reporter, serving).await;
     let watch = tokio::spawn(watch_health(reporter.clone(), ledger, serving, fail_open));
 
-    // The server's own settings of sockets do not reach a listener that it is given.
-    let keepalive = Some(Duration::from_secs(30));
-    let incoming = TcpIncoming::from(listener)
-        .with_nodelay(Some(true))
-        .with_keepalive(keepalive)
-        .map(|accepted| accepted.map(Gathering));
+    let incoming = Incoming::new(listener, tls.as_ref().map(Certificates::subscribe));
+    let following = tls.map(|certificates| tokio::spawn(certificates.follow()));
     let gate = GateLayer::new(GateOptions {
         access: Arc::clone(&access),
         max_in_flight: limits.max_in_flight,
@@ -137,6 +134,9 @@ pub async fn run(
     };
     watch.abort();
     keep_up.abort();
+    if let Some(following) = following {
+        following.abort();
+    }
     Ok(outcome?)
 }
 

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::{Parser, Subcommand};
+use clap::{Args, Parser, Subcommand};
 
 use crate::access::Role;
 use crate::domain::id::AppId;
@@ -52,11 +52,31 @@ pub enum Command {
     /// +time +eval_ro +evalsha_ro, and +cluster|slots on a cluster.
     Verify(VerifySettings),
     /// Ask a running Tollgate whether it serves, and exit with 0 if it does: for containers without a shell.
-    Health {
-        /// Where it listens.
-        #[arg(default_value = "http://127.0.0.1:50051", value_name = "URL")]
-        url: String,
-    },
+    Health(HealthSettings),
+}
+
+/// Whom `tollgate health` asks, and how.
+#[derive(Debug, Args)]
+pub struct HealthSettings {
+    /// Where it listens; with https:// if it speaks TLS.
+    #[arg(default_value = "http://127.0.0.1:50051", value_name = "URL")]
+    pub url: String,
+
+    /// The authority of the server's certificate, as PEM.
+    #[arg(long, value_name = "FILE")]
+    pub tls_ca: Option<PathBuf>,
+
+    /// The name in the server's certificate, if it is not the host of the URL.
+    #[arg(long, value_name = "NAME", requires = "tls_ca")]
+    pub tls_server_name: Option<String>,
+
+    /// A client certificate, as PEM, where the server asks for one.
+    #[arg(long, value_name = "FILE", requires_all = ["tls_ca", "tls_client_key"])]
+    pub tls_client_cert: Option<PathBuf>,
+
+    /// The private key of the client certificate, as PEM.
+    #[arg(long, value_name = "FILE", requires = "tls_client_cert")]
+    pub tls_client_key: Option<PathBuf>,
 }
 
 /// What `tollgate keys` can do.

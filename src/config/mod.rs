@@ -12,6 +12,8 @@ use std::time::Duration;
 
 use clap::Args;
 
+use crate::tls::{self, IdentityApp, IdentityApps};
+
 mod command;
 mod environment;
 mod file;
@@ -23,7 +25,7 @@ mod tests;
 mod value;
 mod verify;
 
-pub use command::{Cli, Command, KeysCommand};
+pub use command::{Cli, Command, HealthSettings, KeysCommand};
 pub use environment::{KEY, unknown_variables};
 pub use layers::{Given, InvalidConfig, Origin, Settings};
 pub use limits::Limits;
@@ -111,6 +113,23 @@ pub struct Config {
     #[arg(long, env = "TOLLGATE_REPLAY_WINDOW", value_name = "DURATION", default_value = "15m", value_parser = value::duration(Duration::ZERO))]
     pub replay_window: Duration,
 
+    /// The server's certificate and then its chain, as PEM: TLS is on. It is read again when it changes [default: no TLS]
+    #[arg(long, env = "TOLLGATE_TLS_CERT", value_name = "FILE")]
+    pub tls_cert: Option<PathBuf>,
+
+    /// The private key of --tls-cert, as PEM [default: no TLS]
+    #[arg(long, env = "TOLLGATE_TLS_KEY", value_name = "FILE")]
+    pub tls_key: Option<PathBuf>,
+
+    /// The authorities of client certificates, as PEM: clients are refused without one [default: no client certificates]
+    #[arg(long, env = "TOLLGATE_TLS_CLIENT_CA", value_name = "FILE")]
+    pub tls_client_ca: Option<PathBuf>,
+
+    /// Which app a client certificate is of, by a name in it: dns:NAME or uri:spiffe://..., or cn:NAME if it has no alternative names
+    /// (repeated, or separated by commas) [default: none]
+    #[arg(long, env = "TOLLGATE_TLS_CLIENT_APP", value_name = "IDENTITY=APP", value_delimiter = ',')]
+    pub tls_client_app: Vec<IdentityApp>,
+
     /// What callers may ask for at most.
     #[command(flatten)]
     pub limits: Limits,
@@ -129,6 +148,13 @@ struct Contradiction {
 }
 
 impl Config {
+    /// The files of TLS, if it is on.
+    #[must_use]
+    pub fn tls(&self) -> Option<tls::Files> {
+        let (cert, key) = self.tls_cert.clone().zip(self.tls_key.clone())?;
+        Some(tls::Files { cert, key, client_ca: self.tls_client_ca.clone() })
+    }
+
     /// Holds the settings against each other.
     fn contradictions(&self) -> Vec<Contradiction> {
         let mut found = Vec::new();
@@ -153,6 +179,28 @@ impl Config {
                 self.listen
             );
             wrong(&["listen", "api-keys", "allow-anonymous"], &problem);
+        }
+        match (&self.tls_cert, &self.tls_key) {
+            (Some(_), None) => {
+                wrong(&["tls-cert", "tls-key"], "tls-cert needs tls-key, the private key of the certificate")
+            }
+            (None, Some(_)) => wrong(&["tls-cert", "tls-key"], "tls-key needs tls-cert, the certificate of the key"),
+            _ => {}
+        }
+        if self.tls_client_ca.is_some() && self.tls_cert.is_none() {
+            wrong(
+                &["tls-cert", "tls-client-ca"],
+                "tls-client-ca needs tls-cert and tls-key: client certificates are asked for by TLS",
+            );
+        }
+        if !self.tls_client_app.is_empty() && self.tls_client_ca.is_none() {
+            wrong(
+                &["tls-client-app", "tls-client-ca"],
+                "tls-client-app needs tls-client-ca, which says whose client certificates are believed",
+            );
+        }
+        if let Err(identity) = IdentityApps::new(&self.tls_client_app) {
+            wrong(&["tls-client-app"], &format!("tls-client-app gives {identity} to two apps"));
         }
         found
     }

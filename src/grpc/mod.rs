@@ -15,6 +15,7 @@ mod caller;
 mod connection;
 pub mod deadline;
 pub mod gate;
+mod incoming;
 mod metering;
 mod plans;
 pub mod request;
@@ -22,7 +23,8 @@ mod response;
 mod status;
 mod subscriptions;
 
-pub use connection::Gathering;
+pub use connection::{Connection, ConnectionInfo};
+pub use incoming::Incoming;
 pub use metering::Metering;
 pub use plans::Plans;
 pub use subscriptions::Subscriptions;

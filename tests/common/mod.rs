@@ -122,7 +122,8 @@ impl Replica {
             let address = listener.local_addr().expect("an address");
             let fail_open = options.fail_open;
             let apps = Arc::new(Apps::new(Catalogs::Shared(catalog), ledger, options));
-            let serving = Serving { apps, access: Arc::new(Access::open()), limits: Limits::default(), fail_open };
+            let access = Arc::new(Access::open());
+            let serving = Serving { apps, access, limits: Limits::default(), fail_open, tls: None };
             tokio::spawn(server::run(serving, listener, std::future::pending()));
             address
         })

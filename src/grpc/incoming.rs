@@ -1,0 +1,136 @@
+//! Connections as they come in. With TLS they shake hands first: at the same time, in bounded time, and in bounded number.
+
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use rustls::ServerConfig;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio::task::{AbortHandle, JoinSet};
+use tokio::time::{Sleep, sleep, timeout};
+use tokio_rustls::TlsAcceptor;
+use tokio_stream::Stream;
+use tonic::transport::server::TcpIncoming;
+
+use super::Connection;
+
+/// How long a handshake may take.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// How many handshakes may be under way. The next one ends the oldest: a real client is done in a few round trips, and whoever only
+/// holds places is the first to lose them.
+const MOST: usize = 512;
+
+/// How long nothing is accepted after that failed: where there are no file handles left it would fail again at once.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// The connections of a listener.
+pub struct Incoming {
+    tcp: TcpIncoming,
+    pause: Option<Pin<Box<Sleep>>>,
+    tls: Option<Handshakes>,
+}
+
+struct Handshakes {
+    config: watch::Receiver<Arc<ServerConfig>>,
+    under_way: JoinSet<(u64, Option<Connection>)>,
+    /// By when they began.
+    handles: BTreeMap<u64, AbortHandle>,
+    next: u64,
+}
+
+impl Incoming {
+    /// Accepts on a listener, and speaks TLS if told what with.
+    #[must_use]
+    pub fn new(listener: TcpListener, tls: Option<watch::Receiver<Arc<ServerConfig>>>) -> Self {
+        // The server's own settings of sockets do not reach a listener that it is given.
+        let keepalive = Some(Duration::from_secs(30));
+        Self {
+            tcp: TcpIncoming::from(listener).with_nodelay(Some(true)).with_keepalive(keepalive),
+            pause: None,
+            tls: tls.map(|config| Handshakes { config, under_way: JoinSet::new(), handles: BTreeMap::new(), next: 0 }),
+        }
+    }
+
+    fn poll_accept(&mut self, context: &mut Context<'_>) -> Poll<Option<TcpStream>> {
+        loop {
+            if let Some(pause) = &mut self.pause {
+                std::task::ready!(pause.as_mut().poll(context));
+                self.pause = None;
+            }
+            match std::task::ready!(Pin::new(&mut self.tcp).poll_next(context)) {
+                Some(Ok(stream)) => return Poll::Ready(Some(stream)),
+                Some(Err(error)) => {
+                    tracing::warn!(%error, "a connection cannot be accepted");
+                    self.pause = Some(Box::pin(sleep(PAUSE)));
+                }
+                None => return Poll::Ready(None),
+            }
+        }
+    }
+}
+
+impl Handshakes {
+    fn begin(&mut self, stream: TcpStream) {
+        while self.handles.len() >= MOST {
+            let Some((_, oldest)) = self.handles.pop_first() else { break };
+            oldest.abort();
+        }
+        let acceptor = TlsAcceptor::from(Arc::clone(&self.config.borrow()));
+        let number = self.next;
+        self.next += 1;
+        let handle = self.under_way.spawn(async move {
+            let peer = stream.peer_addr().ok();
+            match timeout(PATIENCE, acceptor.accept(stream)).await {
+                Ok(Ok(stream)) => (number, Some(Connection::tls(stream))),
+                Ok(Err(error)) => {
+                    tracing::debug!(?peer, %error, "a TLS handshake failed");
+                    (number, None)
+                }
+                Err(_) => {
+                    tracing::debug!(?peer, "a TLS handshake took longer than {PATIENCE:?}");
+                    (number, None)
+                }
+            }
+        });
+        self.handles.insert(number, handle);
+    }
+
+    fn poll_done(&mut self, context: &mut Context<'_>) -> Poll<Connection> {
+        loop {
+            match self.under_way.poll_join_next(context) {
+                Poll::Ready(Some(Ok((number, connection)))) => {
+                    self.handles.remove(&number);
+                    if let Some(connection) = connection {
+                        return Poll::Ready(connection);
+                    }
+                }
+                // Given up for a newer one.
+                Poll::Ready(Some(Err(_))) => {}
+                Poll::Ready(None) | Poll::Pending => return Poll::Pending,
+            }
+        }
+    }
+}
+
+impl Stream for Incoming {
+    type Item = Result<Connection, Infallible>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        loop {
+            // What is done goes first, or a flood of new connections would keep it waiting.
+            if let Some(Poll::Ready(connection)) = self.tls.as_mut().map(|tls| tls.poll_done(context)) {
+                return Poll::Ready(Some(Ok(connection)));
+            }
+            let Some(stream) = std::task::ready!(self.poll_accept(context)) else { return Poll::Ready(None) };
+            match &mut self.tls {
+                None => return Poll::Ready(Some(Ok(Connection::Plain(stream)))),
+                Some(tls) => tls.begin(stream),
+            }
+        }
+    }
+}
