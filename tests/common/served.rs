@@ -3,6 +3,7 @@
 use std::io::{BufRead as _, BufReader};
 use std::net::SocketAddr;
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex};
 
 /// `tollgate`, without what the environment of the tests may say of it.
 pub fn tollgate() -> Command {
@@ -17,6 +18,7 @@ pub fn tollgate() -> Command {
 pub struct Served {
     child: Child,
     pub address: SocketAddr,
+    log: Arc<Mutex<String>>,
 }
 
 impl Served {
@@ -30,9 +32,11 @@ impl Served {
             .expect("the binary can be run");
         let mut log = BufReader::new(child.stderr.take().expect("it is piped"));
         let mut line = String::new();
+        let kept = Arc::new(Mutex::new(String::new()));
         let address = loop {
             line.clear();
             assert!(log.read_line(&mut line).expect("the log can be read") > 0, "it ended before it served");
+            kept.lock().unwrap().push_str(&line);
             // Its log tells the port.
             if let Some((_, rest)) = line.split_once("127.0.0.1:").filter(|_| line.contains("serving")) {
                 let port: String = rest.chars().take_while(char::is_ascii_digit).collect();
@@ -40,8 +44,23 @@ impl Served {
             }
         };
         // What else it logs must not fill the pipe.
-        std::thread::spawn(move || std::io::copy(&mut log, &mut std::io::sink()));
-        Self { child, address }
+        let keep = Arc::clone(&kept);
+        std::thread::spawn(move || {
+            for line in log.lines().map_while(Result::ok) {
+                let mut kept = keep.lock().unwrap();
+                // A test that makes it talk without end looks at the start, if at all.
+                if kept.len() < 1 << 20 {
+                    kept.push_str(&line);
+                    kept.push('\n');
+                }
+            }
+        });
+        Self { child, address, log: kept }
+    }
+
+    /// What it has logged so far.
+    pub fn log(&self) -> String {
+        self.log.lock().unwrap().clone()
     }
 
     /// Its process id.

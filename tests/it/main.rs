@@ -17,6 +17,7 @@ mod replay;
 mod reserve;
 mod scripts;
 mod tidy;
+mod tls;
 mod track;
 mod verify;
 mod wire;
