@@ -13,9 +13,54 @@ const PERIOD: Duration = Duration::from_secs(2);
 
 /// The files and what was made of them.
 pub struct Certificates {
+    watched: Watched,
+    current: watch::Sender<Arc<ServerConfig>>,
+}
+
+/// The files, and what was seen of them.
+struct Watched {
     files: Files,
     in_force: Contents,
-    current: watch::Sender<Arc<ServerConfig>>,
+    /// What cannot be used, as it was found the last time.
+    bad: Option<Contents>,
+    /// Whether that was told.
+    told: bool,
+}
+
+/// What a look at the files has come to.
+enum Look {
+    /// Nothing that has not been told.
+    Same,
+    /// What is in force is there again, after something that could not be used.
+    Back,
+    /// Something new that can be used.
+    New(Loaded),
+    /// Something new that cannot be used, and is no change half way.
+    Bad(InvalidTls),
+}
+
+impl Watched {
+    fn look(&mut self, contents: Contents) -> Look {
+        if contents == self.in_force {
+            self.bad = None;
+            return if std::mem::take(&mut self.told) { Look::Back } else { Look::Same };
+        }
+        let again = self.bad.as_ref() == Some(&contents);
+        if again && self.told {
+            return Look::Same;
+        }
+        match self.files.load(&contents) {
+            Ok(loaded) => {
+                (self.in_force, self.bad, self.told) = (contents, None, false);
+                Look::New(loaded)
+            }
+            Err(invalid) => {
+                (self.bad, self.told) = (Some(contents), again);
+                // It may be half of a change, such as a certificate whose key is yet to be written: it is told if it stays.
+                if again { Look::Bad(invalid) } else { Look::Same }
+            }
+        }
+    }
 }
 
 impl Certificates {
@@ -27,7 +72,8 @@ impl Certificates {
         let contents = files.read();
         let loaded = files.load(&contents)?;
         tell(&loaded, "TLS is on");
-        Ok(Self { files, in_force: contents, current: watch::Sender::new(loaded.config) })
+        let watched = Watched { files, in_force: contents, bad: None, told: false };
+        Ok(Self { watched, current: watch::Sender::new(loaded.config) })
     }
 
     /// What new connections are to be spoken to with, now and after every change.
@@ -37,40 +83,22 @@ impl Certificates {
     }
 
     /// Follows the files for as long as it runs. What cannot be used is refused, and what was there before stays in force.
-    pub async fn follow(mut self) {
-        let mut seen: Option<Contents> = None;
-        let mut told = false;
+    pub async fn follow(self) {
+        let Self { mut watched, current } = self;
         loop {
             tokio::time::sleep(PERIOD).await;
-            let files = self.files.clone();
+            let files = watched.files.clone();
             // The disk may be slow, and the thread serves calls.
             let Ok(contents) = tokio::task::spawn_blocking(move || files.read()).await else { continue };
-            if contents == self.in_force {
-                if told {
-                    tracing::info!("the files of TLS are again those that are in force");
-                }
-                (seen, told) = (None, false);
-                continue;
-            }
-            let again = seen.as_ref() == Some(&contents);
-            if again && told {
-                continue;
-            }
-            match self.files.load(&contents) {
-                Ok(loaded) => {
+            match watched.look(contents) {
+                Look::Same => {}
+                Look::Back => tracing::info!("the files of TLS are again those that are in force"),
+                Look::New(loaded) => {
                     tell(&loaded, "TLS: new certificates are in force for new connections");
-                    self.current.send_replace(loaded.config);
-                    self.in_force = contents;
-                    (seen, told) = (None, false);
+                    current.send_replace(loaded.config);
                 }
-                // It may be half of a change, such as a certificate whose key is yet to be written: told if it stays.
-                Err(invalid) => {
-                    if again {
-                        tracing::error!(
-                            "the changed files of TLS are refused, and the former stay in force: {invalid}"
-                        );
-                    }
-                    (seen, told) = (Some(contents), again);
+                Look::Bad(invalid) => {
+                    tracing::error!("the changed files of TLS are refused, and the former stay in force: {invalid}");
                 }
             }
         }
@@ -82,4 +110,56 @@ fn tell(loaded: &Loaded, what: &str) {
         tracing::warn!("{warning}");
     }
     tracing::info!(valid_until = loaded.valid_until, "{what}");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The look of the files as they are now, in a letter.
+    fn look(watched: &mut Watched) -> char {
+        let contents = watched.files.read();
+        match watched.look(contents) {
+            Look::Same => '-',
+            Look::Back => 'b',
+            Look::New(_) => 'n',
+            Look::Bad(_) => '!',
+        }
+    }
+
+    #[test]
+    fn each_change_is_told_once_and_a_change_half_way_not_at_all() {
+        let directory = tempfile::tempdir().unwrap();
+        let [cert, key] = ["cert", "key"].map(|name| directory.path().join(name));
+        let pair = || {
+            let made = rcgen::generate_simple_self_signed(["tollgate.test".to_owned()]).unwrap();
+            (made.cert.pem(), made.signing_key.serialize_pem())
+        };
+        let ((first, first_key), (second, second_key)) = (pair(), pair());
+        let write = |text: &str, with: &str| {
+            std::fs::write(&cert, text).unwrap();
+            std::fs::write(&key, with).unwrap();
+        };
+        write(&first, &first_key);
+        let files = Files { cert: cert.clone(), key: key.clone(), client_ca: None };
+        let mut watched = Certificates::load(files).unwrap().watched;
+        let mut looks = |times: usize| (0..times).map(|_| look(&mut watched)).collect::<String>();
+        assert_eq!(looks(2), "--");
+        write(&second, &first_key);
+        assert_eq!(looks(1), "-", "the key is yet to come");
+        write(&second, &second_key);
+        assert_eq!(looks(3), "n--");
+        write(&first, &second_key);
+        assert_eq!(looks(4), "-!--", "it stays");
+        write("", &second_key);
+        assert_eq!(looks(4), "-!--", "another change");
+        std::fs::remove_file(&key).unwrap();
+        assert_eq!(looks(4), "-!--");
+        write(&second, &second_key);
+        assert_eq!(looks(3), "b--");
+        write(&second, "");
+        assert_eq!(looks(1), "-");
+        write(&second, &second_key);
+        assert_eq!(looks(2), "--", "nothing was told of it");
+    }
 }
