@@ -31,7 +31,7 @@ use crate::ledger::{ConnectError, Ledger, RedisOptions};
 use crate::meter::MeterOptions;
 use crate::private_redis::{self, PrivateRedis};
 use crate::server::{self, ServeError, Serving};
-use crate::tls::{Certificates, InvalidTls};
+use crate::tls::{Certificates, IdentityApps, InvalidTls};
 use crate::verify::{self, VerifyError};
 
 pub use keys::keys;
@@ -125,7 +125,7 @@ fn choose_cryptography() {
 async fn run(config: Config) -> Result<(), Failure> {
     let texts = Texts::read(config.catalog.as_deref())?;
     let catalogs = texts.parse()?;
-    if !config.api_keys && !catalogs.have(&AppId::default()) {
+    if !config.api_keys && config.tls_client_app.is_empty() && !catalogs.have(&AppId::default()) {
         return Err(Failure::NoDefaultApp);
     }
     let tls = config.tls().map(Certificates::load).transpose()?;
@@ -170,10 +170,12 @@ async fn serve_with(
     let address = listener.local_addr().unwrap_or(config.listen);
     let plans = catalogs.plans();
     let apps = Arc::new(Apps::new(catalogs, ledger, options));
-    let access = match config.api_keys {
-        true => Access::Keys(Arc::new(Guard::open(apps.ledger().clone(), config.fail_open).await?)),
-        false => Access::open(),
+    let keys = match config.api_keys {
+        true => Some(Arc::new(Guard::open(apps.ledger().clone(), config.fail_open).await?)),
+        false => None,
     };
+    // The settings were checked.
+    let access = Access::new(keys, IdentityApps::new(&config.tls_client_app).unwrap_or_default());
     let (limits, fail_open) = (config.limits.clone(), config.fail_open);
     let serving = Serving { apps: Arc::clone(&apps), access: Arc::new(access), limits, fail_open, tls };
     let upkeep = Arc::new(Upkeep::default());

@@ -87,7 +87,7 @@ pub async fn run(
         rate_per_app: u32::try_from(limits.rate_per_app).ok().and_then(NonZeroU32::new),
     });
     let keep_up = tokio::spawn(async move {
-        if let Access::Keys(guard) = &*access {
+        if let Some(guard) = &access.keys {
             guard.keep_up().await;
         }
     });

@@ -7,7 +7,9 @@ mod token;
 
 use std::sync::Arc;
 
+use crate::domain::fault::Fault;
 use crate::domain::id::AppId;
+use crate::tls::{IdentityApps, PeerIdentity};
 
 pub use caller::{Caller, Role};
 pub use guard::{Credentials, Guard, REFRESH, Verdict};
@@ -15,17 +17,46 @@ pub use key::{ApiKey, InvalidKey, named};
 pub use token::{InvalidToken, LONGEST_SECONDS, mint};
 
 /// Who is let in.
-pub enum Access {
-    /// Everybody, as this caller.
-    Open(Arc<Caller>),
-    /// Whoever has a key.
-    Keys(Arc<Guard>),
+#[derive(Default)]
+pub struct Access {
+    /// Whoever has a key; `None` where there are no keys.
+    pub keys: Option<Arc<Guard>>,
+    /// Whoever has a certificate that names one of these; empty where certificates say nothing of apps.
+    identities: IdentityApps,
+    /// Everybody else, where there are neither.
+    anybody: Option<Arc<Caller>>,
 }
 
 impl Access {
     /// Everybody may call everything of the app `default`.
     #[must_use]
     pub fn open() -> Self {
-        Self::Open(Arc::new(Caller::secret(AppId::default())))
+        Self { anybody: Some(Arc::new(Caller::secret(AppId::default()))), ..Self::default() }
+    }
+
+    /// Callers with one of these keys, or with a certificate that names one of these identities.
+    #[must_use]
+    pub fn new(keys: Option<Arc<Guard>>, identities: IdentityApps) -> Self {
+        if keys.is_none() && identities.is_empty() {
+            return Self::open();
+        }
+        Self { keys, identities, anybody: None }
+    }
+
+    /// Who calls. A key goes before a certificate.
+    #[must_use]
+    pub fn caller(&self, shown: Credentials<'_>, certificate: Option<&PeerIdentity>) -> Verdict {
+        if let Some(anybody) = &self.anybody {
+            return Verdict::Known(Arc::clone(anybody));
+        }
+        let by_certificate = || self.identities.app_for(certificate?);
+        match (&self.keys, shown.key) {
+            (Some(guard), Some(_)) => guard.caller(shown),
+            (keys, _) => match by_certificate() {
+                Some(app) => Verdict::Known(Arc::new(Caller::secret(app))),
+                None if keys.is_some() => Verdict::Refused(Fault::Unauthenticated),
+                None => Verdict::Refused(Fault::CertificateUnknown),
+            },
+        }
     }
 }

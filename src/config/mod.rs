@@ -172,13 +172,13 @@ impl Config {
             );
             wrong(&["redis-url", "redis-sentinel"], &problem);
         }
-        if !self.listen.ip().is_loopback() && !self.api_keys && !self.allow_anonymous {
+        if !self.listen.ip().is_loopback() && !self.api_keys && self.tls_client_ca.is_none() && !self.allow_anonymous {
             let problem = format!(
-                "listen is {}, where other machines may call, and every caller would be let in: turn api-keys on, or allow-anonymous if \
-                 the network keeps others out",
+                "listen is {}, where other machines may call, and every caller would be let in: turn api-keys on, or ask for \
+                 client certificates by tls-client-ca, or turn allow-anonymous on if the network keeps others out",
                 self.listen
             );
-            wrong(&["listen", "api-keys", "allow-anonymous"], &problem);
+            wrong(&["listen", "api-keys", "tls-client-ca", "allow-anonymous"], &problem);
         }
         match (&self.tls_cert, &self.tls_key) {
             (Some(_), None) => {

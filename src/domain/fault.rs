@@ -76,6 +76,9 @@ pub enum Fault {
     /// The token of a public caller is not valid.
     #[error("the tollgate-user-token is not valid: {0}")]
     TokenInvalid(String),
+    /// The client's certificate is valid, and names no app.
+    #[error("the client's certificate names no app: map one of its names by tls-client-app")]
+    CertificateUnknown,
     /// The catalogs name no plans for the caller's app.
     #[error("app {0:?} has no catalog: put {0}.yaml into the folder that --catalog names")]
     AppUnknown(String),

@@ -9,13 +9,14 @@ use std::task::{Context, Poll};
 use governor::clock::{Clock as _, DefaultClock};
 use governor::state::keyed::HashMapStateStore;
 use governor::{Quota, RateLimiter};
-use tonic::codegen::http::{HeaderMap, Request, Response};
+use tonic::codegen::http::{Extensions, HeaderMap, Request, Response};
 use tower::{Layer, Service};
 
 use crate::access::{Access, Caller, Credentials, Role, Verdict};
 use crate::domain::fault::Fault;
 use crate::domain::id::AppId;
 
+use super::ConnectionInfo;
 use super::status::status;
 
 /// Tell whether Tollgate is there, and what it speaks: to everybody, however busy it is.
@@ -102,19 +103,17 @@ impl Rules {
         if before < self.max_in_flight { Ok(place) } else { Err(Fault::Overloaded) }
     }
 
-    fn verdict(&self, headers: &HeaderMap) -> Verdict {
-        match &*self.access {
-            Access::Open(caller) => Verdict::Known(Arc::clone(caller)),
-            Access::Keys(guard) => guard.caller(credentials(headers)),
-        }
+    fn verdict(&self, headers: &HeaderMap, extensions: &Extensions) -> Verdict {
+        let certificate = extensions.get::<ConnectionInfo>().and_then(|info| info.identity.as_deref());
+        self.access.caller(credentials(headers), certificate)
     }
 
     /// The caller with a key that Redis may know.
-    async fn look_up(&self, headers: &HeaderMap) -> Result<Arc<Caller>, Fault> {
-        if let Access::Keys(guard) = &*self.access {
+    async fn look_up(&self, headers: &HeaderMap, extensions: &Extensions) -> Result<Arc<Caller>, Fault> {
+        if let Some(guard) = &self.access.keys {
             guard.look_up().await;
         }
-        match self.verdict(headers) {
+        match self.verdict(headers, extensions) {
             Verdict::Known(caller) => Ok(caller),
             Verdict::Refused(fault) => Err(fault),
             Verdict::Unknown => Err(Fault::Unauthenticated),
@@ -171,11 +170,12 @@ where
         if FOR_EVERYBODY.iter().any(|service| path.starts_with(service)) {
             return Passing::Served { future: self.inner.call(request) };
         }
-        let admitted = self.rules.place().and_then(|place| match self.rules.verdict(request.headers()) {
-            Verdict::Known(caller) => self.rules.admit(caller, path, place).map(Ok),
-            Verdict::Refused(fault) => Err(fault),
-            Verdict::Unknown => Ok(Err(place)),
-        });
+        let admitted =
+            self.rules.place().and_then(|place| match self.rules.verdict(request.headers(), request.extensions()) {
+                Verdict::Known(caller) => self.rules.admit(caller, path, place).map(Ok),
+                Verdict::Refused(fault) => Err(fault),
+                Verdict::Unknown => Ok(Err(place)),
+            });
         match admitted {
             Ok(Ok(admitted)) => {
                 request.extensions_mut().insert(admitted);
@@ -203,7 +203,10 @@ where
     Answered: Default,
 {
     let (parts, body) = request.into_parts();
-    let admitted = rules.look_up(&parts.headers).await.and_then(|caller| rules.admit(caller, parts.uri.path(), place));
+    let admitted = rules
+        .look_up(&parts.headers, &parts.extensions)
+        .await
+        .and_then(|caller| rules.admit(caller, parts.uri.path(), place));
     request = Request::from_parts(parts, body);
     match admitted {
         Ok(admitted) => {

@@ -29,6 +29,7 @@ pub(super) fn status(fault: Fault) -> Status {
         Fault::Unauthenticated => (Code::Unauthenticated, "UNAUTHENTICATED"),
         Fault::TokenInvalid(_) => (Code::Unauthenticated, "TOKEN_INVALID"),
         Fault::SecretKeyNeeded => (Code::PermissionDenied, "SECRET_KEY_NEEDED"),
+        Fault::CertificateUnknown => (Code::PermissionDenied, "CERTIFICATE_UNKNOWN"),
         Fault::NotYourUser => (Code::PermissionDenied, "NOT_YOUR_USER"),
         Fault::AppUnknown(_) => (Code::FailedPrecondition, "APP_UNKNOWN"),
         Fault::TooManyHolds => (Code::ResourceExhausted, "TOO_MANY_HOLDS"),
