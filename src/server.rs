@@ -79,7 +79,7 @@ pub async fn run(
     set_health(&reporter, serving).await;
     let watch = tokio::spawn(watch_health(reporter.clone(), ledger, serving, fail_open));
 
-    let incoming = Incoming::new(listener, tls.as_ref().map(Certificates::subscribe));
+    let incoming = Incoming::new(listener, tls.as_ref().map(Certificates::subscribe), &limits);
     let following = tls.map(|certificates| tokio::spawn(certificates.follow()));
     let gate = GateLayer::new(GateOptions {
         access: Arc::clone(&access),

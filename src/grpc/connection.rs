@@ -3,29 +3,60 @@
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::time::{Sleep, sleep};
 use tokio_rustls::server::TlsStream;
 use tonic::transport::server::{Connected, TcpConnectInfo};
 
 use crate::tls::PeerIdentity;
 
+/// What every connection over HTTP/2 begins with has so many bytes.
+const PREFACE: usize = 24;
+
 /// A connection that says of itself that it cannot write several pieces at once, which is the default of [`AsyncWrite`].
 ///
 /// Otherwise h2 sends every message of 256 bytes or more by a system call of its own, as a piece beside its buffer. Now it copies
 /// those below 1 KiB into the buffer, and answers that are ready together leave together; with TLS as one record.
-pub enum Connection {
-    /// Without TLS.
+///
+/// Who does not say in time that it speaks HTTP/2 is closed: from then on pings tell whether somebody is there.
+pub struct Connection {
+    stream: Stream,
+    preface: Option<Preface>,
+    _place: Place,
+}
+
+enum Stream {
     Plain(TcpStream),
-    /// With TLS, after the handshake.
-    Tls {
-        /// The connection.
-        stream: Box<TlsStream<TcpStream>>,
-        /// Whom the client's certificate names, if one was asked for.
-        identity: Option<Arc<PeerIdentity>>,
-    },
+    /// After the handshake, with whom the client's certificate names.
+    Tls(Box<TlsStream<TcpStream>>, Option<Arc<PeerIdentity>>),
+}
+
+struct Preface {
+    /// How many bytes of it are yet to come.
+    left: usize,
+    deadline: Pin<Box<Sleep>>,
+}
+
+/// One of the connections that there may be.
+pub(super) struct Place(Arc<AtomicUsize>);
+
+impl Place {
+    /// A place, if fewer than `most` are taken.
+    pub(super) fn take(taken: &Arc<AtomicUsize>, most: usize) -> Option<Self> {
+        let place = Self(Arc::clone(taken));
+        (taken.fetch_add(1, Ordering::Relaxed) < most).then_some(place)
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// What is known of a connection. Every request carries it among its extensions.
@@ -38,11 +69,21 @@ pub struct ConnectionInfo {
 }
 
 impl Connection {
+    /// Without TLS.
+    pub(super) fn plain(stream: TcpStream, place: Place, patience: Duration) -> Self {
+        Self::new(Stream::Plain(stream), place, patience)
+    }
+
     /// After the handshake.
-    pub(super) fn tls(stream: TlsStream<TcpStream>) -> Self {
+    pub(super) fn tls(stream: TlsStream<TcpStream>, place: Place, patience: Duration) -> Self {
         let certificate = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
         let identity = certificate.map(|certificate| Arc::new(PeerIdentity::of(certificate)));
-        Self::Tls { stream: Box::new(stream), identity }
+        Self::new(Stream::Tls(Box::new(stream), identity), place, patience)
+    }
+
+    fn new(stream: Stream, place: Place, patience: Duration) -> Self {
+        let preface = Preface { left: PREFACE, deadline: Box::pin(sleep(patience)) };
+        Self { stream, preface: Some(preface), _place: place }
     }
 }
 
@@ -52,32 +93,41 @@ impl AsyncRead for Connection {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        match &mut *self {
-            Self::Plain(stream) => Pin::new(stream).poll_read(context, buffer),
-            Self::Tls { stream, .. } => Pin::new(stream).poll_read(context, buffer),
+        let before = buffer.filled().len();
+        let read = match &mut self.stream {
+            Stream::Plain(stream) => Pin::new(stream).poll_read(context, buffer),
+            Stream::Tls(stream, _) => Pin::new(stream).poll_read(context, buffer),
+        };
+        let Some(preface) = &mut self.preface else { return read };
+        preface.left = preface.left.saturating_sub(buffer.filled().len() - before);
+        if preface.left == 0 {
+            self.preface = None;
+        } else if preface.deadline.as_mut().poll(context).is_ready() {
+            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
         }
+        read
     }
 }
 
 impl AsyncWrite for Connection {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        match &mut *self {
-            Self::Plain(stream) => Pin::new(stream).poll_write(context, bytes),
-            Self::Tls { stream, .. } => Pin::new(stream).poll_write(context, bytes),
+        match &mut self.stream {
+            Stream::Plain(stream) => Pin::new(stream).poll_write(context, bytes),
+            Stream::Tls(stream, _) => Pin::new(stream).poll_write(context, bytes),
         }
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &mut *self {
-            Self::Plain(stream) => Pin::new(stream).poll_flush(context),
-            Self::Tls { stream, .. } => Pin::new(stream).poll_flush(context),
+        match &mut self.stream {
+            Stream::Plain(stream) => Pin::new(stream).poll_flush(context),
+            Stream::Tls(stream, _) => Pin::new(stream).poll_flush(context),
         }
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &mut *self {
-            Self::Plain(stream) => Pin::new(stream).poll_shutdown(context),
-            Self::Tls { stream, .. } => Pin::new(stream).poll_shutdown(context),
+        match &mut self.stream {
+            Stream::Plain(stream) => Pin::new(stream).poll_shutdown(context),
+            Stream::Tls(stream, _) => Pin::new(stream).poll_shutdown(context),
         }
     }
 }
@@ -86,9 +136,9 @@ impl Connected for Connection {
     type ConnectInfo = ConnectionInfo;
 
     fn connect_info(&self) -> ConnectionInfo {
-        match self {
-            Self::Plain(stream) => ConnectionInfo { tcp: stream.connect_info(), identity: None },
-            Self::Tls { stream, identity } => {
+        match &self.stream {
+            Stream::Plain(stream) => ConnectionInfo { tcp: stream.connect_info(), identity: None },
+            Stream::Tls(stream, identity) => {
                 ConnectionInfo { tcp: stream.get_ref().0.connect_info(), identity: identity.clone() }
             }
         }

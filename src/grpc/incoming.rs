@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -16,10 +17,9 @@ use tokio_rustls::TlsAcceptor;
 use tokio_stream::Stream;
 use tonic::transport::server::TcpIncoming;
 
-use super::Connection;
+use crate::config::Limits;
 
-/// How long a handshake may take.
-const PATIENCE: Duration = Duration::from_secs(10);
+use super::connection::{Connection, Place};
 
 /// How many handshakes may be under way. The next one ends the oldest: a real client is done in a few round trips, and whoever only
 /// holds places is the first to lose them.
@@ -33,6 +33,11 @@ pub struct Incoming {
     tcp: TcpIncoming,
     pause: Option<Pin<Box<Sleep>>>,
     tls: Option<Handshakes>,
+    taken: Arc<AtomicUsize>,
+    most: usize,
+    /// Whether the last connection found no place, so that it is said once.
+    full: bool,
+    patience: Duration,
 }
 
 struct Handshakes {
@@ -46,24 +51,36 @@ struct Handshakes {
 impl Incoming {
     /// Accepts on a listener, and speaks TLS if told what with.
     #[must_use]
-    pub fn new(listener: TcpListener, tls: Option<watch::Receiver<Arc<ServerConfig>>>) -> Self {
+    pub fn new(listener: TcpListener, tls: Option<watch::Receiver<Arc<ServerConfig>>>, limits: &Limits) -> Self {
         // The server's own settings of sockets do not reach a listener that it is given.
         let keepalive = Some(Duration::from_secs(30));
         Self {
             tcp: TcpIncoming::from(listener).with_nodelay(Some(true)).with_keepalive(keepalive),
             pause: None,
             tls: tls.map(|config| Handshakes { config, under_way: JoinSet::new(), handles: BTreeMap::new(), next: 0 }),
+            taken: Arc::default(),
+            most: limits.max_connections,
+            full: false,
+            patience: limits.handshake_timeout,
         }
     }
 
-    fn poll_accept(&mut self, context: &mut Context<'_>) -> Poll<Option<TcpStream>> {
+    fn poll_accept(&mut self, context: &mut Context<'_>) -> Poll<Option<(TcpStream, Place)>> {
         loop {
             if let Some(pause) = &mut self.pause {
                 std::task::ready!(pause.as_mut().poll(context));
                 self.pause = None;
             }
             match std::task::ready!(Pin::new(&mut self.tcp).poll_next(context)) {
-                Some(Ok(stream)) => return Poll::Ready(Some(stream)),
+                Some(Ok(stream)) => {
+                    let place = Place::take(&self.taken, self.most);
+                    let was_full = std::mem::replace(&mut self.full, place.is_none());
+                    match place {
+                        Some(place) => return Poll::Ready(Some((stream, place))),
+                        None if was_full => {}
+                        None => tracing::warn!("there are {} connections: more are closed at once", self.most),
+                    }
+                }
                 Some(Err(error)) => {
                     tracing::warn!(%error, "a connection cannot be accepted");
                     self.pause = Some(Box::pin(sleep(PAUSE)));
@@ -75,7 +92,7 @@ impl Incoming {
 }
 
 impl Handshakes {
-    fn begin(&mut self, stream: TcpStream) {
+    fn begin(&mut self, stream: TcpStream, place: Place, patience: Duration) {
         while self.handles.len() >= MOST {
             let Some((_, oldest)) = self.handles.pop_first() else { break };
             oldest.abort();
@@ -85,14 +102,14 @@ impl Handshakes {
         self.next += 1;
         let handle = self.under_way.spawn(async move {
             let peer = stream.peer_addr().ok();
-            match timeout(PATIENCE, acceptor.accept(stream)).await {
-                Ok(Ok(stream)) => (number, Some(Connection::tls(stream))),
+            match timeout(patience, acceptor.accept(stream)).await {
+                Ok(Ok(stream)) => (number, Some(Connection::tls(stream, place, patience))),
                 Ok(Err(error)) => {
                     tracing::debug!(?peer, %error, "a TLS handshake failed");
                     (number, None)
                 }
                 Err(_) => {
-                    tracing::debug!(?peer, "a TLS handshake took longer than {PATIENCE:?}");
+                    tracing::debug!(?peer, "a TLS handshake took longer than {patience:?}");
                     (number, None)
                 }
             }
@@ -126,10 +143,11 @@ impl Stream for Incoming {
             if let Some(Poll::Ready(connection)) = self.tls.as_mut().map(|tls| tls.poll_done(context)) {
                 return Poll::Ready(Some(Ok(connection)));
             }
-            let Some(stream) = std::task::ready!(self.poll_accept(context)) else { return Poll::Ready(None) };
+            let Some((stream, place)) = std::task::ready!(self.poll_accept(context)) else { return Poll::Ready(None) };
+            let patience = self.patience;
             match &mut self.tls {
-                None => return Poll::Ready(Some(Ok(Connection::Plain(stream)))),
-                Some(tls) => tls.begin(stream),
+                None => return Poll::Ready(Some(Ok(Connection::plain(stream, place, patience)))),
+                Some(tls) => tls.begin(stream, place, patience),
             }
         }
     }

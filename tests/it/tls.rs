@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, SanType, date_time_ymd};
 use tokio_stream::StreamExt as _;
+use tollgate::config::Limits;
 use tollgate::grpc::v1::plan_service_client::PlanServiceClient;
 use tollgate::grpc::{ConnectionInfo, Incoming, v1};
 use tollgate::tls::{Certificates, Files};
@@ -195,7 +196,7 @@ async fn every_request_carries_the_names_in_the_client_certificate() {
     let certificates = Certificates::load(files).unwrap();
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    let incoming = Incoming::new(listener, Some(certificates.subscribe()));
+    let incoming = Incoming::new(listener, Some(certificates.subscribe()), &Limits::default());
     let (tell, mut told) = tokio::sync::mpsc::unbounded_channel();
     let look = move |request: tonic::Request<()>| {
         let info = request.extensions().get::<ConnectionInfo>().cloned();
@@ -278,7 +279,7 @@ async fn handshakes_that_never_end_keep_nobody_out_and_are_closed() {
 async fn connections_in_the_clear_carry_no_identity() {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    let mut incoming = Incoming::new(listener, None);
+    let mut incoming = Incoming::new(listener, None, &Limits::default());
     let _client = tokio::net::TcpStream::connect(address).await.unwrap();
     let Ok(connection) = incoming.next().await.unwrap();
     let info = tonic::transport::server::Connected::connect_info(&connection);
