@@ -1,0 +1,6 @@
+//! What an operator and a security reviewer expect: who may call, how much, and what happens when replicas come, go and learn new plans.
+//! Through the real binary and a real Redis.
+
+mod access;
+#[path = "../common/mod.rs"]
+mod support;
