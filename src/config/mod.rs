@@ -2,7 +2,7 @@
 //!
 //! [`Config`] is the one struct. A setting is one field of it, which says everything: its name, its help, its default (as the text
 //! that a user would write), and how that text is read. Flag, variable, entry of the file, `--help` and `tollgate config` come of
-//! that. What several settings say together is held against itself in [`Config::contradictions`].
+//! that. What several settings say together is held against itself in `Config::contradictions`.
 
 use std::collections::HashSet;
 use std::fmt;
