@@ -12,6 +12,7 @@ use crate::domain::id::AppId;
 use crate::domain::plan::Catalog;
 use crate::ledger::Ledger;
 use crate::meter::{Meter, MeterOptions};
+use crate::telemetry::metrics;
 
 /// The catalogs of a deployment.
 #[derive(Debug, Clone)]
@@ -29,6 +30,16 @@ impl Catalogs {
         match self {
             Self::Shared(catalog) => catalog.plans().len(),
             Self::PerApp(catalogs) => catalogs.values().map(|catalog| catalog.plans().len()).sum(),
+        }
+    }
+
+    /// How many limit groups all these plans have.
+    #[must_use]
+    pub fn limit_groups(&self) -> usize {
+        let of = |catalog: &Catalog| catalog.plans().iter().map(|plan| plan.groups.len()).sum::<usize>();
+        match self {
+            Self::Shared(catalog) => of(catalog),
+            Self::PerApp(catalogs) => catalogs.values().map(|catalog| of(catalog)).sum(),
         }
     }
 
@@ -129,6 +140,7 @@ impl Meters {
 }
 
 fn meters(base: &Meter, catalogs: Catalogs) -> Meters {
+    metrics().catalog_loaded(catalogs.plans(), catalogs.limit_groups());
     let meter = |catalog| Arc::new(base.with_catalog(catalog));
     match catalogs {
         Catalogs::Shared(catalog) => Meters::Shared(meter(catalog)),

@@ -16,8 +16,6 @@ use tonic::transport::{Certificate, ClientTlsConfig, Endpoint, Identity};
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
-use tracing_subscriber::layer::SubscriberExt as _;
-use tracing_subscriber::util::SubscriberInitExt as _;
 
 use crate::access::{Access, Guard};
 use crate::apps::files::{CatalogFailure, Texts};
@@ -31,6 +29,7 @@ use crate::ledger::{ConnectError, Ledger, RedisOptions};
 use crate::meter::MeterOptions;
 use crate::private_redis::{self, PrivateRedis};
 use crate::server::{self, ServeError, Serving};
+use crate::telemetry;
 use crate::tls::{Certificates, IdentityApps, InvalidTls};
 use crate::verify::{self, VerifyError};
 
@@ -51,6 +50,14 @@ enum Failure {
         #[source]
         source: std::io::Error,
     },
+    #[error("cannot listen on {address}: choose another with --admin-listen, or none, or stop what listens there")]
+    AdminListen {
+        address: std::net::SocketAddr,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error("cannot send traces: check --otlp-endpoint and the OTEL_ variables")]
+    Traces(#[from] telemetry::trace::StartError),
     #[error(transparent)]
     PrivateRedis(#[from] private_redis::StartError),
     #[error(transparent)]
@@ -76,8 +83,7 @@ pub fn serve(settings: Settings) -> ExitCode {
         }
     };
     let filter = log_filter(&config.log).expect("the settings were checked");
-    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
-    tracing_subscriber::registry().with(lines).with(filter).init();
+    telemetry::logs::start(filter, config.seeing.log_format);
     for name in unknown_variables(std::env::vars_os().map(|(name, _)| name)) {
         tracing::warn!("the variable {name} is not a setting, and is ignored; `tollgate serve --help` lists them");
     }
@@ -131,6 +137,16 @@ async fn run(config: Config) -> Result<(), Failure> {
     let tls = config.tls().map(Certificates::load).transpose()?;
     let address = config.listen;
     let listener = TcpListener::bind(address).await.map_err(|source| Failure::Listen { address, source })?;
+    let admin = match config.seeing.admin_listen {
+        Some(address) => {
+            let bound = TcpListener::bind(address).await;
+            Some(bound.map_err(|source| Failure::AdminListen { address, source })?)
+        }
+        None => None,
+    };
+    let seeing = &config.seeing;
+    let traces =
+        seeing.otlp_endpoint.as_deref().map(|url| telemetry::trace::start(url, seeing.trace_ratio)).transpose()?;
     // Before anything is started that has to be stopped again.
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
@@ -144,7 +160,10 @@ async fn run(config: Config) -> Result<(), Failure> {
     };
 
     let (redis, urls) = redis(&config).await?;
-    let outcome = serve_with(&config, (catalogs, texts.digest()), urls, listener, tls, hangup, stop).await;
+    let outcome = serve_with(&config, (catalogs, texts.digest()), urls, listener, tls, admin, hangup, stop).await;
+    if let Some(traces) = traces {
+        traces.stop().await;
+    }
     if let Some(redis) = redis {
         redis.stop().await;
     }
@@ -157,6 +176,7 @@ async fn serve_with(
     urls: Vec<String>,
     listener: TcpListener,
     tls: Option<Certificates>,
+    admin: Option<TcpListener>,
     mut hangup: Signal,
     stop: impl Future<Output = ()> + Send,
 ) -> Result<(), Failure> {
@@ -176,8 +196,9 @@ async fn serve_with(
     };
     // The settings were checked.
     let access = Access::new(keys, IdentityApps::new(&config.tls_client_app).unwrap_or_default());
+    let admin_address = admin.as_ref().and_then(|admin| admin.local_addr().ok());
     let (limits, fail_open) = (config.limits.clone(), config.fail_open);
-    let serving = Serving { apps: Arc::clone(&apps), access: Arc::new(access), limits, fail_open, tls };
+    let serving = Serving { apps: Arc::clone(&apps), access: Arc::new(access), limits, fail_open, tls, admin };
     let upkeep = Arc::new(Upkeep::default());
     let (kept, path, period) = (Arc::clone(&upkeep), config.catalog.clone(), config.catalog_poll);
     let kept_up = tokio::spawn(async move { kept.run(apps, path, digest, period).await });
@@ -186,6 +207,9 @@ async fn serve_with(
             upkeep.now.notify_one();
         }
     });
+    if let Some(address) = admin_address {
+        tracing::info!(%address, "admin port");
+    }
     tracing::info!(%address, plans, "serving");
     let outcome = server::run(serving, listener, stop).await;
     kept_up.abort();

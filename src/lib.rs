@@ -9,6 +9,8 @@
 
 pub mod domain;
 
+pub mod telemetry;
+
 pub mod catalog;
 pub mod ledger;
 pub mod planner;
@@ -22,6 +24,7 @@ pub mod apps;
 pub mod tls;
 
 pub mod grpc;
+pub mod health;
 pub mod server;
 
 pub mod verify;

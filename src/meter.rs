@@ -20,6 +20,7 @@ use crate::domain::subscription::Subscription;
 use crate::ledger::codec::{self, Reply};
 use crate::ledger::{Ledger, Script, UserKeys, settling_keys};
 use crate::planner::{Basis, Clock, Effective, Planner};
+use crate::telemetry::{metrics, seen};
 
 /// How often a call is compiled again before it is given up.
 const RETRIES: usize = 3;
@@ -145,16 +146,21 @@ impl Meter {
                 numeric,
             ))
         };
-        let reply = match self.run(&self.ledger.scripts().reserve, &keys, owner, call).await {
-            Ok((reply, _)) => reply,
+        let (reply, basis) = match self.run(&self.ledger.scripts().reserve, &keys, owner, call).await {
+            Ok((reply, basis)) => (reply, basis),
             Err(Fault::Unavailable(source)) if self.options.fail_open => {
-                tracing::warn!(%source, "allowed without a decision: redis did not answer");
+                tracing::warn!(
+                    error = &*source as &dyn std::error::Error,
+                    "allowed without a decision: redis did not answer"
+                );
+                seen::degraded();
                 let decision = Decision { denied: None, standings: Vec::new(), retry_after_ms: None };
                 return Ok(Reserved { decision, hold: None, degraded: true });
             }
             Err(fault) => return Err(fault),
         };
         let (decision, hold) = reply.decision()?;
+        seen::reserved(basis.plan.id(), &decision, hold.as_ref());
         let hold = hold.map(|hold| {
             // ONCE: a replay names the reservation of the first call.
             (ReservationId { nonce: Nonce::from_ledger(&hold.nonce), owner: owner.clone() }, hold)
@@ -170,7 +176,9 @@ impl Meter {
         let keys = UserKeys::new(owner).all();
         let call = |basis: &Basis<'_>| codec::can_use_call(basis.revision(), basis.ended, event);
         let (reply, _) = self.run(&self.ledger.scripts().can_use, &keys, owner, call).await?;
-        Ok(reply.decision()?.0)
+        let (decision, _) = reply.decision()?;
+        seen::asked(&decision);
+        Ok(decision)
     }
 
     /// Settles a reservation with what was really used.
@@ -182,7 +190,8 @@ impl Meter {
         let (given, quantity, quantities) = codec::actual(actual);
         let replay_ms = millis(self.options.replay_window);
         let call = codec::encode(&(id.nonce.as_str(), given, quantity, quantities, replay_ms));
-        self.ledger.run(&self.ledger.scripts().commit, &keys, &id.owner, &[&call]).await?.committed()
+        let reply = self.ledger.run(&self.ledger.scripts().commit, &keys, &id.owner, &[&call]).await?;
+        reply.committed().inspect(seen::committed)
     }
 
     /// Gives a reservation back.
@@ -192,7 +201,8 @@ impl Meter {
     pub async fn release(&self, id: &ReservationId) -> Result<Released, Fault> {
         let keys = settling_keys(&id.owner, &id.nonce);
         let call = codec::encode(&(id.nonce.as_str(), millis(self.options.replay_window)));
-        self.ledger.run(&self.ledger.scripts().release, &keys, &id.owner, &[&call]).await?.released()
+        let reply = self.ledger.run(&self.ledger.scripts().release, &keys, &id.owner, &[&call]).await?;
+        reply.released().inspect(seen::released)
     }
 
     /// Counts what has happened, or gives back what it cost.
@@ -211,12 +221,12 @@ impl Meter {
                 self.refund_reservation(owner, reservation, event, &refunded, once).await?
             }
             (Some(refunded), None) => self.refund(owner, event, &refunded, once).await?,
-            (None, _) => self.count(owner, event, *enforce, once).await?,
+            (None, _) => return self.count(owner, event, *enforce, once).await,
         };
-        reply.tracked()
+        reply.tracked().inspect(seen::refunded)
     }
 
-    async fn count(&self, owner: &Owner, event: &Event, enforce: bool, once: Once<'_>) -> Result<Reply, Fault> {
+    async fn count(&self, owner: &Owner, event: &Event, enforce: bool, once: Once<'_>) -> Result<Tracked, Fault> {
         let (request_id, digest, event_id) = once;
         let replay_ms = millis(self.options.replay_window);
         let call = |basis: &Basis<'_>| {
@@ -237,7 +247,8 @@ impl Meter {
             ))
         };
         let keys = UserKeys::new(owner).all();
-        Ok(self.run(&self.ledger.scripts().track, &keys, owner, call).await?.0)
+        let (reply, basis) = self.run(&self.ledger.scripts().track, &keys, owner, call).await?;
+        reply.tracked().inspect(|tracked| seen::tracked(basis.plan.id(), tracked))
     }
 
     async fn refund(&self, owner: &Owner, event: &Event, refunded: &EventName, once: Once<'_>) -> Result<Reply, Fault> {
@@ -329,11 +340,13 @@ impl Meter {
             match reply.current() {
                 Ok(reply) => return Ok((reply, basis)),
                 Err(stale) => {
+                    seen::stale();
                     at_ms = stale.now_ms;
                     self.planner.learn(owner, &stale)?;
                 }
             }
         }
+        metrics().contended.inc();
         Err(Fault::Contended)
     }
 }

@@ -60,6 +60,18 @@ pub enum Effective<'a> {
     Unknown(String),
 }
 
+impl Effective<'_> {
+    /// Its id in the catalog; empty for none.
+    #[must_use]
+    pub fn id(&self) -> &str {
+        match self {
+            Self::Plan { id, .. } => id,
+            Self::None => "",
+            Self::Unknown(id) => id,
+        }
+    }
+}
+
 impl Basis<'_> {
     /// The revision of the subscription; empty for none.
     #[must_use]

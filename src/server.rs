@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::TcpListener;
+use tokio::task::JoinSet;
 use tonic::server::NamedService;
 use tonic::transport::Server;
-use tonic_health::server::HealthReporter;
 
 use crate::access::Access;
 use crate::apps::Apps;
@@ -18,18 +18,10 @@ use crate::grpc::v1::metering_service_server::MeteringServiceServer;
 use crate::grpc::v1::plan_service_server::PlanServiceServer;
 use crate::grpc::v1::subscription_service_server::SubscriptionServiceServer;
 use crate::grpc::{Incoming, Metering, Plans, Subscriptions, v1};
-use crate::ledger::Ledger;
+use crate::health::Health;
+use crate::telemetry::admin;
+use crate::telemetry::layer::Observe;
 use crate::tls::Certificates;
-
-/// How often Redis is asked whether it is there, and takes writes.
-const HEALTH_PERIOD: Duration = Duration::from_secs(1);
-
-/// How long Redis may take to answer that.
-const HEALTH_LIMIT: Duration = Duration::from_secs(1);
-
-/// After how many missing answers the health service says NOT_SERVING. A blip is none of its business: all replicas share one Redis, and
-/// would all be taken out of service.
-const HEALTH_MISSES: u32 = 3;
 
 /// How often a quiet connection is asked whether somebody is there, and how long that may take.
 const PING: Duration = Duration::from_secs(30);
@@ -61,6 +53,8 @@ pub struct Serving {
     pub fail_open: bool,
     /// What TLS is spoken with, if it is.
     pub tls: Option<Certificates>,
+    /// Where metrics and health are shown over HTTP, if anywhere.
+    pub admin: Option<TcpListener>,
 }
 
 /// Serves on `listener` until `shutdown` is done; calls in flight are then finished.
@@ -72,12 +66,21 @@ pub async fn run(
     listener: TcpListener,
     shutdown: impl Future<Output = ()> + Send,
 ) -> Result<(), ServeError> {
-    let Serving { apps, access, limits, fail_open, tls } = serving;
+    let Serving { apps, access, limits, fail_open, tls, admin: admin_listener } = serving;
     let ledger = apps.ledger().clone();
-    let (reporter, health) = tonic_health::server::health_reporter();
-    let serving = fail_open || ledger.probe(HEALTH_LIMIT).await.is_ok();
-    set_health(&reporter, serving).await;
-    let watch = tokio::spawn(watch_health(reporter.clone(), ledger, serving, fail_open));
+    let (reporter, health_service) = tonic_health::server::health_reporter();
+    let services = [
+        MeteringServiceServer::<Metering>::NAME,
+        SubscriptionServiceServer::<Subscriptions>::NAME,
+        PlanServiceServer::<Plans>::NAME,
+    ];
+    let health = Health::start(reporter, &services, &ledger, fail_open).await;
+    // Both end with serving.
+    let mut beside = JoinSet::new();
+    beside.spawn(Arc::clone(&health).watch(ledger));
+    if let Some(listener) = admin_listener {
+        beside.spawn(admin::serve(listener, Arc::clone(&health)));
+    }
 
     let incoming = Incoming::new(listener, tls.as_ref().map(Certificates::subscribe), &limits);
     let following = tls.map(|certificates| tokio::spawn(certificates.follow()));
@@ -101,9 +104,11 @@ pub async fn run(
         .http2_keepalive_interval(Some(PING))
         .http2_keepalive_timeout(Some(PING))
         .max_connection_age(limits.max_connection_age)
+        // The outermost: what others refuse is seen as well.
+        .layer(Observe)
         .layer(gate)
         .layer(DeadlineLayer(limits.call_timeout))
-        .add_service(health)
+        .add_service(health_service)
         .add_service(reflection().build_v1()?)
         .add_service(reflection().build_v1alpha()?)
         .add_service(MeteringServiceServer::new(Metering(Arc::clone(&apps))).max_decoding_message_size(most))
@@ -116,8 +121,7 @@ pub async fn run(
     let outcome = tokio::select! {
         outcome = &mut server => outcome,
         () = shutdown => {
-            watch.abort();
-            set_health(&reporter, false).await;
+            health.stop().await;
             let (delay, most) = (limits.drain_delay, limits.drain_timeout);
             match tokio::time::timeout(delay, &mut server).await {
                 // It has failed.
@@ -132,7 +136,6 @@ pub async fn run(
             }
         }
     };
-    watch.abort();
     keep_up.abort();
     if let Some(following) = following {
         following.abort();
@@ -150,37 +153,4 @@ fn reflection() -> tonic_reflection::server::Builder<'static> {
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
         // So that grpcurl shows the details of an error instead of their bytes.
         .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
-}
-
-/// The whole server (the empty name), and each service.
-async fn set_health(reporter: &HealthReporter, serving: bool) {
-    let status = if serving { tonic_health::ServingStatus::Serving } else { tonic_health::ServingStatus::NotServing };
-    let names = [
-        "",
-        MeteringServiceServer::<Metering>::NAME,
-        SubscriptionServiceServer::<Subscriptions>::NAME,
-        PlanServiceServer::<Plans>::NAME,
-    ];
-    for name in names {
-        reporter.set_service_status(name, status).await;
-    }
-}
-
-async fn watch_health(reporter: HealthReporter, ledger: Ledger, mut serving: bool, fail_open: bool) {
-    let mut misses = 0;
-    loop {
-        tokio::time::sleep(HEALTH_PERIOD).await;
-        let answer = ledger.probe(HEALTH_LIMIT).await;
-        misses = if answer.is_ok() { 0 } else { misses + 1 };
-        match answer {
-            Ok(()) if !serving => tracing::info!("redis answers, and takes writes"),
-            Err(fault) if serving && misses >= HEALTH_MISSES && !fail_open => {
-                let error = std::error::Error::source(&fault);
-                tracing::error!(error, "redis does not answer, or takes no writes");
-            }
-            _ => continue,
-        }
-        serving = misses == 0;
-        set_health(&reporter, serving).await;
-    }
 }

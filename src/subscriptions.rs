@@ -12,6 +12,7 @@ use crate::domain::plan::Plan;
 use crate::domain::subscription::{QuotaOverride, Subscription};
 use crate::ledger::{UserKeys, codec};
 use crate::meter::Meter;
+use crate::telemetry::metrics;
 
 /// How often a change is tried against concurrent ones before it is given up.
 const ATTEMPTS: usize = 16;
@@ -110,6 +111,7 @@ impl Meter {
                 return Ok(wanted);
             }
         }
+        metrics().contended.inc();
         Err(Fault::Contended)
     }
 
@@ -141,6 +143,7 @@ impl Meter {
                 return Ok(wanted);
             }
         }
+        metrics().contended.inc();
         Err(Fault::Contended)
     }
 

@@ -67,6 +67,7 @@ local function write_lapsed(agenda_key, moves)
   for from = 1, #moves, CHUNK do
     call('ZADD', agenda_key, unpack(moves, from, min(from + CHUNK - 1, #moves)))
   end
+  lapsed_holds = (lapsed_holds or 0) + #moves / 2
 end
 
 -- The earliest live deadline, or nil. What is due has been given back.

@@ -9,6 +9,8 @@ use tokio::sync::Notify;
 
 use super::files::{CatalogFailure, Texts};
 use super::{Apps, Catalogs};
+use crate::telemetry::labels::Component;
+use crate::telemetry::metrics;
 
 /// Whether what is in force is what the files have.
 #[derive(Debug, Default)]
@@ -35,7 +37,10 @@ impl Upkeep {
             // A file on a network must not hold up calls.
             let read = tokio::task::spawn_blocking(move || read_again(path.as_deref(), seen, woken)).await;
             match read {
-                Ok(Ok((digest, None))) => self.refused.store(digest != in_force, Ordering::Relaxed),
+                Ok(Ok((digest, None))) => {
+                    self.refused.store(digest != in_force, Ordering::Relaxed);
+                    metrics().component(Component::Catalog, digest == in_force);
+                }
                 Ok(Ok((digest, Some(catalogs)))) => {
                     (seen, in_force) = (digest, digest);
                     let plans = catalogs.plans();
@@ -49,6 +54,7 @@ impl Upkeep {
                     seen = digest.unwrap_or(seen);
                     // What is tried again and again is said once.
                     if !self.refused.swap(true, Ordering::Relaxed) || digest.is_some() || woken {
+                        metrics().catalog_refused();
                         let source = std::error::Error::source(&failure);
                         tracing::error!(source, "refused the catalog, and kept the one before: {failure}");
                     }

@@ -20,6 +20,7 @@ mod file;
 mod layers;
 mod limits;
 mod redact;
+mod seeing;
 #[cfg(test)]
 mod tests;
 mod value;
@@ -30,6 +31,7 @@ pub use environment::{KEY, unknown_variables};
 pub use layers::{Given, InvalidConfig, Origin, Settings};
 pub use limits::Limits;
 pub use redact::redacted;
+pub use seeing::{Place, Seeing};
 pub use value::log_filter;
 pub use verify::VerifySettings;
 
@@ -133,6 +135,10 @@ pub struct Config {
     /// What callers may ask for at most.
     #[command(flatten)]
     pub limits: Limits,
+
+    /// How an operator sees what happens.
+    #[command(flatten)]
+    pub seeing: Seeing,
 
     /// What to log: a level, or targets and their levels, such as tollgate=debug,redis=warn
     #[arg(long, env = "TOLLGATE_LOG", value_name = "FILTER", default_value = "info", value_parser = value::log)]

@@ -63,6 +63,10 @@ fn every_problem_is_reported_at_once_with_where_it_came_from() {
         "--redis-url=redis://:secret@a,redis://:secret@a",
         "--redis-sentinel=redis://s",
         "--log=tollgate=loud",
+        "--admin-listen=everywhere",
+        "--otlp-endpoint=collector:4317",
+        "--trace-ratio=1.5",
+        "--log-format=xml",
         "--fail-open=perhaps",
     ]);
     let mut problems = settings.resolve().unwrap_err().problems;
@@ -78,6 +82,10 @@ fn every_problem_is_reported_at_once_with_where_it_came_from() {
         "redis-url names a node twice".to_owned(),
         "redis-sentinel needs one redis-url".to_owned(),
         "log is \"tollgate=loud\" (flag --log): ".to_owned(),
+        "admin-listen is \"everywhere\" (flag --admin-listen): write an IP address".to_owned(),
+        "trace-ratio is 1.5 (flag --trace-ratio): choose 0 to 1".to_owned(),
+        "log-format is \"xml\" (flag --log-format): choose text or json".to_owned(),
+        "otlp-endpoint is".to_owned(),
     ];
     problems.sort();
     named.sort();

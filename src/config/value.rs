@@ -5,12 +5,48 @@ use std::time::Duration;
 
 use tracing_subscriber::filter::{ParseError, Targets};
 
+use super::Place;
+use crate::telemetry::logs::LogFormat;
+
 /// Longer than any test of patience, shorter than what an expiry in Redis can hold.
 const LONGEST: Duration = Duration::from_secs(366 * 24 * 3600);
 
 /// An IP address and a port.
 pub(super) fn address(text: &str) -> Result<SocketAddr, String> {
     text.parse().map_err(|_| "write an IP address and a port, such as 127.0.0.1:50051".to_owned())
+}
+
+/// An IP address and a port, or `none`.
+pub(super) fn place(text: &str) -> Result<Place, String> {
+    match text {
+        "none" => Ok(None),
+        text => text
+            .parse()
+            .map(Some)
+            .map_err(|_| "write an IP address and a port, such as 127.0.0.1:9464, or none".to_owned()),
+    }
+}
+
+/// A URL with a scheme that can be spoken, and a host.
+pub(super) fn collector(text: &str) -> Result<String, String> {
+    let uri = text.parse::<http::Uri>().ok();
+    let fits = |uri: &http::Uri| {
+        matches!(uri.scheme_str(), Some("http" | "https")) && uri.host().is_some_and(|host| !host.is_empty())
+    };
+    uri.filter(fits)
+        .map(|_| text.to_owned())
+        .ok_or_else(|| "write it as http://host:4317 or https://host:4317".to_owned())
+}
+
+/// A part of a whole.
+pub(super) fn ratio(text: &str) -> Result<f64, String> {
+    let parsed = text.parse().ok().filter(|ratio| (0.0..=1.0).contains(ratio));
+    parsed.ok_or_else(|| "choose 0 to 1, such as 0.01".to_owned())
+}
+
+/// How log lines look.
+pub(super) fn log_format(text: &str) -> Result<LogFormat, String> {
+    text.parse().map_err(str::to_owned)
 }
 
 /// `true` or `false`.

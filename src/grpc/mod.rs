@@ -10,6 +10,7 @@ use std::task::{Context, Poll};
 use tokio::runtime::Handle;
 
 use crate::domain::fault::Fault;
+use crate::telemetry::call;
 
 mod caller;
 mod connection;
@@ -73,7 +74,7 @@ impl<T: Send + 'static, F: Future<Output = Result<T, Fault>> + Send + 'static> D
     fn drop(&mut self) {
         // Without a runtime the process is about to end.
         if let (Some(work), Ok(runtime)) = (self.0.take(), Handle::try_current()) {
-            runtime.spawn(work);
+            call::spawn(&runtime, async move { drop(work.await) });
         }
     }
 }

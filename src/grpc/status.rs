@@ -1,6 +1,7 @@
 //! From faults to statuses: the one table.
 
 use std::collections::HashMap;
+use std::error::Error;
 use std::time::Duration;
 
 use tonic::{Code, Status};
@@ -57,8 +58,15 @@ pub(super) fn status(fault: Fault) -> Status {
         Fault::TooManyCalls { retry } => {
             details.set_retry_info(Some(*retry));
         }
-        Fault::Internal(source) => tracing::error!(%source, "an answer was not understood"),
         _ => {}
+    }
+    match &fault {
+        Fault::Internal(source) => tracing::error!(error = &**source as &dyn Error, "an answer was not understood"),
+        Fault::Unavailable(_) | Fault::Contended => {
+            tracing::warn!(error = &fault as &dyn Error, reason, "a call has no answer");
+        }
+        // What callers do wrong is theirs to know, and may quote them.
+        _ => tracing::debug!(code = ?code, reason, "a call was refused"),
     }
     Status::with_error_details(code, fault.to_string(), details)
 }

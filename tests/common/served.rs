@@ -1,9 +1,10 @@
 //! The binary as its users start it.
 
-use std::io::{BufRead as _, BufReader};
-use std::net::SocketAddr;
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
 
 /// `tollgate`, without what the environment of the tests may say of it.
 pub fn tollgate() -> Command {
@@ -18,7 +19,17 @@ pub fn tollgate() -> Command {
 pub struct Served {
     child: Child,
     pub address: SocketAddr,
+    /// Where it shows metrics and health, if it was asked to.
+    pub admin: Option<SocketAddr>,
     log: Arc<Mutex<String>>,
+    reader: Option<JoinHandle<()>>,
+}
+
+/// The address of this machine in a line of its log.
+fn told(line: &str) -> Option<SocketAddr> {
+    let (_, rest) = line.split_once("127.0.0.1:")?;
+    let port: String = rest.chars().take_while(char::is_ascii_digit).collect();
+    format!("127.0.0.1:{port}").parse().ok()
 }
 
 impl Served {
@@ -31,36 +42,53 @@ impl Served {
             .spawn()
             .expect("the binary can be run");
         let mut log = BufReader::new(child.stderr.take().expect("it is piped"));
-        let mut line = String::new();
-        let kept = Arc::new(Mutex::new(String::new()));
+        let (mut seen, mut line, mut admin) = (String::new(), String::new(), None);
         let address = loop {
             line.clear();
-            assert!(log.read_line(&mut line).expect("the log can be read") > 0, "it ended before it served");
-            kept.lock().unwrap().push_str(&line);
-            // Its log tells the port.
-            if let Some((_, rest)) = line.split_once("127.0.0.1:").filter(|_| line.contains("serving")) {
-                let port: String = rest.chars().take_while(char::is_ascii_digit).collect();
-                break format!("127.0.0.1:{port}").parse().expect("an address");
+            assert!(log.read_line(&mut line).expect("the log can be read") > 0, "it ended before it served: {seen}");
+            seen.push_str(&line);
+            // Its log tells the ports.
+            if line.contains("admin port") {
+                admin = told(&line);
+            } else if let Some(address) = told(&line).filter(|_| line.contains("serving")) {
+                break address;
             }
         };
         // What else it logs must not fill the pipe.
-        let keep = Arc::clone(&kept);
-        std::thread::spawn(move || {
+        let seen = Arc::new(Mutex::new(seen));
+        let rest = Arc::clone(&seen);
+        let reader = std::thread::spawn(move || {
             for line in log.lines().map_while(Result::ok) {
-                let mut kept = keep.lock().unwrap();
+                let mut kept = rest.lock().unwrap();
                 // A test that makes it talk without end looks at the start, if at all.
                 if kept.len() < 1 << 20 {
-                    kept.push_str(&line);
-                    kept.push('\n');
+                    kept.extend([&line, "\n"]);
                 }
             }
         });
-        Self { child, address, log: kept }
+        Self { child, address, admin, log: seen, reader: Some(reader) }
     }
 
     /// What it has logged so far.
     pub fn log(&self) -> String {
         self.log.lock().unwrap().clone()
+    }
+
+    /// What it has logged, once it has ended.
+    pub fn whole_log(&mut self) -> String {
+        self.wait();
+        self.reader.take().map(JoinHandle::join).transpose().expect("the log can be read");
+        self.log()
+    }
+
+    /// Asks its admin port: the status, and the text.
+    pub fn get(&self, path: &str) -> (u16, String) {
+        let mut stream = TcpStream::connect(self.admin.expect("it has an admin port")).expect("it listens");
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: tollgate\r\nConnection: close\r\n\r\n").expect("it reads");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).expect("it answers");
+        let (head, body) = answer.split_once("\r\n\r\n").expect("a head and a body");
+        (head.split(' ').nth(1).and_then(|status| status.parse().ok()).expect("a status"), body.to_owned())
     }
 
     /// Its process id.

@@ -11,6 +11,7 @@ use tokio::time::Instant;
 
 use super::super::script::Script;
 use super::timed_out;
+use crate::telemetry::metrics;
 
 /// How many commands may be under way on a lane before calls wait for each other.
 const UNDER_WAY: usize = 1;
@@ -133,18 +134,26 @@ impl Batch {
     }
 }
 
-/// The answers to `count` calls of a script.
+/// The answers to `count` calls of a script. Behind them it tells how many holds have lapsed, if any have.
 pub(super) fn parts(
     answer: Value,
     count: usize,
 ) -> Result<impl Iterator<Item = Result<Vec<u8>, RedisError>>, RedisError> {
-    match answer {
-        Value::Array(parts) if parts.len() == count => Ok(parts.into_iter().map(|part| match part {
-            Value::BulkString(part) => Ok(part),
-            other => Err(unfitting(&other)),
-        })),
-        other => Err(unfitting(&other)),
+    let Value::Array(mut parts) = answer else { return Err(unfitting(&answer)) };
+    if parts.len() == count + 1
+        && let Some(Value::Int(lapsed)) = parts.last()
+    {
+        metrics().holds_lapsed.inc_by(u64::try_from(*lapsed).unwrap_or_default());
+        parts.pop();
     }
+    if parts.len() != count {
+        return Err(unfitting(&Value::Array(parts)));
+    }
+    metrics().batch(count);
+    Ok(parts.into_iter().map(|part| match part {
+        Value::BulkString(part) => Ok(part),
+        other => Err(unfitting(&other)),
+    }))
 }
 
 fn unfitting(answer: &Value) -> RedisError {

@@ -5,6 +5,8 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use redis::{Cmd, ErrorKind, RedisError, ServerErrorKind, Value};
 
 use super::super::script::{Script, scripts};
+use crate::telemetry::labels::RedisError as Kind;
+use crate::telemetry::metrics;
 
 /// What is known of the functions in Redis.
 pub(super) struct Functions(AtomicU8);
@@ -44,11 +46,13 @@ impl Functions {
     pub(super) fn lacked(&self, answer: &Result<Value, RedisError>) -> bool {
         let Err(error) = answer else { return false };
         if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) {
+            metrics().redis_error(Kind::NoScript);
             return true;
         }
         let lost = error.kind() == ErrorKind::Server(ServerErrorKind::ResponseError)
             && error.detail().is_some_and(|detail| detail.starts_with("Function not found"));
         if lost {
+            metrics().redis_error(Kind::FunctionLost);
             self.0.store(LOST, Ordering::Relaxed);
         }
         lost

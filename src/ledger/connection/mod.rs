@@ -13,7 +13,7 @@ mod target;
 
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use redis::{Cmd, ErrorKind, InfoDict, RedisError, ServerErrorKind, Value};
 
@@ -21,6 +21,8 @@ use crate::domain::fault::Fault;
 use crate::domain::id::Owner;
 
 use super::script::{Script, scripts};
+use crate::telemetry::labels::RedisError as Kind;
+use crate::telemetry::{metrics, trace};
 use cluster::Cluster;
 use functions::Functions;
 use node::{Node, Source};
@@ -190,16 +192,24 @@ impl Connections {
         owner: &Owner,
         args: &[&[u8]],
     ) -> Result<Vec<u8>, Fault> {
+        let (started, mut span) = (Instant::now(), trace::script(script.name));
         let answer = match &self.to {
             To::Node(node) if node.batches() && script.batches => node.call(hash(owner), script, keys, args).await,
             _ => self.evaluate_alone(script, keys, owner, args).await.map_err(Arc::new),
         };
+        script.duration.observe(started.elapsed().as_secs_f64());
         answer.map_err(|error| {
+            let kind = kind(&error);
+            metrics().redis_error(kind);
+            if let Some(span) = &mut span {
+                span.failed(kind);
+            }
             if is_script_error(&error) {
                 tracing::error!(script = script.name, %error, "a script failed");
                 Fault::Internal(Box::new(error))
             } else {
-                tracing::warn!(script = script.name, %error, "redis gave no answer");
+                // Whoever answers the call tells it, with its reason.
+                tracing::debug!(script = script.name, %error, "redis gave no answer");
                 Fault::Unavailable(Box::new(error))
             }
         })
@@ -314,6 +324,22 @@ fn is_loading(error: &(dyn std::error::Error + 'static)) -> bool {
     error
         .downcast_ref::<RedisError>()
         .is_some_and(|error| error.kind() == ErrorKind::Server(ServerErrorKind::BusyLoading))
+}
+
+/// What kind of error it is, for those who watch.
+fn kind(error: &RedisError) -> Kind {
+    match (error.kind(), error.code()) {
+        _ if error.is_timeout() => Kind::Timeout,
+        _ if error.is_io_error() => Kind::Io,
+        (ErrorKind::Server(ServerErrorKind::ReadOnly), _) => Kind::ReadOnly,
+        (ErrorKind::Server(ServerErrorKind::BusyLoading), _) => Kind::Loading,
+        (ErrorKind::Server(ServerErrorKind::ClusterDown), _) => Kind::ClusterDown,
+        (ErrorKind::AuthenticationFailed, _) | (_, Some("NOPERM" | "NOAUTH" | "WRONGPASS")) => Kind::Access,
+        (_, Some("OOM")) => Kind::OutOfMemory,
+        (_, Some("NOREPLICAS")) => Kind::NoReplicas,
+        _ if is_script_error(error) => Kind::Script,
+        _ => Kind::Other,
+    }
 }
 
 /// An error of the script itself, rather than of reaching Redis or of Redis's state.

@@ -6,7 +6,10 @@ mod function;
 use std::borrow::Cow;
 use std::sync::LazyLock;
 
+use prometheus_client::metrics::histogram::Histogram;
 use sha1::Digest as _;
+
+use crate::telemetry::metrics;
 
 pub use function::Function;
 
@@ -26,6 +29,8 @@ pub struct Script {
     pub batches: bool,
     /// The same as a Redis function, for scripts that batch.
     pub function: Option<Function>,
+    /// How long calls wait for its answers.
+    pub(super) duration: Histogram,
 }
 
 macro_rules! scripts {
@@ -106,7 +111,8 @@ impl Script {
         let digest = sha1::Sha1::digest(body.as_bytes());
         let sha1 = digest.iter().map(|byte| format!("{byte:02x}")).collect();
         let batches = source.contains("\nreturn each(");
-        let mut script = Self { name, source, body, sha1, batches, function: None };
+        let mut script =
+            Self { name, source, body, sha1, batches, function: None, duration: metrics().script_duration(name) };
         script.function = Function::of(&script);
         script
     }

@@ -1,0 +1,32 @@
+//! How an operator sees what happens.
+
+use std::net::SocketAddr;
+
+use clap::Args;
+
+use super::value;
+use crate::telemetry::logs::LogFormat;
+
+/// An address, or `none`. Its name keeps the flag from being one that can be left without a value.
+pub type Place = Option<SocketAddr>;
+
+/// Metrics, traces, and how log lines look.
+#[derive(Debug, Clone, Args)]
+pub struct Seeing {
+    /// Where to show metrics and health over HTTP (/metrics, /livez, /readyz), such as 127.0.0.1:9464; or none. It asks nobody who
+    /// they are: keep it inside a trusted network
+    #[arg(long, env = "TOLLGATE_ADMIN_LISTEN", value_name = "ADDRESS", default_value = "none", value_parser = value::place)]
+    pub admin_listen: Place,
+
+    /// The OpenTelemetry collector to send traces to over OTLP (gRPC), such as http://127.0.0.1:4317 [default: none]
+    #[arg(long, env = "TOLLGATE_OTLP_ENDPOINT", value_name = "URL", value_parser = value::collector, hide_env_values = true)]
+    pub otlp_endpoint: Option<String>,
+
+    /// Which part of the traces that begin here is sent: 0 to 1. Where the caller has decided, that stands
+    #[arg(long, env = "TOLLGATE_TRACE_RATIO", value_name = "RATIO", default_value = "1", value_parser = value::ratio)]
+    pub trace_ratio: f64,
+
+    /// How log lines look: text, or json for one object per line
+    #[arg(long, env = "TOLLGATE_LOG_FORMAT", value_name = "FORMAT", default_value = "text", value_parser = value::log_format)]
+    pub log_format: LogFormat,
+}

@@ -1,0 +1,130 @@
+//! Who may be sent calls: what `grpc.health.v1` and the admin port say, and the watch over Redis behind it.
+//!
+//! Liveness is that the process can answer: a restart brings no Redis back. Readiness is about the whole, and follows Redis with
+//! patience, as all replicas share one: docs/adr/0010-liveness-and-readiness.md.
+
+use std::error::Error;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use serde_json::json;
+use tonic_health::ServingStatus;
+use tonic_health::server::HealthReporter;
+
+use crate::ledger::Ledger;
+use crate::telemetry::labels::Component;
+use crate::telemetry::metrics;
+
+/// How often Redis is asked whether it is there, and takes writes.
+const PERIOD: Duration = Duration::from_secs(1);
+
+/// How long Redis may take to answer that.
+const LIMIT: Duration = Duration::from_secs(1);
+
+/// After how many missing answers Redis counts as down. A blip is nobody's business: all replicas share one Redis, and would all be
+/// taken out of service.
+const MISSES: u32 = 3;
+
+/// As the health service names what can be up or down by itself.
+const LIVENESS: &str = "liveness";
+
+/// See the module.
+pub struct Health {
+    reporter: HealthReporter,
+    /// The whole server, which is the empty name, and each service.
+    names: Vec<&'static str>,
+    redis: AtomicBool,
+    stopping: AtomicBool,
+    /// Reserve is answered without Redis then, which it cannot be by a replica that is taken out of service.
+    fail_open: bool,
+}
+
+impl Health {
+    /// Of a server that offers these services, and asks Redis a first time.
+    pub async fn start(
+        reporter: HealthReporter,
+        services: &[&'static str],
+        ledger: &Ledger,
+        fail_open: bool,
+    ) -> Arc<Self> {
+        let names = std::iter::once("").chain(services.iter().copied()).collect();
+        let redis = AtomicBool::new(ledger.probe(LIMIT).await.is_ok());
+        let health = Self { reporter, names, redis, stopping: AtomicBool::new(false), fail_open };
+        health.reporter.set_service_status(LIVENESS, ServingStatus::Serving).await;
+        health.tell().await;
+        Arc::new(health)
+    }
+
+    /// Whether calls should be sent here.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        !self.is_stopping() && (self.fail_open || self.redis_is_up())
+    }
+
+    /// All components, as JSON.
+    #[must_use]
+    pub fn report(&self) -> serde_json::Value {
+        let word = |up: bool| if up { "up" } else { "down" };
+        json!({
+            "ready": self.is_ready(),
+            "components": {
+                "server": if self.is_stopping() { "stopping" } else { "up" },
+                "redis": word(self.redis_is_up()),
+                "catalog": if metrics().is_up(Component::Catalog) { "up" } else { "refused" },
+            },
+        })
+    }
+
+    fn redis_is_up(&self) -> bool {
+        self.redis.load(Ordering::Relaxed)
+    }
+
+    fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::Relaxed)
+    }
+
+    /// No calls should come any more: those in flight are finished, and the process ends.
+    pub async fn stop(&self) {
+        self.stopping.store(true, Ordering::Relaxed);
+        self.tell().await;
+    }
+
+    async fn tell(&self) {
+        let status = |up| if up { ServingStatus::Serving } else { ServingStatus::NotServing };
+        for name in &self.names {
+            self.reporter.set_service_status(*name, status(self.is_ready())).await;
+        }
+        let redis = self.redis_is_up();
+        self.reporter.set_service_status(Component::Redis.as_str(), status(redis)).await;
+        // A catalog that is refused is no reason to take calls away: the one before is in use.
+        let catalog = metrics().is_up(Component::Catalog);
+        self.reporter.set_service_status(Component::Catalog.as_str(), status(catalog)).await;
+        metrics().component(Component::Redis, redis);
+        metrics().ready.set(i64::from(self.is_ready()));
+    }
+
+    /// Watches Redis until it is dropped.
+    pub async fn watch(self: Arc<Self>, ledger: Ledger) {
+        let (mut misses, mut catalog) = (0, metrics().is_up(Component::Catalog));
+        loop {
+            tokio::time::sleep(PERIOD).await;
+            if metrics().is_up(Component::Catalog) != catalog {
+                catalog = !catalog;
+                self.tell().await;
+            }
+            let answer = ledger.probe(LIMIT).await;
+            misses = if answer.is_ok() { 0 } else { misses + 1 };
+            match answer {
+                Ok(()) if !self.redis_is_up() => tracing::info!("redis answers, and takes writes"),
+                Err(fault) if self.redis_is_up() && misses >= MISSES => {
+                    let error = fault.source();
+                    tracing::error!(error, "redis does not answer, or takes no writes");
+                }
+                _ => continue,
+            }
+            self.redis.store(misses == 0, Ordering::Relaxed);
+            self.tell().await;
+        }
+    }
+}

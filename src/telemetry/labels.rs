@@ -1,0 +1,225 @@
+//! The values that labels can have: closed sets, so that no caller can make a time series.
+
+use prometheus_client::encoding::{EncodeLabelValue, LabelValueEncoder};
+
+/// An enum of label values, which can index an array.
+macro_rules! values {
+    ($(#[$doc:meta])* $name:ident { $($(#[$value_doc:meta])* $value:ident = $text:literal,)* }) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+        pub enum $name { $($(#[$value_doc])* $value),* }
+
+        impl $name {
+            /// All of them, in the order of their numbers.
+            pub const ALL: &[Self] = &[$(Self::$value),*];
+
+            /// As the label says it.
+            #[must_use]
+            pub fn as_str(self) -> &'static str {
+                match self { $(Self::$value => $text),* }
+            }
+        }
+
+        impl EncodeLabelValue for $name {
+            fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> Result<(), std::fmt::Error> {
+                self.as_str().encode(encoder)
+            }
+        }
+    };
+}
+
+values! {
+    /// What was called.
+    #[allow(missing_docs)]
+    Rpc {
+        Reserve = "Reserve",
+        Commit = "Commit",
+        Release = "Release",
+        Track = "Track",
+        CanUse = "CanUse",
+        GetUsage = "GetUsage",
+        UpsertSubscription = "UpsertSubscription",
+        GetSubscription = "GetSubscription",
+        CancelSubscription = "CancelSubscription",
+        DeleteUser = "DeleteUser",
+        ListPlans = "ListPlans",
+        GetPlan = "GetPlan",
+        ShouldRateLimit = "ShouldRateLimit",
+        HealthCheck = "HealthCheck",
+        HealthWatch = "HealthWatch",
+        Reflection = "Reflection",
+        /// Whatever else a caller may name.
+        Unknown = "unknown",
+    }
+}
+
+values! {
+    /// What became of a call.
+    Outcome {
+        /// The caller may go ahead, or what was tracked was counted.
+        Allowed = "allowed",
+        /// A limit was reached, or the event has no limit to go by.
+        Denied = "denied",
+        /// Tracked, and counted nowhere: the event matched no limit group, or the user has no subscription.
+        Uncounted = "uncounted",
+        /// The answer to an earlier call with the same id.
+        Replayed = "replayed",
+        /// Allowed without a decision, as this deployment fails open.
+        Degraded = "degraded",
+        /// An answer that decides nothing.
+        Done = "done",
+        /// A status that is not OK.
+        Fault = "fault",
+        /// The caller went away before the answer.
+        Cancelled = "cancelled",
+    }
+}
+
+values! {
+    /// A gRPC status code.
+    #[allow(missing_docs)]
+    Code {
+        Ok = "OK",
+        Cancelled = "CANCELLED",
+        Unknown = "UNKNOWN",
+        InvalidArgument = "INVALID_ARGUMENT",
+        DeadlineExceeded = "DEADLINE_EXCEEDED",
+        NotFound = "NOT_FOUND",
+        AlreadyExists = "ALREADY_EXISTS",
+        PermissionDenied = "PERMISSION_DENIED",
+        ResourceExhausted = "RESOURCE_EXHAUSTED",
+        FailedPrecondition = "FAILED_PRECONDITION",
+        Aborted = "ABORTED",
+        OutOfRange = "OUT_OF_RANGE",
+        Unimplemented = "UNIMPLEMENTED",
+        Internal = "INTERNAL",
+        Unavailable = "UNAVAILABLE",
+        DataLoss = "DATA_LOSS",
+        Unauthenticated = "UNAUTHENTICATED",
+    }
+}
+
+values! {
+    /// Why Redis did not do what it was asked.
+    RedisError {
+        /// No answer in time: the outcome is unknown.
+        Timeout = "timeout",
+        /// The connection could not be made, or broke.
+        Io = "io",
+        /// The node is a replica now.
+        ReadOnly = "readonly",
+        /// The node has been restarted, and reads its data.
+        Loading = "loading",
+        /// `maxmemory` is reached.
+        OutOfMemory = "oom",
+        /// Fewer replicas keep up than `min-replicas-to-write`.
+        NoReplicas = "noreplicas",
+        /// The access list, or the password.
+        Access = "access",
+        /// The cluster's state is not ok, or a slot has no master.
+        ClusterDown = "clusterdown",
+        /// A script failed: a bug, or somebody else's writing in Tollgate's keys.
+        Script = "script",
+        /// Redis did not have a script, which was then sent in full.
+        NoScript = "noscript",
+        /// Redis did not have a function, which was then run as a script.
+        FunctionLost = "function_lost",
+        /// Anything else.
+        Other = "other",
+    }
+}
+
+values! {
+    /// Why an event was counted nowhere.
+    Uncounted {
+        /// No limit group of the plan matches it.
+        UnmatchedEvent = "unmatched_event",
+        /// The user has no subscription, and there is no default plan.
+        NoSubscription = "no_subscription",
+    }
+}
+
+values! {
+    /// A part of Tollgate that can be up or down by itself.
+    Component {
+        /// Redis answers, and takes writes.
+        Redis = "redis",
+        /// The catalog in use is the one that the files have: a new one was not refused.
+        Catalog = "catalog",
+    }
+}
+
+values! {
+    /// What became of a catalog that was read.
+    Load {
+        /// It is in use.
+        Loaded = "loaded",
+        /// It was not valid, and the one before it stays in use.
+        Refused = "refused",
+    }
+}
+
+impl Rpc {
+    /// Of the path of a request.
+    #[must_use]
+    pub fn of_path(path: &str) -> Self {
+        match path {
+            "/tollgate.v1.MeteringService/Reserve" => Self::Reserve,
+            "/tollgate.v1.MeteringService/Commit" => Self::Commit,
+            "/tollgate.v1.MeteringService/Release" => Self::Release,
+            "/tollgate.v1.MeteringService/Track" => Self::Track,
+            "/tollgate.v1.MeteringService/CanUse" => Self::CanUse,
+            "/tollgate.v1.MeteringService/GetUsage" => Self::GetUsage,
+            "/tollgate.v1.SubscriptionService/UpsertSubscription" => Self::UpsertSubscription,
+            "/tollgate.v1.SubscriptionService/GetSubscription" => Self::GetSubscription,
+            "/tollgate.v1.SubscriptionService/CancelSubscription" => Self::CancelSubscription,
+            "/tollgate.v1.SubscriptionService/DeleteUser" => Self::DeleteUser,
+            "/tollgate.v1.PlanService/ListPlans" => Self::ListPlans,
+            "/tollgate.v1.PlanService/GetPlan" => Self::GetPlan,
+            "/envoy.service.ratelimit.v3.RateLimitService/ShouldRateLimit" => Self::ShouldRateLimit,
+            "/grpc.health.v1.Health/Check" => Self::HealthCheck,
+            "/grpc.health.v1.Health/Watch" => Self::HealthWatch,
+            "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo"
+            | "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo" => Self::Reflection,
+            _ => Self::Unknown,
+        }
+    }
+
+    /// Whether its calls are work, rather than somebody looking whether Tollgate is there.
+    #[must_use]
+    pub fn is_work(self) -> bool {
+        !matches!(self, Self::HealthCheck | Self::HealthWatch | Self::Reflection | Self::Unknown)
+    }
+}
+
+impl Code {
+    /// Of the text of a `grpc-status` header.
+    #[must_use]
+    pub fn of_header(text: &[u8]) -> Self {
+        let number = std::str::from_utf8(text).ok().and_then(|text| text.parse::<usize>().ok());
+        number.and_then(|number| Self::ALL.get(number)).copied().unwrap_or(Self::Unknown)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn codes_have_the_numbers_of_grpc() {
+        for (number, name) in [(0, "OK"), (5, "NOT_FOUND"), (8, "RESOURCE_EXHAUSTED"), (16, "UNAUTHENTICATED")] {
+            assert_eq!(Code::of_header(number.to_string().as_bytes()).as_str(), name);
+        }
+        for odd in ["", "17", "-1", "x", "\u{ff}"] {
+            assert_eq!(Code::of_header(odd.as_bytes()), Code::Unknown, "{odd:?}");
+        }
+    }
+
+    #[test]
+    fn a_path_that_nobody_serves_is_unknown() {
+        for path in ["", "/", "/tollgate.v1.MeteringService/reserve", "/tollgate.v1.MeteringService/Reserve/", "/alice"]
+        {
+            assert_eq!(Rpc::of_path(path), Rpc::Unknown, "{path}");
+        }
+    }
+}

@@ -1,0 +1,101 @@
+//! What use cases tell of what they have seen: one function for each kind of answer.
+
+use super::call::{compiles_again, decides};
+use super::labels::{Outcome, Rpc, Uncounted};
+use super::metrics::metrics;
+use crate::domain::answer::{Committed, Decision, Hold, Reason, Released, Tracked};
+
+/// The script knew of another subscription, window or time than the call was compiled for.
+pub fn stale() {
+    metrics().stale.inc();
+    compiles_again();
+}
+
+/// Reserve is allowed without a decision.
+pub fn degraded() {
+    metrics().degraded.inc();
+    decides(Outcome::Degraded);
+}
+
+/// Reserve is decided, for a user on this plan.
+pub fn reserved(plan: &str, decision: &Decision, hold: Option<&Hold>) {
+    let replayed = hold.is_some_and(|hold| hold.replayed);
+    decides(match decision.denied {
+        None if replayed => Outcome::Replayed,
+        None => Outcome::Allowed,
+        Some(_) => Outcome::Denied,
+    });
+    match decision.denied {
+        None => {}
+        Some(Reason::LimitReached) => {
+            for standing in decision.standings.iter().filter(|standing| standing.shortfall > 0) {
+                metrics().denied(plan, &standing.group_id);
+            }
+        }
+        Some(reason) => uncounted(Rpc::Reserve, reason),
+    }
+}
+
+/// CanUse is answered.
+pub fn asked(decision: &Decision) {
+    decides(if decision.denied.is_none() { Outcome::Allowed } else { Outcome::Denied });
+    if let Some(reason) = decision.denied {
+        uncounted(Rpc::CanUse, reason);
+    }
+}
+
+/// Commit is done.
+pub fn committed(committed: &Committed) {
+    if committed.replayed {
+        return decides(Outcome::Replayed);
+    }
+    // A repeated commit says so as well, and is the same one.
+    if committed.late {
+        metrics().commits_late.inc();
+    }
+    if committed.overage {
+        metrics().commits_over.inc();
+    }
+}
+
+/// Release is done.
+pub fn released(released: &Released) {
+    if released.replayed {
+        decides(Outcome::Replayed);
+    }
+}
+
+/// Track is done, for a user on this plan.
+pub fn tracked(plan: &str, tracked: &Tracked) {
+    decides(match tracked.uncounted {
+        None if tracked.replayed => Outcome::Replayed,
+        None => Outcome::Allowed,
+        Some(Reason::LimitReached) => Outcome::Denied,
+        Some(_) => Outcome::Uncounted,
+    });
+    match tracked.uncounted {
+        None => {}
+        Some(Reason::LimitReached) => {
+            for standing in tracked.standings.iter().filter(|standing| standing.shortfall > 0) {
+                metrics().denied(plan, &standing.group_id);
+            }
+        }
+        Some(reason) => uncounted(Rpc::Track, reason),
+    }
+}
+
+/// Track of a refund is done.
+pub fn refunded(refund: &Tracked) {
+    if !refund.replayed && refund.standings.iter().any(|standing| standing.unapplied > 0) {
+        metrics().refunds_unapplied.inc();
+    }
+    tracked("", refund);
+}
+
+fn uncounted(rpc: Rpc, reason: Reason) {
+    match reason {
+        Reason::UnmatchedEvent => metrics().uncounted(rpc, Uncounted::UnmatchedEvent),
+        Reason::NoSubscription => metrics().uncounted(rpc, Uncounted::NoSubscription),
+        Reason::LimitReached => {}
+    }
+}

@@ -1,0 +1,189 @@
+//! Spans over OTLP, if there is somewhere to send them: one for each call, below the caller's own, and below it one for each script
+//! that the call asks Redis to run. None of them names a user.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{LazyLock, OnceLock};
+use std::time::{Duration, Instant};
+
+use http::{HeaderMap, HeaderValue};
+use opentelemetry::propagation::{Extractor, TextMapPropagator as _};
+use opentelemetry::trace::{Span as _, SpanKind, Status, TraceContextExt as _, Tracer as _, TracerProvider as _};
+use opentelemetry::{Context, KeyValue};
+pub use opentelemetry_otlp::ExporterBuildError as StartError;
+use opentelemetry_otlp::{WithExportConfig as _, WithTonicConfig as _, tonic_types};
+use opentelemetry_sdk::Resource;
+use opentelemetry_sdk::error::OTelSdkResult;
+use opentelemetry_sdk::propagation::TraceContextPropagator;
+use opentelemetry_sdk::trace::{Sampler, SdkTracer, SdkTracerProvider, Span, SpanData, SpanExporter};
+
+use super::call;
+use super::labels::{Code, Outcome};
+use super::metrics::metrics;
+
+/// How long the collector may take to answer.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// How long the last spans may take to leave when the process ends.
+const FLUSH: Duration = Duration::from_secs(3);
+
+/// How often the log may say that the collector takes nothing.
+const COMPLAINT: Duration = Duration::from_secs(60);
+
+/// Absent while nothing is traced, so that a call pays for looking alone.
+static TRACER: OnceLock<SdkTracer> = OnceLock::new();
+
+/// Exports spans until it is told to stop.
+#[derive(Debug)]
+pub struct Exporting(SdkTracerProvider);
+
+/// Starts to trace, for the whole process. Within a runtime, on which the spans travel.
+///
+/// # Errors
+/// If the endpoint cannot be used. That nobody answers there is no reason.
+pub fn start(endpoint: &str, ratio: f64) -> Result<Exporting, StartError> {
+    let mut exporter =
+        opentelemetry_otlp::SpanExporter::builder().with_tonic().with_endpoint(endpoint).with_timeout(PATIENCE);
+    if endpoint.starts_with("https:") {
+        exporter = exporter.with_tls_config(tonic_types::transport::ClientTlsConfig::new().with_enabled_roots());
+    }
+    let provider = SdkTracerProvider::builder()
+        .with_batch_exporter(Complaining { exporter: exporter.build()?, complaint: AtomicU64::new(0) })
+        // Whether a call is traced is decided where its trace begins.
+        .with_sampler(Sampler::ParentBased(Box::new(Sampler::TraceIdRatioBased(ratio))))
+        .with_resource(resource())
+        .build();
+    let _: Result<(), _> = TRACER.set(provider.tracer("tollgate"));
+    Ok(Exporting(provider))
+}
+
+/// What the environment says of this process in the standard variables, and else who we are.
+fn resource() -> Resource {
+    let mut resource = Resource::builder().with_attribute(KeyValue::new("service.version", env!("CARGO_PKG_VERSION")));
+    if std::env::var_os("OTEL_SERVICE_NAME").is_none() {
+        resource = resource.with_service_name("tollgate");
+    }
+    resource.build()
+}
+
+impl Exporting {
+    /// Sends what has not been sent, for as long as that is worth the wait.
+    pub async fn stop(self) {
+        // It blocks, while the runtime has to bring the spans to the collector.
+        let flushed = tokio::task::spawn_blocking(move || self.0.shutdown_with_timeout(FLUSH)).await;
+        if !matches!(flushed, Ok(Ok(()))) {
+            tracing::warn!("the last spans were not taken by the collector");
+        }
+    }
+}
+
+/// Tells how exporting goes, now and then: the collector is not what Tollgate is for.
+#[derive(Debug)]
+struct Complaining {
+    exporter: opentelemetry_otlp::SpanExporter,
+    /// When the log was told last, in milliseconds of [`BEGINNING`]; 0 for never.
+    complaint: AtomicU64,
+}
+
+static BEGINNING: LazyLock<Instant> = LazyLock::new(Instant::now);
+
+impl SpanExporter for Complaining {
+    async fn export(&self, batch: Vec<SpanData>) -> OTelSdkResult {
+        let exported = self.exporter.export(batch).await;
+        if let Err(error) = &exported {
+            metrics().trace_failures.inc();
+            let now = u64::try_from(BEGINNING.elapsed().as_millis()).unwrap_or(u64::MAX).max(1);
+            let last = self.complaint.load(Ordering::Relaxed);
+            if last == 0 || u128::from(now - last.min(now)) >= COMPLAINT.as_millis() {
+                self.complaint.store(now, Ordering::Relaxed);
+                tracing::warn!(%error, "the collector of --otlp-endpoint takes no spans: they are dropped; calls go on");
+            }
+        }
+        exported
+    }
+
+    fn shutdown_with_timeout(&self, timeout: Duration) -> OTelSdkResult {
+        self.exporter.shutdown_with_timeout(timeout)
+    }
+
+    fn force_flush(&self) -> OTelSdkResult {
+        self.exporter.force_flush()
+    }
+
+    fn set_resource(&mut self, resource: &Resource) {
+        self.exporter.set_resource(resource);
+    }
+}
+
+/// Reads the W3C trace context of a request.
+struct Incoming<'a>(&'a HeaderMap);
+
+impl Extractor for Incoming<'_> {
+    fn get(&self, key: &str) -> Option<&str> {
+        self.0.get(key).and_then(|value| value.to_str().ok())
+    }
+
+    fn keys(&self) -> Vec<&str> {
+        self.0.keys().map(http::HeaderName::as_str).collect()
+    }
+}
+
+/// A call begins: `/service/method`.
+pub(super) fn rpc(path: &str, headers: &HeaderMap, request_id: &HeaderValue) -> Option<Context> {
+    let tracer = TRACER.get()?;
+    let name = path.trim_start_matches('/').to_owned();
+    let (service, method) = name.split_once('/').unwrap_or((&name, ""));
+    let attributes = vec![
+        KeyValue::new("rpc.system", "grpc"),
+        KeyValue::new("rpc.service", service.to_owned()),
+        KeyValue::new("rpc.method", method.to_owned()),
+        KeyValue::new("tollgate.request_id", request_id.to_str().unwrap_or_default().to_owned()),
+    ];
+    let parent = TraceContextPropagator::new().extract_with_context(&Context::new(), &Incoming(headers));
+    let span = tracer.span_builder(name).with_kind(SpanKind::Server).with_attributes(attributes);
+    Some(parent.with_span(span.start_with_context(tracer, &parent)))
+}
+
+/// The call ends. One that is dropped instead ends its span with that.
+pub(super) fn rpc_ended(call: &Context, code: Code, outcome: Outcome, retries: u32) {
+    let span = call.span();
+    span.set_attribute(KeyValue::new("rpc.grpc.status_code", code as i64));
+    span.set_attribute(KeyValue::new("tollgate.outcome", outcome.as_str()));
+    if retries > 0 {
+        span.set_attribute(KeyValue::new("tollgate.stale_retries", i64::from(retries)));
+    }
+    // What a caller did wrong is no error of the server.
+    if matches!(code, Code::Unknown | Code::DeadlineExceeded | Code::Internal | Code::Unavailable | Code::DataLoss) {
+        span.set_status(Status::error(code.as_str()));
+    }
+    span.end();
+}
+
+/// A script that a traced call asks Redis to run. It ends when it is dropped.
+pub struct ScriptSpan(Span);
+
+/// The call asks Redis to run a script.
+#[must_use]
+pub fn script(name: &'static str) -> Option<ScriptSpan> {
+    let tracer = TRACER.get()?;
+    call::with(|call| {
+        let parent = call.span.as_ref().filter(|span| span.span().span_context().is_sampled())?;
+        let mut attributes = vec![KeyValue::new("db.system.name", "redis"), KeyValue::new("tollgate.script", name)];
+        if call.retries.get() > 0 {
+            attributes.push(KeyValue::new("tollgate.stale_retries", i64::from(call.retries.get())));
+        }
+        let span = tracer.span_builder(format!("redis {name}")).with_kind(SpanKind::Client).with_attributes(attributes);
+        Some(ScriptSpan(span.start_with_context(tracer, parent)))
+    })?
+}
+
+impl ScriptSpan {
+    /// Redis has not answered as asked.
+    pub fn failed(&mut self, kind: super::labels::RedisError) {
+        self.0.set_status(Status::error(kind.as_str()));
+    }
+}
+
+/// The id of the call's trace, for its log lines.
+pub(super) fn trace_id(call: &Context) -> String {
+    call.span().span_context().trace_id().to_string()
+}
