@@ -83,7 +83,7 @@ fn every_problem_is_reported_at_once_with_where_it_came_from() {
         "redis-sentinel needs one redis-url".to_owned(),
         "log is \"tollgate=loud\" (flag --log): ".to_owned(),
         "admin-listen is \"everywhere\" (flag --admin-listen): write an IP address".to_owned(),
-        "trace-ratio is 1.5 (flag --trace-ratio): choose 0 to 1".to_owned(),
+        "trace-ratio is \"1.5\" (flag --trace-ratio): choose 0 to 1".to_owned(),
         "log-format is \"xml\" (flag --log-format): choose text or json".to_owned(),
         "otlp-endpoint is".to_owned(),
     ];
