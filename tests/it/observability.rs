@@ -275,7 +275,7 @@ async fn health_tells_components_apart_and_liveness_does_not_depend_on_redis() {
 async fn lines_of_json_name_the_request_and_neither_the_user_nor_a_password() {
     let redis = RedisServer::start(scratch("json"), "--requirepass topsecret");
     let url = format!("redis://:topsecret@127.0.0.1:{}", redis.port());
-    let flags = ["--log", "info,tollgate::access=debug", "--log-format", "json", "--redis-timeout", "300ms"];
+    let flags = ["--log", "info,tollgate=debug", "--log-format", "json", "--redis-timeout", "300ms"];
     let mut served = serve("json", &url, &flags);
     let mut replica = Replica::connect(served.address).await;
     let user = fresh_user("secretuser");
@@ -292,6 +292,7 @@ async fn lines_of_json_name_the_request_and_neither_the_user_nor_a_password() {
     let (made, _) = call("").await;
     let (replaced, _) = call("not sane\"").await;
     assert!(made != replaced && !made.is_empty() && !replaced.contains(' '), "{made} {replaced}");
+    everything_about(&user, Replica::connect(served.address).await).await;
     redis.signal("-STOP");
     assert_eq!(call("chosen-2").await, ("chosen-2".to_owned(), false));
     redis.signal("-CONT");
@@ -311,6 +312,29 @@ async fn lines_of_json_name_the_request_and_neither_the_user_nor_a_password() {
     let chain = fault["error"].as_str().unwrap();
     assert!(chain.starts_with("the ledger did not answer") && chain.contains("timed out"), "{chain}");
     assert!(!log.contains(&user) && !log.contains("secretuser") && !log.contains("topsecret"), "{log}");
+}
+
+/// Calls whatever names the user, well and badly.
+async fn everything_about(user: &str, mut replica: Replica) {
+    let (metering, subscriptions) = (&mut replica.metering, &mut replica.subscriptions);
+    let held = metering.reserve(reserve(user, event("llm.tokens", 1.0), "r")).await.unwrap().into_inner();
+    metering.reserve(reserve(user, event("llm.tokens", 2.0), "r")).await.unwrap_err();
+    metering.reserve(reserve(user, event("llm.tokens", -2.0), "")).await.unwrap_err();
+    metering.commit(commit(&held.reservation_id, 1.0)).await.unwrap();
+    let release = v1::ReleaseRequest { reservation_id: held.reservation_id, reason: "late".to_owned() };
+    metering.release(release).await.unwrap_err();
+    metering.commit(commit(&format!("nothing.default:{user}"), 1.0)).await.unwrap_err();
+    metering.track(track(user, event("llm.tokens", 1.0), false)).await.unwrap();
+    metering.can_use(v1::CanUseRequest { user_id: user.to_owned(), event: event("llm.tokens", 1.0) }).await.unwrap();
+    let usage = v1::GetUsageRequest { user_id: user.to_owned(), ..v1::GetUsageRequest::default() };
+    metering.get_usage(usage).await.unwrap();
+    for plan in ["large", "none"] {
+        let (user_id, plan_id) = (user.to_owned(), plan.to_owned());
+        let upsert = v1::UpsertSubscriptionRequest { user_id, plan_id, ..v1::UpsertSubscriptionRequest::default() };
+        assert_eq!(subscriptions.upsert_subscription(upsert).await.is_ok(), plan == "large");
+    }
+    subscriptions.get_subscription(v1::GetSubscriptionRequest { user_id: user.to_owned() }).await.unwrap();
+    subscriptions.delete_user(v1::DeleteUserRequest { user_id: user.to_owned() }).await.unwrap();
 }
 
 /// Every word of a text that could be the name of a metric.
