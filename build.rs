@@ -11,6 +11,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo::rerun-if-changed=lua");
     let out = PathBuf::from(env::var("OUT_DIR")?);
     generate_grpc(&out)?;
+    generate_envoy(&out)?;
     assemble_scripts(Path::new("lua"), &out)
 }
 
@@ -19,6 +20,14 @@ fn generate_grpc(out: &Path) -> Result<(), Box<dyn Error>> {
     // The reflection service shows these, comments included.
     fs::write(out.join("tollgate.v1.bin"), descriptors.encode_to_vec())?;
     tonic_prost_build::configure().build_client(true).btree_map(".").compile_fds(descriptors)?;
+    Ok(())
+}
+
+/// Envoy's packages refer to each other: one file includes all of them, as modules of their names.
+fn generate_envoy(out: &Path) -> Result<(), Box<dyn Error>> {
+    let descriptors = protox::compile(["envoy/service/ratelimit/v3/rls.proto"], ["proto"])?;
+    fs::write(out.join("envoy.bin"), descriptors.encode_to_vec())?;
+    tonic_prost_build::configure().build_client(true).include_file("envoy.rs").compile_fds(descriptors)?;
     Ok(())
 }
 

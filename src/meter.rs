@@ -112,6 +112,12 @@ impl Meter {
         self.planner.catalog()
     }
 
+    /// The time as Redis has it, as far as is known, in milliseconds of the Unix epoch.
+    #[must_use]
+    pub fn now_ms(&self) -> i64 {
+        self.planner.now_ms()
+    }
+
     /// Holds what an event may cost.
     ///
     /// # Errors

@@ -15,6 +15,7 @@ use crate::telemetry::call;
 mod caller;
 mod connection;
 pub mod deadline;
+mod envoy;
 pub mod gate;
 mod incoming;
 mod metering;
@@ -25,6 +26,7 @@ mod status;
 mod subscriptions;
 
 pub use connection::{Connection, ConnectionInfo};
+pub use envoy::RateLimits;
 pub use incoming::Incoming;
 pub use metering::Metering;
 pub use plans::Plans;
@@ -37,6 +39,19 @@ pub mod v1 {
 
     /// The descriptors of the package, for reflection.
     pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/tollgate.v1.bin"));
+}
+
+/// The generated code of `proto/envoy`: what is served of Envoy's rate limit service.
+#[allow(missing_docs, clippy::all, clippy::pedantic)]
+pub mod rls {
+    include!(concat!(env!("OUT_DIR"), "/envoy.rs"));
+
+    pub use envoy::config::core::v3::HeaderValue;
+    pub use envoy::extensions::common::ratelimit::v3::{RateLimitDescriptor, rate_limit_descriptor};
+    pub use envoy::service::ratelimit::v3::*;
+
+    /// The descriptors of the packages, for reflection.
+    pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/envoy.bin"));
 }
 
 /// Runs a use case to its end, even if the caller goes away meanwhile: what Redis has been asked must be told to nobody else, but

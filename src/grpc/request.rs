@@ -215,7 +215,7 @@ fn reservation_id(text: &str) -> Result<ReservationId, Fault> {
     text.parse().map_err(|_| Fault::ReservationNotFound)
 }
 
-fn event(event: Option<v1::Event>) -> Result<Event, Fault> {
+pub(super) fn event(event: Option<v1::Event>) -> Result<Event, Fault> {
     let v1::Event { name, quantity, quantities, metadata } =
         event.ok_or_else(|| invalid("event", "is missing: say what happens"))?;
     let name = EventName::parse(&name).map_err(|problem| invalid("event.name", format!("is not valid: {problem}")))?;
