@@ -129,6 +129,7 @@ pub async fn connect(urls: Vec<String>, batch: usize) -> Result<Ledger> {
         batch,
         timeout: Duration::from_secs(10),
         allow_eviction: false,
+        ..RedisOptions::default()
     };
     Ledger::connect(&options).await.context("cannot use the benchmark's Redis")
 }

@@ -29,6 +29,12 @@ pub fn pattern() -> String {
     format!("{}*", PREFIX.trim_end_matches('{'))
 }
 
+/// A key that belongs to nobody and is never written, to ask whether it might be.
+#[must_use]
+pub fn nobodys() -> String {
+    pattern().replace('*', "access-list")
+}
+
 /// Reads a key.
 #[must_use]
 pub fn kind(key: &[u8]) -> KeyKind {

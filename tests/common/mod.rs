@@ -85,6 +85,7 @@ pub fn redis_options() -> RedisOptions {
         timeout: Duration::from_secs(10),
         sentinels: Vec::new(),
         allow_eviction: false,
+        ..RedisOptions::default()
     }
 }
 

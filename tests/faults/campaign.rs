@@ -58,6 +58,7 @@ pub async fn replica_with(redis_url: String, options: MeterOptions) -> SocketAdd
         batch: 32,
         timeout,
         allow_eviction: false,
+        ..RedisOptions::default()
     };
     Replica::start_with(&catalog, jiff::tz::db(), options, redis).await.address
 }

@@ -25,7 +25,7 @@ const NO_COVERAGE: &str = "--cluster-node-timeout 1000 --appendonly yes --cluste
 
 fn options(urls: Vec<String>) -> RedisOptions {
     let timeout = Duration::from_secs(1);
-    RedisOptions { urls, sentinels: Vec::new(), connections: 2, batch: 32, timeout, allow_eviction: false }
+    RedisOptions { urls, sentinels: Vec::new(), connections: 2, batch: 32, timeout, ..RedisOptions::default() }
 }
 
 async fn replica(cluster: &RedisCluster, options_of_meter: MeterOptions) -> Replica {

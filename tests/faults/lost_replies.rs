@@ -99,6 +99,7 @@ async fn robbed() -> (RedisCluster, Vec<Thief>, Replica) {
         batch: 32,
         timeout: Duration::from_secs(2),
         allow_eviction: false,
+        ..RedisOptions::default()
     };
     let replica = Replica::start_with(CATALOG, jiff::tz::db(), MeterOptions::default(), redis).await;
     (cluster, thieves, replica)

@@ -227,6 +227,7 @@ async fn a_slow_redis_has_the_whole_timeout_to_answer_at_the_start() {
         batch: 32,
         timeout,
         allow_eviction: false,
+        ..RedisOptions::default()
     };
     Ledger::connect(&options).await.unwrap();
 }

@@ -114,6 +114,7 @@ impl Watched {
             batch: 32,
             timeout: Duration::from_secs(1),
             allow_eviction: false,
+            ..RedisOptions::default()
         }
     }
 
@@ -364,7 +365,7 @@ async fn a_master_must_say_so_itself_and_who_missed_a_failover_is_not_heard() {
     }
     let timeout = Duration::from_secs(1);
     let urls = vec![format!("redis://{NAME}")];
-    let options = RedisOptions { urls, sentinels, connections: 1, batch: 32, timeout, allow_eviction: false };
+    let options = RedisOptions { urls, sentinels, connections: 1, batch: 32, timeout, ..RedisOptions::default() };
     let catalog = load::catalog(10);
     let starting =
         spawn(async move { Replica::start_with(&catalog, jiff::tz::db(), MeterOptions::default(), options).await });

@@ -33,6 +33,7 @@ plans:
         timeout: Duration::from_secs(10),
         sentinels: Vec::new(),
         allow_eviction: false,
+        ..RedisOptions::default()
     };
     let replica = Replica::start_with(CATALOG, jiff::tz::db(), MeterOptions::default(), redis).await;
     let mut scenario = Scenario::new(vec![("", replica)]);
@@ -93,6 +94,7 @@ fn options(urls: &[String]) -> RedisOptions {
         batch: 32,
         timeout,
         allow_eviction: false,
+        ..RedisOptions::default()
     }
 }
 

@@ -468,6 +468,7 @@ async fn without_redis_calls_are_unavailable_and_fail_open_is_a_choice() {
         timeout: Duration::from_millis(300),
         sentinels: Vec::new(),
         allow_eviction: false,
+        ..RedisOptions::default()
     };
     let open = MeterOptions { fail_open: true, ..MeterOptions::default() };
     let replicas = vec![

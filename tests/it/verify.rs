@@ -62,6 +62,7 @@ async fn replica(redis: &RedisServer, catalog: &str) -> Replica {
         batch: 32,
         timeout: Duration::from_secs(10),
         allow_eviction: false,
+        ..RedisOptions::default()
     };
     Replica::start_with(catalog, jiff::tz::db(), MeterOptions::default(), options).await
 }

@@ -1,4 +1,6 @@
-//! Whether a Redis can keep a ledger: its version, and that it does not evict.
+//! Whether a Redis can keep a ledger: its version, and that it does not evict; and what of its settings an operator should know.
+//!
+//! By INFO only, as managed services forbid CONFIG.
 
 use redis::InfoDict;
 
@@ -34,6 +36,100 @@ pub(in crate::ledger) fn judge_version(valkey: bool, version: String, node: &str
     Ok(())
 }
 
+/// Something that does not keep Redis from serving, and that somebody may not have meant.
+#[derive(Debug, PartialEq)]
+pub(super) enum Remark {
+    /// What can lose counters, or keeps calls from being decided.
+    Warning(String),
+    /// What is worth knowing.
+    Note(&'static str),
+}
+
+/// What to tell of a node by what it says of itself.
+pub(super) fn remarks(info: &InfoDict) -> Vec<Remark> {
+    let number = |name: &str| info.get::<u64>(name);
+    let mut remarks = Vec::new();
+    if info.get::<String>("role").as_deref() == Some("slave") {
+        remarks.push(Remark::Warning(
+            "it is a replica, which takes no writes: calls are UNAVAILABLE until it is promoted. Name the master, or let Sentinels \
+             name it (--redis-sentinel)"
+                .to_owned(),
+        ));
+    } else if number("connected_slaves").is_some_and(|replicas| replicas > 0)
+        && number("min_slaves_good_slaves").is_none()
+    {
+        remarks.push(Remark::Note(
+            "it has replicas, and accepts writes that none of them has: a failover forgets those. min-replicas-to-write 1 and \
+             min-replicas-max-lag 2 bound them to about two seconds",
+        ));
+    }
+    // Without any of these fields nothing is known of how it persists.
+    match number("aof_enabled") {
+        Some(0) if number("rdb_last_save_time").is_some() => {
+            let saves = number("rdb_saves").is_some_and(|saves| saves > 0);
+            let unsaved = number("rdb_changes_since_last_save").unwrap_or(0);
+            let files = if saves { "only snapshots are written" } else { "no append-only file is written" };
+            remarks.push(Remark::Warning(format!(
+                "{files}: when it ends unexpectedly, everything since the last snapshot ({unsaved} changes now) or everything at all is \
+                 forgotten: usage, holds and request ids. Set appendonly yes, and appendfsync everysec or always"
+            )));
+        }
+        Some(1) => {
+            if info.get::<String>("aof_last_write_status").is_some_and(|status| status != "ok") {
+                remarks.push(Remark::Warning(
+                    "its last write to the append-only file failed: look at its disk and its log".to_owned(),
+                ));
+            }
+            remarks.push(Remark::Note(
+                "with appendfsync everysec about a second is forgotten when its machine dies; with always nothing is; with no \
+                 the operating system decides",
+            ));
+        }
+        _ => {}
+    }
+    if info.get::<String>("rdb_last_bgsave_status").is_some_and(|status| status != "ok") {
+        remarks.push(Remark::Warning("its last snapshot failed: look at its disk and its log".to_owned()));
+    }
+    if number("maxmemory") == Some(0) {
+        remarks.push(Remark::Note(
+            "it has no maxmemory: when the machine runs out, the system may kill it. With one it refuses new holds instead, and still \
+             takes commits and releases",
+        ));
+    }
+    remarks
+}
+
+/// Writes to the log what there is to tell of a node.
+pub(super) fn tell(info: &InfoDict, node: &str) {
+    for remark in remarks(info) {
+        match remark {
+            Remark::Warning(text) => tracing::warn!(node, "{text}"),
+            Remark::Note(text) => tracing::info!(node, "{text}"),
+        }
+    }
+}
+
+/// The access list forbids INFO.
+pub(super) fn tell_nothing(node: &str) {
+    tracing::warn!(
+        node,
+        "version, eviction policy and persistence could not be checked, as the access list forbids INFO: grant +info, or make sure that \
+         it is Redis 7.0 or Valkey 7.2 or newer, that maxmemory-policy is noeviction, and that it has an append-only file"
+    );
+}
+
+/// What CLUSTER INFO says of slots that nobody serves.
+pub(super) fn uncovered(told: &str) -> Option<String> {
+    let field = |name: &str| told.lines().find_map(|line| line.strip_prefix(name)?.trim().parse::<u32>().ok());
+    let served = field("cluster_slots_ok:")?;
+    (served < 16384).then(|| {
+        format!(
+            "only {served} of 16384 slots of the cluster are served: calls of the users in the others are UNAVAILABLE. See CLUSTER \
+             NODES; redis-cli --cluster fix gives slots to masters"
+        )
+    })
+}
+
 /// Whether the node is one of a cluster.
 pub(super) fn is_of_a_cluster(info: &InfoDict) -> bool {
     info.get::<u8>("cluster_enabled") == Some(1)
@@ -62,5 +158,45 @@ mod tests {
         let evicting = "redis_version:7.0.0\r\nmaxmemory_policy:allkeys-lru\r\n";
         assert!(verdict(evicting, false).unwrap_err().contains("of the master a:1 is allkeys-lru"));
         assert_eq!(verdict(evicting, true), Ok(()));
+    }
+
+    /// The warnings, then the notes.
+    fn told(text: &str) -> (Vec<String>, Vec<&'static str>) {
+        let (mut warnings, mut notes) = (Vec::new(), Vec::new());
+        for remark in remarks(&InfoDict::new(text)) {
+            match remark {
+                Remark::Warning(text) => warnings.push(text),
+                Remark::Note(text) => notes.push(text),
+            }
+        }
+        (warnings, notes)
+    }
+
+    #[test]
+    fn what_may_be_lost_is_told_with_what_to_set() {
+        let (warnings, _) = told("aof_enabled:0\r\nrdb_last_save_time:7\r\nrdb_changes_since_last_save:12\r\n");
+        assert!(warnings[0].contains("no append-only file") && warnings[0].contains("12 changes"), "{warnings:?}");
+        assert!(warnings[0].contains("appendonly yes"), "{warnings:?}");
+        let saves = "aof_enabled:0\r\nrdb_last_save_time:7\r\nrdb_saves:3\r\nrdb_last_bgsave_status:err\r\n";
+        let (warnings, _) = told(saves);
+        assert!(warnings[0].contains("only snapshots") && warnings[1].contains("snapshot failed"), "{warnings:?}");
+        let (warnings, notes) = told("aof_enabled:1\r\naof_last_write_status:ok\r\nmaxmemory:100\r\n");
+        assert_eq!((warnings.len(), notes.len()), (0, 1));
+        assert!(notes[0].contains("appendfsync"), "{notes:?}");
+        let (warnings, _) = told("aof_enabled:1\r\naof_last_write_status:err\r\n");
+        assert!(warnings[0].contains("disk"), "{warnings:?}");
+        assert_eq!(told(""), (Vec::new(), Vec::new()), "nothing is known, and nothing is told");
+    }
+
+    #[test]
+    fn memory_replicas_and_slots_are_told() {
+        assert!(told("maxmemory:0\r\n").1[0].contains("maxmemory"));
+        let (warnings, _) = told("role:slave\r\n");
+        assert!(warnings[0].contains("replica") && warnings[0].contains("--redis-sentinel"), "{warnings:?}");
+        assert!(told("role:master\r\nconnected_slaves:1\r\n").1[0].contains("min-replicas-to-write 1"));
+        assert!(told("role:master\r\nconnected_slaves:1\r\nmin_slaves_good_slaves:1\r\n").1.is_empty());
+        assert!(told("role:master\r\nconnected_slaves:0\r\n").1.is_empty());
+        assert_eq!(uncovered("cluster_state:ok\r\ncluster_slots_ok:16384\r\n"), None);
+        assert!(uncovered("cluster_slots_ok:10923\r\n").is_some_and(|told| told.contains("10923 of 16384")));
     }
 }

@@ -11,12 +11,13 @@ use std::time::{Duration, Instant};
 use redis::aio::{ConnectionLike as _, ConnectionManager};
 use redis::cluster::ClusterClient;
 use redis::cluster_async::ClusterConnection;
-use redis::cluster_routing::{RoutingInfo, SingleNodeRoutingInfo};
+use redis::cluster_routing::{MultipleNodeRoutingInfo, RoutingInfo, SingleNodeRoutingInfo};
 use redis::{Cmd, ConnectionInfo, ErrorKind, InfoDict, RedisError, ServerErrorKind, Value};
 
+use super::access::Identity;
 use super::node::lazy;
 use super::target::{at, tcp};
-use super::{AnyError, ConnectError, check, is_loading, timed_out};
+use super::{AnyError, ConnectError, check, is_loading, permissions, timed_out};
 
 /// A connection that does not answer is made anew at most this often.
 const RENEWAL: Duration = Duration::from_secs(1);
@@ -30,7 +31,8 @@ const REDIRECTIONS: usize = 3;
 
 /// Connections to the nodes of a cluster.
 pub(super) struct Cluster {
-    client: ClusterClient,
+    nodes: Vec<ConnectionInfo>,
+    identity: Identity,
     /// Credentials and TLS, which all nodes share.
     alike: ConnectionInfo,
     lanes: Vec<Lane>,
@@ -55,17 +57,12 @@ enum Next {
 impl Cluster {
     pub(super) async fn open(
         nodes: Vec<ConnectionInfo>,
+        identity: Identity,
         connections: usize,
         timeout: Duration,
     ) -> Result<Self, ConnectError> {
         let alike = nodes.first().ok_or(ConnectError::NoUrl)?.clone();
-        let client = ClusterClient::builder(nodes)
-            .connection_timeout(timeout.min(Duration::from_secs(1)))
-            .response_timeout(timeout)
-            .tcp_settings(tcp())
-            .retries(0)
-            .build()
-            .map_err(|error| ConnectError::Unreachable(error.into()))?;
+        let client = client(&nodes, &identity, timeout).map_err(|error| ConnectError::Unreachable(error.into()))?;
         let mut lanes = Vec::new();
         for _ in 0..connections {
             let connection = client.get_async_connection().await.map_err(|error| {
@@ -75,7 +72,7 @@ impl Cluster {
             let current = RwLock::new((connection, Instant::now()));
             lanes.push(Lane { current, renewing: AtomicBool::new(false) });
         }
-        Ok(Self { client, alike, lanes, direct: Mutex::default(), timeout })
+        Ok(Self { nodes, identity, alike, lanes, direct: Mutex::default(), timeout })
     }
 
     /// Sends a command to the node of its keys' slot, over the lane that belongs to `hash`.
@@ -128,23 +125,27 @@ impl Cluster {
         if let Some(connection) = direct.get(&key) {
             return Ok(connection.clone());
         }
-        let connection = lazy(at(&self.alike, host, port), self.timeout)?;
+        let connection = lazy(at(&self.alike, host, port), &self.identity, self.timeout)?;
         direct.insert(key, connection.clone());
         Ok(connection)
     }
 
     /// A node that has stopped answering keeps its connections, and the library learns of its successor only by an answer from
-    /// it. So after a timeout the cluster is asked anew who has which slot, beside the calls.
+    /// it. So after a timeout the cluster is asked anew who has which slot, beside the calls; and after a password or a certificate was
+    /// not accepted, as files may hold others by now.
     fn renew_after(self: &Arc<Self>, number: usize, error: &RedisError) {
         let lane = &self.lanes[number];
         let recent = || lane.current.read().unwrap_or_else(PoisonError::into_inner).1.elapsed() < RENEWAL;
-        if !error.is_timeout() || recent() || lane.renewing.swap(true, Ordering::AcqRel) {
+        let renews = error.is_timeout() || self.identity.may_have_changed(error);
+        if !renews || recent() || lane.renewing.swap(true, Ordering::AcqRel) {
             return;
         }
         tracing::warn!(%error, "asking the cluster anew for its nodes");
         let cluster = Arc::clone(self);
         tokio::spawn(async move {
-            let opened = tokio::time::timeout(Duration::from_secs(10), cluster.client.get_async_connection()).await;
+            let opening =
+                async { client(&cluster.nodes, &cluster.identity, cluster.timeout)?.get_async_connection().await };
+            let opened = tokio::time::timeout(Duration::from_secs(10), opening).await;
             let lane = &cluster.lanes[number];
             match opened {
                 Ok(Ok(connection)) => {
@@ -158,27 +159,58 @@ impl Cluster {
         });
     }
 
-    /// Checks every master, and gives it what `prepare` says.
-    pub(super) async fn check(&self, allow_eviction: bool, prepare: &[Cmd]) -> Result<(), ConnectError> {
+    /// Checks every master, what it says of itself and what its access list allows, and gives it what `prepare` says.
+    pub(super) async fn check(
+        &self,
+        allow_eviction: bool,
+        prepare: Vec<(&'static str, Cmd)>,
+    ) -> Result<(), ConnectError> {
         let unreachable = |error: RedisError| ConnectError::Unreachable(error.into());
         let mut connection = self.connection(0);
-        let told: HashMap<String, InfoDict> =
-            redis::cmd("INFO").query_async(&mut connection).await.map_err(unreachable)?;
-        for (node, info) in &told {
-            check::judge(info, &format!("the master {node}"), allow_eviction)?;
+        let told: Result<HashMap<String, InfoDict>, _> = redis::cmd("INFO").query_async(&mut connection).await;
+        match told {
+            Ok(told) => {
+                for (node, info) in &told {
+                    let node = format!("the master {node}");
+                    check::judge(info, &node, allow_eviction)?;
+                    check::tell(info, &node);
+                }
+            }
+            Err(error) if permissions::is_forbidden(&error) => check::tell_nothing("the cluster"),
+            Err(error) => return Err(unreachable(error)),
         }
-        for command in prepare {
-            match command.query_async::<Value>(&mut connection).await {
+        let mut lacking = permissions::Lacking::default();
+        let mut slots = redis::cmd("CLUSTER");
+        slots.arg("INFO");
+        let anyone = RoutingInfo::SingleNode(SingleNodeRoutingInfo::Random);
+        let told = connection.route_command(slots, anyone).await.and_then(Value::extract_error);
+        if let Ok(told) = &told
+            && let Ok(told) = redis::from_redis_value::<String>(told.clone())
+            && let Some(uncovered) = check::uncovered(&told)
+        {
+            tracing::warn!("{uncovered}");
+        }
+        lacking.note("cluster|info", told.map(|_| Value::Okay)).map_err(ConnectError::Unreachable)?;
+        for (permission, command) in permissions::commands().chain(prepare) {
+            let answer = match permission {
+                // Its key is nobody's, and every master has an access list of its own.
+                "eval" => {
+                    let masters = RoutingInfo::MultiNode((MultipleNodeRoutingInfo::AllMasters, None));
+                    connection.route_command(command, masters).await.and_then(Value::extract_error)
+                }
+                _ => command.query_async(&mut connection).await,
+            };
+            match answer {
                 Err(error) if is_loading(&error) => {
                     tracing::warn!(
                         "a master is still loading its data: until it has, calls of its users are UNAVAILABLE"
                     );
                     break;
                 }
-                answer => drop(answer.map_err(unreachable)?),
+                answer => lacking.note(permission, answer).map_err(ConnectError::Unreachable)?,
             }
         }
-        Ok(())
+        lacking.verdict("a master of the cluster")
     }
 
     /// Sends a command that is for all masters.
@@ -200,6 +232,22 @@ impl Cluster {
         }
         Ok(redis::from_redis_value::<String>(answer?.extract_error()?)?.contains("cluster_state:ok"))
     }
+}
+
+/// The library's client, with what the files of the identity hold now.
+fn client(nodes: &[ConnectionInfo], identity: &Identity, timeout: Duration) -> Result<ClusterClient, RedisError> {
+    let mut builder = ClusterClient::builder(nodes.to_vec())
+        .connection_timeout(timeout.min(Duration::from_secs(1)))
+        .response_timeout(timeout)
+        .tcp_settings(tcp())
+        .retries(0);
+    if let Some(certificates) = identity.certificates()? {
+        builder = builder.certs(certificates);
+    }
+    if let Some(password) = identity.password() {
+        builder = builder.set_credentials_provider(password);
+    }
+    builder.build()
 }
 
 /// What to do after an answer which says that the command did not run; `None` if it is another answer or none, after which

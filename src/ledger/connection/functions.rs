@@ -42,9 +42,19 @@ impl Functions {
         function.into_iter().chain([("EVALSHA", script.sha1.as_str()), ("EVAL", script.body.as_str())])
     }
 
-    /// Whether an answer says that Redis does not have what it was to run: nothing has run then.
-    pub(super) fn lacked(&self, answer: &Result<Value, RedisError>) -> bool {
+    /// Whether an answer says that Redis does not have what it was to run, or does not let this user run functions: nothing has run
+    /// then.
+    pub(super) fn lacked(&self, command: &str, answer: &Result<Value, RedisError>) -> bool {
         let Err(error) = answer else { return false };
+        if command == "FCALL" && error.code() == Some("NOPERM") {
+            // They are there, as FUNCTION LOAD is allowed: without FCALL they are of no use, until somebody starts anew.
+            if self.0.swap(REFUSED, Ordering::Relaxed) != REFUSED {
+                tracing::warn!(
+                    "the access list allows no FCALL, so that calls cost redis more: grant +fcall, and restart"
+                );
+            }
+            return true;
+        }
         if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) {
             metrics().redis_error(Kind::NoScript);
             return true;

@@ -3,15 +3,19 @@
 //! Sharing is what makes one round trip cheap: many calls travel in one packet. A pool that lends a connection per call
 //! costs more than twice the CPU (docs/adr/0003-connections.md).
 
+mod access;
 mod batch;
 pub(super) mod check;
 mod cluster;
 mod functions;
 mod node;
+mod permissions;
 mod sentinel;
 mod target;
 
+use std::fmt;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -23,6 +27,8 @@ use crate::domain::id::Owner;
 use super::script::{Script, scripts};
 use crate::telemetry::labels::RedisError as Kind;
 use crate::telemetry::{metrics, trace};
+pub use access::Access;
+use access::Identity;
 use cluster::Cluster;
 use functions::Functions;
 use node::{Node, Source};
@@ -31,7 +37,7 @@ use target::Target;
 type AnyError = Box<dyn std::error::Error + Send + Sync>;
 
 /// Which Redis, and how to talk to it.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct RedisOptions {
     /// One URL for a single node; several for the nodes of a cluster.
     pub urls: Vec<String>,
@@ -45,6 +51,39 @@ pub struct RedisOptions {
     pub timeout: Duration,
     /// Serve even if Redis may evict keys.
     pub allow_eviction: bool,
+    /// Users, passwords and certificates that are not in URLs.
+    pub access: Access,
+}
+
+impl Default for RedisOptions {
+    /// What is not said: no Redis at all, and the defaults of the settings.
+    fn default() -> Self {
+        Self {
+            urls: Vec::new(),
+            sentinels: Vec::new(),
+            connections: 2,
+            batch: 32,
+            timeout: Duration::from_secs(2),
+            allow_eviction: false,
+            access: Access::default(),
+        }
+    }
+}
+
+/// Without the URLs, which may hold passwords.
+impl fmt::Debug for RedisOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { urls, sentinels, connections, batch, timeout, allow_eviction, access } = self;
+        f.debug_struct("RedisOptions")
+            .field("urls", &urls.len())
+            .field("sentinels", &sentinels.len())
+            .field("connections", connections)
+            .field("batch", batch)
+            .field("timeout", timeout)
+            .field("allow_eviction", allow_eviction)
+            .field("access", access)
+            .finish()
+    }
 }
 
 /// Why this Redis cannot keep a ledger.
@@ -71,9 +110,32 @@ pub enum ConnectError {
         #[source]
         source: RedisError,
     },
-    /// URLs that are understood, but not together.
+    /// Settings that are understood, but not together.
     #[error("{0}")]
     Misfit(&'static str),
+    /// A file that is needed and does not serve.
+    #[error("cannot use the file of --{setting}, {}: {source}", path.display())]
+    Unusable {
+        /// Which setting names it.
+        setting: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it, without its content. Part of the text, as it is short.
+        source: AnyError,
+    },
+    /// The access list lacks what calls need.
+    #[error(
+        "the access list of {node} forbids what Tollgate needs: {lacking}; grant it with ACL SETUSER {grants}, or see \
+         docs/REDIS.md for the whole list"
+    )]
+    Forbidden {
+        /// Which node says so.
+        node: String,
+        /// Commands, and whether keys.
+        lacking: String,
+        /// Rules for the user.
+        grants: String,
+    },
     /// Redis does not answer.
     #[error("cannot reach Redis: check that it runs, and the address and password of --redis-url")]
     Unreachable(#[source] AnyError),
@@ -144,35 +206,49 @@ impl Connections {
         let load = |script: &&Script| {
             let mut load = redis::cmd("SCRIPT");
             load.arg("LOAD").arg(&*script.body);
-            load
+            ("script|load", load)
         };
-        let prepare: Vec<Cmd> = scripts().all().iter().map(load).collect();
+        let prepare: Vec<(&'static str, Cmd)> = scripts().all().iter().map(load).collect();
         let (connections, timeout) = (options.connections.max(1), options.timeout);
         let functions = Arc::new(Functions::default());
         let target = Target::of(options)?;
         let opened = async {
             let (source, alone) = match target {
-                Target::Node(info) => (Source::fixed(info.as_ref().clone()), Some(*info)),
+                Target::Node(info, identity) => {
+                    let source = Source::fixed(info.as_ref().clone(), identity.clone());
+                    (source, Some((*info, identity)))
+                }
                 Target::Sentinels(watched) => (sentinel::follow(*watched, options.allow_eviction).await?, None),
-                Target::Cluster(nodes) => return open_cluster(nodes, options, &prepare).await,
+                Target::Cluster(nodes, identity) => return open_cluster(nodes, identity, options, prepare).await,
             };
             let node = Node::new(source, connections, timeout, options.batch, Arc::clone(&functions))
                 .map_err(ConnectError::Unreachable)?;
-            let info: InfoDict = node.administer(&redis::cmd("INFO")).await.map_err(ConnectError::Unreachable)?;
-            check::judge(&info, "this Redis", options.allow_eviction)?;
-            // One address that stands for a whole cluster.
-            if let Some(info_of_one) = alone.filter(|_| check::is_of_a_cluster(&info)) {
-                return open_cluster(vec![info_of_one], options, &prepare).await;
+            let told: Result<InfoDict, AnyError> = node.administer(&redis::cmd("INFO")).await;
+            match told {
+                Ok(info) => {
+                    check::judge(&info, "this Redis", options.allow_eviction)?;
+                    // One address that stands for a whole cluster.
+                    if check::is_of_a_cluster(&info)
+                        && let Some((info_of_one, identity)) = alone
+                    {
+                        return open_cluster(vec![info_of_one], identity, options, prepare).await;
+                    }
+                    check::tell(&info, "this Redis");
+                }
+                Err(error) if permissions::is_forbidden(&*error) => check::tell_nothing("this Redis"),
+                Err(error) => return Err(ConnectError::Unreachable(error)),
             }
-            for command in &prepare {
-                match node.administer::<Value>(command).await {
+            let mut lacking = permissions::Lacking::default();
+            for (permission, command) in permissions::commands().chain(prepare) {
+                match node.administer::<Value>(&command).await {
                     Err(error) if is_loading(&*error) => {
                         tracing::warn!("redis is still loading its data: until it has, calls are UNAVAILABLE");
                         break;
                     }
-                    answer => drop(answer.map_err(ConnectError::Unreachable)?),
+                    answer => lacking.note(permission, answer).map_err(ConnectError::Unreachable)?,
                 }
             }
+            lacking.verdict("this Redis")?;
             Ok(To::Node(Arc::new(node)))
         };
         // Longer than the search for a master takes, which tells more.
@@ -234,7 +310,7 @@ impl Connections {
         let mut answer = Err(timed_out());
         for (name, subject) in self.functions.ways(script) {
             answer = self.ask(owner, &command(name, subject)).await;
-            if !self.functions.lacked(&answer) {
+            if !self.functions.lacked(name, &answer) {
                 break;
             }
         }
@@ -304,10 +380,11 @@ impl Connections {
 
 async fn open_cluster(
     nodes: Vec<redis::ConnectionInfo>,
+    identity: Identity,
     options: &RedisOptions,
-    prepare: &[Cmd],
+    prepare: Vec<(&'static str, Cmd)>,
 ) -> Result<To, ConnectError> {
-    let cluster = Cluster::open(nodes, options.connections.max(1), options.timeout).await?;
+    let cluster = Cluster::open(nodes, identity, options.connections.max(1), options.timeout).await?;
     cluster.check(options.allow_eviction, prepare).await?;
     Ok(To::Cluster(Arc::new(cluster)))
 }

@@ -12,12 +12,16 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::super::script::Script;
+use super::access::Identity;
 use super::batch::{Answer, Batch, Call, Turn, Waiting};
 use super::functions::Functions;
 use super::{AnyError, timed_out};
 
 /// A connection that does not answer is made anew at most this often.
 const RENEWAL: Duration = Duration::from_secs(1);
+
+/// The number of no master.
+const NOBODYS: u64 = u64::MAX;
 
 /// Which node it is now.
 #[derive(Debug, Clone)]
@@ -33,12 +37,14 @@ pub(super) struct Source {
     pub(super) master: watch::Receiver<Master>,
     /// Wakes who looks for it; nobody, if it is always the same.
     pub(super) doubt: Option<Arc<Notify>>,
+    /// Who Tollgate is to it.
+    pub(super) identity: Identity,
 }
 
 impl Source {
     /// The same node for ever.
-    pub(super) fn fixed(info: ConnectionInfo) -> Self {
-        Self { master: watch::channel(Master { number: 0, info }).1, doubt: None }
+    pub(super) fn fixed(info: ConnectionInfo, identity: Identity) -> Self {
+        Self { master: watch::channel(Master { number: 0, info }).1, doubt: None, identity }
     }
 }
 
@@ -77,11 +83,11 @@ impl Node {
     ) -> Result<Self, AnyError> {
         let master = source.master.borrow().clone();
         let lane = || {
-            let current = RwLock::new(Current::new(&master, timeout)?);
+            let current = RwLock::new(Current::new(&master, &source.identity, timeout)?);
             Ok::<_, RedisError>(Lane { current, waiting: Waiting::default() })
         };
         let lanes = (0..connections).map(|_| lane()).collect::<Result<_, _>>()?;
-        let pool = RwLock::new((master.number, pool(&master.info, timeout)?));
+        let pool = RwLock::new((master.number, pool(&master.info, &source.identity, timeout)?));
         Ok(Self { source, lanes, pool, timeout, batch, functions })
     }
 
@@ -134,7 +140,7 @@ impl Node {
                     break;
                 }
                 answer = self.send(lane, &mut batch, name, subject).await;
-                if !self.functions.lacked(&answer) {
+                if !self.functions.lacked(name, &answer) {
                     break;
                 }
             }
@@ -190,19 +196,20 @@ impl Node {
         let mut current = lane.current.write().unwrap_or_else(PoisonError::into_inner);
         let master = self.source.master.borrow().clone();
         if current.number != master.number {
-            *current = Current::new(&master, self.timeout)?;
+            *current = Current::new(&master, &self.source.identity, self.timeout)?;
         }
         Ok(current.connection.clone())
     }
 
     /// After a failover behind one address the old connection stays open, to a node that is only a replica now or that never
-    /// answers again. The next call connects anew; calls under way keep the connection that they have.
+    /// answers again. The next call connects anew; calls under way keep the connection that they have. So it does where Redis has not
+    /// accepted a password or a certificate, as files may hold others by now; the library would not look again.
     fn renew_after(&self, lane: &Lane, error: &RedisError) {
         let demoted = error.kind() == ErrorKind::Server(ServerErrorKind::ReadOnly);
         if demoted || error.is_io_error() {
             self.doubt();
         }
-        if !(demoted || error.is_timeout()) {
+        if !(demoted || error.is_timeout() || self.source.identity.may_have_changed(error)) {
             return;
         }
         let mut current = lane.current.write().unwrap_or_else(PoisonError::into_inner);
@@ -210,7 +217,7 @@ impl Node {
             return;
         }
         let master = self.source.master.borrow().clone();
-        if let Ok(fresh) = Current::new(&master, self.timeout) {
+        if let Ok(fresh) = Current::new(&master, &self.source.identity, self.timeout) {
             tracing::warn!(%error, "connecting to redis anew");
             *current = fresh;
             lane.waiting.replaced();
@@ -226,7 +233,14 @@ impl Node {
 
     /// Sends a command over a connection that is lent for it.
     pub(super) async fn administer<T: redis::FromRedisValue>(&self, command: &Cmd) -> Result<T, AnyError> {
-        let mut connection = self.pool()?.get().await?;
+        let mut connection = match self.pool()?.get().await {
+            Ok(connection) => connection,
+            Err(error) => {
+                // The next one is made of the certificates that the files hold then.
+                self.pool.write().unwrap_or_else(PoisonError::into_inner).0 = NOBODYS;
+                return Err(error.into());
+            }
+        };
         match command.query_async(&mut connection).await {
             Ok(answer) => Ok(answer),
             Err(error) => {
@@ -246,34 +260,41 @@ impl Node {
                 return Ok(current.1.clone());
             }
         }
-        let fresh = pool(&master.info, self.timeout)?;
+        let fresh = pool(&master.info, &self.source.identity, self.timeout)?;
         *self.pool.write().unwrap_or_else(PoisonError::into_inner) = (master.number, fresh.clone());
         Ok(fresh)
     }
 }
 
 impl Current {
-    fn new(master: &Master, timeout: Duration) -> Result<Self, RedisError> {
-        let connection = lazy(master.info.clone(), timeout)?;
+    fn new(master: &Master, identity: &Identity, timeout: Duration) -> Result<Self, RedisError> {
+        let connection = lazy(master.info.clone(), identity, timeout)?;
         Ok(Self { number: master.number, connection, since: Instant::now() })
     }
 }
 
 /// A connection that is made by its first call, and again whenever it breaks. It sends nothing twice.
-pub(super) fn lazy(info: ConnectionInfo, timeout: Duration) -> Result<ConnectionManager, RedisError> {
-    let config = ConnectionManagerConfig::new()
+pub(super) fn lazy(
+    info: ConnectionInfo,
+    identity: &Identity,
+    timeout: Duration,
+) -> Result<ConnectionManager, RedisError> {
+    let mut config = ConnectionManagerConfig::new()
         .set_connection_timeout(Some(timeout))
         // Whoever waits for an answer has a timeout of their own.
         .set_response_timeout(None)
         .set_min_delay(Duration::from_millis(20))
         .set_max_delay(Duration::from_millis(500));
-    ConnectionManager::new_lazy_with_config(redis::Client::open(info)?, config)
+    if let Some(password) = identity.password() {
+        config = config.set_credentials_provider(password);
+    }
+    ConnectionManager::new_lazy_with_config(redis::Client::open(identity.dress(info)?)?, config)
 }
 
-fn pool(info: &ConnectionInfo, timeout: Duration) -> Result<deadpool_redis::Pool, AnyError> {
+fn pool(info: &ConnectionInfo, identity: &Identity, timeout: Duration) -> Result<deadpool_redis::Pool, AnyError> {
     let config =
         redis::AsyncConnectionConfig::new().set_connection_timeout(Some(timeout)).set_response_timeout(Some(timeout));
-    let manager = deadpool_redis::Manager::new_with_config(info.clone(), config)?;
+    let manager = deadpool_redis::Manager::new_with_config(identity.dress(info.clone())?, identity.present(config))?;
     let pool = deadpool_redis::Pool::builder(manager)
         .max_size(2)
         .timeouts(deadpool_redis::Timeouts { wait: Some(timeout), create: Some(timeout), recycle: Some(timeout) })

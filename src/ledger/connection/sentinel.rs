@@ -13,6 +13,7 @@ use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
+use super::access::Identity;
 use super::node::{Master, Source};
 use super::target::{Watched, at};
 use super::{ConnectError, check};
@@ -67,6 +68,8 @@ struct Follower {
     sentinels: Vec<Sentinel>,
     /// To the last master that said so itself.
     master: Option<(String, u16, MultiplexedConnection)>,
+    /// To the servers, and to the Sentinels.
+    identities: (Identity, Identity),
     allow_eviction: bool,
 }
 
@@ -77,9 +80,9 @@ struct Sentinel {
 
 /// Finds the master, and follows it from then on.
 pub(super) async fn follow(watched: Watched, allow_eviction: bool) -> Result<Source, ConnectError> {
-    let Watched { name, master, sentinels } = watched;
+    let Watched { name, master, sentinels, identities } = watched;
     let sentinels = sentinels.into_iter().map(|info| Sentinel { info, connection: None }).collect();
-    let mut follower = Follower { name, alike: master, sentinels, master: None, allow_eviction };
+    let mut follower = Follower { name, alike: master, sentinels, master: None, identities, allow_eviction };
     let deadline = Instant::now() + START;
     let info = loop {
         match follower.look().await {
@@ -93,8 +96,9 @@ pub(super) async fn follow(watched: Watched, allow_eviction: bool) -> Result<Sou
     };
     let (sender, master) = watch::channel(Master { number: 0, info });
     let doubt = Arc::new(Notify::new());
+    let identity = follower.identities.0.clone();
     tokio::spawn(follower.run(sender, Arc::clone(&doubt)));
-    Ok(Source { master, doubt: Some(doubt) })
+    Ok(Source { master, doubt: Some(doubt), identity })
 }
 
 impl Follower {
@@ -139,7 +143,7 @@ impl Follower {
         let mut connection = match known {
             Some((.., connection)) => connection,
             None => {
-                let mut connection = connect(&info).await.map_err(gone)?;
+                let mut connection = connect(&info, &self.identities.0).await.map_err(gone)?;
                 self.judge(&mut connection, &host, port).await;
                 connection
             }
@@ -167,7 +171,8 @@ impl Follower {
         let mut asked = JoinSet::new();
         for (index, sentinel) in self.sentinels.iter_mut().enumerate() {
             let (info, connection, name) = (sentinel.info.clone(), sentinel.connection.take(), self.name.clone());
-            asked.spawn(async move { (index, ask(info, connection, &name).await) });
+            let identity = self.identities.1.clone();
+            asked.spawn(async move { (index, ask(info, &identity, connection, &name).await) });
         }
         let mut deadline = Instant::now() + PATIENCE;
         let (mut latest, mut problem, mut unaware) = (None, NoMaster::Late, 0);
@@ -197,12 +202,13 @@ impl Follower {
 /// Asks one Sentinel; no word means that it does not know the name.
 async fn ask(
     info: ConnectionInfo,
+    identity: &Identity,
     connection: Option<MultiplexedConnection>,
     name: &str,
 ) -> Result<(MultiplexedConnection, Option<Word>), RedisError> {
     let mut connection = match connection {
         Some(connection) => connection,
-        None => connect(&info).await?,
+        None => connect(&info, identity).await?,
     };
     let question = |word: &str| {
         let mut question = redis::cmd("SENTINEL");
@@ -216,10 +222,11 @@ async fn ask(
     Ok((connection, Some(Word { epoch, host, port })))
 }
 
-async fn connect(info: &ConnectionInfo) -> Result<MultiplexedConnection, RedisError> {
+async fn connect(info: &ConnectionInfo, identity: &Identity) -> Result<MultiplexedConnection, RedisError> {
     let config =
         AsyncConnectionConfig::new().set_connection_timeout(Some(PATIENCE)).set_response_timeout(Some(PATIENCE));
-    redis::Client::open(info.clone())?.get_multiplexed_async_connection_with_config(&config).await
+    let client = redis::Client::open(identity.dress(info.clone())?)?;
+    client.get_multiplexed_async_connection_with_config(&identity.present(config)).await
 }
 
 /// A problem with its cause, for the log.

@@ -5,26 +5,29 @@ use std::time::Duration;
 use redis::io::tcp::{TcpSettings, socket2};
 use redis::{ConnectionAddr, ConnectionInfo, IntoConnectionInfo as _};
 
+use super::access::Identity;
 use super::{ConnectError, RedisOptions};
 
 /// What to connect to, and with which credentials.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub(super) enum Target {
     /// One address, whoever is behind it.
-    Node(Box<ConnectionInfo>),
+    Node(Box<ConnectionInfo>, Identity),
     /// Whom the Sentinels call master.
     Sentinels(Box<Watched>),
     /// Some nodes of a cluster, which know the others.
-    Cluster(Vec<ConnectionInfo>),
+    Cluster(Vec<ConnectionInfo>, Identity),
 }
 
 /// A master and its replicas, under the name by which the Sentinels know them.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub(super) struct Watched {
     pub(super) name: String,
     /// How to talk to the master: credentials and TLS. Its host is only that name.
     pub(super) master: ConnectionInfo,
     pub(super) sentinels: Vec<ConnectionInfo>,
+    /// To the servers, and to the Sentinels.
+    pub(super) identities: (Identity, Identity),
 }
 
 impl Target {
@@ -32,16 +35,24 @@ impl Target {
         let bad_url = |number, source| ConnectError::BadUrl { number, source };
         let nodes = parse(&options.urls, bad_url)?;
         let sentinels = parse(&options.sentinels, |number, source| ConnectError::BadSentinelUrl { number, source })?;
+        let identity = options.access.identity(&nodes)?;
+        let sentinel_identity = options.access.sentinel_identity(&sentinels)?;
+        if options.access.names_certificates() && !nodes.iter().chain(&sentinels).any(is_tls) {
+            return Err(ConnectError::Misfit(
+                "--redis-ca, --redis-cert and --redis-key are for TLS: write the URLs as rediss://host:port",
+            ));
+        }
         if !sentinels.is_empty() {
-            return watched(nodes, sentinels).map(|watched| Self::Sentinels(Box::new(watched)));
+            let watched = watched(nodes, sentinels, (identity, sentinel_identity));
+            return watched.map(|watched| Self::Sentinels(Box::new(watched)));
         }
         match <[ConnectionInfo; 1]>::try_from(nodes) {
-            Ok([node]) => Ok(Self::Node(Box::new(node))),
+            Ok([node]) => Ok(Self::Node(Box::new(node), identity)),
             Err(nodes) if nodes.is_empty() => Err(ConnectError::NoUrl),
             Err(nodes) if nodes.iter().any(|node| is_unix(node) || node.redis_settings().db() != 0) => {
                 Err(ConnectError::Misfit("the nodes of a cluster are named as redis://host:port, without a database"))
             }
-            Err(nodes) => Ok(Self::Cluster(nodes)),
+            Err(nodes) => Ok(Self::Cluster(nodes, identity)),
         }
     }
 }
@@ -57,7 +68,11 @@ fn parse(
     urls.iter().enumerate().map(parse).collect()
 }
 
-fn watched(nodes: Vec<ConnectionInfo>, sentinels: Vec<ConnectionInfo>) -> Result<Watched, ConnectError> {
+fn watched(
+    nodes: Vec<ConnectionInfo>,
+    sentinels: Vec<ConnectionInfo>,
+    identities: (Identity, Identity),
+) -> Result<Watched, ConnectError> {
     let Ok([master]) = <[ConnectionInfo; 1]>::try_from(nodes) else {
         return Err(ConnectError::Misfit(
             "with --redis-sentinel there is one --redis-url, whose host is the name of the master, such as redis://mymaster",
@@ -77,11 +92,15 @@ fn watched(nodes: Vec<ConnectionInfo>, sentinels: Vec<ConnectionInfo>) -> Result
     if sentinels.iter().any(is_unix) {
         return Err(ConnectError::Misfit("a Sentinel is named as redis://host:26379 or rediss://host:26379"));
     }
-    Ok(Watched { name, master, sentinels })
+    Ok(Watched { name, master, sentinels, identities })
 }
 
 fn is_unix(info: &ConnectionInfo) -> bool {
     matches!(info.addr(), ConnectionAddr::Unix(_))
+}
+
+fn is_tls(info: &ConnectionInfo) -> bool {
+    matches!(info.addr(), ConnectionAddr::TcpTls { .. })
 }
 
 /// The same credentials and TLS at another address.
@@ -111,25 +130,22 @@ mod tests {
 
     fn target(urls: &[&str], sentinels: &[&str]) -> Result<Target, ConnectError> {
         let owned = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect();
-        Target::of(&RedisOptions {
-            urls: owned(urls),
-            sentinels: owned(sentinels),
-            connections: 1,
-            batch: 32,
-            timeout: Duration::from_secs(1),
-            allow_eviction: false,
-        })
+        Target::of(&RedisOptions { urls: owned(urls), sentinels: owned(sentinels), ..RedisOptions::default() })
     }
 
     fn refusal(urls: &[&str], sentinels: &[&str]) -> String {
-        target(urls, sentinels).unwrap_err().to_string()
+        target(urls, sentinels).err().expect("it is refused").to_string()
     }
 
     #[test]
     fn one_url_is_a_node_and_several_are_a_cluster() {
-        assert!(matches!(target(&["redis://a:1/3"], &[]), Ok(Target::Node(node)) if node.redis_settings().db() == 3));
-        assert!(matches!(target(&["unix:///a"], &[]), Ok(Target::Node(_))));
-        assert!(matches!(target(&["redis://a:1", "redis://b"], &[]), Ok(Target::Cluster(nodes)) if nodes.len() == 2));
+        assert!(
+            matches!(target(&["redis://a:1/3"], &[]), Ok(Target::Node(node, _)) if node.redis_settings().db() == 3)
+        );
+        assert!(matches!(target(&["unix:///a"], &[]), Ok(Target::Node(..))));
+        assert!(
+            matches!(target(&["redis://a:1", "redis://b"], &[]), Ok(Target::Cluster(nodes, _)) if nodes.len() == 2)
+        );
         assert!(refusal(&["redis://a:1", "unix:///b"], &[]).contains("nodes of a cluster"));
         assert!(refusal(&["redis://a:1", "redis://b/2"], &[]).contains("without a database"));
         assert!(refusal(&[], &[]).contains("no Redis URL"));

@@ -1,0 +1,156 @@
+//! Whether Redis's access list lets Tollgate do what calls need, asked at the start by commands that change nothing.
+//!
+//! A script that is stopped half way by a command that it may not run is not rolled back: so this is found out before any call.
+
+use std::collections::BTreeSet;
+
+use redis::{Cmd, RedisError, Value};
+
+use super::super::keys;
+use super::{AnyError, ConnectError};
+
+/// Runs what scripts run, over a key that does not exist and with arguments that change nothing, and answers what is forbidden. An access
+/// list is asked before anything else: also before a cluster notices that the key is not this node's.
+const PROBE: &str = "#!lua flags=allow-oom
+local key, lacking = ARGV[1], {}
+local function try(name, ...)
+    local answer = redis.pcall(name, ...)
+    local told = type(answer) == 'table' and answer.err or ''
+    if string.find(told, 'permission', 1, true) or string.find(told, 'user executing the script', 1, true) then
+        local of_keys = string.find(told, 'keys', 1, true)
+        lacking[#lacking + 1] = of_keys and '~' or string.lower(name)
+    end
+end
+try('GET', key)
+try('MGET', key)
+try('SET', key, '', 'XX')
+try('DEL', key)
+try('EXISTS', key)
+try('HGET', key, 'f')
+try('HMGET', key, 'f')
+try('HSET', key, 'f', 'v', 'f without v')
+try('HDEL', key, 'f')
+try('HLEN', key)
+try('ZADD', key, 'no number', 'm')
+try('ZREM', key, 'm')
+try('ZCARD', key)
+try('ZRANGEBYSCORE', key, '0', '0')
+try('PEXPIREAT', key, '1')
+try('TIME')
+return lacking
+";
+
+/// What runs each command that Tollgate sends itself, and by the first the commands of scripts.
+pub(super) fn commands() -> impl Iterator<Item = (&'static str, Cmd)> {
+    let key = keys::nobodys();
+    let mut evaluate = redis::cmd("EVAL");
+    evaluate.arg(PROBE).arg(0).arg(&key);
+    // Never a script's digest: Redis answers that it has no such script.
+    let mut by_digest = redis::cmd("EVALSHA");
+    by_digest.arg("0".repeat(40)).arg(0);
+    let mut unlink = redis::cmd("UNLINK");
+    unlink.arg(key);
+    [("eval", evaluate), ("evalsha", by_digest), ("unlink", unlink)].into_iter()
+}
+
+/// What the access list forbids.
+#[derive(Debug, Default)]
+pub(super) struct Lacking(BTreeSet<String>);
+
+impl Lacking {
+    /// Notes what an answer to the command of this permission says of access. Another error is the caller's, unless it comes of what
+    /// the command asks for.
+    pub(super) fn note<E: Into<AnyError>>(
+        &mut self,
+        permission: &str,
+        answer: Result<Value, E>,
+    ) -> Result<(), AnyError> {
+        let error = match answer.map_err(Into::into) {
+            Ok(answer) => return Ok(self.note_probe(answer)),
+            Err(error) => error,
+        };
+        let answered = error.downcast_ref::<RedisError>();
+        if is_forbidden(&*error) {
+            let of_keys = answered.and_then(RedisError::detail).is_some_and(|detail| detail.contains("keys"));
+            self.0.insert(if of_keys { "~".to_owned() } else { permission.to_owned() });
+            return Ok(());
+        }
+        // No such script; a replica, which may be promoted; a master without enough replicas. All this passes.
+        let passes = answered
+            .and_then(RedisError::code)
+            .is_some_and(|code| ["NOSCRIPT", "READONLY", "NOREPLICAS", "MASTERDOWN", "OOM"].contains(&code));
+        if passes { Ok(()) } else { Err(error) }
+    }
+
+    /// Other commands answer with other things.
+    fn note_probe(&mut self, answer: Value) {
+        match answer {
+            Value::Array(told) => told.into_iter().for_each(|told| self.note_probe(told)),
+            Value::Map(told) => told.into_iter().for_each(|(_, told)| self.note_probe(told)),
+            Value::BulkString(name) => {
+                let name = String::from_utf8_lossy(&name).into_owned();
+                // The digest that SCRIPT LOAD answers is none.
+                if name.len() < 40 {
+                    self.0.insert(name);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// Whether calls can be made.
+    pub(super) fn verdict(self, node: &str) -> Result<(), ConnectError> {
+        if self.0.is_empty() {
+            return Ok(());
+        }
+        let keys = keys::pattern();
+        let name = |lacking: &String| match lacking.as_str() {
+            "~" => format!("the keys {keys}"),
+            command => command.replace('|', " ").to_uppercase(),
+        };
+        let grant = |lacking: &String| match lacking.as_str() {
+            "~" => format!("~{keys}"),
+            command => format!("+{command}"),
+        };
+        let lacking = self.0.iter().map(name).collect::<Vec<_>>().join(", ");
+        let grants = self.0.iter().map(grant).collect::<Vec<_>>().join(" ");
+        Err(ConnectError::Forbidden { node: node.to_owned(), lacking, grants: format!("NAME {grants}") })
+    }
+}
+
+/// Whether an access list has forbidden it.
+pub(super) fn is_forbidden(error: &(dyn std::error::Error + 'static)) -> bool {
+    error.downcast_ref::<RedisError>().is_some_and(|error| error.code() == Some("NOPERM"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ledger::scripts;
+
+    #[test]
+    fn every_command_of_the_deciding_scripts_is_tried() {
+        for script in scripts().all().into_iter().filter(|script| !script.name.starts_with("inspect")) {
+            for (at, call) in script.source.match_indices("call('") {
+                let name: String =
+                    script.source[at + call.len()..].chars().take_while(char::is_ascii_uppercase).collect();
+                assert!(PROBE.contains(&format!("try('{name}'")), "{}: {name}", script.name);
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_lacking_is_named_with_its_grant() {
+        let mut lacking = Lacking::default();
+        let text = |text: &str| Value::BulkString(text.as_bytes().to_vec());
+        lacking.note::<RedisError>("eval", Ok(Value::Array(vec![text("zadd"), text("~")]))).unwrap();
+        lacking.note::<RedisError>("script|load", Ok(text(&"0".repeat(40)))).unwrap();
+        let error = |line: &str| redis::parse_redis_value(line.as_bytes()).unwrap().extract_error();
+        lacking.note("unlink", error("-NOPERM this user has no permissions to run the 'unlink' command\r\n")).unwrap();
+        lacking.note("evalsha", error("-NOSCRIPT No matching script\r\n")).unwrap();
+        assert!(lacking.note("eval", error("-ERR odd\r\n")).is_err());
+        let told = lacking.verdict("this Redis").unwrap_err().to_string();
+        assert!(told.contains("UNLINK, ZADD, the keys tollgate2:*") || told.contains("the keys"), "{told}");
+        assert!(told.contains("ACL SETUSER NAME +unlink +zadd ~tollgate2:*"), "{told}");
+    }
+}
