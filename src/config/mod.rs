@@ -78,6 +78,30 @@ pub struct Config {
     #[arg(long, env = "TOLLGATE_REDIS_SENTINEL", value_name = "URL", value_delimiter = ',', hide_env_values = true)]
     pub redis_sentinel: Vec<String>,
 
+    /// The user of Redis's access list [default: that of --redis-url]
+    #[arg(long, env = "TOLLGATE_REDIS_USER", value_name = "NAME")]
+    pub redis_user: Option<String>,
+
+    /// A file with the password for Redis, read again for each connection [default: that of --redis-url]
+    #[arg(long, env = "TOLLGATE_REDIS_PASSWORD_FILE", value_name = "FILE")]
+    pub redis_password_file: Option<PathBuf>,
+
+    /// A file with the password for the Sentinels, read again for each connection [default: those of --redis-sentinel]
+    #[arg(long, env = "TOLLGATE_REDIS_SENTINEL_PASSWORD_FILE", value_name = "FILE")]
+    pub redis_sentinel_password_file: Option<PathBuf>,
+
+    /// A file with the certificates (PEM) of the authorities that may vouch for a rediss:// [default: those that browsers trust]
+    #[arg(long, env = "TOLLGATE_REDIS_CA", value_name = "FILE")]
+    pub redis_ca: Option<PathBuf>,
+
+    /// A file with the certificate (PEM) to show to a rediss:// that asks for one [default: none]
+    #[arg(long, env = "TOLLGATE_REDIS_CERT", value_name = "FILE")]
+    pub redis_cert: Option<PathBuf>,
+
+    /// A file with the key (PEM) of that certificate [default: none]
+    #[arg(long, env = "TOLLGATE_REDIS_KEY", value_name = "FILE")]
+    pub redis_key: Option<PathBuf>,
+
     /// Where the private Redis keeps its append-only file
     #[arg(long, env = "TOLLGATE_DATA_DIR", value_name = "DIR", default_value = "tollgate-data")]
     pub data_dir: PathBuf,
@@ -207,6 +231,33 @@ impl Config {
         }
         if let Err(identity) = IdentityApps::new(&self.tls_client_app) {
             wrong(&["tls-client-app"], &format!("tls-client-app gives {identity} to two apps"));
+        }
+        if !self.listen.ip().is_loopback() && !self.api_keys && self.tls_client_ca.is_none() && !self.allow_anonymous {
+            let problem = format!(
+                "listen is {}, where other machines may call, and every caller would be let in: turn api-keys on, ask for client certificates by tls-client-ca, or turn allow-anonymous on if \
+                 the network keeps others out",
+                self.listen
+            );
+            wrong(&["listen", "api-keys", "tls-client-ca", "allow-anonymous"], &problem);
+        }
+        if self.redis_cert.is_some() != self.redis_key.is_some() {
+            wrong(&["redis-cert", "redis-key"], "redis-cert and redis-key go together: name both files, or neither");
+        }
+        if self.redis_user.is_some() && self.redis_password_file.is_none() {
+            wrong(&["redis-user", "redis-password-file"], "redis-user needs redis-password-file");
+        }
+        if self.redis_sentinel_password_file.is_some() && self.redis_sentinel.is_empty() {
+            wrong(
+                &["redis-sentinel-password-file", "redis-sentinel"],
+                "redis-sentinel-password-file is for redis-sentinel, which names none",
+            );
+        }
+        let files = [&self.redis_password_file, &self.redis_ca, &self.redis_cert];
+        if self.redis_url.is_empty() && files.iter().any(|file| file.is_some()) {
+            wrong(
+                &["redis-url", "redis-password-file", "redis-ca", "redis-cert"],
+                "redis-password-file, redis-ca and redis-cert are for a redis-url, and there is none",
+            );
         }
         found
     }

@@ -14,7 +14,7 @@ use crate::domain::id::{Nonce, Owner};
 
 pub use api_keys::{KeyRecord, KeyRecords};
 use codec::Reply;
-pub use connection::{Access, ConnectError, RedisOptions};
+pub use connection::{ConnectError, RedisAccess, RedisOptions};
 pub use keys::UserKeys;
 pub use script::{Script, Scripts, scripts};
 

@@ -14,6 +14,7 @@ mod observability;
 mod plans;
 mod process;
 mod readme;
+mod redis_access;
 mod replay;
 mod reserve;
 mod scripts;

@@ -19,7 +19,7 @@ use super::{AnyError, ConnectError};
 
 /// What of the access to Redis is not in URLs. Only paths and a user's name: it can be printed.
 #[derive(Debug, Clone, Default)]
-pub struct Access {
+pub struct RedisAccess {
     /// The user of an access list; none: that of the URL, or Redis's default.
     pub user: Option<String>,
     /// Holds the password of that user.
@@ -54,7 +54,7 @@ struct TlsFiles {
     client: Option<(PathBuf, PathBuf)>,
 }
 
-impl Access {
+impl RedisAccess {
     /// To the servers that keep the counters.
     pub(super) fn identity(&self, urls: &[ConnectionInfo]) -> Result<Identity, ConnectError> {
         if self.user.is_some() && urls.iter().any(|url| url.redis_settings().username().is_some()) {
@@ -235,7 +235,7 @@ mod tests {
         texts.iter().map(|text| text.into_connection_info().unwrap()).collect()
     }
 
-    fn refusal(access: &Access, texts: &[&str]) -> String {
+    fn refusal(access: &RedisAccess, texts: &[&str]) -> String {
         access.identity(&urls(texts)).err().expect("it is refused").to_string()
     }
 
@@ -248,7 +248,7 @@ mod tests {
             std::fs::write(&file, text).unwrap();
             assert_eq!(credentials.read().unwrap().password(), password, "{text:?}");
         }
-        let access = Access { password_file: Some(file.clone()), ..Access::default() };
+        let access = RedisAccess { password_file: Some(file.clone()), ..RedisAccess::default() };
         for text in [&b""[..], b"\n", b"secret\xff"] {
             std::fs::write(&file, text).unwrap();
             let told = refusal(&access, &["redis://a"]);
@@ -261,20 +261,20 @@ mod tests {
     #[test]
     fn what_contradicts_itself_is_refused_without_passwords() {
         let file = || Some(PathBuf::from("/nonexistent"));
-        let with_file = Access { password_file: file(), ..Access::default() };
-        let with_user = Access { user: Some("u".to_owned()), ..Access::default() };
-        let half = Access { cert: file(), ..Access::default() };
+        let with_file = RedisAccess { password_file: file(), ..RedisAccess::default() };
+        let with_user = RedisAccess { user: Some("u".to_owned()), ..RedisAccess::default() };
+        let half = RedisAccess { cert: file(), ..RedisAccess::default() };
         for (access, url, expected) in [
             (&with_file, "redis://:secret@a", "leave one of them out"),
             (&with_user, "redis://other@a", "leave one of them out"),
             (&with_user, "redis://a", "needs --redis-password-file"),
             (&half, "rediss://a", "go together"),
-            (&Access::default(), "rediss://:secret@a/#insecure", "--redis-ca"),
+            (&RedisAccess::default(), "rediss://:secret@a/#insecure", "--redis-ca"),
         ] {
             let told = refusal(access, &[url]);
             assert!(told.contains(expected) && !told.contains("secret"), "{told}");
         }
-        let sentinel = Access { sentinel_password_file: file(), ..Access::default() };
+        let sentinel = RedisAccess { sentinel_password_file: file(), ..RedisAccess::default() };
         assert!(sentinel.sentinel_identity(&[]).is_err());
         assert!(sentinel.sentinel_identity(&urls(&["redis://:secret@a"])).is_err());
     }
@@ -284,9 +284,9 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("file.pem");
         std::fs::write(&file, "no certificate").unwrap();
-        let told = refusal(&Access { ca: Some(file.clone()), ..Access::default() }, &["rediss://a"]);
+        let told = refusal(&RedisAccess { ca: Some(file.clone()), ..RedisAccess::default() }, &["rediss://a"]);
         assert!(told.contains("redis-ca") && told.contains("file.pem"), "{told}");
-        let pair = Access { cert: Some(file.clone()), key: Some(file), ..Access::default() };
+        let pair = RedisAccess { cert: Some(file.clone()), key: Some(file), ..RedisAccess::default() };
         assert!(refusal(&pair, &["rediss://a"]).contains("redis-cert"));
     }
 }

@@ -29,6 +29,7 @@ use crate::telemetry::labels::RedisError as Kind;
 use crate::telemetry::{metrics, trace};
 pub use access::Access;
 use access::Identity;
+pub use access::RedisAccess;
 use cluster::Cluster;
 use functions::Functions;
 use node::{Node, Source};
@@ -52,7 +53,7 @@ pub struct RedisOptions {
     /// Serve even if Redis may evict keys.
     pub allow_eviction: bool,
     /// Users, passwords and certificates that are not in URLs.
-    pub access: Access,
+    pub access: RedisAccess,
 }
 
 impl Default for RedisOptions {
@@ -65,7 +66,7 @@ impl Default for RedisOptions {
             batch: 32,
             timeout: Duration::from_secs(2),
             allow_eviction: false,
-            access: Access::default(),
+            access: RedisAccess::default(),
         }
     }
 }
