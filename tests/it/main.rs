@@ -15,6 +15,7 @@ mod plans;
 mod process;
 mod readme;
 mod redis_access;
+mod redis_tls;
 mod replay;
 mod reserve;
 mod scripts;

@@ -192,7 +192,9 @@ impl Identity {
 
     /// Whether a connection that is refused might be accepted once it is made of what the files hold by now.
     pub(super) fn may_have_changed(&self, error: &RedisError) -> bool {
-        is_refusal(error) || (self.tls.is_some() && error.is_io_error())
+        // A cluster has no connection to a node that has refused one.
+        let broken = error.is_io_error() || error.kind() == ErrorKind::ClusterConnectionNotFound;
+        is_refusal(error) || (self.tls.is_some() && broken)
     }
 }
 
