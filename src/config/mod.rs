@@ -102,6 +102,15 @@ pub struct Config {
     #[arg(long, env = "TOLLGATE_REDIS_KEY", value_name = "FILE")]
     pub redis_key: Option<PathBuf>,
 
+    /// How many replicas of Redis must have a write before a call is answered, so that a failover does not forget it; 0 for none. Not on
+    /// a cluster
+    #[arg(long, env = "TOLLGATE_REDIS_WAIT_REPLICAS", value_name = "NUMBER", default_value = "0", value_parser = value::number(0, 16))]
+    pub redis_wait_replicas: usize,
+
+    /// How long to wait for them before the call is UNAVAILABLE
+    #[arg(long, env = "TOLLGATE_REDIS_WAIT_TIMEOUT", value_name = "DURATION", default_value = "100ms", value_parser = value::duration(Duration::from_millis(1)))]
+    pub redis_wait_timeout: Duration,
+
     /// Where the private Redis keeps its append-only file
     #[arg(long, env = "TOLLGATE_DATA_DIR", value_name = "DIR", default_value = "tollgate-data")]
     pub data_dir: PathBuf,
@@ -250,6 +259,24 @@ impl Config {
             wrong(
                 &["redis-sentinel-password-file", "redis-sentinel"],
                 "redis-sentinel-password-file is for redis-sentinel, which names none",
+            );
+        }
+        if self.redis_wait_replicas > 0 && self.redis_url.is_empty() {
+            wrong(
+                &["redis-wait-replicas", "redis-url"],
+                "redis-wait-replicas is for a redis-url: a private Redis has no replicas",
+            );
+        }
+        if self.redis_wait_replicas > 0 && self.redis_url.len() > 1 {
+            wrong(
+                &["redis-wait-replicas", "redis-url"],
+                "redis-wait-replicas is not for a cluster: set min-replicas-to-write there, and leave it out",
+            );
+        }
+        if self.redis_wait_replicas > 0 && self.redis_wait_timeout >= self.redis_timeout {
+            wrong(
+                &["redis-wait-replicas", "redis-wait-timeout", "redis-timeout"],
+                "redis-wait-timeout must be shorter than redis-timeout",
             );
         }
         let files = [&self.redis_password_file, &self.redis_ca, &self.redis_cert];

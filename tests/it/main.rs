@@ -15,6 +15,8 @@ mod plans;
 mod process;
 mod readme;
 mod redis_access;
+mod redis_checks;
+mod redis_replicas;
 mod redis_tls;
 mod replay;
 mod reserve;

@@ -27,7 +27,7 @@ pub fn lists() -> [Vec<String>; 4] {
     lists.try_into().expect("the page gives four lists")
 }
 
-async fn set_user(redis: &RedisServer, name: &str, rules: &[String]) {
+pub async fn set_user(redis: &RedisServer, name: &str, rules: &[String]) {
     let command = format!("ACL SETUSER {name} reset on >secret {}", rules.join(" "));
     let _: () = redis.ask(&command).await.unwrap_or_else(|error| panic!("{command}: {error}"));
 }
@@ -43,7 +43,7 @@ async fn refused(redis: &RedisServer) -> Vec<String> {
     entries.iter().map(object).filter(|object| object != "client|setinfo").collect()
 }
 
-async fn calls(redis: &RedisServer, command: &str) -> u64 {
+pub async fn calls(redis: &RedisServer, command: &str) -> u64 {
     let told: String = redis.ask("INFO commandstats").await.unwrap();
     let count = told.lines().find_map(|line| line.strip_prefix(&format!("cmdstat_{command}:calls=")));
     count.and_then(|count| count.split_once(',')?.0.parse().ok()).unwrap_or(0)
@@ -58,7 +58,6 @@ async fn exercise(replica: &mut Replica) {
         event: event("seen"),
         request_id: id.to_owned(),
         ttl: Some(prost_types::Duration { seconds, nanos: 0 }),
-        ..Default::default()
     };
     subscribe(replica, &user).await;
     let asked = v1::GetSubscriptionRequest { user_id: user.clone() };
@@ -83,7 +82,7 @@ async fn exercise(replica: &mut Replica) {
     replica.metering.release(release).await.unwrap();
     tokio::time::sleep(Duration::from_millis(1100)).await;
     replica.metering.track(track(&user, "t")).await.unwrap();
-    let can_use = v1::CanUseRequest { user_id: user.clone(), event: event("seen"), ..Default::default() };
+    let can_use = v1::CanUseRequest { user_id: user.clone(), event: event("seen") };
     assert!(replica.metering.can_use(can_use).await.unwrap().into_inner().allowed);
     let usage = v1::GetUsageRequest { user_id: user.clone(), ..Default::default() };
     let used = replica.metering.get_usage(usage).await.unwrap().into_inner().limits;
@@ -108,12 +107,12 @@ async fn replica(redis: RedisOptions) -> Replica {
     Replica::start_with(CATALOG, jiff::tz::db(), options, redis).await
 }
 
-fn without<'a>(list: &'a [String], left_out: &str) -> Vec<String> {
-    list.iter().filter(|rule| *rule != left_out).cloned().collect::<Vec<_>>()
+fn without(list: &[String], left_out: &str) -> Vec<String> {
+    list.iter().filter(|rule| *rule != left_out).cloned().collect()
 }
 
 /// What is said of a start that fails.
-async fn refusal(options: RedisOptions) -> Option<String> {
+pub async fn refusal(options: RedisOptions) -> Option<String> {
     let error = Ledger::connect(&options).await.err()?;
     let mut told = error.to_string();
     let mut cause = std::error::Error::source(&error);
@@ -319,21 +318,4 @@ fn passwords_that_cannot_be_used_end_the_start_and_are_never_told() {
         ..RedisOptions::default()
     };
     assert!(!format!("{options:?}").contains("hush"), "{options:?}");
-}
-
-/// `min-replicas-to-write`: nothing is written, and service resumes by itself.
-#[tokio::test]
-async fn writes_that_redis_refuses_for_want_of_replicas_are_unavailable_and_write_nothing() {
-    let redis = RedisServer::start(scratch("noreplicas"), "");
-    redis.ready().await;
-    let mut replica = replica(RedisOptions { urls: vec![redis.url()], ..redis_options() }).await;
-    replica.metering.track(track("u", "1")).await.unwrap();
-    let _: () = redis.ask("CONFIG SET min-replicas-to-write 1").await.unwrap();
-    let status = replica.metering.track(track("u", "2")).await.unwrap_err();
-    assert_eq!(status.code(), Code::Unavailable, "{status:?}");
-    // A start succeeds, as a replica may come back.
-    Ledger::connect(&RedisOptions { urls: vec![redis.url()], ..redis_options() }).await.unwrap();
-    let _: () = redis.ask("CONFIG SET min-replicas-to-write 0").await.unwrap();
-    let answer = replica.metering.track(track("u", "2")).await.unwrap().into_inner();
-    assert_eq!((answer.replayed, answer.limits[0].used), (false, 2.0), "the refused one has written nothing");
 }

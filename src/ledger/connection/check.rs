@@ -46,7 +46,7 @@ pub(super) enum Remark {
 }
 
 /// What to tell of a node by what it says of itself.
-pub(super) fn remarks(info: &InfoDict) -> Vec<Remark> {
+pub(super) fn remarks(info: &InfoDict, wait_replicas: usize) -> Vec<Remark> {
     let number = |name: &str| info.get::<u64>(name);
     let mut remarks = Vec::new();
     if info.get::<String>("role").as_deref() == Some("slave") {
@@ -62,6 +62,14 @@ pub(super) fn remarks(info: &InfoDict) -> Vec<Remark> {
             "it has replicas, and accepts writes that none of them has: a failover forgets those. min-replicas-to-write 1 and \
              min-replicas-max-lag 2 bound them to about two seconds",
         ));
+    }
+    if let Some(replicas) = number("connected_slaves").filter(|replicas| *replicas < wait_replicas as u64)
+        && info.get::<String>("role").as_deref() != Some("slave")
+    {
+        remarks.push(Remark::Warning(format!(
+            "it has {replicas} replicas, and --redis-wait-replicas asks for {wait_replicas}: calls that write are UNAVAILABLE until they \
+             are there"
+        )));
     }
     // Without any of these fields nothing is known of how it persists.
     match number("aof_enabled") {
@@ -100,8 +108,8 @@ pub(super) fn remarks(info: &InfoDict) -> Vec<Remark> {
 }
 
 /// Writes to the log what there is to tell of a node.
-pub(super) fn tell(info: &InfoDict, node: &str) {
-    for remark in remarks(info) {
+pub(super) fn tell(info: &InfoDict, node: &str, wait_replicas: usize) {
+    for remark in remarks(info, wait_replicas) {
         match remark {
             Remark::Warning(text) => tracing::warn!(node, "{text}"),
             Remark::Note(text) => tracing::info!(node, "{text}"),
@@ -163,7 +171,7 @@ mod tests {
     /// The warnings, then the notes.
     fn told(text: &str) -> (Vec<String>, Vec<&'static str>) {
         let (mut warnings, mut notes) = (Vec::new(), Vec::new());
-        for remark in remarks(&InfoDict::new(text)) {
+        for remark in remarks(&InfoDict::new(text), 2) {
             match remark {
                 Remark::Warning(text) => warnings.push(text),
                 Remark::Note(text) => notes.push(text),
@@ -196,6 +204,8 @@ mod tests {
         assert!(told("role:master\r\nconnected_slaves:1\r\n").1[0].contains("min-replicas-to-write 1"));
         assert!(told("role:master\r\nconnected_slaves:1\r\nmin_slaves_good_slaves:1\r\n").1.is_empty());
         assert!(told("role:master\r\nconnected_slaves:0\r\n").1.is_empty());
+        assert!(told("role:master\r\nconnected_slaves:1\r\n").0[0].contains("1 replicas"));
+        assert!(told("role:master\r\nconnected_slaves:2\r\n").0.is_empty());
         assert_eq!(uncovered("cluster_state:ok\r\ncluster_slots_ok:16384\r\n"), None);
         assert!(uncovered("cluster_slots_ok:10923\r\n").is_some_and(|told| told.contains("10923 of 16384")));
     }

@@ -173,7 +173,7 @@ impl Cluster {
                 for (node, info) in &told {
                     let node = format!("the master {node}");
                     check::judge(info, &node, allow_eviction)?;
-                    check::tell(info, &node);
+                    check::tell(info, &node, 0);
                 }
             }
             Err(error) if permissions::is_forbidden(&error) => check::tell_nothing("the cluster"),
@@ -191,7 +191,7 @@ impl Cluster {
             tracing::warn!("{uncovered}");
         }
         lacking.note("cluster|info", told.map(|_| Value::Okay)).map_err(ConnectError::Unreachable)?;
-        for (permission, command) in permissions::commands().chain(prepare) {
+        for (permission, command) in permissions::commands(false).chain(prepare) {
             let answer = match permission {
                 // Its key is nobody's, and every master has an access list of its own.
                 "eval" => {

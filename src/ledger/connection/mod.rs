@@ -52,6 +52,10 @@ pub struct RedisOptions {
     pub timeout: Duration,
     /// Serve even if Redis may evict keys.
     pub allow_eviction: bool,
+    /// How many replicas must have a write before it is acknowledged; 0 for none. Not on a cluster.
+    pub wait_replicas: usize,
+    /// How long to wait for them before the outcome counts as unknown.
+    pub wait_timeout: Duration,
     /// Users, passwords and certificates that are not in URLs.
     pub access: RedisAccess,
 }
@@ -66,6 +70,8 @@ impl Default for RedisOptions {
             batch: 32,
             timeout: Duration::from_secs(2),
             allow_eviction: false,
+            wait_replicas: 0,
+            wait_timeout: Duration::from_millis(100),
             access: RedisAccess::default(),
         }
     }
@@ -74,7 +80,8 @@ impl Default for RedisOptions {
 /// Without the URLs, which may hold passwords.
 impl fmt::Debug for RedisOptions {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { urls, sentinels, connections, batch, timeout, allow_eviction, access } = self;
+        let Self { urls, sentinels, connections, batch, timeout, allow_eviction, wait_replicas, wait_timeout, access } =
+            self;
         f.debug_struct("RedisOptions")
             .field("urls", &urls.len())
             .field("sentinels", &sentinels.len())
@@ -82,6 +89,8 @@ impl fmt::Debug for RedisOptions {
             .field("batch", batch)
             .field("timeout", timeout)
             .field("allow_eviction", allow_eviction)
+            .field("wait_replicas", wait_replicas)
+            .field("wait_timeout", wait_timeout)
             .field("access", access)
             .finish()
     }
@@ -210,7 +219,6 @@ impl Connections {
             ("script|load", load)
         };
         let prepare: Vec<(&'static str, Cmd)> = scripts().all().iter().map(load).collect();
-        let (connections, timeout) = (options.connections.max(1), options.timeout);
         let functions = Arc::new(Functions::default());
         let target = Target::of(options)?;
         let opened = async {
@@ -222,8 +230,7 @@ impl Connections {
                 Target::Sentinels(watched) => (sentinel::follow(*watched, options.allow_eviction).await?, None),
                 Target::Cluster(nodes, identity) => return open_cluster(nodes, identity, options, prepare).await,
             };
-            let node = Node::new(source, connections, timeout, options.batch, Arc::clone(&functions))
-                .map_err(ConnectError::Unreachable)?;
+            let node = Node::new(source, options, Arc::clone(&functions)).map_err(ConnectError::Unreachable)?;
             let told: Result<InfoDict, AnyError> = node.administer(&redis::cmd("INFO")).await;
             match told {
                 Ok(info) => {
@@ -234,13 +241,13 @@ impl Connections {
                     {
                         return open_cluster(vec![info_of_one], identity, options, prepare).await;
                     }
-                    check::tell(&info, "this Redis");
+                    check::tell(&info, "this Redis", options.wait_replicas);
                 }
                 Err(error) if permissions::is_forbidden(&*error) => check::tell_nothing("this Redis"),
                 Err(error) => return Err(ConnectError::Unreachable(error)),
             }
             let mut lacking = permissions::Lacking::default();
-            for (permission, command) in permissions::commands().chain(prepare) {
+            for (permission, command) in permissions::commands(options.wait_replicas > 0).chain(prepare) {
                 match node.administer::<Value>(&command).await {
                     Err(error) if is_loading(&*error) => {
                         tracing::warn!("redis is still loading its data: until it has, calls are UNAVAILABLE");
@@ -256,7 +263,7 @@ impl Connections {
         let limit = Duration::from_secs(15);
         let opened = tokio::time::timeout(limit, opened).await;
         let to = opened.map_err(|elapsed| ConnectError::Unreachable(elapsed.into()))??;
-        let connections = Self { to, functions, timeout };
+        let connections = Self { to, functions, timeout: options.timeout };
         connections.load_functions().await;
         Ok(connections)
     }
@@ -310,7 +317,7 @@ impl Connections {
         };
         let mut answer = Err(timed_out());
         for (name, subject) in self.functions.ways(script) {
-            answer = self.ask(owner, &command(name, subject)).await;
+            answer = self.ask(owner, &command(name, subject), script.writes).await;
             if !self.functions.lacked(name, &answer) {
                 break;
             }
@@ -337,9 +344,9 @@ impl Connections {
     }
 
     /// An error leaves the outcome unknown, unless it is an answer. Nothing is sent again that may have run.
-    async fn ask(&self, owner: &Owner, command: &Cmd) -> Result<Value, RedisError> {
+    async fn ask(&self, owner: &Owner, command: &Cmd, writes: bool) -> Result<Value, RedisError> {
         match &self.to {
-            To::Node(node) => node.ask(hash(owner), command).await,
+            To::Node(node) => node.ask(hash(owner), command, writes).await,
             To::Cluster(cluster) => cluster.ask(hash(owner), command).await,
         }
     }
@@ -351,7 +358,7 @@ impl Connections {
         let work = async {
             match &self.to {
                 To::Node(node) => node.administer::<u64>(&command).await.map(drop),
-                To::Cluster(_) => self.ask(owner, &command).await.map(drop).map_err(Into::into),
+                To::Cluster(_) => self.ask(owner, &command, true).await.map(drop).map_err(Into::into),
             }
         };
         match tokio::time::timeout(self.timeout, work).await {
@@ -385,6 +392,11 @@ async fn open_cluster(
     options: &RedisOptions,
     prepare: Vec<(&'static str, Cmd)>,
 ) -> Result<To, ConnectError> {
+    if options.wait_replicas > 0 {
+        return Err(ConnectError::Misfit(
+            "--redis-wait-replicas is not for a cluster: set min-replicas-to-write there, and leave it out",
+        ));
+    }
     let cluster = Cluster::open(nodes, identity, options.connections.max(1), options.timeout).await?;
     cluster.check(options.allow_eviction, prepare).await?;
     Ok(To::Cluster(Arc::new(cluster)))

@@ -5,7 +5,7 @@
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
-use redis::aio::{ConnectionManager, ConnectionManagerConfig};
+use redis::aio::{ConnectionLike as _, ConnectionManager, ConnectionManagerConfig};
 use redis::{Cmd, ConnectionInfo, ErrorKind, RedisError, ServerErrorKind, Value};
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
@@ -15,7 +15,7 @@ use super::super::script::Script;
 use super::access::Identity;
 use super::batch::{Answer, Batch, Call, Turn, Waiting};
 use super::functions::Functions;
-use super::{AnyError, timed_out};
+use super::{AnyError, RedisOptions, timed_out};
 
 /// A connection that does not answer is made anew at most this often.
 const RENEWAL: Duration = Duration::from_secs(1);
@@ -54,6 +54,8 @@ pub(super) struct Node {
     lanes: Vec<Lane>,
     pool: RwLock<(u64, deadpool_redis::Pool)>,
     timeout: Duration,
+    /// What follows each command that writes, if replicas have to have it: how many of them, and the command.
+    wait: Option<(u64, Cmd)>,
     /// How many calls are sent together at most.
     batch: usize,
     functions: Arc<Functions>,
@@ -74,37 +76,67 @@ struct Current {
 
 impl Node {
     /// Connects with the first call.
-    pub(super) fn new(
-        source: Source,
-        connections: usize,
-        timeout: Duration,
-        batch: usize,
-        functions: Arc<Functions>,
-    ) -> Result<Self, AnyError> {
+    pub(super) fn new(source: Source, options: &RedisOptions, functions: Arc<Functions>) -> Result<Self, AnyError> {
+        let RedisOptions { connections, batch, timeout, wait_replicas, wait_timeout, .. } = *options;
+        let wait = (wait_replicas > 0).then(|| {
+            let mut wait = redis::cmd("WAIT");
+            // None would be for ever.
+            wait.arg(wait_replicas).arg(wait_timeout.as_millis().max(1) as u64);
+            (wait_replicas as u64, wait)
+        });
         let master = source.master.borrow().clone();
         let lane = || {
             let current = RwLock::new(Current::new(&master, &source.identity, timeout)?);
             Ok::<_, RedisError>(Lane { current, waiting: Waiting::default() })
         };
-        let lanes = (0..connections).map(|_| lane()).collect::<Result<_, _>>()?;
+        let lanes = (0..connections.max(1)).map(|_| lane()).collect::<Result<_, _>>()?;
         let pool = RwLock::new((master.number, pool(&master.info, &source.identity, timeout)?));
-        Ok(Self { source, lanes, pool, timeout, batch, functions })
+        Ok(Self { source, lanes, pool, timeout, wait, batch, functions })
     }
 
     /// Sends a command over the lane that belongs to `hash`.
-    pub(super) async fn ask(&self, hash: usize, command: &Cmd) -> Result<Value, RedisError> {
-        self.ask_within(hash, command, self.timeout).await
+    pub(super) async fn ask(&self, hash: usize, command: &Cmd, writes: bool) -> Result<Value, RedisError> {
+        self.ask_within(hash, command, writes, self.timeout).await
     }
 
-    async fn ask_within(&self, hash: usize, command: &Cmd, limit: Duration) -> Result<Value, RedisError> {
+    async fn ask_within(&self, hash: usize, command: &Cmd, writes: bool, limit: Duration) -> Result<Value, RedisError> {
         let lane = &self.lanes[hash % self.lanes.len()];
         let mut connection = self.connection(lane)?;
-        let answer = tokio::time::timeout(limit, command.query_async(&mut connection)).await;
+        let answer = tokio::time::timeout(limit, self.exchange(&mut connection, command, writes)).await;
         let answer = answer.unwrap_or_else(|_| Err(timed_out()));
         if let Err(error) = &answer {
             self.renew_after(lane, error);
         }
         answer
+    }
+
+    /// Sends a command; if it writes and replicas have to have that, together with the question whether they do. It is for everything
+    /// until then, also what a retry finds, and keeps the connection until it is answered: what comes meanwhile waits, and goes together.
+    async fn exchange(
+        &self,
+        connection: &mut ConnectionManager,
+        command: &Cmd,
+        writes: bool,
+    ) -> Result<Value, RedisError> {
+        let Some((replicas, wait)) = self.wait.as_ref().filter(|_| writes) else {
+            return command.query_async(connection).await;
+        };
+        let mut both = redis::pipe();
+        both.add_command(command.clone()).add_command(wait.clone());
+        let mut answers = connection.req_packed_commands(&both, 0, 2).await?.into_iter();
+        let answer = answers.next().unwrap_or(Value::Nil).extract_error()?;
+        // ONCE: it has taken effect here, and may be forgotten by a failover. So nothing is claimed, and the same id finds it.
+        match answers.next().unwrap_or(Value::Nil).extract_error() {
+            Ok(Value::Int(number)) if u64::try_from(number).is_ok_and(|number| number >= *replicas) => Ok(answer),
+            told => {
+                let told = match told {
+                    Ok(Value::Int(number)) => format!("{number} of {replicas} in time"),
+                    Ok(_) => "the answer is none".to_owned(),
+                    Err(error) => error.to_string(),
+                };
+                Err((ErrorKind::Client, "too few replicas have acknowledged a write", told).into())
+            }
+        }
     }
 
     /// Whether calls of one script are sent together.
@@ -155,7 +187,7 @@ impl Node {
     async fn send(&self, lane: &Lane, batch: &mut Batch, name: &str, subject: &str) -> Result<Value, RedisError> {
         let command = batch.command(name, subject);
         let mut connection = self.connection(lane)?;
-        let mut answer = std::pin::pin!(command.query_async(&mut connection));
+        let mut answer = std::pin::pin!(self.exchange(&mut connection, &command, batch.script().writes));
         while let Some(deadline) = batch.deadline() {
             let deadline = lane.waiting.deadline().map_or(deadline, |other| deadline.min(other));
             match tokio::time::timeout_at(deadline, &mut answer).await {
@@ -180,7 +212,7 @@ impl Node {
             let node = Arc::clone(self);
             let mut command = redis::cmd("EVAL");
             command.arg(WRITABLE).arg(0);
-            probes.spawn(async move { node.ask_within(lane, &command, limit).await.map(drop) });
+            probes.spawn(async move { node.ask_within(lane, &command, false, limit).await.map(drop) });
         }
         probes.join_all().await.into_iter().collect()
     }

@@ -27,6 +27,8 @@ pub struct Script {
     /// Whether several calls may travel in one: their keys and their arguments one after the other. It answers with an array, one
     /// answer for each.
     pub batches: bool,
+    /// Whether it may write.
+    pub writes: bool,
     /// The same as a Redis function, for scripts that batch.
     pub function: Option<Function>,
     /// How long calls wait for its answers.
@@ -113,6 +115,8 @@ impl Script {
         let batches = source.contains("\nreturn each(");
         let mut script =
             Self { name, source, body, sha1, batches, function: None, duration: metrics().script_duration(name) };
+        let writes = !source.lines().next().is_some_and(|shebang| shebang.contains("no-writes"));
+        let mut script = Self { name, source, body, sha1, batches, writes, function: None };
         script.function = Function::of(&script);
         script
     }

@@ -1,0 +1,72 @@
+//! What the log says at the start of a Redis that serves, and that somebody may not have meant so.
+
+use std::io::{BufRead as _, BufReader};
+use std::process::Stdio;
+
+use crate::redis_access::{lists, set_user};
+use crate::support::redis_cluster::RedisCluster;
+use crate::support::redis_server::RedisServer;
+use crate::support::scratch;
+use crate::support::served::tollgate;
+
+/// The log of a start, up to the line which says that it serves.
+async fn log(url: String) -> String {
+    let read = move || {
+        let mut child = tollgate()
+            .args(["serve", "--listen", "127.0.0.1:0", "--redis-url", &url])
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the binary can be run");
+        let mut told = String::new();
+        for line in BufReader::new(child.stderr.take().expect("it is piped")).lines() {
+            let line = line.expect("the log can be read");
+            told.extend([line.as_str(), "\n"]);
+            if line.contains("serving") {
+                break;
+            }
+        }
+        child.kill().expect("it runs");
+        child.wait().expect("it was not waited for");
+        told
+    };
+    tokio::task::spawn_blocking(read).await.expect("it does not panic")
+}
+
+fn has(told: &str, parts: &[&str]) {
+    assert!(told.contains("serving"), "{told}");
+    for part in parts {
+        assert!(told.contains(part), "{part:?} is missing: {told}");
+    }
+}
+
+#[tokio::test]
+async fn what_redis_may_forget_is_said_at_the_start_with_what_to_set() {
+    let redis = RedisServer::start(scratch("checks"), "");
+    redis.ready().await;
+    has(&log(redis.url()).await, &["WARN", "no append-only file", "appendonly yes", "no maxmemory"]);
+    let durable = RedisServer::start(scratch("checks-durable"), "--appendonly yes --maxmemory 100mb");
+    durable.ready().await;
+    let told = log(durable.url()).await;
+    has(&told, &["appendfsync"]);
+    assert!(!told.contains("WARN"), "{told}");
+    // Its master never answers.
+    let _: () = durable.ask("REPLICAOF 127.0.0.1 1").await.unwrap();
+    has(&log(durable.url()).await, &["WARN", "it is a replica", "--redis-sentinel"]);
+}
+
+#[tokio::test]
+async fn what_cannot_be_checked_or_is_not_served_is_said_at_the_start() {
+    let [list, ..] = lists();
+    let redis = RedisServer::start(scratch("checks-info"), "");
+    redis.ready().await;
+    let rest: Vec<_> = list.into_iter().filter(|rule| rule != "+info").collect();
+    set_user(&redis, "tollgate", &rest).await;
+    let url = format!("redis://tollgate:secret@127.0.0.1:{}", redis.port());
+    has(&log(url).await, &["WARN", "could not be checked", "+info"]);
+    let cluster = RedisCluster::start("checks-cluster", false, "--cluster-require-full-coverage no").await;
+    has(&log(cluster.urls()[0].clone()).await, &["no append-only file"]);
+    for node in &cluster.nodes {
+        let _: () = node.ask("CLUSTER DELSLOTS 16383").await.unwrap();
+    }
+    has(&log(cluster.urls()[0].clone()).await, &["WARN", "only 16383 of 16384 slots"]);
+}
