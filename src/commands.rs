@@ -267,18 +267,27 @@ pub fn schema() -> ExitCode {
 #[must_use]
 pub fn verify(settings: VerifySettings) -> ExitCode {
     let unverified = ExitCode::from(2);
-    let urls = match settings.resolve() {
-        Ok(urls) => urls,
-        Err(invalid) => {
-            eprintln!("error: {invalid}");
-            return unverified;
-        }
+    let VerifySettings { redis_url: urls, redis_user, redis_password_file, redis_ca, redis_cert, redis_key, .. } =
+        match settings.resolve() {
+            Ok(settings) => settings,
+            Err(invalid) => {
+                eprintln!("error: {invalid}");
+                return unverified;
+            }
+        };
+    let access = RedisAccess {
+        user: redis_user,
+        password_file: redis_password_file,
+        ca: redis_ca,
+        cert: redis_cert,
+        key: redis_key,
+        ..RedisAccess::default()
     };
     choose_cryptography();
     let verified = tokio::runtime::Builder::new_multi_thread().enable_all().build().map(|runtime| {
         // Whoever reads only the first lines has seen what they wanted.
         let tell = |line: &dyn std::fmt::Display| drop(writeln!(std::io::stdout(), "{line}"));
-        let report = runtime.block_on(verify::run_telling(&urls, |finding| tell(finding)))?;
+        let report = runtime.block_on(verify::run_telling(&urls, &access, |finding| tell(finding)))?;
         tell(&report);
         Ok::<_, VerifyError>(report)
     });

@@ -31,20 +31,28 @@ fn problems(text: &str) -> Vec<String> {
 #[test]
 fn a_name_for_sentinels_is_no_address_to_verify() {
     let (_directory, path) = file("redis-url = [\"redis://:secret@mymaster\"]\nredis-sentinel = [\"redis://s\"]\n");
-    let settings = |redis_url| VerifySettings { config: Some(path.clone().into()), redis_url };
+    let settings =
+        |redis_url| VerifySettings { config: Some(path.clone().into()), redis_url, ..VerifySettings::default() };
     let told = settings(Vec::new()).resolve().unwrap_err().to_string();
     assert!(told.contains("--redis-url") && !told.contains("secret"), "{told}");
     let named = vec!["redis://node".to_owned()];
-    assert_eq!(settings(named.clone()).resolve().unwrap(), named);
+    assert_eq!(settings(named.clone()).resolve().unwrap().redis_url, named);
 }
 
 #[test]
 fn what_to_verify_is_read_from_the_file_unless_it_is_named() {
     let (_directory, path) = file("workers = 0\nredis-url = [\"redis://a\", \"redis://b\"]\n");
-    let settings =
-        |config: &Path, url: &str| VerifySettings { config: Some(config.into()), redis_url: vec![url.to_owned()] };
-    assert_eq!(settings(&path, "").resolve().unwrap(), ["redis://a", "redis://b"], "an empty variable is none");
-    assert_eq!(settings(&path, "redis://c").resolve().unwrap(), ["redis://c"]);
+    let settings = |config: &Path, url: &str| VerifySettings {
+        config: Some(config.into()),
+        redis_url: vec![url.to_owned()],
+        ..VerifySettings::default()
+    };
+    assert_eq!(
+        settings(&path, "").resolve().unwrap().redis_url,
+        ["redis://a", "redis://b"],
+        "an empty variable is none"
+    );
+    assert_eq!(settings(&path, "redis://c").resolve().unwrap().redis_url, ["redis://c"]);
     assert!(settings(Path::new(""), "").resolve().unwrap_err().to_string().contains("no Redis is named"));
 }
 

@@ -2,16 +2,16 @@
 
 use std::ffi::OsString;
 use std::fmt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 
 use super::{InvalidConfig, Settings, file, has_duplicates};
 
-/// What `tollgate verify` can be told. It takes its entry of the file that `tollgate serve` reads.
+/// What `tollgate verify` can be told. It takes its entries of the file that `tollgate serve` reads.
 #[derive(Default, Args)]
 pub struct VerifySettings {
-    /// The TOML file of `tollgate serve`, whose redis-url is used if there is no other
+    /// The TOML file of `tollgate serve`, whose redis-url, user, password and certificates are used where there are no others
     #[arg(long, env = "TOLLGATE_CONFIG", value_name = "FILE")]
     pub config: Option<OsString>,
 
@@ -19,6 +19,26 @@ pub struct VerifySettings {
     /// cluster, of which every master is read
     #[arg(long, env = "TOLLGATE_REDIS_URL", value_name = "URL", value_delimiter = ',', hide_env_values = true)]
     pub redis_url: Vec<String>,
+
+    /// The user of Redis's access list [default: that of the URL]
+    #[arg(long, env = "TOLLGATE_REDIS_USER", value_name = "NAME")]
+    pub redis_user: Option<String>,
+
+    /// A file with the password [default: that of the URL]
+    #[arg(long, env = "TOLLGATE_REDIS_PASSWORD_FILE", value_name = "FILE")]
+    pub redis_password_file: Option<PathBuf>,
+
+    /// A file with the certificates (PEM) of the authorities that may vouch for a rediss:// [default: those that browsers trust]
+    #[arg(long, env = "TOLLGATE_REDIS_CA", value_name = "FILE")]
+    pub redis_ca: Option<PathBuf>,
+
+    /// A file with the certificate (PEM) to show to a rediss:// that asks for one [default: none]
+    #[arg(long, env = "TOLLGATE_REDIS_CERT", value_name = "FILE")]
+    pub redis_cert: Option<PathBuf>,
+
+    /// A file with the key (PEM) of that certificate [default: none]
+    #[arg(long, env = "TOLLGATE_REDIS_KEY", value_name = "FILE")]
+    pub redis_key: Option<PathBuf>,
 }
 
 /// Says nothing of the values: some are secrets.
@@ -29,11 +49,11 @@ impl fmt::Debug for VerifySettings {
 }
 
 impl VerifySettings {
-    /// The URLs of the Redis to verify.
+    /// The Redis to verify: only what names it and opens it is set, and the URLs are at least one.
     ///
     /// # Errors
     /// Every problem at once.
-    pub fn resolve(self) -> Result<Vec<String>, InvalidConfig> {
+    pub fn resolve(self) -> Result<Self, InvalidConfig> {
         let invalid = |problem: &str| InvalidConfig { problems: vec![problem.to_owned()] };
         // An empty variable is as one that is not set.
         let path = self.config.filter(|path| !path.is_empty());
@@ -63,6 +83,19 @@ impl VerifySettings {
         if has_duplicates(&urls) {
             return Err(invalid("redis-url names a node twice"));
         }
-        Ok(urls)
+        let one =
+            |name: &str| entry(name).and_then(|values| values.into_iter().next()).filter(|value| !value.is_empty());
+        let path = |given: Option<PathBuf>, name: &str| {
+            given.filter(|path| !path.as_os_str().is_empty()).or_else(|| one(name).map(PathBuf::from))
+        };
+        Ok(Self {
+            config: None,
+            redis_url: urls,
+            redis_user: self.redis_user.filter(|user| !user.is_empty()).or_else(|| one("redis-user")),
+            redis_password_file: path(self.redis_password_file, "redis-password-file"),
+            redis_ca: path(self.redis_ca, "redis-ca"),
+            redis_cert: path(self.redis_cert, "redis-cert"),
+            redis_key: path(self.redis_key, "redis-key"),
+        })
     }
 }

@@ -17,9 +17,10 @@ use serde_bytes::ByteBuf;
 
 use crate::domain::id::Owner;
 
+use super::connection::access::Identity;
 use super::connection::check::judge_version;
 use super::script::{Script, scripts};
-use super::{ConnectError, UserKeys, keys};
+use super::{ConnectError, RedisAccess, UserKeys, keys};
 
 /// How many keys one `SCAN`, and how many entries one script looks at.
 const PAGE: usize = 250;
@@ -126,15 +127,18 @@ enum Connection {
 }
 
 impl Connection {
-    fn single(info: ConnectionInfo) -> Result<Self, RedisError> {
-        let config =
+    fn single(info: ConnectionInfo, identity: &Identity) -> Result<Self, RedisError> {
+        let mut config =
             ConnectionManagerConfig::new().set_connection_timeout(Some(PATIENCE)).set_response_timeout(Some(PATIENCE));
-        ConnectionManager::new_lazy_with_config(redis::Client::open(info)?, config).map(Self::Single)
+        if let Some(password) = identity.password() {
+            config = config.set_credentials_provider(password);
+        }
+        ConnectionManager::new_lazy_with_config(redis::Client::open(identity.dress(info)?)?, config).map(Self::Single)
     }
 
-    async fn cluster(nodes: Vec<ConnectionInfo>) -> Result<Self, RedisError> {
-        let client = ClusterClient::builder(nodes).connection_timeout(PATIENCE).response_timeout(PATIENCE).build()?;
-        client.get_async_connection().await.map(Self::Cluster)
+    async fn cluster(nodes: Vec<ConnectionInfo>, identity: &Identity) -> Result<Self, RedisError> {
+        let builder = ClusterClient::builder(nodes).connection_timeout(PATIENCE).response_timeout(PATIENCE);
+        identity.present_to_cluster(builder)?.build()?.get_async_connection().await.map(Self::Cluster)
     }
 
     async fn send(&self, command: Cmd) -> Result<Value, RedisError> {
@@ -158,7 +162,7 @@ impl Inspector {
     ///
     /// # Errors
     /// See [`ConnectError`].
-    pub async fn connect(urls: &[String]) -> Result<Self, ConnectError> {
+    pub async fn connect(urls: &[String], access: &RedisAccess) -> Result<Self, ConnectError> {
         let mut nodes = Vec::new();
         for (index, url) in urls.iter().enumerate() {
             let info = url.as_str().into_connection_info();
@@ -167,9 +171,10 @@ impl Inspector {
         let (Some(first), several) = (nodes.first().cloned(), nodes.len() > 1) else {
             return Err(ConnectError::NoUrl);
         };
+        let identity = access.identity(&nodes)?;
         let unreachable = |error: RedisError| ConnectError::Unreachable(Box::new(error));
         let connect = async {
-            let single = Connection::single(first).map_err(unreachable)?;
+            let single = Connection::single(first, &identity).map_err(unreachable)?;
             let mut inspector = Self { connection: single, masters: Vec::new() };
             let hello = inspector.hello().await;
             // One of several nodes of a cluster may be down.
@@ -178,7 +183,7 @@ impl Inspector {
                 judge_version(hello.get("server").is_some_and(|name| name == "valkey"), version, "this Redis")?;
             }
             if several || hello.map_err(unreachable)?.get("mode").is_some_and(|mode| mode == "cluster") {
-                inspector.connection = Connection::cluster(nodes).await.map_err(unreachable)?;
+                inspector.connection = Connection::cluster(nodes, &identity).await.map_err(unreachable)?;
                 inspector.masters = inspector.masters().await.map_err(unreachable)?;
             }
             Ok(inspector)

@@ -19,7 +19,7 @@ use tokio::task::JoinSet;
 use crate::domain::id::Owner;
 use crate::ledger::inspection::{Inspector, ScanPosition, Unreadable};
 use crate::ledger::keys::{KeyKind, kind};
-use crate::ledger::{ConnectError, UserKeys};
+use crate::ledger::{ConnectError, RedisAccess, UserKeys};
 
 use checks::{Findings, Moment};
 
@@ -106,7 +106,7 @@ pub enum VerifyError {
 /// See [`VerifyError`].
 pub async fn run(urls: &[String]) -> Result<(Report, Vec<Finding>), VerifyError> {
     let mut findings = Vec::new();
-    let report = run_telling(urls, |finding| findings.push(finding.clone())).await?;
+    let report = run_telling(urls, &RedisAccess::default(), |finding| findings.push(finding.clone())).await?;
     Ok((report, findings))
 }
 
@@ -114,8 +114,12 @@ pub async fn run(urls: &[String]) -> Result<(Report, Vec<Finding>), VerifyError>
 ///
 /// # Errors
 /// See [`VerifyError`].
-pub async fn run_telling(urls: &[String], mut tell: impl FnMut(&Finding)) -> Result<Report, VerifyError> {
-    let inspector = Inspector::connect(urls).await?;
+pub async fn run_telling(
+    urls: &[String],
+    access: &RedisAccess,
+    mut tell: impl FnMut(&Finding),
+) -> Result<Report, VerifyError> {
+    let inspector = Inspector::connect(urls, access).await?;
     let (mut report, mut seen, mut told) = (Report::default(), HashSet::new(), HashSet::new());
     let mut position = Some(ScanPosition::default());
     while let Some(from) = position {

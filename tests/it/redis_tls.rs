@@ -132,10 +132,23 @@ async fn a_node_is_reached_by_tls_and_certificates_that_are_replaced_are_used_by
     let told = refusal(&[files.flags(), vec!["--redis-url=redis://127.0.0.1:1".to_owned()]].concat());
     assert!(told.contains("rediss://"), "{told}");
 
-    let served = serve(&files, &[url]);
+    let served = serve(&files, std::slice::from_ref(&url));
     counts(&served).await;
     assert!(connections(&redis).await > 1);
     let mut replica = Replica::connect(served.address).await;
+    let password = files.path("password.txt");
+    std::fs::write(&password, "secret").unwrap();
+    let _: () = redis
+        .ask("ACL SETUSER reader on >secret %R~* +@read +@connection -@dangerous +time +eval_ro +evalsha_ro")
+        .await
+        .unwrap();
+    let verified = tollgate()
+        .args(["verify", "--redis-user=reader", &url])
+        .arg(format!("--redis-password-file={}", password.display()))
+        .args(&files.flags()[..3])
+        .output()
+        .unwrap();
+    assert!(verified.status.success(), "{verified:?}");
     // The server comes back with certificates of another authority; Tollgate's files follow, at once or later.
     for at_once in [true, false] {
         redis.kill();
@@ -188,6 +201,9 @@ async fn every_node_of_a_cluster_is_reached_by_tls() {
     let named = format!("--redis-url=rediss://127.0.0.1:{}", nodes[0].0);
     let mut served = serve(&files, &[named]);
     counts(&served).await;
+    let nodes_named = nodes.iter().map(|(port, _)| format!("rediss://127.0.0.1:{port}")).collect::<Vec<_>>().join(",");
+    let verified = tollgate().args(["verify", "--redis-url", &nodes_named]).args(&files.flags()[..3]).output().unwrap();
+    assert!(verified.status.success(), "{verified:?}");
     for (_, node) in &nodes {
         let keys: u64 = node.ask("DBSIZE").await.unwrap();
         assert!(keys > 0, "every node has users");

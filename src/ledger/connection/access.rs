@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
 
+use redis::cluster::ClusterClientBuilder;
 use redis::{
     AsyncConnectionConfig, BasicAuth, ClientTlsConfig, ConnectionAddr, ConnectionInfo, ErrorKind, RedisError,
     StreamingCredentialsProvider, TlsCertificates,
@@ -36,7 +37,7 @@ pub struct RedisAccess {
 
 /// How to present oneself to servers of one kind.
 #[derive(Clone, Default)]
-pub(super) struct Identity {
+pub(in crate::ledger) struct Identity {
     credentials: Option<Credentials>,
     tls: Option<Arc<TlsFiles>>,
 }
@@ -56,7 +57,7 @@ struct TlsFiles {
 
 impl RedisAccess {
     /// To the servers that keep the counters.
-    pub(super) fn identity(&self, urls: &[ConnectionInfo]) -> Result<Identity, ConnectError> {
+    pub(in crate::ledger) fn identity(&self, urls: &[ConnectionInfo]) -> Result<Identity, ConnectError> {
         if self.user.is_some() && urls.iter().any(|url| url.redis_settings().username().is_some()) {
             return Err(ConnectError::Misfit(
                 "a user is named by --redis-url and by --redis-user: leave one of them out",
@@ -158,7 +159,7 @@ impl RedisAccess {
 
 impl Identity {
     /// The address with the certificates of the moment.
-    pub(super) fn dress(&self, info: ConnectionInfo) -> Result<ConnectionInfo, RedisError> {
+    pub(in crate::ledger) fn dress(&self, info: ConnectionInfo) -> Result<ConnectionInfo, RedisError> {
         match self.certificates()? {
             Some(certificates) if matches!(info.addr(), ConnectionAddr::TcpTls { .. }) => {
                 Ok(redis::Client::build_with_tls(info, certificates)?.get_connection_info().clone())
@@ -168,7 +169,7 @@ impl Identity {
     }
 
     /// The certificates of the moment, if files hold any.
-    pub(super) fn certificates(&self) -> Result<Option<TlsCertificates>, RedisError> {
+    fn certificates(&self) -> Result<Option<TlsCertificates>, RedisError> {
         let Some(files) = &self.tls else { return Ok(None) };
         let client = files.client.as_ref().map(|(cert, key)| {
             Ok::<_, RedisError>(ClientTlsConfig { client_cert: std::fs::read(cert)?, client_key: std::fs::read(key)? })
@@ -178,7 +179,7 @@ impl Identity {
     }
 
     /// What reads the password again for each connection, if a file holds it.
-    pub(super) fn password(&self) -> Option<impl StreamingCredentialsProvider + use<>> {
+    pub(in crate::ledger) fn password(&self) -> Option<impl StreamingCredentialsProvider + use<>> {
         self.credentials.clone()
     }
 
@@ -188,6 +189,20 @@ impl Identity {
             Some(password) => config.set_credentials_provider(password),
             None => config,
         }
+    }
+
+    /// As [`Self::present`], to all nodes of a cluster.
+    pub(in crate::ledger) fn present_to_cluster(
+        &self,
+        mut builder: ClusterClientBuilder,
+    ) -> Result<ClusterClientBuilder, RedisError> {
+        if let Some(certificates) = self.certificates()? {
+            builder = builder.certs(certificates);
+        }
+        if let Some(password) = self.password() {
+            builder = builder.set_credentials_provider(password);
+        }
+        Ok(builder)
     }
 
     /// Whether a connection that is refused might be accepted once it is made of what the files hold by now.

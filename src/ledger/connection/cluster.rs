@@ -236,18 +236,12 @@ impl Cluster {
 
 /// The library's client, with what the files of the identity hold now.
 fn client(nodes: &[ConnectionInfo], identity: &Identity, timeout: Duration) -> Result<ClusterClient, RedisError> {
-    let mut builder = ClusterClient::builder(nodes.to_vec())
+    let builder = ClusterClient::builder(nodes.to_vec())
         .connection_timeout(timeout.min(Duration::from_secs(1)))
         .response_timeout(timeout)
         .tcp_settings(tcp())
         .retries(0);
-    if let Some(certificates) = identity.certificates()? {
-        builder = builder.certs(certificates);
-    }
-    if let Some(password) = identity.password() {
-        builder = builder.set_credentials_provider(password);
-    }
-    builder.build()
+    identity.present_to_cluster(builder)?.build()
 }
 
 /// What to do after an answer which says that the command did not run; `None` if it is another answer or none, after which

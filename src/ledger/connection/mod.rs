@@ -3,7 +3,7 @@
 //! Sharing is what makes one round trip cheap: many calls travel in one packet. A pool that lends a connection per call
 //! costs more than twice the CPU (docs/adr/0003-connections.md).
 
-mod access;
+pub(super) mod access;
 mod batch;
 pub(super) mod check;
 mod cluster;
