@@ -25,7 +25,7 @@ use crate::catalog;
 use crate::config::{Config, HealthSettings, Settings, VerifySettings, log_filter, unknown_variables};
 use crate::domain::fault::Fault;
 use crate::domain::id::AppId;
-use crate::ledger::{ConnectError, Ledger, RedisOptions};
+use crate::ledger::{ConnectError, Ledger, RedisAccess, RedisOptions};
 use crate::meter::MeterOptions;
 use crate::private_redis::{self, PrivateRedis};
 use crate::server::{self, ServeError, Serving};
@@ -225,6 +225,16 @@ fn redis_options(config: &Config, urls: Vec<String>) -> RedisOptions {
         batch: config.redis_batch,
         timeout: config.redis_timeout,
         allow_eviction: config.allow_eviction,
+        wait_replicas: config.redis_wait_replicas,
+        wait_timeout: config.redis_wait_timeout,
+        access: RedisAccess {
+            user: config.redis_user.clone(),
+            password_file: config.redis_password_file.clone(),
+            sentinel_password_file: config.redis_sentinel_password_file.clone(),
+            ca: config.redis_ca.clone(),
+            cert: config.redis_cert.clone(),
+            key: config.redis_key.clone(),
+        },
     }
 }
 
