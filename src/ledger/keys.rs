@@ -32,7 +32,7 @@ pub fn pattern() -> String {
 /// A key that belongs to nobody and is never written, to ask whether it might be.
 #[must_use]
 pub fn nobodys() -> String {
-    pattern().replace('*', "access-list")
+    pattern().replace('*', "nobody")
 }
 
 /// Reads a key.

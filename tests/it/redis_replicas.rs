@@ -36,6 +36,17 @@ async fn serving(redis: RedisOptions) -> Replica {
     Replica::start_with(CATALOG, jiff::tz::db(), MeterOptions::default(), redis).await
 }
 
+/// Asks until the replica has it.
+async fn acknowledged(replica: &mut Replica, user: &str, id: &str) -> tollgate::grpc::v1::TrackResponse {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    loop {
+        match replica.metering.track(track(user, id)).await {
+            Ok(answer) => return answer.into_inner(),
+            Err(status) => assert!(Instant::now() < deadline, "service does not resume: {status:?}"),
+        }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_too_few_replicas_have_is_not_acknowledged_and_its_id_finds_it() {
     let (master, follower) = pair("wait").await;
@@ -47,6 +58,8 @@ async fn what_too_few_replicas_have_is_not_acknowledged_and_its_id_finds_it() {
             "--redis-url",
             &url,
             "--redis-wait-replicas=1",
+            "--redis-wait-timeout=1s",
+            "--redis-timeout=5s",
             "--redis-batch",
             batch,
             "--catalog",
@@ -55,7 +68,7 @@ async fn what_too_few_replicas_have_is_not_acknowledged_and_its_id_finds_it() {
         let served = Served::start(0, &flags);
         let mut replica = Replica::connect(served.address).await;
         let user = fresh_user("wait");
-        replica.metering.track(track(&user, "1")).await.unwrap();
+        acknowledged(&mut replica, &user, "1").await;
         follower.signal("-STOP");
         let status = replica.metering.track(track(&user, "2")).await.unwrap_err();
         assert_eq!(status.code(), Code::Unavailable, "{status:?}");
@@ -73,15 +86,12 @@ async fn what_too_few_replicas_have_is_not_acknowledged_and_its_id_finds_it() {
         let status = replica.subscriptions.upsert_subscription(again.clone()).await.unwrap_err();
         assert_eq!(status.code(), Code::Unavailable, "{status:?}");
         follower.signal("-CONT");
-        let deadline = Instant::now() + Duration::from_secs(20);
-        let answer = loop {
-            match replica.metering.track(track(&user, "2")).await {
-                Ok(answer) => break answer.into_inner(),
-                Err(status) => assert!(Instant::now() < deadline, "service does not resume: {status:?}"),
-            }
-        };
+        let answer = acknowledged(&mut replica, &user, "2").await;
         assert_eq!((answer.replayed, answer.limits[0].used), (true, 2.0));
-        replica.subscriptions.upsert_subscription(again).await.unwrap();
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while let Err(status) = replica.subscriptions.upsert_subscription(again.clone()).await {
+            assert!(Instant::now() < deadline, "service does not resume: {status:?}");
+        }
     }
 }
 

@@ -17,7 +17,8 @@ local function try(name, ...)
     local answer = redis.pcall(name, ...)
     local told = type(answer) == 'table' and answer.err or ''
     if string.find(told, 'permission', 1, true) or string.find(told, 'user executing the script', 1, true) then
-        local of_keys = string.find(told, 'keys', 1, true)
+        -- Versions word it in different ways: a command is run, and a key is accessed.
+        local of_keys = string.find(told, ' access ', 1, true)
         lacking[#lacking + 1] = of_keys and '~' or string.lower(name)
     end
 end
@@ -80,7 +81,7 @@ impl Lacking {
         };
         let answered = error.downcast_ref::<RedisError>();
         if is_forbidden(&*error) {
-            let of_keys = answered.and_then(RedisError::detail).is_some_and(|detail| detail.contains("keys"));
+            let of_keys = answered.and_then(RedisError::detail).is_some_and(|detail| detail.contains(" access "));
             self.0.insert(if of_keys { "~".to_owned() } else { permission.to_owned() });
             return Ok(());
         }
