@@ -241,14 +241,6 @@ impl Config {
         if let Err(identity) = IdentityApps::new(&self.tls_client_app) {
             wrong(&["tls-client-app"], &format!("tls-client-app gives {identity} to two apps"));
         }
-        if !self.listen.ip().is_loopback() && !self.api_keys && self.tls_client_ca.is_none() && !self.allow_anonymous {
-            let problem = format!(
-                "listen is {}, where other machines may call, and every caller would be let in: turn api-keys on, ask for client certificates by tls-client-ca, or turn allow-anonymous on if \
-                 the network keeps others out",
-                self.listen
-            );
-            wrong(&["listen", "api-keys", "tls-client-ca", "allow-anonymous"], &problem);
-        }
         if self.redis_cert.is_some() != self.redis_key.is_some() {
             wrong(&["redis-cert", "redis-key"], "redis-cert and redis-key go together: name both files, or neither");
         }

@@ -27,7 +27,6 @@ use crate::domain::id::Owner;
 use super::script::{Script, scripts};
 use crate::telemetry::labels::RedisError as Kind;
 use crate::telemetry::{metrics, trace};
-pub use access::Access;
 use access::Identity;
 pub use access::RedisAccess;
 use cluster::Cluster;

@@ -113,10 +113,9 @@ impl Script {
         let digest = sha1::Sha1::digest(body.as_bytes());
         let sha1 = digest.iter().map(|byte| format!("{byte:02x}")).collect();
         let batches = source.contains("\nreturn each(");
-        let mut script =
-            Self { name, source, body, sha1, batches, function: None, duration: metrics().script_duration(name) };
         let writes = !source.lines().next().is_some_and(|shebang| shebang.contains("no-writes"));
-        let mut script = Self { name, source, body, sha1, batches, writes, function: None };
+        let duration = metrics().script_duration(name);
+        let mut script = Self { name, source, body, sha1, batches, writes, function: None, duration };
         script.function = Function::of(&script);
         script
     }
