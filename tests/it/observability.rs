@@ -298,7 +298,7 @@ async fn lines_of_json_name_the_request_and_neither_the_user_nor_a_password() {
     redis.signal("-CONT");
     served.signal("-TERM");
     served.wait();
-    let log = served.log();
+    let log = served.whole_log();
     let lines: Vec<serde_json::Value> = log.lines().map(|line| serde_json::from_str(line).expect(line)).collect();
     for id in ["chosen-1", &made, &replaced, "chosen-2"] {
         let answered = lines.iter().find(|line| line["request_id"] == id && line["target"] == "tollgate::access");

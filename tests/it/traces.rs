@@ -137,7 +137,7 @@ async fn a_collector_that_is_away_costs_calls_nothing_and_the_log_a_line() {
         }
         served.signal("-TERM");
         assert!(served.wait().success());
-        let log = served.log();
+        let log = served.whole_log();
         assert_eq!(log.matches("takes no spans").count(), 1, "{log}");
     }
 }
