@@ -160,7 +160,7 @@ async fn run(config: Config) -> Result<(), Failure> {
     };
 
     let (redis, urls) = redis(&config).await?;
-    let outcome = serve_with(&config, (catalogs, texts.digest()), urls, listener, tls, admin, hangup, stop).await;
+    let outcome = serve_with(&config, (catalogs, texts.digest()), urls, (listener, admin), tls, hangup, stop).await;
     if let Some(traces) = traces {
         traces.stop().await;
     }
@@ -174,9 +174,8 @@ async fn serve_with(
     config: &Config,
     (catalogs, digest): (Catalogs, [u8; 32]),
     urls: Vec<String>,
-    listener: TcpListener,
+    (listener, admin): (TcpListener, Option<TcpListener>),
     tls: Option<Certificates>,
-    admin: Option<TcpListener>,
     mut hangup: Signal,
     stop: impl Future<Output = ()> + Send,
 ) -> Result<(), Failure> {
