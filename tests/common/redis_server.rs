@@ -40,7 +40,7 @@ pub fn free_port() -> u16 {
 }
 
 impl RedisServer {
-    /// Starts one that writes only into `directory`, with these arguments of `redis-server` (such as `--appendonly yes`).
+    /// Starts one that writes only into `directory`, its log as well, with these arguments of `redis-server` (such as `--appendonly yes`).
     pub fn start(directory: PathBuf, arguments: &str) -> Self {
         std::fs::create_dir_all(&directory).unwrap();
         let arguments: Vec<_> = arguments.split_whitespace().map(str::to_owned).collect();
@@ -122,7 +122,7 @@ impl RedisServer {
 
 fn spawn(port: u16, directory: &PathBuf, arguments: &[String]) -> Child {
     Command::new("redis-server")
-        .args(["--bind", "127.0.0.1", "--save", "", "--port", &port.to_string(), "--dir"])
+        .args(["--bind", "127.0.0.1", "--save", "", "--logfile", "server.log", "--port", &port.to_string(), "--dir"])
         .arg(directory)
         .args(arguments)
         .stdout(Stdio::null())

@@ -1,10 +1,13 @@
 //! Redis Sentinel: a master, two replicas and three Sentinels on loopback. The master is replaced on demand, killed, or hangs.
 
+use std::collections::HashMap;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use redis::AsyncConnectionConfig;
+use redis::aio::MultiplexedConnection;
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 use tollgate::grpc::v1;
@@ -22,6 +25,13 @@ const RESUMES: Duration = Duration::from_secs(5);
 
 /// How the Sentinels call the master. Names keep their case.
 const NAME: &str = "My_master";
+
+/// After this long without an answer the Sentinels take the master for dead: longer than a busy machine keeps a process waiting.
+const DOWN_AFTER_MS: u64 = 2000;
+
+/// Then the campaign says nothing of Tollgate.
+const UNASKED: &str =
+    "the machine is too busy: the Sentinels made a failover that is none of the test's, and may forget";
 
 /// Of the servers, and another of the Sentinels.
 const PASSWORD: &str = "data-secret";
@@ -46,9 +56,9 @@ impl Sentinel {
         let port = free_port();
         let file = directory.join("sentinel.conf");
         let config = format!(
-            "port {port}\nbind 127.0.0.1\ndir {}\nrequirepass {SENTINEL_PASSWORD}\n\
+            "port {port}\nbind 127.0.0.1\ndir {}\nrequirepass {SENTINEL_PASSWORD}\nlogfile sentinel.log\n\
              sentinel monitor {NAME} 127.0.0.1 {master} 2\nsentinel auth-pass {NAME} {PASSWORD}\n\
-             sentinel sentinel-pass {SENTINEL_PASSWORD}\nsentinel down-after-milliseconds {NAME} 600\n\
+             sentinel sentinel-pass {SENTINEL_PASSWORD}\nsentinel down-after-milliseconds {NAME} {DOWN_AFTER_MS}\n\
              sentinel failover-timeout {NAME} 3000\n",
             directory.display()
         );
@@ -68,14 +78,20 @@ impl Sentinel {
     }
 
     async fn ask<T: redis::FromRedisValue>(&self, words: &[&str]) -> redis::RedisResult<T> {
-        let mut connection = redis::Client::open(self.url())?.get_multiplexed_async_connection().await?;
-        redis::cmd("SENTINEL").arg(words).query_async(&mut connection).await
+        redis::cmd("SENTINEL").arg(words).query_async(&mut connect(self.url()).await?).await
     }
 
     fn signal(&self, name: &str) {
         let status = Command::new("kill").args([name, &self.child.id().to_string()]).status().unwrap();
         assert!(status.success());
     }
+}
+
+/// A connection of the test's own, with patience for a busy machine.
+async fn connect(url: String) -> redis::RedisResult<MultiplexedConnection> {
+    let patience = Some(Duration::from_secs(10));
+    let config = AsyncConnectionConfig::new().set_connection_timeout(patience).set_response_timeout(patience);
+    redis::Client::open(url)?.get_multiplexed_async_connection_with_config(&config).await
 }
 
 /// The servers, of which the first is the master, and the Sentinels that watch them.
@@ -136,14 +152,19 @@ impl Watched {
     /// What a server says of itself and its replicas, if it answers.
     async fn replication(&self, index: usize) -> Option<String> {
         let url = format!("redis://:{PASSWORD}@127.0.0.1:{}", self.servers[index].port());
-        let mut connection = redis::Client::open(url).unwrap().get_multiplexed_async_connection().await.ok()?;
-        redis::cmd("INFO").arg("replication").query_async(&mut connection).await.ok()
+        redis::cmd("INFO").arg("replication").query_async(&mut connect(url).await.ok()?).await.ok()
     }
 
     /// The index of the server that the first Sentinel calls master.
     async fn master(&self) -> usize {
         let (_, port): (String, u16) = self.sentinels[0].ask(&["GET-MASTER-ADDR-BY-NAME", NAME]).await.unwrap();
         self.servers.iter().position(|server| server.port() == port).expect("it is one of the servers")
+    }
+
+    /// Of the last failover that the first Sentinel knows: a later one has a higher number.
+    async fn epoch(&self) -> u64 {
+        let told: HashMap<String, String> = self.sentinels[0].ask(&["MASTER", NAME]).await.unwrap();
+        told["config-epoch"].parse().unwrap()
     }
 
     async fn until(&self, what: &str, mut is_so: impl AsyncFnMut() -> bool) {
@@ -158,8 +179,7 @@ impl Watched {
     async fn settled(&self) {
         self.until("all is well", async || {
             for sentinel in &self.sentinels {
-                let Ok(told) = sentinel.ask::<std::collections::HashMap<String, String>>(&["MASTER", NAME]).await
-                else {
+                let Ok(told) = sentinel.ask::<HashMap<String, String>>(&["MASTER", NAME]).await else {
                     return false;
                 };
                 let says = |field: &str, value: &str| told.get(field).is_some_and(|text| text == value);
@@ -247,29 +267,29 @@ async fn the_master_is_killed_and_hangs() {
     let mut watched = Watched::start("stopped").await;
     for seed in seeds() {
         for signal in ["-KILL", "-STOP"] {
+            let before = watched.epoch().await;
             let load = watched.load(Plan::new(Vec::new(), Vec::new(), seed)).await;
             load.pause().await;
             watched.caught_up().await;
+            assert_eq!(watched.epoch().await, before, "{UNASKED}");
             let master = watched.master().await;
             watched.servers[master].signal(signal);
             // One Sentinel that hangs as well holds nobody up.
             watched.sentinels[2].signal("-STOP");
             load.resume();
             watched.promoted(master).await;
+            let promoted = watched.epoch().await;
             let resumed = load.flows(RESUMES).await;
             watched.sentinels[2].signal("-CONT");
             match signal {
                 // It comes back as the master that it was, until the Sentinels tell it otherwise.
                 "-KILL" => watched.servers[master].restart(),
-                _ => {
-                    // A master that goes on answers what it finds in its sockets before it hears that it is none.
-                    load.pause().await;
-                    watched.servers[master].signal("-CONT");
-                }
+                // It answers what it finds in its sockets before it hears that it is none.
+                _ => watched.servers[master].signal("-CONT"),
             }
             watched.settled().await;
-            load.resume();
             load.flows(RESUMES).await;
+            assert_eq!(watched.epoch().await, promoted, "{UNASKED}");
             let totals = load.audit().await;
             assert!(totals.unanswered > 0, "the fault was felt: {totals:?}");
             println!("master in step, {signal}: service resumed after {resumed:?}; {totals:?}");
@@ -391,15 +411,18 @@ async fn a_master_must_say_so_itself_and_who_missed_a_failover_is_not_heard() {
     let moved = Instant::now();
     while calls(&replica, "fcall").await == 0 {
         assert!(moved.elapsed() < RESUMES, "the other master is not followed");
-        tollgate.metering.track(track("u")).await.unwrap();
+        track_amid_a_move(&mut tollgate).await;
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     let before = (calls(&master, "fcall").await, calls(&master, "unlink").await);
     let replicated = calls(&replica, "unlink").await;
-    for round in 0..30 {
-        if round == 15 {
+    for round in 0..45 {
+        match round {
             // Now who missed it answers first.
-            *words[0].lock().unwrap() = (7, replica.port(), 40);
+            15 => *words[0].lock().unwrap() = (7, replica.port(), 40),
+            // And now alone.
+            30 => *words[0].lock().unwrap() = (7, replica.port(), 5000),
+            _ => {}
         }
         tollgate.metering.track(track("u")).await.unwrap();
         tokio::time::sleep(Duration::from_millis(100)).await;
@@ -407,6 +430,71 @@ async fn a_master_must_say_so_itself_and_who_missed_a_failover_is_not_heard() {
     delete_with_a_hold(&mut tollgate).await;
     assert_eq!((calls(&master, "fcall").await, calls(&master, "unlink").await), before, "the first one is left");
     assert_eq!(calls(&replica, "unlink").await, replicated + 1);
+    // Sentinels that are set up anew count from the beginning. They are believed once they must be.
+    for word in &words {
+        *word.lock().unwrap() = (0, master.port(), 0);
+    }
+    let anew = Instant::now();
+    while (calls(&master, "fcall").await, calls(&master, "unlink").await) == before {
+        assert!(anew.elapsed() < Duration::from_secs(30), "Sentinels that were set up anew are not believed");
+        track_amid_a_move(&mut tollgate).await;
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+/// A node that hangs finds in its sockets what was asked of it, and runs it as soon as it goes on, as it has not heard yet that it is
+/// no master any more. It will forget that. So nobody is told that it was done.
+#[tokio::test]
+async fn what_a_master_of_before_does_is_not_acknowledged() {
+    let _turn = alone().await;
+    let nodes = [RedisServer::start(scratch("before-0"), ""), RedisServer::start(scratch("before-1"), "")];
+    for node in &nodes {
+        node.ready().await;
+    }
+    let word: Word = Arc::new(Mutex::new((1, nodes[0].port(), 0)));
+    let timeout = Duration::from_secs(60);
+    let urls = vec![format!("redis://{NAME}")];
+    let sentinels = vec![liar(Arc::clone(&word)).await];
+    for (batch, user) in [(1, "alone"), (32, "together")] {
+        let epoch = word.lock().unwrap().0;
+        let old = nodes.iter().position(|node| node.port() == word.lock().unwrap().1).unwrap();
+        let (urls, sentinels) = (urls.clone(), sentinels.clone());
+        let options = RedisOptions { urls, sentinels, connections: 1, batch, timeout, ..RedisOptions::default() };
+        let catalog = load::catalog(10);
+        let mut tollgate = Replica::start_with(&catalog, jiff::tz::db(), MeterOptions::default(), options).await;
+        let reserve = |user: &str, request_id: &str| v1::ReserveRequest {
+            user_id: user.to_owned(),
+            event: Some(v1::Event { name: "work".to_owned(), ..Default::default() }),
+            request_id: request_id.to_owned(),
+            ..Default::default()
+        };
+        let reserved = tollgate.metering.reserve(reserve("holder", "")).await.unwrap().into_inner();
+        assert!(reserved.allowed, "{reserved:?}");
+        nodes[old].signal("-STOP");
+        let mut metering = tollgate.metering.clone();
+        let asked = spawn(async move { metering.reserve(reserve(user, "asked")).await });
+        let request = v1::DeleteUserRequest { user_id: "holder".to_owned() };
+        let mut subscriptions = tollgate.subscriptions.clone();
+        let deleted = spawn(async move { subscriptions.delete_user(request).await });
+        // Time for both to be on their way; they fail all the same if they are not.
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        assert!(!asked.is_finished() && !deleted.is_finished());
+        *word.lock().unwrap() = (epoch + 1, nodes[1 - old].port(), 0);
+        let error = asked.await.unwrap().expect_err("the reservation is made where it will be forgotten");
+        assert_eq!(error.code(), tonic::Code::Unavailable, "{error:?}");
+        let error = deleted.await.unwrap().expect_err("the user is deleted where it will be forgotten");
+        assert_eq!(error.code(), tonic::Code::Unavailable, "{error:?}");
+        let reserved = tollgate.metering.reserve(reserve(user, "asked")).await.unwrap().into_inner();
+        assert!(reserved.allowed && !reserved.replayed, "{reserved:?}");
+        nodes[old].signal("-CONT");
+    }
+}
+
+/// Nobody is told what becomes of a call that is under way when another node becomes the master.
+async fn track_amid_a_move(tollgate: &mut Replica) {
+    if let Err(status) = tollgate.metering.track(track("u")).await {
+        assert_eq!(status.code(), tonic::Code::Unavailable, "{status:?}");
+    }
 }
 
 /// How often a server has run a command.

@@ -46,6 +46,30 @@ impl Source {
     pub(super) fn fixed(info: ConnectionInfo, identity: Identity) -> Self {
         Self { master: watch::channel(Master { number: 0, info }).1, doubt: None, identity }
     }
+
+    /// The outcome of what this master is asked, unless another takes its place meanwhile. The one of before may come back, and answers
+    /// as a master until it hears that it is none: then it forgets what it has taken.
+    async fn while_master<T, E: From<RedisError>>(
+        &self,
+        number: u64,
+        outcome: impl Future<Output = Result<T, E>>,
+    ) -> Result<T, E> {
+        if self.doubt.is_none() {
+            return outcome.await;
+        }
+        let mut master = self.master.clone();
+        let replaced = async {
+            if master.wait_for(|master| master.number != number).await.is_err() {
+                // Nobody looks any more.
+                std::future::pending::<()>().await;
+            }
+        };
+        tokio::select! {
+            biased;
+            () = replaced => Err(E::from(deposed())),
+            outcome = outcome => outcome,
+        }
+    }
 }
 
 /// Connections to it.
@@ -101,8 +125,9 @@ impl Node {
 
     async fn ask_within(&self, hash: usize, command: &Cmd, writes: bool, limit: Duration) -> Result<Value, RedisError> {
         let lane = &self.lanes[hash % self.lanes.len()];
-        let mut connection = self.connection(lane)?;
-        let answer = tokio::time::timeout(limit, self.exchange(&mut connection, command, writes)).await;
+        let (number, mut connection) = self.connection(lane)?;
+        let answer = self.source.while_master(number, self.exchange(&mut connection, command, writes));
+        let answer = tokio::time::timeout(limit, answer).await;
         let answer = answer.unwrap_or_else(|_| Err(timed_out()));
         if let Err(error) = &answer {
             self.renew_after(lane, error);
@@ -186,8 +211,9 @@ impl Node {
     /// Sends a batch. Each of its calls is given up when its own time is over, and so are those that wait behind it.
     async fn send(&self, lane: &Lane, batch: &mut Batch, name: &str, subject: &str) -> Result<Value, RedisError> {
         let command = batch.command(name, subject);
-        let mut connection = self.connection(lane)?;
-        let mut answer = std::pin::pin!(self.exchange(&mut connection, &command, batch.script().writes));
+        let (number, mut connection) = self.connection(lane)?;
+        let exchange = self.exchange(&mut connection, &command, batch.script().writes);
+        let mut answer = std::pin::pin!(self.source.while_master(number, exchange));
         while let Some(deadline) = batch.deadline() {
             let deadline = lane.waiting.deadline().map_or(deadline, |other| deadline.min(other));
             match tokio::time::timeout_at(deadline, &mut answer).await {
@@ -217,12 +243,13 @@ impl Node {
         probes.join_all().await.into_iter().collect()
     }
 
-    fn connection(&self, lane: &Lane) -> Result<ConnectionManager, RedisError> {
+    /// The number of the master, and a connection to it.
+    fn connection(&self, lane: &Lane) -> Result<(u64, ConnectionManager), RedisError> {
         let number = self.source.master.borrow().number;
         {
             let current = lane.current.read().unwrap_or_else(PoisonError::into_inner);
             if current.number == number {
-                return Ok(current.connection.clone());
+                return Ok((number, current.connection.clone()));
             }
         }
         let mut current = lane.current.write().unwrap_or_else(PoisonError::into_inner);
@@ -230,7 +257,7 @@ impl Node {
         if current.number != master.number {
             *current = Current::new(&master, &self.source.identity, self.timeout)?;
         }
-        Ok(current.connection.clone())
+        Ok((current.number, current.connection.clone()))
     }
 
     /// After a failover behind one address the old connection stays open, to a node that is only a replica now or that never
@@ -265,36 +292,41 @@ impl Node {
 
     /// Sends a command over a connection that is lent for it.
     pub(super) async fn administer<T: redis::FromRedisValue>(&self, command: &Cmd) -> Result<T, AnyError> {
-        let mut connection = match self.pool()?.get().await {
-            Ok(connection) => connection,
-            Err(error) => {
-                // The next one is made of the certificates that the files hold then.
-                self.pool.write().unwrap_or_else(PoisonError::into_inner).0 = NOBODYS;
-                return Err(error.into());
+        let (number, pool) = self.pool()?;
+        let work = async {
+            let mut connection = match pool.get().await {
+                Ok(connection) => connection,
+                Err(error) => {
+                    // The next one is made of the certificates that the files hold then.
+                    self.pool.write().unwrap_or_else(PoisonError::into_inner).0 = NOBODYS;
+                    return Err(error.into());
+                }
+            };
+            match command.query_async(&mut connection).await {
+                Ok(answer) => Ok(answer),
+                Err(error) => {
+                    // The pool looks only whether a connection answers: one to a node that was demoted must not go back to it.
+                    drop(deadpool_redis::Connection::take(connection));
+                    self.doubt();
+                    Err(error.into())
+                }
             }
         };
-        match command.query_async(&mut connection).await {
-            Ok(answer) => Ok(answer),
-            Err(error) => {
-                // The pool looks only whether a connection answers: one to a node that was demoted must not go back to it.
-                drop(deadpool_redis::Connection::take(connection));
-                self.doubt();
-                Err(error.into())
-            }
-        }
+        self.source.while_master(number, work).await
     }
 
-    fn pool(&self) -> Result<deadpool_redis::Pool, AnyError> {
+    /// The number of the master, and connections to it.
+    fn pool(&self) -> Result<(u64, deadpool_redis::Pool), AnyError> {
         let master = self.source.master.borrow().clone();
         {
             let current = self.pool.read().unwrap_or_else(PoisonError::into_inner);
             if current.0 == master.number {
-                return Ok(current.1.clone());
+                return Ok(current.clone());
             }
         }
         let fresh = pool(&master.info, &self.source.identity, self.timeout)?;
         *self.pool.write().unwrap_or_else(PoisonError::into_inner) = (master.number, fresh.clone());
-        Ok(fresh)
+        Ok((master.number, fresh))
     }
 }
 
@@ -303,6 +335,11 @@ impl Current {
         let connection = lazy(master.info.clone(), identity, timeout)?;
         Ok(Self { number: master.number, connection, since: Instant::now() })
     }
+}
+
+/// What was asked of the last master may have run there.
+fn deposed() -> RedisError {
+    std::io::Error::new(std::io::ErrorKind::ConnectionAborted, "another node has become the master").into()
 }
 
 /// A connection that is made by its first call, and again whenever it breaks. It sends nothing twice.

@@ -1,8 +1,11 @@
 //! Following the master that Redis Sentinel names.
 //!
 //! All Sentinels are asked, every second and whenever a call has met a fault. The answer of the latest failover counts, and only
-//! once the node says itself that it is a master: until then the last one stays, as Sentinels may be gone while Redis serves.
+//! once the node says itself that it is a master: until then the last one stays, as Sentinels may be gone while Redis serves. A
+//! failover that was heard of once is remembered: whoever missed it may answer alone, and a master of before may be back that has
+//! missed it as well.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -33,6 +36,10 @@ const OTHERS: Duration = Duration::from_millis(100);
 /// How long a start waits for a master.
 const START: Duration = Duration::from_secs(10);
 
+/// If most Sentinels answer, and for this long none knows of the latest failover, they have been set up anew, and count from the
+/// beginning.
+const MEMORY: Duration = Duration::from_secs(10);
+
 /// Why there is no master.
 #[derive(Debug, thiserror::Error)]
 enum NoMaster {
@@ -54,6 +61,7 @@ enum NoMaster {
 }
 
 /// What a Sentinel says.
+#[derive(Clone)]
 struct Word {
     /// Counts failovers: a Sentinel that was cut off has missed some.
     epoch: u64,
@@ -66,6 +74,8 @@ struct Follower {
     name: String,
     alike: ConnectionInfo,
     sentinels: Vec<Sentinel>,
+    /// The word of the latest failover, and since when only words of earlier ones are heard.
+    latest: Option<(Word, Option<Instant>)>,
     /// To the last master that said so itself.
     master: Option<(String, u16, MultiplexedConnection)>,
     /// To the servers, and to the Sentinels.
@@ -82,7 +92,8 @@ struct Sentinel {
 pub(super) async fn follow(watched: Watched, allow_eviction: bool) -> Result<Source, ConnectError> {
     let Watched { name, master, sentinels, identities } = watched;
     let sentinels = sentinels.into_iter().map(|info| Sentinel { info, connection: None }).collect();
-    let mut follower = Follower { name, alike: master, sentinels, master: None, identities, allow_eviction };
+    let mut follower =
+        Follower { name, alike: master, sentinels, latest: None, master: None, identities, allow_eviction };
     let deadline = Instant::now() + START;
     let info = loop {
         match follower.look().await {
@@ -166,7 +177,7 @@ impl Follower {
         }
     }
 
-    /// What the Sentinels say, who are asked at the same time: the word of the latest failover.
+    /// What the Sentinels say, who are asked at the same time: the word of the latest failover, be it one of before.
     async fn ask_all(&mut self) -> Result<Word, NoMaster> {
         let mut asked = JoinSet::new();
         for (index, sentinel) in self.sentinels.iter_mut().enumerate() {
@@ -175,7 +186,7 @@ impl Follower {
             asked.spawn(async move { (index, ask(info, &identity, connection, &name).await) });
         }
         let mut deadline = Instant::now() + PATIENCE;
-        let (mut latest, mut problem, mut unaware) = (None, NoMaster::Late, 0);
+        let (mut latest, mut problem, mut unaware, mut aware) = (None, NoMaster::Late, 0, 0);
         while let Ok(Some(answer)) = tokio::time::timeout_at(deadline, asked.join_next()).await {
             let Ok((index, answer)) = answer else { continue };
             match answer {
@@ -185,6 +196,7 @@ impl Follower {
                         unaware += 1;
                         continue;
                     };
+                    aware += 1;
                     deadline = deadline.min(Instant::now() + OTHERS);
                     if latest.as_ref().is_none_or(|latest: &Word| latest.epoch < word.epoch) {
                         latest = Some(word);
@@ -195,7 +207,18 @@ impl Follower {
             }
         }
         // One that was just reset knows no names; it says nothing of the others.
-        latest.ok_or(if unaware * 2 > self.sentinels.len() { NoMaster::Unknown } else { problem })
+        let are_most = |count: usize| count * 2 > self.sentinels.len();
+        let word = latest.ok_or(if are_most(unaware) { NoMaster::Unknown } else { problem })?;
+        if let Some((latest, contradicted)) = &mut self.latest
+            && word.epoch < latest.epoch
+        {
+            let since = *contradicted.get_or_insert_with(Instant::now);
+            if !are_most(aware) || since.elapsed() < MEMORY {
+                return Ok(latest.clone());
+            }
+        }
+        self.latest = Some((word.clone(), None));
+        Ok(word)
     }
 }
 
@@ -215,11 +238,16 @@ async fn ask(
         question.arg(word).arg(name);
         question
     };
-    let address: Option<(String, u16)> = question("GET-MASTER-ADDR-BY-NAME").query_async(&mut connection).await?;
-    let Some((host, port)) = address else { return Ok((connection, None)) };
-    let told: std::collections::HashMap<String, String> = question("MASTER").query_async(&mut connection).await?;
+    // The address comes last: it may be later than the epoch, but a later epoch must not vouch for the address of before.
+    let told: HashMap<String, String> = match question("MASTER").query_async(&mut connection).await {
+        Err(error) if error.detail().is_some_and(|detail| detail.contains("No such master")) => {
+            return Ok((connection, None));
+        }
+        told => told?,
+    };
     let epoch = told.get("config-epoch").and_then(|epoch| epoch.parse().ok()).unwrap_or(0);
-    Ok((connection, Some(Word { epoch, host, port })))
+    let address: Option<(String, u16)> = question("GET-MASTER-ADDR-BY-NAME").query_async(&mut connection).await?;
+    Ok((connection, address.map(|(host, port)| Word { epoch, host, port })))
 }
 
 async fn connect(info: &ConnectionInfo, identity: &Identity) -> Result<MultiplexedConnection, RedisError> {
