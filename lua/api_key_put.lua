@@ -9,6 +9,8 @@
 local id, record, revision = ARGV[1], ARGV[2], ARGV[3]
 local known = call('HEXISTS', KEYS[1], id) == 1
 if known == (record ~= '') then return pack(false) end
+
+-- All checks are done: from here on, writes.
 if record == '' then
   call('HDEL', KEYS[1], id)
 else
