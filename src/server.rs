@@ -8,12 +8,14 @@ use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tonic::server::NamedService;
 use tonic::transport::Server;
+use tower::util::MapResponseLayer;
 
 use crate::access::Access;
 use crate::apps::Apps;
 use crate::config::Limits;
 use crate::grpc::deadline::DeadlineLayer;
 use crate::grpc::gate::{GateLayer, GateOptions};
+use crate::grpc::explain::explained;
 use crate::grpc::v1::metering_service_server::MeteringServiceServer;
 use crate::grpc::v1::plan_service_server::PlanServiceServer;
 use crate::grpc::v1::subscription_service_server::SubscriptionServiceServer;
@@ -106,7 +108,8 @@ pub async fn run(
         .max_connection_age(limits.max_connection_age)
         // The outermost: what others refuse is seen as well.
         .layer(Observe)
-        .layer(gate)
+        .layer(MapResponseLayer::new(explained))
+        .layer(gate.clone())
         .layer(DeadlineLayer(limits.call_timeout))
         .add_service(health_service)
         .add_service(reflection().build_v1()?)

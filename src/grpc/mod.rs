@@ -16,6 +16,7 @@ mod caller;
 mod connection;
 pub mod deadline;
 mod envoy;
+pub mod explain;
 pub mod gate;
 mod incoming;
 mod metering;

@@ -9,7 +9,8 @@ use tonic_types::{ErrorDetails, StatusExt as _};
 
 use crate::domain::fault::Fault;
 
-const DOMAIN: &str = "tollgate";
+/// Whose reasons these are.
+pub(super) const DOMAIN: &str = "tollgate";
 
 /// How long to wait before asking again, when Redis gave no answer.
 const RETRY: Duration = Duration::from_millis(500);
