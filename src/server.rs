@@ -25,9 +25,6 @@ use crate::telemetry::admin;
 use crate::telemetry::layer::Observe;
 use crate::tls::Certificates;
 
-/// How often a quiet connection is asked whether somebody is there, and how long that may take.
-const PING: Duration = Duration::from_secs(30);
-
 /// How many calls of a connection may be reset before they were taken up, or for a mistake: one more ends the connection. Floods of resets
 /// cost a server more than those who send them (CVE-2023-44487).
 const MAX_RESETS: usize = 50;
@@ -103,8 +100,8 @@ pub async fn run(
         .http2_max_header_list_size(bounded(limits.max_header_bytes))
         .http2_max_pending_accept_reset_streams(Some(MAX_RESETS))
         .http2_max_local_error_reset_streams(Some(MAX_RESETS))
-        .http2_keepalive_interval(Some(PING))
-        .http2_keepalive_timeout(Some(PING))
+        .http2_keepalive_interval(Some(limits.keepalive))
+        .http2_keepalive_timeout(Some(limits.keepalive))
         .max_connection_age(limits.max_connection_age)
         // The outermost: what others refuse is seen as well.
         .layer(Observe)

@@ -47,6 +47,10 @@ pub struct Limits {
     #[arg(long, env = "TOLLGATE_HANDSHAKE_TIMEOUT", value_name = "DURATION", default_value = "10s", value_parser = value::duration(Duration::from_millis(100)))]
     pub handshake_timeout: Duration,
 
+    /// How long a connection may be quiet before it is asked whether somebody is there, and how long the answer may take
+    #[arg(long, env = "TOLLGATE_KEEPALIVE", value_name = "DURATION", default_value = "30s", value_parser = value::duration(Duration::from_millis(100)))]
+    pub keepalive: Duration,
+
     /// How long calls under way may take to finish once Tollgate has to stop
     #[arg(long, env = "TOLLGATE_DRAIN_TIMEOUT", value_name = "DURATION", default_value = "10s", value_parser = value::duration(Duration::ZERO))]
     pub drain_timeout: Duration,
