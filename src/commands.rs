@@ -24,7 +24,6 @@ use crate::apps::{Apps, Catalogs};
 use crate::catalog;
 use crate::config::{Config, HealthSettings, Settings, VerifySettings, log_filter, unknown_variables};
 use crate::domain::fault::Fault;
-use crate::domain::id::AppId;
 use crate::ledger::{ConnectError, Ledger, RedisAccess, RedisOptions};
 use crate::meter::MeterOptions;
 use crate::private_redis::{self, PrivateRedis};
@@ -40,10 +39,6 @@ pub use keys::keys;
 enum Failure {
     #[error(transparent)]
     Catalog(#[from] CatalogFailure),
-    #[error(
-        "the folder of catalogs has no default.yaml, and without --api-keys every call is one of the app `default`"
-    )]
-    NoDefaultApp,
     #[error("cannot listen on {address}: choose another with --listen, or stop what listens there")]
     Listen {
         address: std::net::SocketAddr,
@@ -130,10 +125,7 @@ fn choose_cryptography() {
 
 async fn run(config: Config) -> Result<(), Failure> {
     let texts = Texts::read(config.catalog.as_deref())?;
-    let catalogs = texts.parse()?;
-    if !config.api_keys && config.tls_client_app.is_empty() && !catalogs.have(&AppId::default()) {
-        return Err(Failure::NoDefaultApp);
-    }
+    let catalogs = texts.parse_for(only_default(&config))?;
     let tls = config.tls().map(Certificates::load).transpose()?;
     let address = config.listen;
     let listener = TcpListener::bind(address).await.map_err(|source| Failure::Listen { address, source })?;
@@ -198,7 +190,7 @@ async fn serve_with(
     let admin_address = admin.as_ref().and_then(|admin| admin.local_addr().ok());
     let (limits, fail_open) = (config.limits.clone(), config.fail_open);
     let serving = Serving { apps: Arc::clone(&apps), access: Arc::new(access), limits, fail_open, tls, admin };
-    let upkeep = Arc::new(Upkeep::default());
+    let upkeep = Arc::new(Upkeep::new(only_default(config)));
     let (kept, path, period) = (Arc::clone(&upkeep), config.catalog.clone(), config.catalog_poll);
     let kept_up = tokio::spawn(async move { kept.run(apps, path, digest, period).await });
     let hung_up = tokio::spawn(async move {
@@ -236,6 +228,11 @@ fn redis_options(config: &Config, urls: Vec<String>) -> RedisOptions {
         },
     }
 }
+/// Whether neither keys nor certificates say which app calls.
+fn only_default(config: &Config) -> bool {
+    !config.api_keys && config.tls_client_app.is_empty()
+}
+
 
 /// The Redis to use: the one that is configured, or a private one that has to be stopped in the end.
 async fn redis(config: &Config) -> Result<(Option<PrivateRedis>, Vec<String>), Failure> {

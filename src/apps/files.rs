@@ -32,6 +32,11 @@ pub enum CatalogFailure {
         /// A line each.
         problems: String,
     },
+    /// Calls would be those of an app without plans.
+    #[error(
+        "the folder of catalogs has no default.yaml, and without --api-keys every call is one of the app `default`"
+    )]
+    NoDefaultApp,
 }
 
 /// The texts of catalogs, as they were at one moment.
@@ -97,6 +102,16 @@ impl Texts {
             }
         }
         digest.finalize().into()
+    }
+
+    /// The catalogs that are written there, for a deployment all of whose calls may be those of the app `default`.
+    ///
+    /// # Errors
+    /// [`CatalogFailure::Invalid`], and [`CatalogFailure::NoDefaultApp`] if that app has to have plans, and has none.
+    pub fn parse_for(&self, only_default: bool) -> Result<Catalogs, CatalogFailure> {
+        let catalogs = self.parse()?;
+        let has_plans = !only_default || catalogs.have(&AppId::default());
+        if has_plans { Ok(catalogs) } else { Err(CatalogFailure::NoDefaultApp) }
     }
 
     /// The catalogs that are written there.

@@ -16,11 +16,18 @@ use crate::telemetry::metrics;
 #[derive(Debug, Default)]
 pub struct Upkeep {
     refused: AtomicBool,
+    only_default: bool,
     /// Wakes it before its time.
     pub now: Notify,
 }
 
 impl Upkeep {
+    /// Upkeep for a deployment all of whose calls may be those of the app `default`, which must then keep its plans.
+    #[must_use]
+    pub fn new(only_default: bool) -> Self {
+        Self { only_default, ..Self::default() }
+    }
+
     /// Whether the files were refused when they were last read: the plans of before are in force.
     #[must_use]
     pub fn is_refused(&self) -> bool {
@@ -31,11 +38,13 @@ impl Upkeep {
     /// the time of a file: so links that are set to another folder, as Kubernetes does, are noticed, and what is only touched is not.
     pub async fn run(&self, apps: Arc<Apps>, path: Option<PathBuf>, mut in_force: [u8; 32], period: Duration) {
         let mut seen = in_force;
+        let mut told = String::new();
         loop {
             let woken = tokio::time::timeout(period, self.now.notified()).await.is_ok();
-            let path = path.clone();
+            let (path, only_default) = (path.clone(), self.only_default);
             // A file on a network must not hold up calls.
-            let read = tokio::task::spawn_blocking(move || read_again(path.as_deref(), seen, woken)).await;
+            let read =
+                tokio::task::spawn_blocking(move || read_again(path.as_deref(), seen, woken, only_default)).await;
             match read {
                 Ok(Ok((digest, None))) => {
                     self.refused.store(digest != in_force, Ordering::Relaxed);
@@ -48,15 +57,19 @@ impl Upkeep {
                         tracing::warn!(plan = gone, "a plan is gone: calls of users who are on it are PLAN_UNKNOWN");
                     }
                     self.refused.store(false, Ordering::Relaxed);
+                    told.clear();
                     tracing::info!(plans, "took the catalog");
                 }
                 Ok(Err((digest, failure))) => {
                     seen = digest.unwrap_or(seen);
+                    let was_refused = self.refused.swap(true, Ordering::Relaxed);
+                    let problem = failure.to_string();
                     // What is tried again and again is said once.
-                    if !self.refused.swap(true, Ordering::Relaxed) || digest.is_some() || woken {
+                    if !was_refused || woken || problem != told {
                         metrics().catalog_refused();
                         let source = std::error::Error::source(&failure);
-                        tracing::error!(source, "refused the catalog, and kept the one before: {failure}");
+                        tracing::error!(source, "refused the catalog, and kept the one before: {problem}");
+                        told = problem;
                     }
                 }
                 Err(error) => tracing::error!(%error, "reading the catalog again failed"),
@@ -72,12 +85,13 @@ fn read_again(
     path: Option<&Path>,
     seen: Digest,
     asked: bool,
+    only_default: bool,
 ) -> Result<(Digest, Option<Catalogs>), (Option<Digest>, CatalogFailure)> {
     let texts = Texts::read(path).map_err(|failure| (None, failure))?;
     let digest = texts.digest();
     if digest == seen && !asked {
         return Ok((digest, None));
     }
-    let catalogs = texts.parse().map_err(|failure| (Some(digest), failure))?;
+    let catalogs = texts.parse_for(only_default).map_err(|failure| (Some(digest), failure))?;
     Ok((digest, Some(catalogs)))
 }
