@@ -140,19 +140,14 @@ async fn run(config: Config) -> Result<(), Failure> {
     let traces =
         seeing.otlp_endpoint.as_deref().map(|url| telemetry::trace::start(url, seeing.trace_ratio)).transpose()?;
     // Before anything is started that has to be stopped again.
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut terminate = signal(SignalKind::terminate())?;
+    let (stop, stop_now) = stops()?;
     let hangup = signal(SignalKind::hangup())?;
-    let stop = async move {
-        tokio::select! {
-            _ = interrupt.recv() => {}
-            _ = terminate.recv() => {}
-        }
-        tracing::info!("stopping: calls in flight are finished first");
-    };
 
     let (redis, urls) = redis(&config).await?;
-    let outcome = serve_with(&config, (catalogs, texts.digest()), urls, (listener, admin), tls, hangup, stop).await;
+    let outcome = tokio::select! {
+        outcome = serve_with(&config, (catalogs, texts.digest()), urls, (listener, admin), tls, hangup, stop) => outcome,
+        () = stop_now => Ok(()),
+    };
     if let Some(traces) = traces {
         traces.stop().await;
     }
@@ -160,6 +155,31 @@ async fn run(config: Config) -> Result<(), Failure> {
         redis.stop().await;
     }
     outcome
+}
+
+/// Done at the first SIGTERM or SIGINT, and at the second one: who asks again wants no more waiting.
+fn stops() -> Result<(impl Future<Output = ()> + Send, impl Future<Output = ()> + Send), std::io::Error> {
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let (first, asked) = tokio::sync::oneshot::channel();
+    let stop = async move {
+        // It is sent before the other half is gone.
+        let _: Result<(), _> = asked.await;
+    };
+    let stop_now = async move {
+        let mut next = async || {
+            tokio::select! {
+                _ = interrupt.recv() => {}
+                _ = terminate.recv() => {}
+            }
+        };
+        next().await;
+        tracing::info!("stopping: calls in flight are finished first; a second signal ends it at once");
+        let _: Result<(), ()> = first.send(());
+        next().await;
+        tracing::warn!("stopping at once: calls in flight are cut off");
+    };
+    Ok((stop, stop_now))
 }
 
 async fn serve_with(
@@ -208,6 +228,11 @@ async fn serve_with(
     Ok(outcome?)
 }
 
+/// Whether neither keys nor certificates say which app calls.
+fn only_default(config: &Config) -> bool {
+    !config.api_keys && config.tls_client_app.is_empty()
+}
+
 fn redis_options(config: &Config, urls: Vec<String>) -> RedisOptions {
     RedisOptions {
         urls,
@@ -228,11 +253,6 @@ fn redis_options(config: &Config, urls: Vec<String>) -> RedisOptions {
         },
     }
 }
-/// Whether neither keys nor certificates say which app calls.
-fn only_default(config: &Config) -> bool {
-    !config.api_keys && config.tls_client_app.is_empty()
-}
-
 
 /// The Redis to use: the one that is configured, or a private one that has to be stopped in the end.
 async fn redis(config: &Config) -> Result<(Option<PrivateRedis>, Vec<String>), Failure> {

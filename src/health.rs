@@ -90,6 +90,15 @@ impl Health {
         self.tell().await;
     }
 
+    /// Ends the calls that watch health: they have heard that it is over, and their connections do not end before they do.
+    pub async fn end_watches(&self) {
+        let mut reporter = self.reporter.clone();
+        let components = [LIVENESS, Component::Redis.as_str(), Component::Catalog.as_str()];
+        for name in self.names.iter().chain(&components) {
+            reporter.clear_service_status(name).await;
+        }
+    }
+
     async fn tell(&self) {
         let status = |up| if up { ServingStatus::Serving } else { ServingStatus::NotServing };
         for name in &self.names {

@@ -2,9 +2,9 @@
 
 use std::num::NonZeroU32;
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tonic::server::NamedService;
 use tonic::transport::Server;
@@ -14,8 +14,8 @@ use crate::access::Access;
 use crate::apps::Apps;
 use crate::config::Limits;
 use crate::grpc::deadline::DeadlineLayer;
-use crate::grpc::gate::{GateLayer, GateOptions};
 use crate::grpc::explain::explained;
+use crate::grpc::gate::{GateLayer, GateOptions};
 use crate::grpc::v1::metering_service_server::MeteringServiceServer;
 use crate::grpc::v1::plan_service_server::PlanServiceServer;
 use crate::grpc::v1::subscription_service_server::SubscriptionServiceServer;
@@ -81,7 +81,9 @@ pub async fn run(
         beside.spawn(admin::serve(listener, Arc::clone(&health)));
     }
 
-    let incoming = Incoming::new(listener, tls.as_ref().map(Certificates::subscribe), &limits);
+    // Connections are asked to end once the first half is gone.
+    let (stop, mut stopping) = watch::channel(());
+    let incoming = Incoming::new(listener, tls.as_ref().map(Certificates::subscribe), &limits, stopping.clone());
     let following = tls.map(|certificates| tokio::spawn(certificates.follow()));
     let gate = GateLayer::new(GateOptions {
         access: Arc::clone(&access),
@@ -94,7 +96,6 @@ pub async fn run(
         }
     });
     let most = limits.max_message_bytes;
-    let (stop, stopping) = tokio::sync::oneshot::channel();
     let server = Server::builder()
         .max_concurrent_streams(bounded(limits.max_streams))
         .http2_max_header_list_size(bounded(limits.max_header_bytes))
@@ -115,7 +116,7 @@ pub async fn run(
         .add_service(SubscriptionServiceServer::new(Subscriptions(Arc::clone(&apps))).max_decoding_message_size(most))
         .add_service(PlanServiceServer::new(Plans(apps)).max_decoding_message_size(most))
         .serve_with_incoming_shutdown(incoming, async {
-            let _: Result<(), _> = stopping.await;
+            let _: Result<(), _> = stopping.changed().await;
         });
     let mut server = std::pin::pin!(server);
     let outcome = tokio::select! {
@@ -127,9 +128,17 @@ pub async fn run(
                 // It has failed.
                 Ok(outcome) => outcome,
                 Err(_) => {
+                    health.end_watches().await;
                     drop(stop);
-                    tokio::time::timeout(most, server).await.unwrap_or_else(|_| {
-                        tracing::warn!("calls were still under way {most:?} after connections were asked to end: they are cut off");
+                    let drained = async {
+                        let outcome = server.await;
+                        // Work whose caller has gone away.
+                        gate.idle().await;
+                        outcome
+                    };
+                    tokio::time::timeout(most, drained).await.unwrap_or_else(|_| {
+                        let calls = gate.under_way();
+                        tracing::warn!(calls, "connections were still open {most:?} after they were asked to end: they are cut off, with the calls under way");
                         Ok(())
                     })
                 }

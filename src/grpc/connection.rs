@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
-use tokio::time::{Sleep, sleep};
+use tokio::sync::watch::Receiver;
+use tokio::time::{sleep, timeout};
 use tokio_rustls::server::TlsStream;
 use tonic::transport::server::{Connected, TcpConnectInfo};
 
@@ -17,6 +18,10 @@ use crate::tls::PeerIdentity;
 
 /// What every connection over HTTP/2 begins with has so many bytes.
 const PREFACE: usize = 24;
+
+/// How long who has connected may take to say that, once Tollgate has to stop: an honest caller has it in the first packet. The others
+/// would hold up its end.
+const LAST_WORDS: Duration = Duration::from_millis(500);
 
 /// A connection that says of itself that it cannot write several pieces at once, which is the default of [`AsyncWrite`].
 ///
@@ -39,7 +44,7 @@ enum Stream {
 struct Preface {
     /// How many bytes of it are yet to come.
     left: usize,
-    deadline: Pin<Box<Sleep>>,
+    deadline: Pin<Box<dyn Future<Output = ()> + Send>>,
 }
 
 /// One of the connections that there may be.
@@ -70,19 +75,26 @@ pub struct ConnectionInfo {
 
 impl Connection {
     /// Without TLS.
-    pub(super) fn plain(stream: TcpStream, place: Place, patience: Duration) -> Self {
-        Self::new(Stream::Plain(stream), place, patience)
+    pub(super) fn plain(stream: TcpStream, place: Place, patience: Duration, stopping: Receiver<()>) -> Self {
+        Self::new(Stream::Plain(stream), place, patience, stopping)
     }
 
     /// After the handshake.
-    pub(super) fn tls(stream: TlsStream<TcpStream>, place: Place, patience: Duration) -> Self {
+    pub(super) fn tls(stream: TlsStream<TcpStream>, place: Place, patience: Duration, stopping: Receiver<()>) -> Self {
         let certificate = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
         let identity = certificate.map(|certificate| Arc::new(PeerIdentity::of(certificate)));
-        Self::new(Stream::Tls(Box::new(stream), identity), place, patience)
+        Self::new(Stream::Tls(Box::new(stream), identity), place, patience, stopping)
     }
 
-    fn new(stream: Stream, place: Place, patience: Duration) -> Self {
-        let preface = Preface { left: PREFACE, deadline: Box::pin(sleep(patience)) };
+    fn new(stream: Stream, place: Place, patience: Duration, mut stopping: Receiver<()>) -> Self {
+        let stopped = async move {
+            let _: Result<(), _> = stopping.changed().await;
+            sleep(LAST_WORDS).await;
+        };
+        let deadline = Box::pin(async move {
+            let _: Result<(), _> = timeout(patience, stopped).await;
+        });
+        let preface = Preface { left: PREFACE, deadline };
         Self { stream, preface: Some(preface), _place: place }
     }
 }

@@ -5,6 +5,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use governor::clock::{Clock as _, DefaultClock};
 use governor::state::keyed::HashMapStateStore;
@@ -69,6 +70,20 @@ impl GateLayer {
         let GateOptions { access, max_in_flight, rate_per_app } = options;
         let rates = rate_per_app.map(|rate| RateLimiter::hashmap(Quota::per_second(rate)));
         Self(Arc::new(Rules { access, max_in_flight, under_way: Arc::default(), rates }))
+    }
+
+    /// How many calls are under way.
+    #[must_use]
+    pub fn under_way(&self) -> usize {
+        self.0.under_way.load(Ordering::Relaxed)
+    }
+
+    /// Waits until there are none.
+    pub async fn idle(&self) {
+        while self.under_way() > 0 {
+            // Only a server that is about to end asks: that is no reason for calls to tell when they are done.
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
     }
 }
 

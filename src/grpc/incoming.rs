@@ -38,6 +38,7 @@ pub struct Incoming {
     /// Whether the last connection found no place, so that it is said once.
     full: bool,
     patience: Duration,
+    stopping: watch::Receiver<()>,
 }
 
 struct Handshakes {
@@ -49,9 +50,15 @@ struct Handshakes {
 }
 
 impl Incoming {
-    /// Accepts on a listener, and speaks TLS if told what with.
+    /// Accepts on a listener, and speaks TLS if told what with. Once the sender of `stopping` is gone connections that have said nothing
+    /// yet are closed.
     #[must_use]
-    pub fn new(listener: TcpListener, tls: Option<watch::Receiver<Arc<ServerConfig>>>, limits: &Limits) -> Self {
+    pub fn new(
+        listener: TcpListener,
+        tls: Option<watch::Receiver<Arc<ServerConfig>>>,
+        limits: &Limits,
+        stopping: watch::Receiver<()>,
+    ) -> Self {
         // The server's own settings of sockets do not reach a listener that it is given.
         let keepalive = Some(Duration::from_secs(30));
         Self {
@@ -62,6 +69,7 @@ impl Incoming {
             most: limits.max_connections,
             full: false,
             patience: limits.handshake_timeout,
+            stopping,
         }
     }
 
@@ -92,7 +100,7 @@ impl Incoming {
 }
 
 impl Handshakes {
-    fn begin(&mut self, stream: TcpStream, place: Place, patience: Duration) {
+    fn begin(&mut self, stream: TcpStream, place: Place, patience: Duration, stopping: watch::Receiver<()>) {
         while self.handles.len() >= MOST {
             let Some((_, oldest)) = self.handles.pop_first() else { break };
             oldest.abort();
@@ -103,7 +111,7 @@ impl Handshakes {
         let handle = self.under_way.spawn(async move {
             let peer = stream.peer_addr().ok();
             match timeout(patience, acceptor.accept(stream)).await {
-                Ok(Ok(stream)) => (number, Some(Connection::tls(stream, place, patience))),
+                Ok(Ok(stream)) => (number, Some(Connection::tls(stream, place, patience, stopping))),
                 Ok(Err(error)) => {
                     tracing::debug!(?peer, %error, "a TLS handshake failed");
                     (number, None)
@@ -144,10 +152,10 @@ impl Stream for Incoming {
                 return Poll::Ready(Some(Ok(connection)));
             }
             let Some((stream, place)) = std::task::ready!(self.poll_accept(context)) else { return Poll::Ready(None) };
-            let patience = self.patience;
+            let (patience, stopping) = (self.patience, self.stopping.clone());
             match &mut self.tls {
-                None => return Poll::Ready(Some(Ok(Connection::plain(stream, place, patience)))),
-                Some(tls) => tls.begin(stream, place, patience),
+                None => return Poll::Ready(Some(Ok(Connection::plain(stream, place, patience, stopping)))),
+                Some(tls) => tls.begin(stream, place, patience, stopping),
             }
         }
     }

@@ -201,7 +201,8 @@ async fn every_request_carries_the_names_in_the_client_certificate() {
     let certificates = Certificates::load(files).unwrap();
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    let incoming = Incoming::new(listener, Some(certificates.subscribe()), &Limits::default());
+    let (_serving, stopping) = tokio::sync::watch::channel(());
+    let incoming = Incoming::new(listener, Some(certificates.subscribe()), &Limits::default(), stopping);
     let (tell, mut told) = tokio::sync::mpsc::unbounded_channel();
     let look = move |request: tonic::Request<()>| {
         let info = request.extensions().get::<ConnectionInfo>().cloned();
@@ -284,7 +285,8 @@ async fn handshakes_that_never_end_keep_nobody_out_and_are_closed() {
 async fn connections_in_the_clear_carry_no_identity() {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    let mut incoming = Incoming::new(listener, None, &Limits::default());
+    let (_serving, stopping) = tokio::sync::watch::channel(());
+    let mut incoming = Incoming::new(listener, None, &Limits::default(), stopping);
     let _client = tokio::net::TcpStream::connect(address).await.unwrap();
     let Ok(connection) = incoming.next().await.unwrap();
     let info = tonic::transport::server::Connected::connect_info(&connection);
