@@ -54,6 +54,8 @@ pub struct Plan {
     pub ttl: Duration,
     /// A pause after each call; none: as fast as it goes.
     pub pause: Duration,
+    /// How long a client waits for one attempt.
+    pub timeout: Duration,
     /// How long a client tries to get one answer. It is a failure of the test not to get one.
     pub patience: Duration,
     /// Make room by refunds where the limit is reached, so that load goes on around the limit.
@@ -74,6 +76,7 @@ impl Plan {
             quota: QUOTA,
             ttl: Duration::from_secs(1),
             pause: Duration::from_millis(2),
+            timeout: Duration::from_secs(3),
             patience: Duration::from_secs(30),
             refunds: true,
             may_forget: false,
@@ -184,6 +187,11 @@ impl Load {
         self.switch.pause.store(false, Ordering::Relaxed);
     }
 
+    /// A replica that has ended, and is not asked in the end.
+    pub fn without(&mut self, url: &str) {
+        self.plan.urls.retain(|other| other != url);
+    }
+
     /// How many calls were answered until now.
     pub fn answered(&self) -> u64 {
         sum(self.users.iter().flat_map(|user| &user.answered))
@@ -285,7 +293,7 @@ fn check(plan: &Plan, user: &User, usage: &v1::GetUsageResponse) {
 /// As one replica tells it.
 async fn usage_of(url: &str, user: &str) -> v1::GetUsageResponse {
     let started = Instant::now();
-    let mut stub = stub(url);
+    let mut stub = stub(url, Duration::from_secs(3));
     loop {
         let asked = v1::GetUsageRequest { user_id: user.to_owned(), ..Default::default() };
         match stub.get_usage(asked).await {
@@ -301,9 +309,9 @@ async fn usage_of(url: &str, user: &str) -> v1::GetUsageResponse {
 type Stub = v1::metering_service_client::MeteringServiceClient<Channel>;
 
 /// As a careful caller configures it. Without the keepalive, a connection that has silently gone would be used for ever.
-fn stub(url: &str) -> Stub {
+fn stub(url: &str, timeout: Duration) -> Stub {
     let second = Duration::from_secs(1);
-    let endpoint = Endpoint::from_shared(url.to_owned()).expect("a URL").connect_timeout(second).timeout(3 * second);
+    let endpoint = Endpoint::from_shared(url.to_owned()).expect("a URL").connect_timeout(second).timeout(timeout);
     let endpoint = endpoint.http2_keep_alive_interval(second).keep_alive_timeout(second).keep_alive_while_idle(true);
     Stub::new(endpoint.connect_lazy())
 }
@@ -331,7 +339,7 @@ fn is_passing(status: &Status) -> bool {
 
 impl Client {
     fn new(plan: &Plan, number: usize, users: Arc<[User]>) -> Self {
-        let stubs = plan.urls.iter().map(|url| stub(url)).collect();
+        let stubs = plan.urls.iter().map(|url| stub(url, plan.timeout)).collect();
         let random = fastrand::Rng::with_seed(plan.seed << 16 | number as u64);
         Self { plan: plan.clone(), stubs, users, number, next: 0, unanswered: 0, random }
     }
@@ -501,8 +509,11 @@ impl Client {
             let request = request.clone();
             async move { stub.release(request).await }
         });
-        if answer.await.is_some() {
+        if let Some(answer) = answer.await {
             add(&user.tally.released, 1);
+            // What has lapsed is answered as it is, however often.
+            let again = answer.replayed && answer.state() == v1::ReservationState::Released;
+            add(&user.tally.replayed, u64::from(again));
         }
     }
 

@@ -28,7 +28,7 @@ fn text(bytes: &[u8]) -> String {
 }
 
 /// A new key of an app.
-fn key(app: &str, role: &str) -> String {
+pub fn key(app: &str, role: &str) -> String {
     let made = keys(&["create", "--app", app, "--role", role, "--name", "of a test"]);
     assert!(made.status.success(), "{made:?}");
     text(&made.stdout)
@@ -45,7 +45,7 @@ fn serve(flags: &[&str]) -> Served {
 }
 
 /// A message from the holder of a key, and of a token if it is not empty.
-fn with<T>(message: T, key: &str, token: &str) -> Request<T> {
+pub fn with<T>(message: T, key: &str, token: &str) -> Request<T> {
     let mut request = Request::new(message);
     request.metadata_mut().insert("authorization", format!("Bearer {key}").parse().unwrap());
     if !token.is_empty() {
@@ -70,14 +70,14 @@ fn usage(user: &str) -> v1::GetUsageRequest {
     v1::GetUsageRequest { user_id: user.to_owned(), ..v1::GetUsageRequest::default() }
 }
 
-fn reason(status: &Status) -> (Code, String) {
+pub fn reason(status: &Status) -> (Code, String) {
     let details = status.get_error_details();
     let info = details.error_info().unwrap_or_else(|| panic!("a fault without ErrorInfo: {status:?}"));
     assert_eq!(info.domain, "tollgate");
     (status.code(), info.reason.clone())
 }
 
-fn refused<T>(answer: Result<T, Status>, code: Code, why: &str) {
+pub fn refused<T>(answer: Result<T, Status>, code: Code, why: &str) {
     let status = answer.err().expect("it is refused");
     assert_eq!(reason(&status), (code, why.to_owned()), "{status:?}");
 }

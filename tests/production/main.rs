@@ -1,6 +1,10 @@
 //! What an operator and a security reviewer expect: who may call, how much, and what happens when replicas come, go and learn new plans.
 //! Through the real binary and a real Redis.
 
+mod abuse;
 mod access;
+mod raw;
+mod rolling;
+mod slow;
 #[path = "../common/mod.rs"]
 mod support;
