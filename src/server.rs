@@ -16,18 +16,22 @@ use crate::config::Limits;
 use crate::grpc::deadline::DeadlineLayer;
 use crate::grpc::explain::explained;
 use crate::grpc::gate::{GateLayer, GateOptions};
+use crate::grpc::rls::rate_limit_service_server::RateLimitServiceServer;
 use crate::grpc::v1::metering_service_server::MeteringServiceServer;
 use crate::grpc::v1::plan_service_server::PlanServiceServer;
 use crate::grpc::v1::subscription_service_server::SubscriptionServiceServer;
-use crate::grpc::{Incoming, Metering, Plans, Subscriptions, v1};
+use crate::grpc::{Incoming, Metering, Plans, RateLimits, Subscriptions, rls, v1};
 use crate::health::Health;
 use crate::telemetry::admin;
 use crate::telemetry::layer::Observe;
 use crate::tls::Certificates;
 
-/// How many calls of a connection may be reset before they were taken up, or for a mistake: one more ends the connection. Floods of resets
-/// cost a server more than those who send them (CVE-2023-44487).
+/// How many calls of a connection may be reset before they were taken up: one more ends the connection. Floods of resets cost a server more
+/// than those who send them (CVE-2023-44487).
 const MAX_RESETS: usize = 50;
+
+/// How many calls of a connection may be reset because its client has broken the protocol, over its whole life.
+const MAX_MISTAKES: usize = 1000;
 
 /// Why serving ended early.
 #[derive(Debug, thiserror::Error)]
@@ -52,6 +56,8 @@ pub struct Serving {
     pub fail_open: bool,
     /// What TLS is spoken with, if it is.
     pub tls: Option<Certificates>,
+    /// Where Envoy's rate limit service is served, if anywhere.
+    pub envoy: Option<TcpListener>,
     /// Where metrics and health are shown over HTTP, if anywhere.
     pub admin: Option<TcpListener>,
 }
@@ -65,7 +71,7 @@ pub async fn run(
     listener: TcpListener,
     shutdown: impl Future<Output = ()> + Send,
 ) -> Result<(), ServeError> {
-    let Serving { apps, access, limits, fail_open, tls, admin: admin_listener } = serving;
+    let Serving { apps, access, limits, fail_open, tls, envoy, admin: admin_listener } = serving;
     let ledger = apps.ledger().clone();
     let (reporter, health_service) = tonic_health::server::health_reporter();
     let services = [
@@ -74,7 +80,7 @@ pub async fn run(
         PlanServiceServer::<Plans>::NAME,
     ];
     let health = Health::start(reporter, &services, &ledger, fail_open).await;
-    // Both end with serving.
+    // All of it ends with serving.
     let mut beside = JoinSet::new();
     beside.spawn(Arc::clone(&health).watch(ledger));
     if let Some(listener) = admin_listener {
@@ -82,25 +88,28 @@ pub async fn run(
     }
 
     // Connections are asked to end once the first half is gone.
-    let (stop, mut stopping) = watch::channel(());
-    let incoming = Incoming::new(listener, tls.as_ref().map(Certificates::subscribe), &limits, stopping.clone());
-    let following = tls.map(|certificates| tokio::spawn(certificates.follow()));
+    let (stop, stopping) = watch::channel(());
+    let incoming =
+        |listener| Incoming::new(listener, tls.as_ref().map(Certificates::subscribe), &limits, stopping.clone());
+    let (incoming, envoy) = (incoming(listener), envoy.map(incoming));
+    if let Some(certificates) = tls {
+        beside.spawn(certificates.follow());
+    }
     let gate = GateLayer::new(GateOptions {
         access: Arc::clone(&access),
         max_in_flight: limits.max_in_flight,
         rate_per_app: u32::try_from(limits.rate_per_app).ok().and_then(NonZeroU32::new),
     });
-    let keep_up = tokio::spawn(async move {
-        if let Some(guard) = &access.keys {
-            guard.keep_up().await;
-        }
-    });
+    if let Some(guard) = access.keys.clone() {
+        beside.spawn(async move { guard.keep_up().await });
+    }
     let most = limits.max_message_bytes;
-    let server = Server::builder()
+    // Both listeners share the gate, and so its bounds.
+    let bounded_server = Server::builder()
         .max_concurrent_streams(bounded(limits.max_streams))
         .http2_max_header_list_size(bounded(limits.max_header_bytes))
         .http2_max_pending_accept_reset_streams(Some(MAX_RESETS))
-        .http2_max_local_error_reset_streams(Some(MAX_RESETS))
+        .http2_max_local_error_reset_streams(Some(MAX_MISTAKES))
         .http2_keepalive_interval(Some(limits.keepalive))
         .http2_keepalive_timeout(Some(limits.keepalive))
         .max_connection_age(limits.max_connection_age)
@@ -108,16 +117,41 @@ pub async fn run(
         .layer(Observe)
         .layer(MapResponseLayer::new(explained))
         .layer(gate.clone())
-        .layer(DeadlineLayer(limits.call_timeout))
-        .add_service(health_service)
-        .add_service(reflection().build_v1()?)
-        .add_service(reflection().build_v1alpha()?)
-        .add_service(MeteringServiceServer::new(Metering(Arc::clone(&apps))).max_decoding_message_size(most))
-        .add_service(SubscriptionServiceServer::new(Subscriptions(Arc::clone(&apps))).max_decoding_message_size(most))
-        .add_service(PlanServiceServer::new(Plans(apps)).max_decoding_message_size(most))
-        .serve_with_incoming_shutdown(incoming, async {
+        .layer(DeadlineLayer(limits.call_timeout));
+    let until_stop = || {
+        let mut stopping = stopping.clone();
+        async move {
             let _: Result<(), _> = stopping.changed().await;
-        });
+        }
+    };
+    let proxies = async {
+        let Some(incoming) = envoy else { return Ok(()) };
+        bounded_server
+            .clone()
+            .add_service(health_service.clone())
+            .add_service(envoy_reflection().build_v1()?)
+            .add_service(envoy_reflection().build_v1alpha()?)
+            .add_service(RateLimitServiceServer::new(RateLimits(Arc::clone(&apps))).max_decoding_message_size(most))
+            .serve_with_incoming_shutdown(incoming, until_stop())
+            .await?;
+        Ok(())
+    };
+    let callers = async {
+        bounded_server
+            .clone()
+            .add_service(health_service.clone())
+            .add_service(reflection().build_v1()?)
+            .add_service(reflection().build_v1alpha()?)
+            .add_service(MeteringServiceServer::new(Metering(Arc::clone(&apps))).max_decoding_message_size(most))
+            .add_service(
+                SubscriptionServiceServer::new(Subscriptions(Arc::clone(&apps))).max_decoding_message_size(most),
+            )
+            .add_service(PlanServiceServer::new(Plans(Arc::clone(&apps))).max_decoding_message_size(most))
+            .serve_with_incoming_shutdown(incoming, until_stop())
+            .await?;
+        Ok::<_, ServeError>(())
+    };
+    let server = async { tokio::try_join!(callers, proxies).map(drop) };
     let mut server = std::pin::pin!(server);
     let outcome = tokio::select! {
         outcome = &mut server => outcome,
@@ -145,11 +179,7 @@ pub async fn run(
             }
         }
     };
-    keep_up.abort();
-    if let Some(following) = following {
-        following.abort();
-    }
-    Ok(outcome?)
+    outcome
 }
 
 fn bounded(number: usize) -> Option<u32> {
@@ -161,5 +191,12 @@ fn reflection() -> tonic_reflection::server::Builder<'static> {
         .register_encoded_file_descriptor_set(v1::FILE_DESCRIPTOR_SET)
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
         // So that grpcurl shows the details of an error instead of their bytes.
+        .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
+}
+
+fn envoy_reflection() -> tonic_reflection::server::Builder<'static> {
+    tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(rls::FILE_DESCRIPTOR_SET)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
         .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
 }

@@ -14,7 +14,8 @@ use crate::domain::id::UserId;
 use crate::ledger::{ConnectError, KeyRecord, Ledger};
 use crate::private_redis::PrivateRedis;
 
-use super::{Failure, failed};
+use super::serve::{Failure, redis, redis_options};
+use super::{choose_cryptography, failed};
 
 /// Why a key was not made, listed or revoked.
 #[derive(Debug, thiserror::Error)]
@@ -79,7 +80,7 @@ fn with_ledger(
             return Err(None);
         }
     };
-    super::choose_cryptography();
+    choose_cryptography();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| Some(Failure::Signals(error).into()))?;
     let outcome = runtime.block_on(async {
@@ -103,9 +104,9 @@ async fn open(config: &Config) -> Result<(Option<PrivateRedis>, Ledger), Failure
     };
     let (redis, urls) = match running {
         Some(url) => (None, vec![url]),
-        None => super::redis(config).await?,
+        None => redis(config).await?,
     };
-    let ledger: Result<_, ConnectError> = Ledger::connect(&super::redis_options(config, urls)).await;
+    let ledger: Result<_, ConnectError> = Ledger::connect(&redis_options(config, urls)).await;
     match (ledger, redis) {
         (Ok(ledger), redis) => Ok((redis, ledger)),
         (Err(error), redis) => {

@@ -45,6 +45,10 @@ pub struct Config {
     #[arg(long, env = "TOLLGATE_LISTEN", value_name = "ADDRESS", default_value = "127.0.0.1:50051", value_parser = value::address)]
     pub listen: SocketAddr,
 
+    /// Where to answer Envoy's rate limit service, such as 127.0.0.1:8081; or none
+    #[arg(long, env = "TOLLGATE_ENVOY_LISTEN", value_name = "ADDRESS", default_value = "none", value_parser = value::place)]
+    pub envoy_listen: seeing::Place,
+
     /// How many threads serve calls. One suffices for one Redis, and spends a quarter less on a call than several do
     #[arg(long, env = "TOLLGATE_WORKERS", value_name = "NUMBER", default_value = "1", value_parser = value::number(1, 1024))]
     pub workers: usize,
@@ -211,13 +215,15 @@ impl Config {
             );
             wrong(&["redis-url", "redis-sentinel"], &problem);
         }
-        if !self.listen.ip().is_loopback() && !self.api_keys && self.tls_client_ca.is_none() && !self.allow_anonymous {
-            let problem = format!(
-                "listen is {}, where other machines may call, and every caller would be let in: turn api-keys on, or ask for \
-                 client certificates by tls-client-ca, or turn allow-anonymous on if the network keeps others out",
-                self.listen
-            );
-            wrong(&["listen", "api-keys", "tls-client-ca", "allow-anonymous"], &problem);
+        let let_in = self.api_keys || self.tls_client_ca.is_some() || self.allow_anonymous;
+        for (name, address) in [("listen", Some(self.listen)), ("envoy-listen", self.envoy_listen)] {
+            if let Some(address) = address.filter(|address| !address.ip().is_loopback() && !let_in) {
+                let problem = format!(
+                    "{name} is {address}, where other machines may call, and every caller would be let in: turn api-keys on, or ask for \
+                     client certificates by tls-client-ca, or turn allow-anonymous on if the network keeps others out"
+                );
+                wrong(&["listen", "envoy-listen", "api-keys", "tls-client-ca", "allow-anonymous"], &problem);
+            }
         }
         match (&self.tls_cert, &self.tls_key) {
             (Some(_), None) => {

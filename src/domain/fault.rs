@@ -97,6 +97,9 @@ pub enum Fault {
         /// How long to wait.
         retry: std::time::Duration,
     },
+    /// Nobody serves what was called.
+    #[error("there is no such service or method: server reflection lists them")]
+    MethodUnknown,
     /// The deadline of the call has passed.
     #[error("the call's deadline has passed, and the outcome is unknown: ask again, with the same request_id")]
     DeadlineExceeded,

@@ -10,12 +10,15 @@ use std::time::Duration;
 use governor::clock::{Clock as _, DefaultClock};
 use governor::state::keyed::HashMapStateStore;
 use governor::{Quota, RateLimiter};
+use prost::bytes::Buf;
+use tonic::codegen::Body;
 use tonic::codegen::http::{Extensions, HeaderMap, Request, Response};
 use tower::{Layer, Service};
 
 use crate::access::{Access, Caller, Credentials, Role, Verdict};
 use crate::domain::fault::Fault;
 use crate::domain::id::AppId;
+use crate::telemetry::labels::Rpc;
 
 use super::ConnectionInfo;
 use super::status::status;
@@ -27,6 +30,9 @@ const FOR_EVERYBODY: [&str; 3] =
 /// All that a public key may call. What is not listed is for secret ones.
 const FOR_PUBLIC_KEYS: [&str; 3] =
     ["/tollgate.v1.MeteringService/GetUsage", "/tollgate.v1.PlanService/ListPlans", "/tollgate.v1.PlanService/GetPlan"];
+
+/// So much of a request is read before it is refused, in bytes.
+const MUCH: usize = 64 * 1024;
 
 /// Carries the token that names a user.
 const USER_TOKEN: &str = "tollgate-user-token";
@@ -169,7 +175,8 @@ impl<S, Asked, Answered> Service<Request<Asked>> for Gate<S>
 where
     S: Service<Request<Asked>, Response = Response<Answered>> + Clone + Send + 'static,
     S::Future: Send + 'static,
-    Asked: Send + 'static,
+    Asked: Body + Send + 'static,
+    Asked::Data: Send,
     Answered: Default + 'static,
 {
     type Response = S::Response;
@@ -184,6 +191,9 @@ where
         let path = request.uri().path();
         if FOR_EVERYBODY.iter().any(|service| path.starts_with(service)) {
             return Passing::Served { future: self.inner.call(request) };
+        }
+        if Rpc::of_path(path) == Rpc::Unknown {
+            return Passing::Asking { future: Box::pin(refuse(Fault::MethodUnknown, request.into_body())) };
         }
         let admitted =
             self.rules.place().and_then(|place| match self.rules.verdict(request.headers(), request.extensions()) {
@@ -202,7 +212,7 @@ where
                 let inner = std::mem::replace(&mut self.inner, clone);
                 Passing::Asking { future: Box::pin(asked(inner, Arc::clone(&self.rules), request, place)) }
             }
-            Err(fault) => Passing::Refused { fault: Some(fault) },
+            Err(fault) => Passing::Asking { future: Box::pin(refuse(fault, request.into_body())) },
         }
     }
 }
@@ -215,6 +225,7 @@ async fn asked<S, Asked, Answered>(
 ) -> Result<S::Response, S::Error>
 where
     S: Service<Request<Asked>, Response = Response<Answered>>,
+    Asked: Body,
     Answered: Default,
 {
     let (parts, body) = request.into_parts();
@@ -228,8 +239,27 @@ where
             request.extensions_mut().insert(admitted);
             inner.call(request).await
         }
-        Err(fault) => Ok(status(fault).into_http()),
+        Err(fault) => refuse(fault, request.into_body()).await,
     }
+}
+
+/// The answer of a fault, once the request has been read: a caller that goes on sending to a stream that has ended makes a mistake, and
+/// after so many mistakes its connection is ended, with the calls of others. Whoever sends much, or slowly, is not waited for.
+async fn refuse<Asked: Body, Answered: Default, E>(fault: Fault, body: Asked) -> Result<Response<Answered>, E> {
+    const PATIENCE: Duration = Duration::from_secs(1);
+    let mut body = std::pin::pin!(body);
+    let read = async {
+        let mut bytes = 0;
+        while let Some(Ok(frame)) = std::future::poll_fn(|context| body.as_mut().poll_frame(context)).await {
+            bytes += frame.data_ref().map_or(0, Buf::remaining);
+            if bytes > MUCH {
+                return;
+            }
+        }
+    };
+    // Late is as good as not at all.
+    let _: Result<(), _> = tokio::time::timeout(PATIENCE, read).await;
+    Ok(status(fault).into_http())
 }
 
 pin_project_lite::pin_project! {
@@ -239,7 +269,6 @@ pin_project_lite::pin_project! {
     pub enum Passing<F, R, E> {
         Served { #[pin] future: F },
         Asking { future: Pin<Box<dyn Future<Output = Result<R, E>> + Send>> },
-        Refused { fault: Option<Fault> },
     }
 }
 
@@ -254,10 +283,6 @@ where
         match self.project() {
             Projected::Served { future } => future.poll(context),
             Projected::Asking { future } => future.as_mut().poll(context),
-            Projected::Refused { fault } => {
-                let fault = fault.take().unwrap_or(Fault::Unauthenticated);
-                Poll::Ready(Ok(status(fault).into_http()))
-            }
         }
     }
 }

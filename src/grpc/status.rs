@@ -39,6 +39,7 @@ pub(super) fn status(fault: Fault) -> Status {
         Fault::Contended => (Code::Unavailable, "CONTENDED"),
         Fault::Overloaded => (Code::Unavailable, "OVERLOADED"),
         Fault::TooManyCalls { .. } => (Code::ResourceExhausted, "TOO_MANY_CALLS"),
+        Fault::MethodUnknown => (Code::Unimplemented, "METHOD_UNKNOWN"),
         Fault::DeadlineExceeded => (Code::DeadlineExceeded, "DEADLINE_EXCEEDED"),
         Fault::Internal(_) => (Code::Internal, "INTERNAL"),
     };

@@ -124,7 +124,8 @@ impl Replica {
             let fail_open = options.fail_open;
             let apps = Arc::new(Apps::new(Catalogs::Shared(catalog), ledger, options));
             let access = Arc::new(Access::open());
-            let serving = Serving { apps, access, limits: Limits::default(), fail_open, tls: None, admin: None };
+            let serving =
+                Serving { apps, access, limits: Limits::default(), fail_open, tls: None, envoy: None, admin: None };
             tokio::spawn(server::run(serving, listener, std::future::pending()));
             address
         })

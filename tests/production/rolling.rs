@@ -289,7 +289,8 @@ async fn replica_of_another_version(redis_url: String, catalog: String) -> Strin
         let address = listener.local_addr().unwrap();
         let apps = Arc::new(Apps::new(Catalogs::Shared(catalog), ledger, MeterOptions::default()));
         let access = Arc::new(Access::open());
-        let serving = Serving { apps, access, limits: Limits::default(), fail_open: false, tls: None, admin: None };
+        let serving =
+            Serving { apps, access, limits: Limits::default(), fail_open: false, tls: None, envoy: None, admin: None };
         tokio::spawn(server::run(serving, listener, std::future::pending()));
         address
     });
