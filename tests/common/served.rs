@@ -21,6 +21,8 @@ pub struct Served {
     pub address: SocketAddr,
     /// Where it shows metrics and health, if it was asked to.
     pub admin: Option<SocketAddr>,
+    /// Where it answers Envoy, if it was asked to.
+    pub envoy: Option<SocketAddr>,
     log: Arc<Mutex<String>>,
     reader: Option<JoinHandle<()>>,
 }
@@ -42,7 +44,8 @@ impl Served {
             .spawn()
             .expect("the binary can be run");
         let mut log = BufReader::new(child.stderr.take().expect("it is piped"));
-        let (mut seen, mut line, mut admin) = (String::new(), String::new(), None);
+        let (mut seen, mut line) = (String::new(), String::new());
+        let (mut admin, mut envoy) = (None, None);
         let address = loop {
             line.clear();
             assert!(log.read_line(&mut line).expect("the log can be read") > 0, "it ended before it served: {seen}");
@@ -50,6 +53,8 @@ impl Served {
             // Its log tells the ports.
             if line.contains("admin port") {
                 admin = told(&line);
+            } else if line.contains("envoy port") {
+                envoy = told(&line);
             } else if let Some(address) = told(&line).filter(|_| line.contains("serving")) {
                 break address;
             }
@@ -66,7 +71,7 @@ impl Served {
                 }
             }
         });
-        Self { child, address, admin, log: seen, reader: Some(reader) }
+        Self { child, address, admin, envoy, log: seen, reader: Some(reader) }
     }
 
     /// What it has logged so far.

@@ -3,6 +3,7 @@
 
 mod abuse;
 mod access;
+mod envoy;
 mod raw;
 mod rolling;
 mod slow;

@@ -1,0 +1,215 @@
+//! Envoy's rate limit service, asked as Envoy asks it.
+
+use tollgate::grpc::rls::rate_limit_response::{Code, rate_limit::Unit};
+use tollgate::grpc::rls::rate_limit_service_client::RateLimitServiceClient;
+use tollgate::grpc::rls::{RateLimitDescriptor, RateLimitRequest, RateLimitResponse, rate_limit_descriptor};
+use tollgate::grpc::v1;
+use tonic::transport::Channel;
+use tonic::{Request, Status};
+use tonic_types::StatusExt as _;
+
+use crate::support::served::{Served, tollgate};
+use crate::support::{Replica, fresh_user, redis_url};
+
+const CATALOG: &str = "
+default_plan: basic
+plans:
+  basic:
+    name: Basic
+    limit_groups:
+      - { id: calls, label: Calls, unit: count, period: minute, quota: 3, match: [{ event: api.call, measure: events }] }
+      - { id: tokens, label: Tokens, unit: tokens, period: daily, quota: 100, match: [{ event: llm.tokens, metadata: { model: 'gpt-*' } }] }
+      - { id: images, label: Images, unit: count, period: lifetime, quota: 1, match: [{ event: image }] }
+      - { id: soft, label: Soft, unit: count, period: hourly, quota: 1, hard: false, match: [{ event: soft }] }
+";
+
+struct Proxy {
+    _served: Served,
+    client: RateLimitServiceClient<Channel>,
+    replica: Replica,
+    _catalog: tempfile::TempDir,
+}
+
+impl Proxy {
+    async fn start(flags: &[&str]) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("catalog.yaml");
+        std::fs::write(&path, CATALOG).unwrap();
+        let url = redis_url();
+        let all = ["--redis-url", &url, "--catalog", path.to_str().unwrap(), "--envoy-listen", "127.0.0.1:0"];
+        let all: Vec<_> = all.into_iter().chain(flags.iter().copied()).collect();
+        let served = Served::start(0, &all);
+        let address = served.envoy.expect("it answers Envoy");
+        let client = RateLimitServiceClient::connect(format!("http://{address}")).await.unwrap();
+        let replica = Replica::connect(served.address).await;
+        Self { _served: served, client, replica, _catalog: directory }
+    }
+
+    async fn ask(&mut self, descriptors: Vec<RateLimitDescriptor>) -> Result<RateLimitResponse, Status> {
+        let request = RateLimitRequest { domain: "api.call".to_owned(), descriptors, hits_addend: 0 };
+        self.client.should_rate_limit(request).await.map(tonic::Response::into_inner)
+    }
+
+    /// The codes of the whole and of each descriptor.
+    async fn codes(&mut self, descriptors: Vec<RateLimitDescriptor>) -> (Code, Vec<Code>) {
+        let answer = self.ask(descriptors).await.unwrap();
+        (answer.overall_code(), answer.statuses.iter().map(|status| status.code()).collect())
+    }
+
+    async fn used(&mut self, user: &str, group: &str) -> f64 {
+        let request = v1::GetUsageRequest { user_id: user.to_owned(), ..v1::GetUsageRequest::default() };
+        let limits = self.replica.metering.get_usage(request).await.unwrap().into_inner().limits;
+        let limit = limits.iter().find(|limit| limit.limit_group_id == group).unwrap();
+        assert_eq!(limit.held, 0.0, "nothing stays held");
+        limit.used
+    }
+}
+
+fn descriptor(entries: &[(&str, &str)]) -> RateLimitDescriptor {
+    let entry =
+        |(key, value): &(&str, &str)| rate_limit_descriptor::Entry { key: (*key).into(), value: (*value).into() };
+    RateLimitDescriptor { entries: entries.iter().map(entry).collect(), ..RateLimitDescriptor::default() }
+}
+
+/// Tokens that are to be checked (0), or that were used.
+fn tokens(user: &str, hits: u64) -> RateLimitDescriptor {
+    let entries = [("user_id", user), ("event", "llm.tokens"), ("model", "gpt-4o")];
+    RateLimitDescriptor { hits_addend: Some(hits), ..descriptor(&entries) }
+}
+
+fn call(user: &str) -> RateLimitDescriptor {
+    descriptor(&[("user_id", user)])
+}
+
+fn event(user: &str, event: &str) -> RateLimitDescriptor {
+    descriptor(&[("user_id", user), ("event", event)])
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn calls_pass_until_the_limit_and_the_answer_says_which_and_when() {
+    let mut proxy = Proxy::start(&[]).await;
+    let user = fresh_user("envoy");
+    for left in [2, 1, 0] {
+        let answer = proxy.ask(vec![call(&user)]).await.unwrap();
+        assert_eq!((answer.overall_code(), answer.statuses[0].limit_remaining), (Code::Ok, left));
+        assert!(answer.response_headers_to_add.is_empty());
+    }
+    let answer = proxy.ask(vec![call(&user)]).await.unwrap();
+    assert_eq!(answer.overall_code(), Code::OverLimit);
+    let status = &answer.statuses[0];
+    let limit = status.current_limit.as_ref().unwrap();
+    assert_eq!((&*limit.name, limit.requests_per_unit, limit.unit()), ("calls", 3, Unit::Minute));
+    let reset = status.duration_until_reset.unwrap();
+    assert!((0..60).contains(&reset.seconds), "{reset:?}");
+    let header = &answer.response_headers_to_add[0];
+    assert_eq!((&*header.key, &*header.value), ("retry-after", &*(reset.seconds + 1).to_string()));
+    assert_eq!(proxy.used(&user, "calls").await, 3.0, "what was denied is not counted");
+
+    // The request's hits are for descriptors that say none.
+    let user = fresh_user("envoy");
+    let several = |hits_addend| RateLimitRequest {
+        domain: "api.call".to_owned(),
+        descriptors: vec![event(&user, "image")],
+        hits_addend,
+    };
+    let denied = proxy.client.should_rate_limit(several(2)).await.unwrap().into_inner();
+    let status = &denied.statuses[0];
+    assert_eq!(
+        (denied.overall_code(), status.duration_until_reset),
+        (Code::OverLimit, None),
+        "a lifetime has no reset"
+    );
+    assert!(denied.response_headers_to_add.is_empty(), "waiting does not help");
+    assert_eq!(status.current_limit.as_ref().unwrap().unit(), Unit::Unknown);
+    assert_eq!(proxy.client.should_rate_limit(several(1)).await.unwrap().into_inner().overall_code(), Code::Ok);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_check_counts_nothing_and_what_has_happened_always_counts() {
+    let mut proxy = Proxy::start(&[]).await;
+    let user = fresh_user("gateway");
+    assert_eq!(proxy.codes(vec![tokens(&user, 0)]).await, (Code::Ok, vec![Code::Ok]));
+    assert_eq!(proxy.used(&user, "tokens").await, 0.0);
+    assert_eq!(proxy.codes(vec![tokens(&user, 99)]).await.0, Code::Ok);
+    assert_eq!(proxy.codes(vec![tokens(&user, 0)]).await.0, Code::Ok, "one more would fit");
+    // TRUTH: the tokens were used.
+    assert_eq!(proxy.codes(vec![tokens(&user, 51)]).await.0, Code::OverLimit);
+    assert_eq!(proxy.used(&user, "tokens").await, 150.0);
+    assert_eq!(proxy.codes(vec![tokens(&user, 0)]).await.0, Code::OverLimit);
+    let back = RateLimitDescriptor { is_negative_hits: true, ..tokens(&user, 51) };
+    assert_eq!(proxy.codes(vec![back]).await.0, Code::Ok);
+    assert_eq!(proxy.used(&user, "tokens").await, 99.0);
+    // Exactly full is not over, and lets nothing more in.
+    assert_eq!(proxy.codes(vec![tokens(&user, 1)]).await.0, Code::Ok);
+    assert_eq!(proxy.codes(vec![tokens(&user, 0)]).await.0, Code::OverLimit);
+    for _ in 0..3 {
+        assert_eq!(proxy.codes(vec![event(&user, "soft")]).await.0, Code::Ok, "a soft limit denies nothing");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn descriptors_are_counted_all_or_none_also_of_different_users() {
+    let mut proxy = Proxy::start(&[]).await;
+    let (one, two) = (fresh_user("envoy"), fresh_user("envoy"));
+    let both = || vec![call(&one), event(&two, "image")];
+    assert_eq!(proxy.codes(both()).await, (Code::Ok, vec![Code::Ok, Code::Ok]));
+    assert_eq!(proxy.codes(both()).await, (Code::OverLimit, vec![Code::Ok, Code::OverLimit]));
+    assert_eq!((proxy.used(&one, "calls").await, proxy.used(&two, "images").await), (1.0, 1.0));
+
+    // A check that is denied keeps the others from counting, but not what has happened.
+    assert_eq!(proxy.codes(vec![tokens(&two, 100)]).await.0, Code::Ok);
+    let mixed = vec![call(&one), tokens(&two, 0), tokens(&one, 5)];
+    assert_eq!(proxy.codes(mixed).await, (Code::OverLimit, vec![Code::Ok, Code::OverLimit, Code::Ok]));
+    assert_eq!((proxy.used(&one, "calls").await, proxy.used(&one, "tokens").await), (1.0, 5.0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_matches_nothing_is_not_free_and_what_cannot_be_read_is_named() {
+    let mut proxy = Proxy::start(&[]).await;
+    let user = fresh_user("envoy");
+    let typo = proxy.ask(vec![event(&user, "image.typo")]).await.unwrap();
+    assert_eq!((typo.overall_code(), typo.statuses[0].current_limit.clone()), (Code::OverLimit, None));
+    let overriding = RateLimitDescriptor {
+        limit: Some(rate_limit_descriptor::RateLimitOverride { requests_per_unit: 9, unit: 1 }),
+        ..call(&user)
+    };
+    let negative = RateLimitDescriptor { is_negative_hits: true, ..call(&user) };
+    for (descriptors, field) in [
+        (vec![], "descriptors"),
+        (vec![call(&user); 17], "descriptors"),
+        (vec![call(&user), descriptor(&[("remote_address", "10.0.0.1")])], "descriptors[1].entries"),
+        (vec![descriptor(&[("user_id", &user), ("a", "1"), ("a", "2")])], "descriptors[0].entries"),
+        (vec![descriptor(&[("user_id", "")])], "descriptors[0]: user_id"),
+        (vec![event(&user, "white space")], "descriptors[0]: event.name"),
+        (vec![event(&user, "image.refund")], "descriptors[0].entries[\"event\"]"),
+        (vec![overriding], "descriptors[0].limit"),
+        (vec![negative], "descriptors[0].is_negative_hits"),
+    ] {
+        let status = proxy.ask(descriptors).await.unwrap_err();
+        let details = status.get_error_details();
+        let told = &details.bad_request().unwrap_or_else(|| panic!("{field}: {status:?}")).field_violations[0];
+        assert_eq!((status.code(), &*told.field), (tonic::Code::InvalidArgument, field), "{status:?}");
+    }
+    let huge = proxy.ask(vec![tokens(&user, u64::MAX)]).await.unwrap_err();
+    assert_eq!(huge.code(), tonic::Code::OutOfRange);
+    assert_eq!(proxy.used(&user, "calls").await, 0.0, "nothing is counted of what is not understood");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_proxy_needs_a_key_where_callers_do() {
+    let mut proxy = Proxy::start(&["--api-keys"]).await;
+    let made = tollgate()
+        .args(["keys", "create", "--app", "proxied", "--role", "secret", "--redis-url", &redis_url()])
+        .output()
+        .unwrap();
+    let key = String::from_utf8(made.stdout).unwrap();
+    let user = fresh_user("envoy");
+    assert_eq!(proxy.ask(vec![call(&user)]).await.unwrap_err().code(), tonic::Code::Unauthenticated);
+    let descriptors = vec![call(&user)];
+    let mut request = Request::new(RateLimitRequest { domain: "api.call".to_owned(), descriptors, hits_addend: 0 });
+    request.metadata_mut().insert("authorization", format!("Bearer {}", key.trim()).parse().unwrap());
+    let answer = proxy.client.should_rate_limit(request).await.unwrap().into_inner();
+    assert_eq!(answer.overall_code(), Code::Ok);
+    let config = tollgate().args(["config", "--envoy-listen", "0.0.0.0:8081"]).output().unwrap();
+    assert!(String::from_utf8_lossy(&config.stderr).contains("envoy-listen is 0.0.0.0:8081"), "{config:?}");
+}
