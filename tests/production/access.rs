@@ -346,3 +346,22 @@ async fn keys_that_cannot_be_read_anew_open_nothing_after_a_while() {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn being_refused_often_ends_no_connection() {
+    let served = serve(&[]);
+    let replica = Replica::connect(served.address).await;
+    let known = key("patient", "secret");
+    let mut calls = tokio::task::JoinSet::new();
+    for client in 0..64 {
+        let (mut plans, known) = (replica.plans.clone(), known.clone());
+        calls.spawn(async move {
+            for call in 0..40 {
+                let refused = plans.list_plans(v1::ListPlansRequest {}).await.unwrap_err();
+                assert_eq!(refused.code(), Code::Unauthenticated, "call {call} of client {client}: {refused:?}");
+                plans.list_plans(with(v1::ListPlansRequest {}, &known, "")).await.unwrap();
+            }
+        });
+    }
+    calls.join_all().await;
+}
