@@ -97,3 +97,15 @@ fn every_script_says_what_it_takes_and_answers_and_checks_before_it_writes() {
         assert!(marked || path.ends_with("user_delete.lua"), "{path:?} says where writes begin");
     }
 }
+
+#[test]
+fn every_crate_comes_from_the_registry() {
+    let lock: toml::Table = include_str!("../../Cargo.lock").parse().unwrap();
+    let crates = lock["package"].as_array().unwrap();
+    assert!(crates.len() > 100);
+    for one in crates.iter().filter(|one| one["name"].as_str() != Some("tollgate")) {
+        let from = one.get("source").and_then(toml::Value::as_str);
+        assert_eq!(from, Some("registry+https://github.com/rust-lang/crates.io-index"), "{}", one["name"]);
+        assert!(one.get("checksum").is_some(), "{}", one["name"]);
+    }
+}
