@@ -193,7 +193,7 @@ async fn while_it_drains_health_says_so_and_calls_are_answered_until_a_second_si
 
 #[tokio::test(flavor = "multi_thread")]
 async fn connections_that_do_nothing_do_not_hold_up_its_end() {
-    let mut served = serve(&["--drain-timeout", "5m", "--handshake-timeout", "5m"]);
+    let mut served = serve(&["--drain-timeout", "20s", "--handshake-timeout", "60s"]);
     let silent = said(served.address, b"").await;
     let half = said(served.address, &OPENING[..12]).await;
     let mut idle = Replica::connect(served.address).await;
