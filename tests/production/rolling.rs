@@ -274,6 +274,30 @@ async fn what_cannot_finish_is_cut_off_at_the_hard_limit() {
     assert!(served.log().contains("cut off"), "{}", served.log());
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn work_whose_caller_has_gone_away_is_finished_before_the_end() {
+    let redis = RedisServer::start(scratch("left-behind"), "");
+    redis.ready().await;
+    let url = redis.url();
+    let mut served = serve(&["--redis-url", &url, "--redis-timeout", "60s", "--drain-timeout", "60s"]);
+    let mut raw = Raw::connect(served.address).await;
+    redis.signal("-STOP");
+    let late = raw.call(RESERVE, &[("grpc-timeout", "100m")], framed(&reserve(&fresh_user("late")))).await.unwrap();
+    refused(Err::<(), _>(late.status()), Code::DeadlineExceeded, "DEADLINE_EXCEEDED");
+    served.signal("-TERM");
+    until("the connection ends", async || raw.call(LIST_PLANS, &[], framed(&v1::ListPlansRequest {})).await.is_err())
+        .await;
+    drop(raw);
+    until("it listens no more", async || tokio::net::TcpStream::connect(served.address).await.is_err()).await;
+    // Long enough for an end that waits for nothing; one that waits is never too slow for this.
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let status = std::fs::read_to_string(format!("/proc/{}/status", served.id())).unwrap();
+    assert!(status.contains("VmRSS"), "it has ended: {status}");
+    redis.signal("-CONT");
+    assert_eq!(served.wait().code(), Some(0));
+    assert!(!served.log().contains("cut off"), "{}", served.log());
+}
+
 /// A replica of another version: every script has another text, and so another digest, than ours.
 async fn replica_of_another_version(redis_url: String, catalog: String) -> String {
     let changed = Scripts::changed(scripts(), |script| format!("{}\n-- of another version\n", script.source));

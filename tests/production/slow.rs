@@ -63,7 +63,7 @@ async fn a_call_takes_no_longer_than_calls_may() {
     let mut replica = Replica::connect(served.address).await;
     redis.signal("-STOP");
     let mut patient = Request::new(track(&fresh_user("patient")));
-    patient.set_timeout(Duration::from_secs(50));
+    patient.set_timeout(Duration::from_secs(20));
     let status = replica.metering.track(patient).await.unwrap_err();
     redis.signal("-CONT");
     assert_eq!(reason(&status), (Code::DeadlineExceeded, "DEADLINE_EXCEEDED".to_owned()));
