@@ -171,7 +171,7 @@ async fn serving(health: &mut HealthClient<Channel>) -> ServingStatus {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn while_it_drains_health_says_so_and_calls_are_answered_until_a_second_signal() {
-    let mut served = serve(&["--drain-delay", "5m", "--drain-timeout", "5m"]);
+    let mut served = serve(&["--drain-delay", "1m", "--drain-timeout", "1m"]);
     let mut replica = Replica::connect(served.address).await;
     let mut health = health(&served).await;
     let mut watch = health.watch(HealthCheckRequest::default()).await.unwrap().into_inner();
@@ -209,6 +209,7 @@ async fn connections_that_do_nothing_do_not_hold_up_its_end() {
     assert_eq!(last, Some(ServingStatus::NotServing));
     assert_eq!(served.wait().code(), Some(0));
     drop((silent, half));
+    assert!(!served.log().contains("cut off"), "{}", served.log());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -258,7 +259,7 @@ async fn what_cannot_finish_is_cut_off_at_the_hard_limit() {
     let redis = RedisServer::start(scratch("hard-limit"), "");
     redis.ready().await;
     let url = redis.url();
-    let waits = ["--redis-url", &url, "--redis-timeout", "10m", "--call-timeout", "10m", "--drain-timeout", "500ms"];
+    let waits = ["--redis-url", &url, "--redis-timeout", "30s", "--call-timeout", "30s", "--drain-timeout", "500ms"];
     let mut served = serve(&waits);
     let mut raw = Raw::connect(served.address).await;
     redis.signal("-STOP");
