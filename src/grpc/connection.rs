@@ -4,13 +4,13 @@ use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::sync::watch::Receiver;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Sleep, sleep, timeout};
 use tokio_rustls::server::TlsStream;
 use tonic::transport::server::{Connected, TcpConnectInfo};
 
@@ -18,6 +18,9 @@ use crate::tls::PeerIdentity;
 
 /// What every connection over HTTP/2 begins with has so many bytes.
 const PREFACE: usize = 24;
+
+/// How long a caller may take to close a connection whose end it was told, and how much to say meanwhile.
+const FAREWELL: (Duration, usize) = (Duration::from_secs(1), 256 << 10);
 
 /// How long who has connected may take to say that, once Tollgate has to stop: an honest caller has it in the first packet. The others
 /// would hold up its end.
@@ -32,6 +35,7 @@ const LAST_WORDS: Duration = Duration::from_millis(500);
 pub struct Connection {
     stream: Stream,
     preface: Option<Preface>,
+    farewell: Option<Farewell>,
     _place: Place,
 }
 
@@ -45,6 +49,14 @@ struct Preface {
     /// How many bytes of it are yet to come.
     left: usize,
     deadline: Pin<Box<dyn Future<Output = ()> + Send>>,
+}
+
+/// All was said, and what the caller says still is read and dropped: a connection that is closed with something unread is reset, and
+/// a reset takes with it the last answers that are under way.
+struct Farewell {
+    /// How many bytes more.
+    left: usize,
+    until: Pin<Box<Sleep>>,
 }
 
 /// One of the connections that there may be.
@@ -95,7 +107,16 @@ impl Connection {
             let _: Result<(), _> = timeout(patience, stopped).await;
         });
         let preface = Preface { left: PREFACE, deadline };
-        Self { stream, preface: Some(preface), _place: place }
+        Self { stream, preface: Some(preface), farewell: None, _place: place }
+    }
+}
+
+impl Stream {
+    fn poll_read(&mut self, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Self::Plain(stream) => Pin::new(stream).poll_read(context, buffer),
+            Self::Tls(stream, _) => Pin::new(stream).poll_read(context, buffer),
+        }
     }
 }
 
@@ -106,10 +127,7 @@ impl AsyncRead for Connection {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
-        let read = match &mut self.stream {
-            Stream::Plain(stream) => Pin::new(stream).poll_read(context, buffer),
-            Stream::Tls(stream, _) => Pin::new(stream).poll_read(context, buffer),
-        };
+        let read = self.stream.poll_read(context, buffer);
         let Some(preface) = &mut self.preface else { return read };
         preface.left = preface.left.saturating_sub(buffer.filled().len() - before);
         if preface.left == 0 {
@@ -137,10 +155,28 @@ impl AsyncWrite for Connection {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &mut self.stream {
-            Stream::Plain(stream) => Pin::new(stream).poll_shutdown(context),
-            Stream::Tls(stream, _) => Pin::new(stream).poll_shutdown(context),
+        if self.farewell.is_none() {
+            ready!(match &mut self.stream {
+                Stream::Plain(stream) => Pin::new(stream).poll_shutdown(context),
+                Stream::Tls(stream, _) => Pin::new(stream).poll_shutdown(context),
+            })?;
         }
+        let Self { stream, farewell, .. } = &mut *self;
+        let (patience, left) = FAREWELL;
+        let farewell = farewell.get_or_insert_with(|| Farewell { left, until: Box::pin(sleep(patience)) });
+        let mut bytes = [0; 4096];
+        while farewell.left > 0 {
+            let mut buffer = ReadBuf::new(&mut bytes);
+            match stream.poll_read(context, &mut buffer) {
+                Poll::Ready(Ok(())) if !buffer.filled().is_empty() => {
+                    farewell.left = farewell.left.saturating_sub(buffer.filled().len());
+                }
+                // The caller has closed it too, in order or not.
+                Poll::Ready(_) => break,
+                Poll::Pending => return farewell.until.as_mut().poll(context).map(Ok),
+            }
+        }
+        Poll::Ready(Ok(()))
     }
 }
 

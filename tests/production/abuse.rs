@@ -396,14 +396,17 @@ async fn a_connection_ages_and_no_call_is_lost() {
                 while Instant::now() < until {
                     let request = v1::TrackRequest { request_id: format!("{number}-{made}"), ..track(&user) };
                     match metering.track(request).await {
-                        // What tonic's client itself has not sent, as its connection had ended, was not done either.
                         Ok(answer) => {
                             assert!(!answer.into_inner().replayed, "an answer is lost");
                             made += 1;
                         }
                         Err(status) => {
-                            assert_eq!(status.code(), Code::Cancelled, "{status:?}");
-                            assert!(std::error::Error::source(&status).is_some(), "not the client's: {status:?}");
+                            // It says itself that it did not send it, or has heard that the server did not begin it.
+                            let told = format!("{status:?}");
+                            assert!(
+                                ["Canceled", "GoAway(b\"\", NO_ERROR"].iter().any(|why| told.contains(why)),
+                                "{told}"
+                            );
                             repeated += 1;
                         }
                     }
