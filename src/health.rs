@@ -3,12 +3,14 @@
 //! Liveness is that the process can answer: a restart brings no Redis back. Readiness is about the whole, and follows Redis with
 //! patience, as all replicas share one: docs/adr/0010-liveness-and-readiness.md.
 
+use std::collections::HashMap;
 use std::error::Error;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use serde_json::json;
+use tokio::sync::Mutex;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
@@ -36,6 +38,8 @@ pub struct Health {
     names: Vec<&'static str>,
     redis: AtomicBool,
     stopping: AtomicBool,
+    /// What was told last, by name.
+    told: Mutex<HashMap<&'static str, bool>>,
     /// Reserve is answered without Redis then, which it cannot be by a replica that is taken out of service.
     fail_open: bool,
 }
@@ -50,7 +54,8 @@ impl Health {
     ) -> Arc<Self> {
         let names = std::iter::once("").chain(services.iter().copied()).collect();
         let redis = AtomicBool::new(ledger.probe(LIMIT).await.is_ok());
-        let health = Self { reporter, names, redis, stopping: AtomicBool::new(false), fail_open };
+        let health =
+            Self { reporter, names, redis, stopping: AtomicBool::new(false), told: Mutex::default(), fail_open };
         health.reporter.set_service_status(LIVENESS, ServingStatus::Serving).await;
         health.tell().await;
         Arc::new(health)
@@ -99,18 +104,21 @@ impl Health {
         }
     }
 
+    /// Tells what has changed, and nothing else: whoever watches hears each status once.
     async fn tell(&self) {
         let status = |up| if up { ServingStatus::Serving } else { ServingStatus::NotServing };
-        for name in &self.names {
-            self.reporter.set_service_status(*name, status(self.is_ready())).await;
-        }
-        let redis = self.redis_is_up();
-        self.reporter.set_service_status(Component::Redis.as_str(), status(redis)).await;
         // A catalog that is refused is no reason to take calls away: the one before is in use.
-        let catalog = metrics().is_up(Component::Catalog);
-        self.reporter.set_service_status(Component::Catalog.as_str(), status(catalog)).await;
+        let (ready, redis, catalog) = (self.is_ready(), self.redis_is_up(), metrics().is_up(Component::Catalog));
+        let mut told = self.told.lock().await;
+        let (redis_name, catalog_name) = (Component::Redis.as_str(), Component::Catalog.as_str());
+        let names = self.names.iter().map(|name| (*name, ready));
+        for (name, up) in names.chain([(redis_name, redis), (catalog_name, catalog)]) {
+            if told.insert(name, up) != Some(up) {
+                self.reporter.set_service_status(name, status(up)).await;
+            }
+        }
         metrics().component(Component::Redis, redis);
-        metrics().ready.set(i64::from(self.is_ready()));
+        metrics().ready.set(i64::from(ready));
     }
 
     /// Watches Redis until it is dropped.
