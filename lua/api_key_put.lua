@@ -1,4 +1,4 @@
-#!lua
+#!lua flags=allow-oom
 -- api_key_put: adds an API key, or takes it away.
 --
 -- KEYS: API keys

@@ -33,6 +33,9 @@ const MAX_RESETS: usize = 50;
 /// How many calls of a connection may be reset because its client has broken the protocol, over its whole life.
 const MAX_MISTAKES: usize = 1000;
 
+/// How large a question about health or reflection may be, in bytes: whoever asks has shown no key, and is not counted.
+const SMALL: usize = 4096;
+
 /// Why serving ended early.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
@@ -74,6 +77,7 @@ pub async fn run(
     let Serving { apps, access, limits, fail_open, tls, envoy, admin: admin_listener } = serving;
     let ledger = apps.ledger().clone();
     let (reporter, health_service) = tonic_health::server::health_reporter();
+    let health_service = health_service.max_decoding_message_size(SMALL);
     let services = [
         MeteringServiceServer::<Metering>::NAME,
         SubscriptionServiceServer::<Subscriptions>::NAME,
@@ -116,8 +120,9 @@ pub async fn run(
         // The outermost: what others refuse is seen as well.
         .layer(Observe)
         .layer(MapResponseLayer::new(explained))
-        .layer(gate.clone())
-        .layer(DeadlineLayer(limits.call_timeout));
+        // Outside the gate, where a caller may wait as well.
+        .layer(DeadlineLayer(limits.call_timeout))
+        .layer(gate.clone());
     let until_stop = || {
         let mut stopping = stopping.clone();
         async move {
@@ -129,8 +134,8 @@ pub async fn run(
         bounded_server
             .clone()
             .add_service(health_service.clone())
-            .add_service(envoy_reflection().build_v1()?)
-            .add_service(envoy_reflection().build_v1alpha()?)
+            .add_service(envoy_reflection().build_v1()?.max_decoding_message_size(SMALL))
+            .add_service(envoy_reflection().build_v1alpha()?.max_decoding_message_size(SMALL))
             .add_service(RateLimitServiceServer::new(RateLimits(Arc::clone(&apps))).max_decoding_message_size(most))
             .serve_with_incoming_shutdown(incoming, until_stop())
             .await?;
@@ -140,8 +145,8 @@ pub async fn run(
         bounded_server
             .clone()
             .add_service(health_service.clone())
-            .add_service(reflection().build_v1()?)
-            .add_service(reflection().build_v1alpha()?)
+            .add_service(reflection().build_v1()?.max_decoding_message_size(SMALL))
+            .add_service(reflection().build_v1alpha()?.max_decoding_message_size(SMALL))
             .add_service(MeteringServiceServer::new(Metering(Arc::clone(&apps))).max_decoding_message_size(most))
             .add_service(
                 SubscriptionServiceServer::new(Subscriptions(Arc::clone(&apps))).max_decoding_message_size(most),

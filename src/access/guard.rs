@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, Semaphore};
 use tokio::time::Instant;
 
 use crate::domain::fault::Fault;
@@ -17,7 +17,10 @@ use super::{ApiKey, Caller, Role, token};
 pub const REFRESH: Duration = Duration::from_secs(1);
 
 /// How long keys are taken that could not be read anew.
-const STALE: Duration = Duration::from_secs(5);
+pub const STALE: Duration = Duration::from_secs(5);
+
+/// So many callers may wait until keys that are not known have been asked for: who has no valid key must not hold up those who have.
+const MOST_WAITING: usize = 1000;
 
 /// Keys that are not known are asked for at most this often.
 const UNKNOWN: Duration = Duration::from_millis(100);
@@ -45,8 +48,10 @@ pub enum Verdict {
 pub struct Guard {
     ledger: Ledger,
     known: RwLock<Known>,
-    /// When it was last asked for keys that were not known; held while it is asked.
-    asked: Mutex<Option<Instant>>,
+    /// When it was last asked for keys that were not known, and whether it answered; held while it is asked.
+    asked: Mutex<Option<(Instant, bool)>>,
+    /// How many callers wait for that.
+    waiting: Semaphore,
     /// Take the keys that were known last while Redis does not answer.
     fail_open: bool,
 }
@@ -71,7 +76,13 @@ impl Guard {
     /// As [`Ledger::api_keys`].
     pub async fn open(ledger: Ledger, fail_open: bool) -> Result<Self, Fault> {
         let known = Known { revision: String::new(), keys: HashMap::new(), ahead_ms: 0, read: Instant::now() };
-        let guard = Self { ledger, known: RwLock::new(known), asked: Mutex::default(), fail_open };
+        let guard = Self {
+            ledger,
+            known: RwLock::new(known),
+            asked: Mutex::default(),
+            waiting: Semaphore::new(MOST_WAITING),
+            fail_open,
+        };
         guard.refresh().await?;
         Ok(guard)
     }
@@ -106,17 +117,27 @@ impl Guard {
     }
 
     /// Reads the keys, if they have not been read since this was called, and not a moment ago. However many callers show keys that are not
-    /// known, Redis hears of few.
-    pub async fn look_up(&self) {
+    /// known, Redis hears of few, and few wait.
+    ///
+    /// # Errors
+    /// [`Fault::Overloaded`], and [`Fault::Unavailable`] if Redis does not answer: nothing is known of the key then.
+    pub async fn look_up(&self) -> Result<(), Fault> {
+        let _waiting = self.waiting.try_acquire().map_err(|_| Fault::Overloaded)?;
         let called = Instant::now();
         let mut asked = self.asked.lock().await;
-        match *asked {
-            Some(last) if last >= called => return,
-            Some(last) => tokio::time::sleep_until(last + UNKNOWN).await,
-            None => {}
-        }
-        *asked = Some(Instant::now());
-        self.refresh_or_say().await;
+        let answered = match *asked {
+            Some((last, answered)) if last >= called => answered,
+            last => {
+                if let Some((last, _)) = last {
+                    tokio::time::sleep_until(last + UNKNOWN).await;
+                }
+                let began = Instant::now();
+                let answered = self.refresh_or_say().await;
+                *asked = Some((began, answered));
+                answered
+            }
+        };
+        answered.then_some(()).ok_or_else(|| Fault::Unavailable("the API keys could not be read".into()))
     }
 
     /// Keeps up with the keys, for ever.
@@ -127,11 +148,13 @@ impl Guard {
         }
     }
 
-    async fn refresh_or_say(&self) {
-        if let Err(fault) = self.refresh().await {
-            let error = std::error::Error::source(&fault);
+    async fn refresh_or_say(&self) -> bool {
+        let read = self.refresh().await;
+        if let Err(fault) = &read {
+            let error = std::error::Error::source(fault);
             tracing::warn!(error, "the API keys could not be read");
         }
+        read.is_ok()
     }
 
     async fn refresh(&self) -> Result<(), Fault> {

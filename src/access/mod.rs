@@ -12,7 +12,7 @@ use crate::domain::id::AppId;
 use crate::tls::{IdentityApps, PeerIdentity};
 
 pub use caller::{Caller, Role};
-pub use guard::{Credentials, Guard, REFRESH, Verdict};
+pub use guard::{Credentials, Guard, STALE, Verdict};
 pub use key::{ApiKey, InvalidKey, named};
 pub use token::{InvalidToken, LONGEST_SECONDS, mint};
 

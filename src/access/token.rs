@@ -13,6 +13,9 @@ use super::ApiKey;
 /// A token may end so much later than now, in seconds: whoever finds one must not have it for long.
 pub const LONGEST_SECONDS: i64 = 3600;
 
+/// So much may the clock of who mints a token be ahead of Redis's, in seconds.
+const LEEWAY_SECONDS: i64 = 60;
+
 /// No token is longer, in bytes.
 const LONGEST: usize = 2048;
 
@@ -92,10 +95,11 @@ pub fn user<'a>(
     if claims.exp <= now {
         return Err(InvalidToken::Expired);
     }
-    if claims.exp > now + LONGEST_SECONDS {
+    // Whoever mints by another clock than Redis's may be ahead of it.
+    if claims.exp > now + LONGEST_SECONDS + LEEWAY_SECONDS {
         return Err(InvalidToken::TooLong);
     }
-    if claims.nbf.is_some_and(|nbf| nbf > now) {
+    if claims.nbf.is_some_and(|nbf| nbf > now + LEEWAY_SECONDS) {
         return Err(InvalidToken::Early);
     }
     UserId::parse(&claims.sub).map_err(|_| malformed)
@@ -129,7 +133,7 @@ mod tests {
         assert_eq!(read(NOW_MS).unwrap().as_str(), "a \u{e9}");
         assert!(read(NOW_MS + 59_999).is_ok());
         assert_eq!(read(NOW_MS + 60_000), Err(InvalidToken::Expired));
-        assert_eq!(read(NOW_MS - LONGEST_SECONDS * 1000), Err(InvalidToken::TooLong));
+        assert_eq!(read(NOW_MS - (LONGEST_SECONDS + LEEWAY_SECONDS) * 1000), Err(InvalidToken::TooLong));
         assert_eq!(user(&minted, NOW_MS, |_| None), Err(InvalidToken::Signature));
         assert_eq!(user(&minted, NOW_MS, |_| Some("other")), Err(InvalidToken::Signature));
     }
@@ -160,7 +164,7 @@ mod tests {
         ] {
             assert_eq!(read(&token(header, odd, "key")), Err(InvalidToken::Malformed), "{odd}");
         }
-        let early = r#"{"sub":"a","exp":1800000060,"nbf":1800000001}"#;
+        let early = r#"{"sub":"a","exp":1800000060,"nbf":1800000061}"#;
         assert_eq!(read(&token(header, early, "key")), Err(InvalidToken::Early));
         for odd in ["", ".", "..", "a.b", "\u{e9}.\u{e9}.\u{e9}", &format!("{}.a.a", "a".repeat(3000))] {
             assert_eq!(read(odd), Err(InvalidToken::Malformed), "{odd}");

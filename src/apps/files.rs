@@ -34,7 +34,7 @@ pub enum CatalogFailure {
     },
     /// Calls would be those of an app without plans.
     #[error(
-        "the folder of catalogs has no default.yaml, and without --api-keys every call is one of the app `default`"
+        "the folder of catalogs has no default.yaml, and without --api-keys or --tls-client-app every call is one of the app `default`"
     )]
     NoDefaultApp,
 }

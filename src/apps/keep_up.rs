@@ -12,6 +12,9 @@ use super::{Apps, Catalogs};
 use crate::telemetry::labels::Component;
 use crate::telemetry::metrics;
 
+/// How long files that have changed have to stay as they are.
+const SETTLE: Duration = Duration::from_millis(200);
+
 /// Whether what is in force is what the files have.
 #[derive(Debug, Default)]
 pub struct Upkeep {
@@ -91,6 +94,14 @@ fn read_again(
     let digest = texts.digest();
     if digest == seen && !asked {
         return Ok((digest, None));
+    }
+    // What is being written, or is half of a change of several files, may be valid as well: it is taken once it stays.
+    if digest != seen {
+        std::thread::sleep(SETTLE);
+        let again = Texts::read(path).map_err(|failure| (None, failure))?;
+        if again.digest() != digest {
+            return Ok((seen, None));
+        }
     }
     let catalogs = texts.parse_for(only_default).map_err(|failure| (Some(digest), failure))?;
     Ok((digest, Some(catalogs)))

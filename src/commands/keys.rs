@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use comfy_table::{ContentArrangement, Table, presets};
 
-use crate::access::{ApiKey, InvalidKey, LONGEST_SECONDS, REFRESH, Role, mint, named};
+use crate::access::{ApiKey, InvalidKey, LONGEST_SECONDS, Role, STALE, mint, named};
 use crate::config::{Config, KEY, KeysCommand, Settings};
 use crate::domain::fault::Fault;
 use crate::domain::id::UserId;
@@ -30,6 +30,8 @@ enum KeysFailure {
     Taken,
     #[error("there is no key {0}: `tollgate keys list` shows them")]
     NoSuchKey(String),
+    #[error("key {0} is there again: Redis has failed over, and forgotten that it was taken away; revoke it once more")]
+    Back(String),
     #[error("name the key by its prefix, as `tollgate keys list` shows it: tollgate_ROLE_ID")]
     BadName,
     #[error("cannot read the key from {path}")]
@@ -151,8 +153,12 @@ async fn revoke(ledger: &Ledger, key: &str) -> Result<(), KeysFailure> {
     if !ledger.remove_api_key(&id).await? {
         return Err(KeysFailure::NoSuchKey(id));
     }
-    // By then every replica has asked Redis again.
-    tokio::time::sleep(REFRESH + Duration::from_millis(500)).await;
+    // By then every replica has asked Redis again, or takes no keys any more.
+    tokio::time::sleep(STALE + Duration::from_millis(500)).await;
+    let records = ledger.api_keys("").await?.records.unwrap_or_default();
+    if records.iter().any(|(known, _)| *known == id) {
+        return Err(KeysFailure::Back(id));
+    }
     println!("{id} is revoked: no replica takes it any more");
     Ok(())
 }

@@ -14,6 +14,7 @@ use tokio::time::{Sleep, sleep, timeout};
 use tokio_rustls::server::TlsStream;
 use tonic::transport::server::{Connected, TcpConnectInfo};
 
+use crate::config::Limits;
 use crate::tls::PeerIdentity;
 
 /// What every connection over HTTP/2 begins with has so many bytes.
@@ -36,7 +37,24 @@ pub struct Connection {
     stream: Stream,
     preface: Option<Preface>,
     farewell: Option<Farewell>,
+    /// When it is cut. It was asked to end long before, and whoever goes on with a call that never ends, or never reads, does not hear.
+    end: Pin<Box<Sleep>>,
     _place: Place,
+}
+
+/// How long a connection may take to say what it speaks, and how long it may live.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Times {
+    pub(super) patience: Duration,
+    pub(super) life: Duration,
+}
+
+impl Times {
+    pub(super) fn new(limits: &Limits) -> Self {
+        // Once it was asked to end, all that was begun is done after as long as calls may take, and a farewell.
+        let life = limits.max_connection_age + limits.call_timeout + Duration::from_secs(10);
+        Self { patience: limits.handshake_timeout, life }
+    }
 }
 
 enum Stream {
@@ -87,27 +105,27 @@ pub struct ConnectionInfo {
 
 impl Connection {
     /// Without TLS.
-    pub(super) fn plain(stream: TcpStream, place: Place, patience: Duration, stopping: Receiver<()>) -> Self {
-        Self::new(Stream::Plain(stream), place, patience, stopping)
+    pub(super) fn plain(stream: TcpStream, place: Place, times: Times, stopping: Receiver<()>) -> Self {
+        Self::new(Stream::Plain(stream), place, times, stopping)
     }
 
     /// After the handshake.
-    pub(super) fn tls(stream: TlsStream<TcpStream>, place: Place, patience: Duration, stopping: Receiver<()>) -> Self {
+    pub(super) fn tls(stream: TlsStream<TcpStream>, place: Place, times: Times, stopping: Receiver<()>) -> Self {
         let certificate = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
         let identity = certificate.map(|certificate| Arc::new(PeerIdentity::of(certificate)));
-        Self::new(Stream::Tls(Box::new(stream), identity), place, patience, stopping)
+        Self::new(Stream::Tls(Box::new(stream), identity), place, times, stopping)
     }
 
-    fn new(stream: Stream, place: Place, patience: Duration, mut stopping: Receiver<()>) -> Self {
+    fn new(stream: Stream, place: Place, times: Times, mut stopping: Receiver<()>) -> Self {
         let stopped = async move {
             let _: Result<(), _> = stopping.changed().await;
             sleep(LAST_WORDS).await;
         };
         let deadline = Box::pin(async move {
-            let _: Result<(), _> = timeout(patience, stopped).await;
+            let _: Result<(), _> = timeout(times.patience, stopped).await;
         });
         let preface = Preface { left: PREFACE, deadline };
-        Self { stream, preface: Some(preface), farewell: None, _place: place }
+        Self { stream, preface: Some(preface), farewell: None, end: Box::pin(sleep(times.life)), _place: place }
     }
 }
 
@@ -128,6 +146,9 @@ impl AsyncRead for Connection {
     ) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
         let read = self.stream.poll_read(context, buffer);
+        if read.is_pending() && self.end.as_mut().poll(context).is_ready() {
+            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+        }
         let Some(preface) = &mut self.preface else { return read };
         preface.left = preface.left.saturating_sub(buffer.filled().len() - before);
         if preface.left == 0 {

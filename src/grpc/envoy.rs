@@ -16,6 +16,7 @@ use crate::domain::fault::Fault;
 use crate::domain::id::{Owner, ReservationId, UserId};
 use crate::domain::plan::Quota;
 use crate::meter::{Meter, TrackCall};
+use crate::telemetry::{self, labels};
 
 use super::caller::Called;
 use super::rls::rate_limit_response::{Code, DescriptorStatus, RateLimit, rate_limit::Unit};
@@ -72,7 +73,9 @@ impl RateLimitService for RateLimits {
         let asks = asks(request.into_inner()).map_err(status)?;
         let work = async move {
             let asks: Vec<_> = asks.into_iter().map(|ask| (called.owner(&ask.user), ask)).collect();
-            let outcomes = decide(&called, asks).await?;
+            let outcomes = decide(&called, &asks).await?;
+            let denied = outcomes.iter().any(|outcome| outcome.denied);
+            telemetry::call::decides(if denied { labels::Outcome::Denied } else { labels::Outcome::Allowed });
             Ok((outcomes, called.now_ms()))
         };
         let (outcomes, now_ms) = to_the_end(work).await?;
@@ -144,9 +147,23 @@ fn invalid(field: String, problem: String) -> Fault {
 }
 
 /// Decides all of them. The outcomes are in the order of what was asked.
-async fn decide(meter: &Meter, asks: Vec<(Owner, Ask)>) -> Result<Vec<Outcome>, Fault> {
-    let of = |hits: Hits| asks.iter().enumerate().filter(move |(_, (_, ask))| ask.hits == hits);
+async fn decide(meter: &Meter, asks: &[(Owner, Ask)]) -> Result<Vec<Outcome>, Fault> {
     let mut outcomes: Vec<Option<Outcome>> = asks.iter().map(|_| None).collect();
+    let decided = decide_before(meter, asks, &mut outcomes).await;
+    let mut failed = decided.err();
+    // TRUTH: whatever was denied or has failed above, and whatever fails here, this has happened.
+    for (outcome, (owner, ask)) in outcomes.iter_mut().zip(asks).filter(|(_, (_, ask))| ask.hits == Hits::Count) {
+        match count(meter, owner, &ask.event, false).await {
+            Ok(counted) => *outcome = Some(counted),
+            Err(fault) => failed = failed.or(Some(fault)),
+        }
+    }
+    failed.map_or_else(|| Ok(outcomes.into_iter().flatten().collect()), Err)
+}
+
+/// Decides what is asked before it happens.
+async fn decide_before(meter: &Meter, asks: &[(Owner, Ask)], outcomes: &mut [Option<Outcome>]) -> Result<(), Fault> {
+    let of = |hits: Hits| asks.iter().enumerate().filter(move |(_, (_, ask))| ask.hits == hits);
     for (index, (owner, ask)) in of(Hits::Check) {
         outcomes[index] = Some(check(meter, owner, &ask.event).await?);
     }
@@ -166,11 +183,7 @@ async fn decide(meter: &Meter, asks: Vec<(Owner, Ask)>) -> Result<Vec<Outcome>, 
             }
         }
     }
-    // TRUTH: whatever was denied above, this has happened.
-    for (index, (owner, ask)) in of(Hits::Count) {
-        outcomes[index] = Some(count(meter, owner, &ask.event, false).await?);
-    }
-    Ok(outcomes.into_iter().flatten().collect())
+    Ok(())
 }
 
 async fn check(meter: &Meter, owner: &Owner, event: &Event) -> Result<Outcome, Fault> {
@@ -192,14 +205,19 @@ async fn count(meter: &Meter, owner: &Owner, event: &Event, enforce: bool) -> Re
 /// Holds each, then commits all, or gives all back. Where this is cut short the holds lapse by themselves (NO-LEAK).
 async fn all_or_none(meter: &Meter, asks: &[(usize, &(Owner, Ask))]) -> Result<Vec<(usize, Outcome)>, Fault> {
     let mut held: Vec<ReservationId> = Vec::new();
-    let mut outcomes = Vec::new();
-    let mut failed = None;
+    let mut outcomes: Vec<(usize, Outcome)> = Vec::new();
+    let (mut denied, mut failed) = (false, None);
     for (index, (owner, ask)) in asks {
-        match meter.reserve(owner, &ask.event, MOMENT, None).await {
-            Ok(reserved) => {
-                held.extend(reserved.hold.map(|(id, _)| id));
-                let decision = reserved.decision;
-                outcomes.push((*index, Outcome { denied: decision.denied.is_some(), standings: decision.standings }));
+        let outcome = if denied {
+            // It will not be counted: nothing is held of it.
+            check(meter, owner, &ask.event).await
+        } else {
+            hold(meter, owner, &ask.event, &mut held).await
+        };
+        match outcome {
+            Ok(outcome) => {
+                denied |= outcome.denied;
+                outcomes.push((*index, outcome));
             }
             Err(fault) => {
                 failed = Some(fault);
@@ -207,16 +225,31 @@ async fn all_or_none(meter: &Meter, asks: &[(usize, &(Owner, Ask))]) -> Result<V
             }
         }
     }
-    let denied = outcomes.iter().any(|(_, outcome)| outcome.denied);
-    for id in &held {
-        if denied || failed.is_some() {
+    if denied || failed.is_some() {
+        for id in &held {
             // What is not given back now lapses.
             let _: Result<_, _> = meter.release(id).await;
-        } else {
-            meter.commit(id, None).await?;
+        }
+    } else {
+        for id in &held {
+            // Once one is committed, the others have to be as well.
+            if let Err(fault) = meter.commit(id, None).await {
+                failed = failed.or(Some(fault));
+            }
         }
     }
     failed.map_or(Ok(outcomes), Err)
+}
+
+async fn hold(meter: &Meter, owner: &Owner, event: &Event, held: &mut Vec<ReservationId>) -> Result<Outcome, Fault> {
+    let reserved = meter.reserve(owner, event, MOMENT, None).await?;
+    if reserved.degraded {
+        // A deployment that fails open does so for Reserve. Here the proxy decides.
+        return Err(Fault::Unavailable("redis did not answer".into()));
+    }
+    held.extend(reserved.hold.map(|(id, _)| id));
+    let decision = reserved.decision;
+    Ok(Outcome { denied: decision.denied.is_some(), standings: decision.standings })
 }
 
 fn response(outcomes: &[Outcome], now_ms: i64) -> RateLimitResponse {
@@ -234,10 +267,14 @@ fn response(outcomes: &[Outcome], now_ms: i64) -> RateLimitResponse {
         })
         .collect();
     let denied = outcomes.iter().any(|outcome| outcome.denied);
-    // All that deny have to let go; one without a reset never does.
+    // All that deny have to let go; one without a reset never does, nor one that is asked for more than its quota.
+    let never = |standing: &Standing| {
+        standing.hard && matches!(standing.quota, Quota::Limited(quota) if standing.requested > quota)
+    };
+    let helps = !outcomes.iter().filter(|outcome| outcome.denied).any(|outcome| outcome.standings.iter().any(never));
     let waits = statuses.iter().filter(|status| status.code == i32::from(Code::OverLimit));
     let waits: Option<Vec<_>> = waits.map(|status| status.duration_until_reset).collect();
-    let retry = waits.and_then(|waits| waits.iter().map(|wait| wait.seconds + 1).max());
+    let retry = waits.filter(|_| helps).and_then(|waits| waits.iter().map(|wait| wait.seconds + 1).max());
     let retry = retry.map(|seconds| HeaderValue { key: "retry-after".to_owned(), value: seconds.to_string() });
     RateLimitResponse { overall_code: code(denied), statuses, response_headers_to_add: retry.into_iter().collect() }
 }

@@ -132,7 +132,7 @@ impl Rules {
     /// The caller with a key that Redis may know.
     async fn look_up(&self, headers: &HeaderMap, extensions: &Extensions) -> Result<Arc<Caller>, Fault> {
         if let Some(guard) = &self.access.keys {
-            guard.look_up().await;
+            guard.look_up().await?;
         }
         match self.verdict(headers, extensions) {
             Verdict::Known(caller) => Ok(caller),
@@ -141,7 +141,8 @@ impl Rules {
         }
     }
 
-    fn admit(&self, caller: Arc<Caller>, path: &str, place: Place) -> Result<Admitted, Fault> {
+    /// A place is taken last: who may not call takes none.
+    fn admit(&self, caller: Arc<Caller>, path: &str) -> Result<Admitted, Fault> {
         if caller.role == Role::Public && !FOR_PUBLIC_KEYS.contains(&path) {
             return Err(Fault::SecretKeyNeeded);
         }
@@ -151,7 +152,7 @@ impl Rules {
             let retry = not_until.wait_time_from(DefaultClock::default().now());
             return Err(Fault::TooManyCalls { retry });
         }
-        Ok(Admitted(Arc::new((caller, Some(place)))))
+        Ok(Admitted(Arc::new((caller, Some(self.place()?)))))
     }
 }
 
@@ -195,22 +196,21 @@ where
         if Rpc::of_path(path) == Rpc::Unknown {
             return Passing::Asking { future: Box::pin(refuse(Fault::MethodUnknown, request.into_body())) };
         }
-        let admitted =
-            self.rules.place().and_then(|place| match self.rules.verdict(request.headers(), request.extensions()) {
-                Verdict::Known(caller) => self.rules.admit(caller, path, place).map(Ok),
-                Verdict::Refused(fault) => Err(fault),
-                Verdict::Unknown => Ok(Err(place)),
-            });
+        let admitted = match self.rules.verdict(request.headers(), request.extensions()) {
+            Verdict::Known(caller) => self.rules.admit(caller, path).map(Some),
+            Verdict::Refused(fault) => Err(fault),
+            Verdict::Unknown => Ok(None),
+        };
         match admitted {
-            Ok(Ok(admitted)) => {
+            Ok(Some(admitted)) => {
                 request.extensions_mut().insert(admitted);
                 Passing::Served { future: self.inner.call(request) }
             }
-            Ok(Err(place)) => {
+            Ok(None) => {
                 // The service that was found ready goes on, and its clone takes its place.
                 let clone = self.inner.clone();
                 let inner = std::mem::replace(&mut self.inner, clone);
-                Passing::Asking { future: Box::pin(asked(inner, Arc::clone(&self.rules), request, place)) }
+                Passing::Asking { future: Box::pin(asked(inner, Arc::clone(&self.rules), request)) }
             }
             Err(fault) => Passing::Asking { future: Box::pin(refuse(fault, request.into_body())) },
         }
@@ -221,7 +221,6 @@ async fn asked<S, Asked, Answered>(
     mut inner: S,
     rules: Arc<Rules>,
     mut request: Request<Asked>,
-    place: Place,
 ) -> Result<S::Response, S::Error>
 where
     S: Service<Request<Asked>, Response = Response<Answered>>,
@@ -229,10 +228,8 @@ where
     Answered: Default,
 {
     let (parts, body) = request.into_parts();
-    let admitted = rules
-        .look_up(&parts.headers, &parts.extensions)
-        .await
-        .and_then(|caller| rules.admit(caller, parts.uri.path(), place));
+    let admitted =
+        rules.look_up(&parts.headers, &parts.extensions).await.and_then(|caller| rules.admit(caller, parts.uri.path()));
     request = Request::from_parts(parts, body);
     match admitted {
         Ok(admitted) => {

@@ -19,7 +19,7 @@ use tonic::transport::server::TcpIncoming;
 
 use crate::config::Limits;
 
-use super::connection::{Connection, Place};
+use super::connection::{Connection, Place, Times};
 
 /// How many handshakes may be under way. The next one ends the oldest: a real client is done in a few round trips, and whoever only
 /// holds places is the first to lose them.
@@ -37,7 +37,7 @@ pub struct Incoming {
     most: usize,
     /// Whether the last connection found no place, so that it is said once.
     full: bool,
-    patience: Duration,
+    times: Times,
     stopping: watch::Receiver<()>,
 }
 
@@ -68,7 +68,7 @@ impl Incoming {
             taken: Arc::default(),
             most: limits.max_connections,
             full: false,
-            patience: limits.handshake_timeout,
+            times: Times::new(limits),
             stopping,
         }
     }
@@ -100,7 +100,7 @@ impl Incoming {
 }
 
 impl Handshakes {
-    fn begin(&mut self, stream: TcpStream, place: Place, patience: Duration, stopping: watch::Receiver<()>) {
+    fn begin(&mut self, stream: TcpStream, place: Place, times: Times, stopping: watch::Receiver<()>) {
         while self.handles.len() >= MOST {
             let Some((_, oldest)) = self.handles.pop_first() else { break };
             oldest.abort();
@@ -110,14 +110,14 @@ impl Handshakes {
         self.next += 1;
         let handle = self.under_way.spawn(async move {
             let peer = stream.peer_addr().ok();
-            match timeout(patience, acceptor.accept(stream)).await {
-                Ok(Ok(stream)) => (number, Some(Connection::tls(stream, place, patience, stopping))),
+            match timeout(times.patience, acceptor.accept(stream)).await {
+                Ok(Ok(stream)) => (number, Some(Connection::tls(stream, place, times, stopping))),
                 Ok(Err(error)) => {
                     tracing::debug!(?peer, %error, "a TLS handshake failed");
                     (number, None)
                 }
                 Err(_) => {
-                    tracing::debug!(?peer, "a TLS handshake took longer than {patience:?}");
+                    tracing::debug!(?peer, "a TLS handshake took longer than {:?}", times.patience);
                     (number, None)
                 }
             }
@@ -152,10 +152,10 @@ impl Stream for Incoming {
                 return Poll::Ready(Some(Ok(connection)));
             }
             let Some((stream, place)) = std::task::ready!(self.poll_accept(context)) else { return Poll::Ready(None) };
-            let (patience, stopping) = (self.patience, self.stopping.clone());
+            let (times, stopping) = (self.times, self.stopping.clone());
             match &mut self.tls {
-                None => return Poll::Ready(Some(Ok(Connection::plain(stream, place, patience, stopping)))),
-                Some(tls) => tls.begin(stream, place, patience, stopping),
+                None => return Poll::Ready(Some(Ok(Connection::plain(stream, place, times, stopping)))),
+                Some(tls) => tls.begin(stream, place, times, stopping),
             }
         }
     }

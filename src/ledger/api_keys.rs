@@ -11,8 +11,8 @@ use crate::domain::id::{AppId, Nonce, Owner, UserId};
 use super::Ledger;
 use super::keys::API_KEYS;
 
-/// What is kept of a key. The key itself is kept nowhere.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// What is kept of a key. The key itself is kept nowhere. It has no `Debug`: the digest signs tokens.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KeyRecord {
     /// Whose key it is.
     pub app: String,
@@ -27,7 +27,7 @@ pub struct KeyRecord {
 }
 
 /// All records, at one moment.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct KeyRecords {
     /// Redis's time.
     pub now_ms: i64,

@@ -429,3 +429,17 @@ async fn a_connection_ages_and_no_call_is_lost() {
     println!("{made} calls over connections of a second each, {repeated} were not sent at first");
     assert_eq!(used_and_held(&mut replica.clone(), &user).await.0, f64::from(made));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_has_no_key_can_keep_neither_much_nor_for_ever() {
+    let served = Served::start(0, &["--redis-url", &redis_url(), "--max-connection-age", "1s", "--call-timeout", "1s"]);
+    let channel = Channel::from_shared(format!("http://{}", served.address)).unwrap().connect().await.unwrap();
+    let mut health = HealthClient::new(channel);
+    let large = HealthCheckRequest { service: "x".repeat(5000) };
+    assert_eq!(health.check(large).await.unwrap_err().code(), Code::OutOfRange);
+    // A stream without end keeps its connection past its age, and not for long.
+    let mut watch = health.watch(HealthCheckRequest::default()).await.unwrap().into_inner();
+    let ended =
+        tokio::time::timeout(Duration::from_secs(60), async { while let Ok(Some(_)) = watch.message().await {} });
+    ended.await.expect("it is cut");
+}

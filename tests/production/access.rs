@@ -332,7 +332,19 @@ async fn keys_that_cannot_be_read_anew_open_nothing_after_a_while() {
     // Needs no Redis but for the key.
     let mut list = async || replica.plans.list_plans(with(v1::ListPlansRequest {}, &key, "")).await;
     list().await.unwrap();
+    // A key can be revoked when memory is full.
+    let other =
+        tollgate().args(["keys", "create", "--app", "a", "--role", "secret", "--redis-url", &url]).output().unwrap();
+    redis.ask::<redis::Value>("CONFIG SET maxmemory 1").await.unwrap();
+    let revoked =
+        tollgate().args(["keys", "revoke", prefix(&text(&other.stdout)), "--redis-url", &url]).output().unwrap();
+    assert!(revoked.status.success(), "{revoked:?}");
     redis.signal("-STOP");
+    // Nothing is known of a key that Redis was not asked for.
+    let unknown = ApiKey::random(tollgate::access::Role::Secret).unwrap();
+    let mut plans = Replica::connect(served.address).await.plans;
+    let asked = plans.list_plans(with(v1::ListPlansRequest {}, unknown.reveal(), "")).await;
+    assert_eq!(asked.unwrap_err().code(), Code::Unavailable);
     let refused = loop {
         if let Err(status) = list().await {
             break status;

@@ -8,8 +8,9 @@ use tonic::transport::Channel;
 use tonic::{Request, Status};
 use tonic_types::StatusExt as _;
 
+use crate::support::redis_server::RedisServer;
 use crate::support::served::{Served, tollgate};
-use crate::support::{Replica, fresh_user, redis_url};
+use crate::support::{Replica, fresh_user, redis_url, scratch};
 
 const CATALOG: &str = "
 default_plan: basic
@@ -20,6 +21,7 @@ plans:
       - { id: calls, label: Calls, unit: count, period: minute, quota: 3, match: [{ event: api.call, measure: events }] }
       - { id: tokens, label: Tokens, unit: tokens, period: daily, quota: 100, match: [{ event: llm.tokens, metadata: { model: 'gpt-*' } }] }
       - { id: images, label: Images, unit: count, period: lifetime, quota: 1, match: [{ event: image }] }
+      - { id: priced, label: Priced, unit: tokens, period: daily, quota: 9, match: [{ event: llm.priced, measure: { prompt_tokens: 1 } }] }
       - { id: soft, label: Soft, unit: count, period: hourly, quota: 1, hard: false, match: [{ event: soft }] }
 ";
 
@@ -212,4 +214,34 @@ async fn a_proxy_needs_a_key_where_callers_do() {
     assert_eq!(answer.overall_code(), Code::Ok);
     let config = tollgate().args(["config", "--envoy-listen", "0.0.0.0:8081"]).output().unwrap();
     assert!(String::from_utf8_lossy(&config.stderr).contains("envoy-listen is 0.0.0.0:8081"), "{config:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_has_happened_counts_although_another_descriptor_cannot_be_decided() {
+    let mut proxy = Proxy::start(&[]).await;
+    let user = fresh_user("envoy");
+    let unmeasured = RateLimitDescriptor { hits_addend: Some(0), ..event(&user, "llm.priced") };
+    let status = proxy.ask(vec![unmeasured, tokens(&user, 5)]).await.unwrap_err();
+    assert_eq!(status.get_error_details().error_info().unwrap().reason, "QUANTITY_MISSING");
+    assert_eq!(proxy.used(&user, "tokens").await, 5.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deployment_that_fails_open_leaves_it_to_the_proxy() {
+    let redis = RedisServer::start(scratch("envoy-open"), "");
+    redis.ready().await;
+    let url = redis.url();
+    let flags = ["--redis-url", &url, "--envoy-listen", "127.0.0.1:0", "--fail-open", "--redis-timeout", "300ms"];
+    let served = Served::start(0, &flags);
+    let mut client = RateLimitServiceClient::connect(format!("http://{}", served.envoy.unwrap())).await.unwrap();
+    let both = || vec![event("one", "llm.tokens"), event("two", "llm.tokens")];
+    let mut ask = async || {
+        let request = RateLimitRequest { domain: "d".to_owned(), descriptors: both(), hits_addend: 0 };
+        client.should_rate_limit(request).await
+    };
+    ask().await.unwrap();
+    redis.signal("-STOP");
+    let answer = ask().await;
+    redis.signal("-CONT");
+    assert_eq!(answer.unwrap_err().code(), tonic::Code::Unavailable);
 }
