@@ -60,7 +60,7 @@ line 5, plans.free.timezone: is "Mars/Olympus", which is no time zone; write an 
 line 7, plans.free.limit_groups[0]: has no period, nor has its plan; write `period:` with minute, hourly, daily, weekly, monthly, yearly or lifetime
 line 7, plans.free.limit_groups[0].id: the id "a b" must be 1 to 64 of A-Z a-z 0-9 . _ -
 line 8, plans.free.limit_groups[0].unit: is "token"; write count, tokens, seconds or cents
-line 10, plans.free.limit_groups[0].match: is an empty list; write at least one item, or leave it out
+line 10, plans.free.limit_groups[0].match: is an empty list; write at least one item
 line 11, plans.free.limit_groups[1]: has no period, nor has its plan; write `period:` with minute, hourly, daily, weekly, monthly, yearly or lifetime
 line 13, plans.free.limit_groups[1].quota: is 1.5; tokens must be a whole number up to 9007199254740991
 line 14, plans.free.limit_groups[1].thresholds[1]: is not larger than the one before; write them in ascending order
@@ -71,7 +71,7 @@ line 18, plans.free.limit_groups[1].match[1].event: names a refund; refunds are 
 line 19, plans.free.limit_groups[1].match[2].measure.p: is "-1"; write a weight in plain digits such as 100 or 0.5, without sign, separator or exponent
 line 19, plans.free.limit_groups[1].match[2].measure.q: is 0.0000000000001; write a weight of at most 1000000, with at most 12 decimals
 line 20, plans.free.limit_groups[1].match[3].measure.defaut: is not known here; there are: name, weight, default (did you mean `default`?)
-line 20, plans.free.limit_groups[1].match[3].metadata.model: is an empty list; write at least one item, or leave it out
+line 20, plans.free.limit_groups[1].match[3].metadata.model: is an empty list; write at least one item
 line 21, plans.free.limit_groups[2]: repeats the id "tokens"; give each group of a plan its own
 line 21, plans.free.limit_groups[2]: has no period, nor has its plan; write `period:` with minute, hourly, daily, weekly, monthly, yearly or lifetime
 line 23, plans.free.limit_groups[2].quota: is 8000000000.1; cents must be a multiple of 0.000001 up to 8000000000
@@ -497,7 +497,7 @@ line 4: tags are not supported; write the value without it
 line 9: aliases are not supported; write the value where it is needed
 line 11: aliases are not supported; write the value where it is needed
 line 11: merge keys are not supported; write the values where they are needed
-line 12, plans.r.limit_groups: is an empty list; write at least one item, or leave it out
+line 12, plans.r.limit_groups: is an empty list; write at least one item
 "#,
     );
 }

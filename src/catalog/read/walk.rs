@@ -78,7 +78,7 @@ impl Reader<'_> {
             return None;
         };
         if items.is_empty() {
-            self.report(node.line, path, "is an empty list; write at least one item, or leave it out");
+            self.report(node.line, path, "is an empty list; write at least one item");
         }
         if items.len() > most {
             self.report(node.line, path, format!("has more than {most} items; keep at most so many"));
