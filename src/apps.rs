@@ -71,7 +71,6 @@ pub struct Apps {
     /// What others are made from: they share what it has seen of users and of Redis's clock.
     base: Meter,
     meters: RwLock<Meters>,
-    ledger: Ledger,
 }
 
 enum Meters {
@@ -87,15 +86,15 @@ impl Apps {
             Catalogs::Shared(catalog) => Some(catalog),
             Catalogs::PerApp(catalogs) => catalogs.values().next(),
         };
-        let base = Meter::new(any.cloned().unwrap_or_default(), ledger.clone(), options);
+        let base = Meter::new(any.cloned().unwrap_or_default(), ledger, options);
         let meters = RwLock::new(meters(&base, catalogs));
-        Self { base, meters, ledger }
+        Self { base, meters }
     }
 
     /// The ledger of all.
     #[must_use]
     pub fn ledger(&self) -> &Ledger {
-        &self.ledger
+        &self.base.ledger
     }
 
     /// The meter for calls of an app. A call keeps it to its end, whatever is loaded meanwhile.

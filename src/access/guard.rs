@@ -87,12 +87,6 @@ impl Guard {
         Ok(guard)
     }
 
-    /// How many keys are known.
-    #[must_use]
-    pub fn keys(&self) -> usize {
-        self.known().keys.len()
-    }
-
     /// Who shows this.
     #[must_use]
     pub fn caller(&self, shown: Credentials<'_>) -> Verdict {

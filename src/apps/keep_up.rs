@@ -2,7 +2,6 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::sync::Notify;
@@ -15,10 +14,9 @@ use crate::telemetry::metrics;
 /// How long files that have changed have to stay as they are.
 const SETTLE: Duration = Duration::from_millis(200);
 
-/// Whether what is in force is what the files have.
+/// Keeps the apps' plans up.
 #[derive(Debug, Default)]
 pub struct Upkeep {
-    refused: AtomicBool,
     only_default: bool,
     /// Wakes it before its time.
     pub now: Notify,
@@ -31,16 +29,11 @@ impl Upkeep {
         Self { only_default, ..Self::default() }
     }
 
-    /// Whether the files were refused when they were last read: the plans of before are in force.
-    #[must_use]
-    pub fn is_refused(&self) -> bool {
-        self.refused.load(Ordering::Relaxed)
-    }
-
     /// Looks for ever whether the files have changed, every `period` and when it is woken, and takes what is valid. The content decides, not
     /// the time of a file: so links that are set to another folder, as Kubernetes does, are noticed, and what is only touched is not.
     pub async fn run(&self, apps: Arc<Apps>, path: Option<PathBuf>, mut in_force: [u8; 32], period: Duration) {
         let mut seen = in_force;
+        // What is wrong with the files; empty while they are in force.
         let mut told = String::new();
         loop {
             let woken = tokio::time::timeout(period, self.now.notified()).await.is_ok();
@@ -50,7 +43,9 @@ impl Upkeep {
                 tokio::task::spawn_blocking(move || read_again(path.as_deref(), seen, woken, only_default)).await;
             match read {
                 Ok(Ok((digest, None))) => {
-                    self.refused.store(digest != in_force, Ordering::Relaxed);
+                    if digest == in_force {
+                        told.clear();
+                    }
                     metrics().component(Component::Catalog, digest == in_force);
                 }
                 Ok(Ok((digest, Some(catalogs)))) => {
@@ -59,16 +54,14 @@ impl Upkeep {
                     for gone in apps.replace(catalogs) {
                         tracing::warn!(plan = gone, "a plan is gone: calls of users who are on it are PLAN_UNKNOWN");
                     }
-                    self.refused.store(false, Ordering::Relaxed);
                     told.clear();
                     tracing::info!(plans, "took the catalog");
                 }
                 Ok(Err((digest, failure))) => {
                     seen = digest.unwrap_or(seen);
-                    let was_refused = self.refused.swap(true, Ordering::Relaxed);
                     let problem = failure.to_string();
                     // What is tried again and again is said once.
-                    if !was_refused || woken || problem != told {
+                    if woken || problem != told {
                         metrics().catalog_refused();
                         let source = std::error::Error::source(&failure);
                         tracing::error!(source, "refused the catalog, and kept the one before: {problem}");

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::io::AsyncWriteExt as _;
+use tollgate::access::{ApiKey, Role};
 use tollgate::grpc::v1;
 use tonic::{Code, Request};
 use tonic_types::StatusExt as _;
@@ -38,6 +39,22 @@ async fn a_deadline_that_passes_is_told_and_what_was_begun_takes_effect_once() {
         assert!(again.allowed && again.replayed, "it was under way, and is found: {again:?}");
     }
     assert_eq!(used_and_held(&mut replica, &user).await, (0.0, 20.0));
+}
+
+/// The caller waits at the gate then, before any service.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deadline_that_passes_while_a_key_is_looked_up_is_told_as_well() {
+    let redis = RedisServer::start(scratch("deadline-of-a-key"), "");
+    redis.ready().await;
+    let served = serve(&["--redis-url", &redis.url(), "--redis-timeout", "60s", "--api-keys"]);
+    let mut raw = Raw::connect(served.address).await;
+    let unknown = ApiKey::random(Role::Secret).unwrap();
+    let bearer = format!("Bearer {}", unknown.reveal());
+    redis.signal("-STOP");
+    let shown = [("authorization", &*bearer), ("grpc-timeout", "100m")];
+    let answer = raw.call(LIST_PLANS, &shown, framed(&v1::ListPlansRequest {})).await;
+    redis.signal("-CONT");
+    assert_eq!(reason(&answer.unwrap().status()), (Code::DeadlineExceeded, "DEADLINE_EXCEEDED".to_owned()));
 }
 
 #[tokio::test(flavor = "multi_thread")]
