@@ -20,7 +20,7 @@ local function commit(k, a)
   local _, nonce, has_actual, quantity, quantities, replay_ms = unpack_some(ARGV[a + 1], 5, 1)
   local field = 'r' .. nonce
 
-  local led = open_ledger(call('GET', ledger_key))
+  local led = open_ledger(ledger_key, call('GET', ledger_key))
   local now = led.time
   local lapsed = give_back_due(led, agenda_key, memory_key)
   local record = load_record(memory_key, field, now)
@@ -89,7 +89,7 @@ local function commit(k, a)
   remember(led, agenda_key, field, record[R_FORGET])
   call('DEL', hold_key)
   tidy_memory(led, agenda_key, memory_key, record[R_FORGET])
-  save_ledger(ledger_key, led)
+  save_ledger(led)
   return COMMITTED .. pack('committed', rows_of_charges(), overage, late, false)
 end
 

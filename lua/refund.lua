@@ -14,7 +14,7 @@ local function refund(k, a)
   local plan = plan_of(ARGV[a + 2])
 
   local stored = call('MGET', keys.subscription, keys.ledger)
-  local led, redis_time = open_ledger(stored[2])
+  local led, redis_time = open_ledger(keys.ledger, stored[2])
   local lapsed = give_back_due(led, keys.agenda, keys.memory)
 
   local known, remembered = recall(led, keys.memory, request_id, 'track', digest)

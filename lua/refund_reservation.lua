@@ -12,7 +12,7 @@ local function refund_reservation(k, a)
   local _, quantity, quantities, numeric = unpack_some(ARGV[a + 1], 3, at)
   local field = 'r' .. nonce
 
-  local led = open_ledger(call('GET', keys.ledger))
+  local led = open_ledger(keys.ledger, call('GET', keys.ledger))
   local now = led.time
   local lapsed = give_back_due(led, keys.agenda, keys.memory)
 

@@ -11,7 +11,7 @@ local function release(k, a)
   local _, nonce, replay_ms = unpack_some(ARGV[a + 1], 2, 1)
   local field = 'r' .. nonce
 
-  local led = open_ledger(call('GET', ledger_key))
+  local led = open_ledger(ledger_key, call('GET', ledger_key))
   local now = led.time
   local lapsed = give_back_due(led, agenda_key, memory_key)
   local record = load_record(memory_key, field, now)
@@ -32,7 +32,7 @@ local function release(k, a)
   remember(led, agenda_key, field, record[R_FORGET])
   call('DEL', hold_key)
   tidy_memory(led, agenda_key, memory_key, record[R_FORGET])
-  save_ledger(ledger_key, led)
+  save_ledger(led)
   return RELEASED .. pack('released', claim_rows(led, claims, C_CHARGE), false)
 end
 

@@ -16,7 +16,7 @@ local function reserve(k, a)
   local plan = plan_of(ARGV[a + 2])
 
   local stored = call('MGET', subscription_key, ledger_key)
-  local led, redis_time = open_ledger(stored[2])
+  local led, redis_time = open_ledger(ledger_key, stored[2])
   local now = led.time
   local lapsed = give_back_due(led, agenda_key, memory_key)
 
@@ -50,7 +50,7 @@ local function reserve(k, a)
     if lapsed or changed_subscription then
       undo_windows(led)
       write_lapsed(agenda_key, lapsed)
-      save_ledger(ledger_key, led)
+      save_ledger(led)
     end
     return DECISION .. pack('limit_reached', '', '', 0, rows, wait_ms, false)
   end
@@ -81,7 +81,7 @@ local function reserve(k, a)
   led.live = led.live + 1
   if deadline < led.due then led.due = deadline end
   tidy_memory(led, agenda_key, memory_key, forget_at)
-  save_ledger(ledger_key, led)
+  save_ledger(led)
   return DECISION .. pack('allowed', nonce, 'held', deadline, concat(rows), -1, false)
 end
 

@@ -6,5 +6,5 @@
 -- uses: base ledger
 
 local stored = call('MGET', KEYS[1], KEYS[2])
-local led = open_ledger(stored[2])
+local led = open_ledger(KEYS[2], stored[2])
 return pack({ subscription = { led.time, stored[1] or '', led.plan } })

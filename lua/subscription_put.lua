@@ -12,7 +12,7 @@ local keys = { subscription = KEYS[1], ledger = KEYS[2], memory = KEYS[3], agend
 local revision, plan_before, steps = unpack(unpack_message(ARGV[1]))
 
 local stored = call('MGET', keys.subscription, keys.ledger)
-local led, redis_time = open_ledger(stored[2])
+local led, redis_time = open_ledger(keys.ledger, stored[2])
 local stored_revision = stored[1] and unpack_message(stored[1])[S_REVISION] or ''
 if stored_revision ~= revision or led.plan ~= plan_before then return stale(led, redis_time, stored[1]) end
 
@@ -29,6 +29,6 @@ call('SET', keys.subscription, ARGV[2])
 if #steps > 0 then
   write_lapsed(keys.agenda, lapsed)
   tidy_memory(led, keys.agenda, keys.memory, 0)
-  save_ledger(keys.ledger, led)
+  save_ledger(led)
 end
 return pack({ put = { true } })

@@ -15,7 +15,7 @@ local function track(k, a)
   local plan = plan_of(ARGV[a + 2])
 
   local stored = call('MGET', keys.subscription, keys.ledger)
-  local led, redis_time = open_ledger(stored[2])
+  local led, redis_time = open_ledger(keys.ledger, stored[2])
   local lapsed = give_back_due(led, keys.agenda, keys.memory)
 
   local known, remembered = recall(led, keys.memory, request_id, 'track', digest)
@@ -44,7 +44,7 @@ local function track(k, a)
     if lapsed or changed_subscription then
       undo_windows(led)
       write_lapsed(keys.agenda, lapsed)
-      save_ledger(keys.ledger, led)
+      save_ledger(led)
     end
     return TRACKED .. pack('blocked', '', rows, false)
   end

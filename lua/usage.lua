@@ -12,7 +12,7 @@ local function usage(k, a)
   local plan = plan_of(ARGV[a + 2])
 
   local stored = call('MGET', subscription_key, ledger_key)
-  local led, redis_time = open_ledger(stored[2])
+  local led, redis_time = open_ledger(ledger_key, stored[2])
   give_back_due(led, agenda_key, memory_key)
 
   if not check_subscription(led, stored[1], revision, ended, plan) then return stale(led, redis_time, stored[1]) end

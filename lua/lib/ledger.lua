@@ -33,16 +33,23 @@ local function whole(w)
   return w
 end
 
--- ONE-CLOCK: Redis's time, which for this user never runs backwards. Returns the ledger and Redis's own time.
-local function open_ledger(packed)
+-- Redis's time in milliseconds. Calls that travel together have the same time.
+local function clock_of_redis()
   if not redis_time then
     local clock = call('TIME')
     redis_time = clock[1] * 1000 + floor(clock[2] / 1000)
   end
+  return redis_time
+end
+
+-- ONE-CLOCK: Redis's time, which for this user never runs backwards. Returns the ledger and Redis's own time.
+local function open_ledger(key, packed)
+  local redis_now = clock_of_redis()
   if not packed then
     return {
-      time = redis_time, live = 0, due = NEVER, forget = NEVER, memory = 0, expires = 0, opened = 0, plan = '', groups = {},
-    }, redis_time
+      key = key, time = redis_now, live = 0, due = NEVER, forget = NEVER, memory = 0, expires = 0, opened = 0, plan = '',
+      groups = {},
+    }, redis_now
   end
   local time, live, due, forget, memory, expires, opened, plan, count, at = unpack_struct(LEDGER_FORMAT, packed)
   local groups = {}
@@ -57,14 +64,14 @@ local function open_ledger(packed)
     groups[id] = { current, previous }
   end
   return {
-    time = max(time, redis_time), live = live, due = due, forget = forget, memory = memory, expires = expires, opened = opened,
-    plan = plan, groups = groups,
-  }, redis_time
+    key = key, time = max(time, redis_now), live = live, due = due, forget = forget, memory = memory, expires = expires,
+    opened = opened, plan = plan, groups = groups,
+  }, redis_now
 end
 
 -- Writes the ledger, to expire a minute after the last thing that needs it; never, if a lifetime group is in it.
-local function save_ledger(key, led)
-  local now, last = led.time, led.memory
+local function save_ledger(led)
+  local key, now, last = led.key, led.time, led.memory
   local parts, count = {}, 0
   for id, pair in pairs(led.groups) do
     local current, previous = pair[1], pair[2]

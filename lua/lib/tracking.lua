@@ -23,5 +23,5 @@ local function write_tracked(keys, led, lapsed, request_id, digest, event_id, fo
     forget_at = 0
   end
   tidy_memory(led, keys.agenda, keys.memory, forget_at)
-  save_ledger(keys.ledger, led)
+  save_ledger(led)
 end

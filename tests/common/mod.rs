@@ -27,7 +27,7 @@ use tollgate::domain::id::{AppId, Owner, UserId};
 use tollgate::grpc::v1::metering_service_client::MeteringServiceClient;
 use tollgate::grpc::v1::plan_service_client::PlanServiceClient;
 use tollgate::grpc::v1::subscription_service_client::SubscriptionServiceClient;
-use tollgate::ledger::{Ledger, RedisOptions, UserKeys};
+use tollgate::ledger::{Ledger, RedisOptions, Scripts, UserKeys, scripts};
 use tollgate::meter::MeterOptions;
 use tollgate::private_redis::{self, PrivateRedis};
 use tollgate::server::{self, Serving};
@@ -118,7 +118,10 @@ impl Replica {
     ) -> Self {
         let catalog = Arc::new(catalog::parse(catalog, zones).unwrap_or_else(|problems| panic!("{problems}")));
         let address = on_runtime_async(async move {
+            // On the shared Redis, users' clocks can be stepped.
+            let stepped = redis.urls == [redis_url()];
             let ledger = Ledger::connect(&redis).await.expect("Redis can be used");
+            let ledger = if stepped { with_stepped_clocks(ledger).await } else { ledger };
             let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
             let address = listener.local_addr().expect("an address");
             let fail_open = options.fail_open;
@@ -172,36 +175,73 @@ pub fn keys(user: &str) -> UserKeys {
     UserKeys::new(&owner(user))
 }
 
-/// Moves a user's clock: ONE-CLOCK says that it is the latest time in the user's ledger, if that is after Redis's. So time is
-/// stepped here by writing that, and stands still from then on. Returns the time.
+/// The scripts, which take a user's test clock for Redis's, where there is one.
+pub fn stepped_scripts() -> &'static Scripts {
+    static SCRIPTS: LazyLock<Scripts> = LazyLock::new(|| {
+        const ASKED: &str = "local redis_now = clock_of_redis()";
+        const STEPPED: &str = "local redis_now = tonumber(call('GET', 'test-clock:' .. key) or '') or clock_of_redis()";
+        let stepped = scripts().changed(|script| script.source.replacen(ASKED, STEPPED, 1)).as_functions();
+        assert!(stepped.reserve.source.contains(STEPPED), "the scripts ask for the time in one place");
+        stepped
+    });
+    &SCRIPTS
+}
+
+/// A ledger on the shared Redis whose users have clocks that can be stepped: see [`step_clock`].
+pub async fn stepped_ledger() -> Ledger {
+    with_stepped_clocks(Ledger::connect(&redis_options()).await.expect("Redis can be used")).await
+}
+
+async fn with_stepped_clocks(ledger: Ledger) -> Ledger {
+    let mut connection = redis().await;
+    for function in stepped_scripts().all().into_iter().filter_map(|script| script.function.as_ref()) {
+        let mut load = redis::cmd("FUNCTION");
+        load.arg("LOAD").arg("REPLACE").arg(&function.library);
+        let _: String = load.query_async(&mut connection).await.expect("Redis takes functions");
+    }
+    ledger.with_scripts(stepped_scripts())
+}
+
+/// Steps what a [`stepped_ledger`], or a [`Replica`] on the shared Redis, takes for Redis's clock when this user calls: forward, or
+/// back. It stands still from then on. Returns the time.
 pub async fn step_clock(user: &str, to: Step) -> i64 {
     const SCRIPT: &str = r"
-        local packed = redis.call('GET', KEYS[1])
         local clock = redis.call('TIME')
-        local now = math.max(packed and struct.unpack('<I6', packed) or 0, clock[1] * 1000 + math.floor(clock[2] / 1000))
+        local ledger = redis.call('GET', KEYS[1])
+        local now = tonumber(redis.call('GET', KEYS[2]) or '')
+            or math.max(ledger and struct.unpack('<I6', ledger) or 0, clock[1] * 1000 + math.floor(clock[2] / 1000))
         now = ARGV[1] == 'by' and now + tonumber(ARGV[2]) or tonumber(ARGV[2])
-        if packed then
-            redis.call('SET', KEYS[1], struct.pack('<I6', now) .. string.sub(packed, 7), 'KEEPTTL')
-        else
-            local never, expires = 9007199254740991, now + 60000
-            packed = struct.pack('<I6I2I7I7I7I7I4Bc0H', now, 0, never, never, 0, expires, 0, 0, '', 0)
-            redis.call('SET', KEYS[1], packed, 'PXAT', expires)
-        end
-        return string.format('%.0f', now)";
+        local text = string.format('%.0f', now)
+        redis.call('SET', KEYS[2], text, 'EX', 3600)
+        return text";
     let (how, ms) = match to {
         Step::By(duration) => ("by", i64::try_from(duration.as_millis()).expect("not too long")),
         Step::To(ms) => ("to", ms),
     };
+    let ledger = keys(user).ledger();
     let now: String = redis::cmd("EVAL")
         .arg(SCRIPT)
-        .arg(1)
-        .arg(keys(user).ledger())
+        .arg(2)
+        .arg(&ledger)
+        .arg(format!("test-clock:{ledger}"))
         .arg(how)
         .arg(ms)
         .query_async(&mut redis().await)
         .await
         .expect("the clock can be stepped");
     now.parse().expect("a time")
+}
+
+/// Moves the time in a user's ledger ahead of Redis's clock, where a replica runs the scripts as they are. ONE-CLOCK: it stands from
+/// then on, for up to the 5 minutes that a clock may be wrong by.
+pub async fn put_ledger_ahead(user: &str, by: Duration) {
+    const SCRIPT: &str = r"
+        local ledger = redis.call('GET', KEYS[1])
+        local now = struct.unpack('<I6', ledger) + tonumber(ARGV[1])
+        redis.call('SET', KEYS[1], struct.pack('<I6', now) .. string.sub(ledger, 7), 'KEEPTTL')";
+    let mut command = redis::cmd("EVAL");
+    command.arg(SCRIPT).arg(1).arg(keys(user).ledger()).arg(u64::try_from(by.as_millis()).expect("not too long"));
+    let () = command.query_async(&mut redis().await).await.expect("the user has a ledger");
 }
 
 /// See [`step_clock`].
@@ -214,7 +254,7 @@ pub enum Step {
 /// Every key of a user and its value, to compare before and after.
 pub async fn dump(user: &str) -> BTreeMap<String, Vec<u8>> {
     let mut connection = redis().await;
-    let pattern = format!("*{{{}}}*", owner(user).tag());
+    let pattern = format!("tollgate*{{{}}}*", owner(user).tag());
     let names: Vec<String> =
         redis::cmd("KEYS").arg(pattern).query_async(&mut connection).await.expect("keys can be listed");
     let mut dump = BTreeMap::new();

@@ -13,7 +13,7 @@ use tonic_health::pb::health_client::HealthClient;
 
 use crate::support::redis_server::RedisServer;
 use crate::support::served::Served;
-use crate::support::{Replica, Step, fresh_user, redis_url, scratch, step_clock};
+use crate::support::{Replica, fresh_user, put_ledger_ahead, redis_url, scratch};
 
 const CATALOG: &str = "
 default_plan: small
@@ -110,7 +110,7 @@ async fn a_scrape_counts_each_call_and_what_it_decided_exactly() {
     // Two lapse, and one of them is settled afterwards; the third is given back, twice.
     let lapsing = metering.reserve(reserve(&user, event("llm.tokens", 1.0), "")).await.unwrap().into_inner();
     metering.reserve(reserve(&user, event("llm.tokens", 1.0), "")).await.unwrap();
-    step_clock(&user, Step::By(Duration::from_secs(61))).await;
+    put_ledger_ahead(&user, Duration::from_secs(61)).await;
     metering.commit(commit(&lapsing.reservation_id, 1.0)).await.unwrap();
     let held = metering.reserve(reserve(&user, event("llm.tokens", 1.0), "")).await.unwrap().into_inner();
     for _ in 0..2 {

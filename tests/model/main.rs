@@ -134,7 +134,7 @@ async fn run_cases(seeds: impl Iterator<Item = u64>, ledger: Ledger) -> BTreeMap
 async fn scripts_and_model_agree() {
     let operations = setting("TOLLGATE_MODEL_OPERATIONS", 12_000);
     let first = setting("TOLLGATE_MODEL_SEED", 1);
-    let ledger = Ledger::connect(&support::redis_options()).await.expect("Redis can be used");
+    let ledger = support::stepped_ledger().await;
     let cases = operations.div_ceil(u64::from(LENGTH));
     println!("seeds {first} to {}, {LENGTH} operations each", first + cases - 1);
     let mut workers = JoinSet::new();
@@ -160,7 +160,7 @@ async fn concurrent_histories_are_linearizable() {
     let first = setting("TOLLGATE_MODEL_SEED", 1);
     let mut ledgers = Vec::new();
     for _ in 0..3 {
-        ledgers.push(Ledger::connect(&support::redis_options()).await.expect("Redis can be used"));
+        ledgers.push(support::stepped_ledger().await);
     }
     let (mut overlaps, mut rejected) = (0, 0);
     for seed in first..first + histories {

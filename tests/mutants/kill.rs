@@ -2,13 +2,13 @@
 
 use std::path::Path;
 
-use tollgate::ledger::{Ledger, Scripts, scripts};
+use tollgate::ledger::{Ledger, Scripts};
 
 use crate::campaign;
 use crate::direct;
 use crate::generate::Case;
 use crate::list::Mutant;
-use crate::support::redis;
+use crate::support::{redis, stepped_scripts};
 
 /// The scripts with the mutant in them.
 ///
@@ -22,8 +22,8 @@ fn mutated(mutant: &Mutant) -> &'static Scripts {
     let code = code_of(&source);
     let wrong = code.replacen(text, replacement, 1);
     // The whole file, as others may have the same text.
-    let changed = scripts().changed(|script| script.source.replacen(&code, &wrong, 1));
-    let differ = changed.all().iter().zip(scripts().all()).any(|(one, two)| one.body != two.body);
+    let changed = stepped_scripts().changed(|script| script.source.replacen(&code, &wrong, 1));
+    let differ = changed.all().iter().zip(stepped_scripts().all()).any(|(one, two)| one.body != two.body);
     assert!(differ, "no script has this of {file}: {text}");
     // As long as the program: there are few.
     Box::leak(Box::new(changed))
@@ -38,7 +38,7 @@ fn code_of(source: &str) -> String {
 
 /// A mutant is wrong, but not broken: Redis takes it.
 async fn is_lua(mutated: &Scripts) -> bool {
-    let pairs = mutated.all().into_iter().zip(scripts().all());
+    let pairs = mutated.all().into_iter().zip(stepped_scripts().all());
     let changed = pairs.filter(|(one, two)| one.body != two.body).map(|(one, _)| one);
     let mut load = redis::pipe();
     for script in changed {

@@ -49,14 +49,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use campaign::{LENGTH, setting};
 use tokio::task::JoinSet;
-use tollgate::ledger::Ledger;
 
 /// How many mutants run at the same time: each mostly waits for Redis.
 const WORKERS: usize = 6;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_mutant_of_the_scripts_is_killed() {
-    let ledger = Ledger::connect(&support::redis_options()).await.expect("Redis can be used");
+    let ledger = support::stepped_ledger().await;
     assert_eq!(direct::wrong(&ledger).await, None, "without a mutant");
     // Most die in the first cases; few need the last ones.
     let cases = (1..=setting("TOLLGATE_MODEL_CASES", 200)).map(|seed| generate::case(seed, LENGTH));

@@ -60,6 +60,12 @@ macro_rules! scripts {
             pub fn changed(&self, change: impl Fn(&Script) -> String) -> Self {
                 Self { $($name: Script { function: None, ..Script::new(stringify!($name), change(&self.$name).into()) }),* }
             }
+
+            /// The same ones, as functions where they can be. Whoever changed them gives Redis the libraries.
+            #[must_use]
+            pub fn as_functions(self) -> Self {
+                Self { $($name: Script { function: Function::of(&self.$name), ..self.$name }),* }
+            }
         }
     };
 }
