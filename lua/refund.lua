@@ -33,9 +33,9 @@ local function refund(k, a)
   -- All checks are done: from here on, writes.
   local claims = {}
   for i = 1, #matched do
-    local group, w, charge, _, by_events = unpack(matched[i])
+    local group, w, charge, _, measure = unpack(matched[i])
     -- What happened is not undone: a group that counts events keeps its count.
-    if by_events then charge = 0 end
+    if measure == EVENTS then charge = 0 end
     local applied = min(charge, w[USED])
     w[USED] = w[USED] - applied
     claims[i] = tracked_claim(group, w, charge, charge - applied)

@@ -1,6 +1,6 @@
 -- decide: what an event costs each group, and whether it fits. Needs base, price, match, ledger, record, report, agenda.
 
--- The matched groups, in the catalog's order, as { group, window, charge, measures, whether it is measured by `events` }. Else nil and
+-- The matched groups, in the catalog's order, as { group, window, charge, measures, the measure that applies }. Else nil and
 -- a fault, or nil and nothing: a window is not current, compile again.
 local function assess(led, plan, name, metadata, amount, round_down)
   local matched = {}
@@ -11,22 +11,22 @@ local function assess(led, plan, name, metadata, amount, round_down)
     if measures then
       local w = current_window(led, group)
       if not w then return nil end
-      local charge, by_events = first_price(measures, amount, round_down)
+      local charge, measure = first_price(measures, amount, round_down)
       -- Without a charge, the other is the name of what is missing.
-      if not charge then return nil, fault('QUANTITY_MISSING', group[G_ID], by_events) end
+      if not charge then return nil, fault('QUANTITY_MISSING', group[G_ID], measure) end
       if charge > MAX_UNITS[group[G_UNIT]] then return nil, fault('OUT_OF_RANGE', group[G_ID]) end
-      matched[#matched + 1] = { group, w, charge, measures, by_events }
+      matched[#matched + 1] = { group, w, charge, measures, measure }
     end
   end
   return matched
 end
 
 -- NO-OVERSHOOT: used + held + requested <= quota. Every amount is at most 2^53 - 1, so that the subtraction is exact where
--- its result is not negative, and negative where it is.
+-- its result is not negative, and negative where it is. A charge of 0 fits a group that is full, but not one whose quota is 0.
 local function fits(group, w, charge)
   local quota = group[G_QUOTA]
   if not group[G_HARD] or quota < 0 then return true end
-  return quota > 0 and charge <= quota - w[USED] - w[HELD]
+  return quota > 0 and (charge == 0 or charge <= quota - w[USED] - w[HELD])
 end
 
 -- Whether all groups have room (ALL-OR-NOTHING).

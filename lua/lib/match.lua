@@ -55,14 +55,14 @@ local function candidates(rules, name, metadata)
   return found
 end
 
--- The charge by the first of the measures that applies, and whether that is `events`; else nil and the first quantity that is missing.
+-- The charge by the first of the measures that applies, and that measure; else nil and the first quantity that is missing.
 local function first_price(measures, amount, round_down)
   local missing
   measures = decode(measures)
   for i = 1, #measures do
     local measure = measures[i]
     local charge, lacks = price(measure, amount, round_down)
-    if charge then return charge, measure == 1 end
+    if charge then return charge, measure end
     missing = missing or lacks
   end
   return nil, missing

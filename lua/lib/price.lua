@@ -8,6 +8,9 @@
 
 local BASE = 1000000
 
+-- The measure `events`.
+local EVENTS = 1
+
 -- The limbs of a whole weight, which is at most 10^12.
 local function limbs_of(weight)
   local high = floor(weight / BASE)
@@ -51,15 +54,48 @@ local function from_limbs(sum, highest)
   return total, rest
 end
 
+-- What the amount says of a quantity, or nil.
+local function value_of(amount, name)
+  return amount[2][name] or (name == 'quantity' and amount[1]) or (amount[3] and amount[3][name]) or nil
+end
+
+-- `value - other`, or 0 where that is more.
+local function less(value, other)
+  local whole, millionths = value, 0
+  if type(value) == 'table' then whole, millionths = value[1], value[2] end
+  if type(other) == 'table' then
+    whole, millionths = whole - other[1], millionths - other[2]
+  else
+    whole = whole - other
+  end
+  if millionths < 0 then whole, millionths = whole - 1, millionths + BASE end
+  if whole < 0 then return 0 end
+  return millionths > 0 and { whole, millionths } or whole
+end
+
+-- The names of the quantities that a measure counts, for people.
+local function names_of(measure)
+  local names = {}
+  for i = 1, #measure, 4 do names[#names + 1] = measure[i] end
+  return concat(names, ', ')
+end
+
+-- Whether the measure counts a quantity of which `values` says something.
+local function measures_any(measure, values)
+  for i = 1, #measure, 4 do
+    if values[measure[i]] then return true end
+  end
+  return false
+end
+
 -- The charge in the group's smallest units, rounded once, after the sum: up, or down for refunds. It may be above any
 -- counter's maximum, but is exact up to MAX. Nil, and the name of a quantity that is missing, if the measure does not apply.
 local function price(measure, amount, round_down)
-  if measure == 1 then return 1 end
-  local quantity, quantities, numeric = amount[1], amount[2], amount[3]
+  if measure == EVENTS then return 1 end
   local total, sum, highest = 0, nil, 0
   for i = 1, #measure, 4 do
     local name, weight = measure[i], measure[i + 1]
-    local value = quantities[name] or (name == 'quantity' and quantity) or (numeric and numeric[name]) or measure[i + 3]
+    local value = value_of(amount, name) or measure[i + 3]
     if not value then return nil, name end
     if weight >= 0 and type(value) == 'number' then
       total = total + value * weight

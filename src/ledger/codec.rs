@@ -78,7 +78,7 @@ pub enum Reply {
     Usage(Rows),
     Subscription(i64, serde_bytes::ByteBuf, String),
     #[serde(deserialize_with = "one")]
-    Put(bool),
+    Put(i64),
     Deleted(Vec<String>),
 }
 
@@ -125,6 +125,14 @@ pub fn decode(packed: &[u8]) -> Result<Reply, Fault> {
 fn fault(reason: String, group: String, name: String) -> Fault {
     match reason.as_str() {
         "QUANTITY_MISSING" => Fault::QuantityMissing { group, quantity: name },
+        "NOTHING_MEASURED" => Fault::Invalid {
+            field: "actual".to_owned(),
+            problem: format!(
+                "names no quantity that a limit group of the reservation measures; {group:?} measures {name}: name what \
+                 was used by these names, or leave `actual` out to commit as reserved"
+            ),
+            reason: "NOTHING_MEASURED",
+        },
         "OUT_OF_RANGE" => Fault::OutOfRange {
             field: format!("the counter of limit group {group:?}"),
             problem: "would become larger than a counter can be (2^53 - 1, or 8000000000 cents)".to_owned(),
@@ -313,6 +321,17 @@ impl Reply {
     pub fn subscription(self) -> Result<(i64, Option<Subscription>, String), Fault> {
         match self {
             Self::Subscription(now_ms, packed, plan) => Ok((now_ms, decode_subscription(&packed)?, plan)),
+            other => Err(unfitting(other)),
+        }
+    }
+
+    /// The answer of `subscription_put`: how many clocks it corrected.
+    ///
+    /// # Errors
+    /// [`Fault::Internal`] for another answer.
+    pub fn put(self) -> Result<i64, Fault> {
+        match self {
+            Self::Put(corrected) => Ok(corrected),
             other => Err(unfitting(other)),
         }
     }

@@ -8,6 +8,9 @@ use crate::domain::packed::{Misfit, Reader};
 
 use super::value::{Undecodable, Value, not_a};
 
+/// At most this many windows of one group are kept.
+const MOST_WINDOWS: usize = 8;
+
 /// A user's ledger.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ledger {
@@ -23,8 +26,8 @@ pub struct Ledger {
     pub memory: i64,
     /// When the ledger's own key expires, as it was last told.
     pub expires: i64,
-    /// By group: the current window, and the previous one.
-    pub groups: BTreeMap<String, (Window, Option<Window>)>,
+    /// By group: its windows, the one that was opened or entered last first.
+    pub groups: BTreeMap<String, Vec<Window>>,
     /// The number of the latest window.
     pub opened: i64,
 }
@@ -153,17 +156,17 @@ impl Ledger {
         for _ in 0..count {
             let id = reader.text(1).map_err(of(NAME))?;
             let name = format!("group {id:?}");
-            let (current, more) = Window::decode(&mut reader, &format!("the current window of {name}"))?;
-            let previous = if more {
-                let (window, more) = Window::decode(&mut reader, &format!("the previous window of {name}"))?;
-                if more {
-                    return not_a(&name, "one of three windows", "one of one or two");
+            let (mut windows, mut more) = (Vec::new(), true);
+            while more {
+                if windows.len() == MOST_WINDOWS {
+                    return not_a(&name, "one of more windows", "one of at most 8");
                 }
-                Some(window)
-            } else {
-                None
-            };
-            if groups.insert(id.to_owned(), (current, previous)).is_some() {
+                let which = if windows.is_empty() { "current" } else { "earlier" };
+                let (window, follows) = Window::decode(&mut reader, &format!("the {which} window of {name}"))?;
+                windows.push(window);
+                more = follows;
+            }
+            if groups.insert(id.to_owned(), windows).is_some() {
                 return not_a(&name, "there twice", "there once");
             }
         }
@@ -174,9 +177,8 @@ impl Ledger {
 
     /// Every window, with its group and whether it is the current one.
     pub fn windows(&self) -> impl Iterator<Item = (&str, &Window, bool)> {
-        self.groups.iter().flat_map(|(id, (current, previous))| {
-            let previous = previous.iter().map(move |window| (id.as_str(), window, false));
-            std::iter::once((id.as_str(), current, true)).chain(previous)
+        self.groups.iter().flat_map(|(id, windows)| {
+            windows.iter().enumerate().map(move |(place, window)| (id.as_str(), window, place == 0))
         })
     }
 }
@@ -251,11 +253,12 @@ impl Record {
         let forget = reader.integer(6).map_err(of(NAME))?;
         let request_id = reader.text(1).map_err(of(NAME))?.to_owned();
         match &Value::read_all(reader.blob(4).map_err(of(NAME))?, "the event")?[..] {
-            [name, _, quantities, _] => {
+            [name, _, quantities, _, settled @ ..] if settled.len() <= 1 => {
                 name.text("the event's name")?;
                 quantities.map("the event's quantities")?;
+                settled.iter().try_for_each(|settled| settled.map("the settled quantities").map(drop))?;
             }
-            other => return not_a("the event", format_args!("one of {} values", other.len()), "one of 4"),
+            other => return not_a("the event", format_args!("one of {} values", other.len()), "one of 4 or 5"),
         }
         Ok(Self { state, deadline, forget, request_id, claims: claims(reader, true)?, late })
     }

@@ -279,8 +279,11 @@ impl Scenario {
 
     async fn commit(&mut self, call: &Call<'_>, subject: &str) -> BTreeSet<String> {
         // The second word of the others is an event; here it may be the quantity already.
-        let quantity = call.quantity.or_else(|| call.words.get(2).map(|word| word.parse().expect("a quantity")));
-        let actual = (quantity.is_some() || !call.quantities.is_empty())
+        // `nothing` is an actual that names nothing.
+        let says_nothing = call.words.get(2) == Some(&"nothing");
+        let word = call.words.get(2).filter(|_| !says_nothing);
+        let quantity = call.quantity.or_else(|| word.map(|word| word.parse().expect("a quantity")));
+        let actual = (quantity.is_some() || !call.quantities.is_empty() || says_nothing)
             .then(|| v1::Actual { quantity, quantities: call.quantities.clone() });
         let request = v1::CommitRequest { reservation_id: self.reservation(subject), actual };
         let answer = self.replica().metering.commit(request).await.map(|answer| {
