@@ -14,7 +14,7 @@ local function release(k, a)
   local led = open_ledger(ledger_key, call('GET', ledger_key))
   local now = led.time
   local lapsed = give_back_due(led, agenda_key, memory_key)
-  local record = load_record(memory_key, field, now)
+  local record = load_record(led, memory_key, field)
   if not record then return fault('RESERVATION_NOT_FOUND') end
   local claims = record[R_CLAIMS]
 
@@ -27,7 +27,7 @@ local function release(k, a)
   led.live = max(led.live - 1, 0)
   record[R_STATE] = RELEASED_STATE
   record[R_FORGET] = max(record[R_FORGET], now + replay_ms)
-  write_lapsed(agenda_key, lapsed)
+  write_lapsed(agenda_key, memory_key, lapsed)
   write_record(memory_key, field, record)
   remember(led, agenda_key, field, record[R_FORGET])
   call('DEL', hold_key)

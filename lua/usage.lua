@@ -19,11 +19,11 @@ local function usage(k, a)
   if ARGV[a + 2] == 'unknown' then return fault('PLAN_UNKNOWN') end
   if not plan then return pack({ usage = { '' } }) end
 
-  -- The row of the previous window, if `at` is in it: as stored, or with nothing used where nothing was stored.
-  local function previous_row(group, w)
-    local previous = led.groups[group[G_ID]][2]
-    if previous and whole(previous)[UNIT] == w[UNIT] and previous[PERIOD] == w[PERIOD] and led.time < previous[KEPT] then
-      return at >= previous[START] and at < previous[END] and group_row(group, previous, 0) or ''
+  -- The row of an earlier window than `w`, if `at` is in one: as stored, or with nothing used where nothing was stored.
+  local function earlier_row(group, w)
+    for _, other in ipairs(led.groups[group[G_ID]]) do
+      local of_kind = is_of_kind(other, w[UNIT], w[PERIOD], w[ANCHOR])
+      if other ~= w and of_kind and at >= other[START] and at < other[END] then return group_row(group, other, 0) end
     end
     local start, ends = unpack_struct(SPAN_FORMAT, group[G_AROUND])
     if at < start or at >= ends or at >= w[START] then return '' end
@@ -39,11 +39,13 @@ local function usage(k, a)
     if not w then return stale(led, redis_time, stored[1]) end
     if at < 0 or (at >= whole(w)[START] and at < w[END]) then
       rows[#rows + 1] = group_row(group, w, 0)
+    elseif at >= w[START] then
+      rows[#rows + 1] = ''
     elseif led.time < group[G_START] or led.time >= group[G_END] then
       -- ONE-CLOCK: an open window stands whatever was compiled, but the one before it would be that of another time.
       return stale(led, redis_time, stored[1])
     else
-      rows[#rows + 1] = previous_row(group, w)
+      rows[#rows + 1] = earlier_row(group, w)
     end
   end
   return pack({ usage = { concat(rows) } })

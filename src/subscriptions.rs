@@ -12,7 +12,7 @@ use crate::domain::plan::Plan;
 use crate::domain::subscription::{QuotaOverride, Subscription};
 use crate::ledger::{UserKeys, codec};
 use crate::meter::Meter;
-use crate::telemetry::metrics;
+use crate::telemetry::{metrics, seen};
 
 /// How often a change is tried against concurrent ones before it is given up.
 const ATTEMPTS: usize = 16;
@@ -103,8 +103,14 @@ impl Meter {
             }
             // Nothing of it for the first plan ever, or none at all.
             if let (Some(entered), Some(last)) = (entered, before.last_plan(default_plan)) {
-                let plan = self.planner.compiled(entered, Some(wanted.cycle_anchor_ms), overrides, before.now_ms)?;
-                steps.push(Step { apply: if last == entered.id { "realign" } else { "enter" }, plan });
+                let enters = last != entered.id;
+                // An open window waits for nothing else: neither for a catalog edit nor for other overrides.
+                let moved = before.subscription.as_ref().map(|stored| stored.cycle_anchor_ms);
+                if enters || moved != Some(wanted.cycle_anchor_ms) {
+                    let plan =
+                        self.planner.compiled(entered, Some(wanted.cycle_anchor_ms), overrides, before.now_ms)?;
+                    steps.push(Step { apply: if enters { "enter" } else { "realign" }, plan });
+                }
             }
             let written = self.write(owner, &before, &wanted, &steps).await?;
             if written {
@@ -159,8 +165,7 @@ impl Meter {
     }
 
     async fn read(&self, owner: &Owner) -> Result<Before, Fault> {
-        let keys = UserKeys::new(owner);
-        let keys = [keys.subscription(), keys.ledger()];
+        let keys = UserKeys::new(owner).all();
         let reply = self.ledger.run(&self.ledger.scripts().subscription_get, &keys, owner, &[]).await?;
         let (now_ms, subscription, ledger_plan) = reply.subscription()?;
         Ok(Before { now_ms, subscription, ledger_plan })
@@ -182,11 +187,10 @@ impl Meter {
         let mut args: Vec<&[u8]> = vec![&call, &packed];
         args.extend(steps.iter().map(|step| &*step.plan.message));
         let reply = self.ledger.run(&self.ledger.scripts().subscription_put, &keys, owner, &args).await?;
-        let written = reply.current().is_ok();
-        if written {
-            self.planner.remember(owner, Some(wanted.clone()));
-        }
-        Ok(written)
+        let Ok(reply) = reply.current() else { return Ok(false) };
+        seen::clocks_corrected(reply.put()?);
+        self.planner.remember(owner, Some(wanted.clone()));
+        Ok(true)
     }
 
     fn wanted_plan(&self, before: &Before, upsert: &Upsert) -> Result<&Plan, Fault> {

@@ -23,50 +23,56 @@ local function give_back(led, claims)
 end
 
 local function give_back_all(led)
-  for _, pair in pairs(led.groups) do
-    pair[1][HELD] = 0
-    if pair[2] then pair[2][HELD] = 0 end
+  for _, windows in pairs(led.groups) do
+    for i = 1, #windows do windows[i][HELD] = 0 end
   end
-  led.live = 0
+  led.live, led.due = 0, NEVER
 end
 
--- NO-LEAK: works out in memory what is due to come back. Returns the agenda entries to move, or nil if nothing was due.
--- Whoever writes the ledger writes them with `write_lapsed`.
+-- NO-LEAK: works out in memory what is due to come back. Returns the agenda entries to move, and in `records` the records that
+-- change; nil if nothing was due. Whoever writes the ledger writes both with `write_lapsed`.
 local function give_back_due(led, agenda_key, memory_key)
   local now = led.time
-  if led.due > now then return nil end
-  local due = call('ZRANGEBYSCORE', agenda_key, '-inf', now)
-  local moves = {}
+  if led.due > now and not led.was_wrong then return nil end
+  -- ONE-CLOCK: no deadline that was set by a clock that was wrong can be trusted. All holds lapse.
+  local due = call('ZRANGEBYSCORE', agenda_key, '-inf', led.was_wrong and '(1e14' or now)
+  local moves = { records = {} }
   for from = 1, #due, CHUNK do
     local to = min(from + CHUNK - 1, #due)
     local records = call('HMGET', memory_key, unpack(due, from, to))
     for i = 1, to - from + 1 do
-      local forget_at = now
+      local field, forget_at = due[from + i - 1], now
       -- A record that somebody deleted by hand holds nothing, and must not stop the others.
       if records[i] then
         local record = read_record(records[i])
         give_back(led, record[R_CLAIMS])
+        if lapse_early(led, record) then moves.records[#moves.records + 1] = { field, record } end
         forget_at = record[R_FORGET]
       end
       moves[#moves + 1] = FORGETTING + forget_at
-      moves[#moves + 1] = due[from + i - 1]
+      moves[#moves + 1] = field
       if forget_at < led.forget then led.forget = forget_at end
     end
   end
   led.live = max(led.live - #due, 0)
   -- The agenda expires a while after its last entry is to be forgotten, whether or not anybody has asked since the holds were due:
   -- then nothing is live.
-  if #due == 0 and led.live > 0 and call('EXISTS', agenda_key) == 0 then give_back_all(led) end
-  local first = call('ZRANGEBYSCORE', agenda_key, '(' .. format('%d', now), '(1e14', 'WITHSCORES', 'LIMIT', 0, 1)
-  led.due = first[2] and tonumber(first[2]) or NEVER
+  local agenda_expired = #due == 0 and led.live > 0 and call('EXISTS', agenda_key) == 0
+  if led.was_wrong or agenda_expired then
+    give_back_all(led)
+  else
+    local first = call('ZRANGEBYSCORE', agenda_key, '(' .. format('%d', now), '(1e14', 'WITHSCORES', 'LIMIT', 0, 1)
+    led.due = first[2] and tonumber(first[2]) or NEVER
+  end
   return moves
 end
 
-local function write_lapsed(agenda_key, moves)
+local function write_lapsed(agenda_key, memory_key, moves)
   if not moves then return end
   for from = 1, #moves, CHUNK do
     call('ZADD', agenda_key, unpack(moves, from, min(from + CHUNK - 1, #moves)))
   end
+  for i = 1, #moves.records do write_record(memory_key, unpack(moves.records[i])) end
   lapsed_holds = (lapsed_holds or 0) + #moves / 2
 end
 

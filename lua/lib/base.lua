@@ -51,22 +51,25 @@ end
 -- Redis's own time, once it was asked for; the same for all calls that travel together.
 local redis_time
 
--- How many holds they have written as come back at their deadline.
-local lapsed_holds
+-- How many lapsed holds they have written, and how many ledgers whose time had been wrong.
+local lapsed_holds, corrected_clocks
 
 -- Several calls of one script, of any users, travel together: the keys and the arguments of one after those of another. Each has its
--- answer, in their order, and an error of one does not touch the others. If holds have lapsed, their number comes after the answers.
--- `run` takes how many keys and arguments come before its own.
+-- answer, in their order, and an error of one does not touch the others. If holds have lapsed or clocks were corrected, both numbers
+-- come after the answers. `run` takes how many keys and arguments come before its own.
 local function each(run, key_count, argument_count)
-  redis_time, lapsed_holds = nil, 0
+  redis_time, lapsed_holds, corrected_clocks = nil, 0, 0
   local calls = #ARGV / argument_count
-  if calls == 1 then return { run(0, 0), lapsed_holds > 0 and lapsed_holds or nil } end
   local answers = {}
-  for i = 0, calls - 1 do
-    local ran, answer = pcall(run, i * key_count, i * argument_count)
-    if not ran then answer = fault('SCRIPT_ERROR', '', type(answer) == 'table' and answer.err or tostring(answer)) end
-    answers[i + 1] = answer
+  if calls == 1 then
+    answers[1] = run(0, 0)
+  else
+    for i = 0, calls - 1 do
+      local ran, answer = pcall(run, i * key_count, i * argument_count)
+      if not ran then answer = fault('SCRIPT_ERROR', '', type(answer) == 'table' and answer.err or tostring(answer)) end
+      answers[i + 1] = answer
+    end
   end
-  if lapsed_holds > 0 then answers[calls + 1] = lapsed_holds end
+  if lapsed_holds + corrected_clocks > 0 then answers[calls + 1], answers[calls + 2] = lapsed_holds, corrected_clocks end
   return answers
 end

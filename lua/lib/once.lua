@@ -11,7 +11,7 @@ local function recall(led, memory_key, request_id, wanted, digest)
   if not packed then return nil end
   local kind, stored_digest, id, forget_at, remembered = unpack_message(packed)
   if kind == 'reserve' then
-    remembered = load_record(memory_key, 'r' .. id, led.time)
+    remembered = load_record(led, memory_key, 'r' .. id)
     if not remembered then return nil end
   elseif led.time >= forget_at then
     return nil

@@ -2,7 +2,8 @@
 --
 -- SELF-CONTAINED: a reservation is settled by its record alone. A record is what RECORD_FORMAT says (state, whether it was committed late,
 -- deadline, time to forget it, request id, event), and then its claims. The event is as the call brought it: name, quantity, quantities
--- and numeric metadata, as MessagePack. A claim is what one group holds for it, as CLAIM_FORMAT says: charge, what was committed, how
+-- and numeric metadata, as MessagePack. After a commit with actual values or a refund, the quantities follow that are settled otherwise
+-- than reserved. A claim is what one group holds for it, as CLAIM_FORMAT says: charge, what was committed, how
 -- much of that was refunded, the window's span and number, the group's terms, and the measures of the rules that held by name and
 -- metadata, in the catalog's order, as MessagePack. Terms are what answers say of the group, and begin with its id and unit.
 --
@@ -64,11 +65,21 @@ local function write_record(memory_key, field, record)
   call('HSET', memory_key, field, record_bytes(state, late and 1 or 0, deadline, forget_at, request_id, event, claims_bytes(claims)))
 end
 
+-- ONE-CLOCK: where the ledger's time was wrong, no deadline of a hold can be trusted. The hold lapses now if it has not lapsed before,
+-- and is remembered from now on. Returns whether that changed the record.
+local function lapse_early(led, record)
+  local now, deadline = led.time, record[R_DEADLINE]
+  if not led.was_wrong or record[R_STATE] ~= HELD_STATE or deadline <= now then return false end
+  record[R_DEADLINE], record[R_FORGET] = now, now + record[R_FORGET] - deadline
+  return true
+end
+
 -- The reservation under `field`, unless it is unknown or forgotten.
-local function load_record(memory_key, field, now)
+local function load_record(led, memory_key, field)
   local packed = call('HGET', memory_key, field)
   if not packed then return nil end
   local record = read_record(packed)
-  if now >= record[R_FORGET] then return nil end
+  lapse_early(led, record)
+  if led.time >= record[R_FORGET] then return nil end
   return record
 end

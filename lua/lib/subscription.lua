@@ -1,4 +1,4 @@
--- subscription: which plan a user is on, and what entering another one does. Needs base, ledger.
+-- subscription: which plan a user is on, and what entering another one does. Needs base, ledger, record, agenda.
 --
 -- The subscription key holds { revision, plan, start, end or 0, cycle anchor, fallen, overrides }. `fallen` names the default
 -- plan once a script has seen that the subscription ended, and is '' before.
@@ -12,44 +12,67 @@ local function stale(led, redis_time, packed)
   return pack({ stale = { led.time, redis_time, packed or '' } })
 end
 
--- The group's open window, by the group's anchor: unlike a catalog edit, a change of the subscription moves it. Nil: compile again.
-local function realigned_window(led, group)
-  local w = current_window(led, group)
-  if not w then return nil end
-  local _, _, anchor = unpack_struct(FRAME_FORMAT, group[G_FRAME])
-  if whole(w)[ANCHOR] == anchor then return w end
-  local pair = led.groups[group[G_ID]]
-  local earlier = go_back(led, pair, group)
-  if earlier then return earlier end
-  if w[START] == group[G_START] and w[END] == group[G_END] then
-    -- The same window by another anchor: it stays, with its holds, and starts again.
-    local _, _, kept = unpack_struct(AROUND_FORMAT, group[G_AROUND])
-    w[FRAME], w[ANCHOR], w[KEPT], w[USED] = group[G_FRAME], anchor, kept, 0
-    return w
+-- The group's own window when its plan is entered or its anchor moved, in front of all others; nil if none is open, and false if the
+-- compiled one is not current.
+local function entered_window(led, group)
+  if led.time < group[G_START] or led.time >= group[G_END] then return false end
+  if not led.groups[group[G_ID]] then return nil end
+  local w = own_window(led, group)
+  -- Unlike a catalog edit, this leaves a window of another kind of anchor behind.
+  if not w and standing_window(led, group) then return open_window(led, group) end
+  if w then
+    local _, _, anchor = unpack_struct(FRAME_FORMAT, group[G_FRAME])
+    if w[ANCHOR] ~= anchor then
+      -- Counted from another anchor to the same start: it goes on, with its counters and its end.
+      w[ANCHOR] = anchor
+      w[FRAME] = pack_struct(FRAME_FORMAT, w[UNIT], w[PERIOD], anchor, w[START], w[END])
+    end
   end
-  return open_window(led, group)
+  set_windows(led, group[G_ID], windows_after(led, group, w))
+  return w
 end
 
--- The counters of a user who enters the plan. False: a window is not current, compile again.
+-- The counters of a user who enters the plan, or whose anchor moved. False: a window is not current, compile again.
 local function enter_plan(led, plan, change)
   local groups = plan[P_GROUPS]
   for i = 1, #groups do
     local group = groups[i]
-    local full = change == 'block' and group[G_QUOTA] >= 0
-    -- A group that has counted nothing yet needs no window before its first event, unless that is to be denied.
-    if has_window(led, group[G_ID]) or full then
-      local w = realigned_window(led, group)
-      if not w then return false end
-      if full then
-        w[USED] = group[G_QUOTA]
-      elseif change == 'reset' then
-        w[USED] = 0
-      end
+    local w = entered_window(led, group)
+    if w == false then return false end
+    if change == 'block' and group[G_QUOTA] >= 0 then
+      w = w or open_window(led, group)
+      -- TRUTH: what is used is never lowered.
+      w[USED] = max(w[USED], group[G_QUOTA])
+    elseif w and change == 'reset' then
+      w[USED] = 0
     end
   end
   led.plan = plan[P_ID]
   led.before = nil
   return true
+end
+
+-- Whether a reservation is remembered, live or not.
+local function remembers_reservation(led, memory_key, agenda_key)
+  for _, field in ipairs(call('ZRANGEBYSCORE', agenda_key, '-inf', '(1e14')) do
+    if load_record(led, memory_key, field) then return true end
+  end
+  local from = 0
+  repeat
+    local range = { '(' .. format('%d', FORGETTING + led.time), '+inf', 'LIMIT', from, CHUNK }
+    local fields = call('ZRANGEBYSCORE', agenda_key, unpack(range))
+    for _, field in ipairs(fields) do
+      if sub(field, 1, 1) == 'r' then return true end
+    end
+    from = from + #fields
+  until #fields < CHUNK
+  return false
+end
+
+-- The plan that the ledger was last used with; '' where that has left nothing, which counts as no plan.
+local function last_plan(led, memory_key, agenda_key)
+  if led.plan == '' or next(led.groups) or remembers_reservation(led, memory_key, agenda_key) then return led.plan end
+  return ''
 end
 
 -- Reads the subscription and compares it with the one that the call was compiled for: `revision` ('' for none) and whether

@@ -96,6 +96,8 @@ pub struct Metrics {
     uncounted: Rare<UncountedLabels>,
     /// Holds whose deadline has passed, as scripts write that they have come back.
     pub holds_lapsed: Counter,
+    /// Ledgers whose time was too far ahead of Redis's.
+    pub clocks_corrected: Counter,
     /// Commits at or after the deadline, or after a release.
     pub commits_late: Counter,
     /// Commits of more than was held.
@@ -187,6 +189,11 @@ impl Metrics {
             holds_lapsed: all.add(
                 "holds_lapsed",
                 "Holds that nobody settled in time, counted when a script writes that they have come back",
+                Counter::default(),
+            ),
+            clocks_corrected: all.add(
+                "clocks_corrected",
+                "Ledgers whose time was more than 5 minutes ahead of Redis, so that their live holds lapsed",
                 Counter::default(),
             ),
             commits_late: all.add("commits_late", "Commits at or after the deadline", Counter::default()),

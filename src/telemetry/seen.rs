@@ -44,6 +44,17 @@ pub fn asked(decision: &Decision) {
     }
 }
 
+/// A script has found this many ledgers whose time was too far ahead of Redis's, and follows Redis again (ONE-CLOCK).
+pub fn clocks_corrected(ledgers: i64) {
+    let Some(ledgers) = u64::try_from(ledgers).ok().filter(|ledgers| *ledgers > 0) else { return };
+    metrics().clocks_corrected.inc_by(ledgers);
+    tracing::warn!(
+        ledgers,
+        "the time in the ledgers of users was more than 5 minutes ahead of redis: their live holds have lapsed; \
+         check the clocks of redis and of its replicas"
+    );
+}
+
 /// Commit is done.
 pub fn committed(committed: &Committed) {
     if committed.replayed {

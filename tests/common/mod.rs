@@ -117,9 +117,9 @@ impl Replica {
         redis: RedisOptions,
     ) -> Self {
         let catalog = Arc::new(catalog::parse(catalog, zones).unwrap_or_else(|problems| panic!("{problems}")));
+        // On the shared Redis, users' clocks can be stepped.
+        let stepped = redis.urls == [redis_url()];
         let address = on_runtime_async(async move {
-            // On the shared Redis, users' clocks can be stepped.
-            let stepped = redis.urls == [redis_url()];
             let ledger = Ledger::connect(&redis).await.expect("Redis can be used");
             let ledger = if stepped { with_stepped_clocks(ledger).await } else { ledger };
             let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");

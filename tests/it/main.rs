@@ -5,6 +5,7 @@ mod scenario;
 mod support;
 
 mod batch;
+mod clock;
 mod cluster;
 mod config;
 mod counts;
@@ -22,6 +23,7 @@ mod redis_tls;
 mod replay;
 mod reserve;
 mod scripts;
+mod settling;
 mod tidy;
 mod tls;
 mod traces;

@@ -148,8 +148,8 @@ async fn reset_starts_at_zero_and_block_at_the_quota() {
         subscribe u fresh
         usage u => tokens.used=0
         track u t 200 => tokens.used=200
-        subscribe u free # the way back is closed
-        usage u => tokens.used=100 tokens.remaining=0 daily.used=50 soft.used=50
+        subscribe u free # the way back is closed, and what was used stays used
+        usage u => tokens.used=200 tokens.remaining=0 daily.used=50 soft.used=50
         reserve u t 1 => denied
         clock u 2031-02-01T00:00:00Z
         reserve u t 1 => allowed

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use super::super::script::Script;
 use super::timed_out;
-use crate::telemetry::metrics;
+use crate::telemetry::{metrics, seen};
 
 /// How many commands may be under way on a lane before calls wait for each other.
 const UNDER_WAY: usize = 1;
@@ -134,17 +134,18 @@ impl Batch {
     }
 }
 
-/// The answers to `count` calls of a script. Behind them it tells how many holds have lapsed, if any have.
+/// The answers to `count` calls of a script. If holds have lapsed or clocks were corrected, both numbers come behind them.
 pub(super) fn parts(
     answer: Value,
     count: usize,
 ) -> Result<impl Iterator<Item = Result<Vec<u8>, RedisError>>, RedisError> {
     let Value::Array(mut parts) = answer else { return Err(unfitting(&answer)) };
-    if parts.len() == count + 1
-        && let Some(Value::Int(lapsed)) = parts.last()
+    if parts.len() == count + 2
+        && let [.., Value::Int(lapsed), Value::Int(corrected)] = parts[..]
     {
-        metrics().holds_lapsed.inc_by(u64::try_from(*lapsed).unwrap_or_default());
-        parts.pop();
+        metrics().holds_lapsed.inc_by(u64::try_from(lapsed).unwrap_or_default());
+        seen::clocks_corrected(corrected);
+        parts.truncate(count);
     }
     if parts.len() != count {
         return Err(unfitting(&Value::Array(parts)));

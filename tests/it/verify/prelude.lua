@@ -7,7 +7,7 @@
 -- `led` is { time, live, due, forget, memory, plan, groups, opened }, and `expires`; a window { unit, period, anchor, start, end, kept,
 -- used, held, number }; a record { state, deadline, forget, request id, event, nil, claims, late }; a claim { group, label, unit,
 -- quota, hard, start, end, window, charge, nil, committed, refunded }, and `measures`; of a track with what was not applied at 10.
--- What scripts never write is asked for by `more`, `after`, `again` and `after_terms`.
+-- What scripts never write is asked for by `more`, `again` and `after_terms`.
 
 local NEVER, FORGETTING = 9007199254740991, 1e14
 local subscription, ledger, memory, agenda = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
@@ -25,8 +25,9 @@ local function read_ledger(packed)
   for _ = 1, count do
     local id
     id, at = unpack_struct('<Bc0', packed, at)
-    it[7][id] = { window(), false }
-    if more == 1 then it[7][id][2] = window() end
+    local windows = {}
+    repeat windows[#windows + 1] = window() until more == 0
+    it[7][id] = windows
   end
   return it
 end
@@ -35,13 +36,12 @@ local function ledger_bytes(it)
   local function window(w, more)
     bytes = bytes .. pack('<BBi7I6I7I7I7I7I4B', w[1], w[2], w[3], w[4], w[5], w[6], w[7], w[8], w[9], more)
   end
-  local function group(id, pair)
+  local function group(id, windows)
     count = count + 1
     bytes = bytes .. pack('<Bc0', #id, id)
-    window(pair[1], pair.more or (pair[2] and 1 or 0))
-    if pair[2] then window(pair[2], pair.after or 0) end
+    for i, w in ipairs(windows) do window(w, i == 1 and windows.more or (windows[i + 1] and 1 or 0)) end
   end
-  for id, pair in pairs(it[7]) do group(id, pair) end
+  for id, windows in pairs(it[7]) do group(id, windows) end
   if it.again then group(it.again, it[7][it.again]) end
   return pack('<I6I2I7I7I7I7I4Bc0H', it[1], it[2], it[3], it[4], it[5], it.expires, it[8], #it[6], it[6], count) .. bytes
 end

@@ -1,0 +1,79 @@
+//! Clocks that jump: ONE-CLOCK, and what Redis expires while its clock is ahead.
+
+use crate::scenario::check;
+
+const CATALOG: &str = r"
+default_plan: p
+plans:
+  p:
+    limit_groups:
+      - { id: minute, unit: count, quota: 5, period: minute, match: [{ event: x }] }
+      - { id: month, unit: count, quota: 100, period: monthly, match: [{ event: x }] }
+";
+
+#[tokio::test]
+async fn time_follows_redis_again_after_its_clock_was_far_ahead() {
+    check(
+        CATALOG,
+        "
+        clock u 2031-01-15T12:00:00Z
+        reserve u x 2 ttl=1h as=A => allowed
+        clock u 2031-02-24T12:00:00Z # 40 days ahead
+        reserve u x 3 ttl=2s as=B => allowed month.used=0 month.held=3
+        track u x 1 => month.used=1
+        clock u 2031-01-15T12:00:30Z # and back
+        # All live holds have lapsed, and the windows of January go on.
+        usage u => minute.used=0 minute.held=0 minute.start=2031-01-15T12:00:00Z month.held=0 month.start=2031-01-01T00:00:00Z
+        reserve u x 4 ttl=2s as=C => allowed minute.held=4
+        reserve u x 2 => denied minute.shortfall=1 retry=2s
+        clock u 2031-01-15T12:00:32Z
+        reserve u x 2 => allowed
+        # Settled late, and nothing is given back twice. What the wrong time has forgotten stays forgotten.
+        commit A => code=NotFound RESERVATION_NOT_FOUND
+        commit B 3 => late COMMITTED month.used=4 month.start=2031-02-01T00:00:00Z
+        clock u 2031-01-15T12:01:00Z
+        track u x 1 => minute.used=1
+        # What the clock has opened is set aside until it starts.
+        clock u 2031-02-24T12:00:10Z
+        usage u => month.used=4 month.start=2031-02-01T00:00:00Z
+    ",
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn time_stands_still_while_a_clock_was_ahead_by_no_more_than_5_minutes() {
+    check(
+        CATALOG,
+        "
+        clock u 2031-01-15T12:05:00Z
+        reserve u x 2 ttl=10s as=A => allowed
+        clock u 2031-01-15T12:00:00Z
+        track u x 1 => minute.start=2031-01-15T12:05:00Z minute.held=2
+        commit A => COMMITTED !late minute.used=3
+        clock u 2031-01-15T11:59:59Z
+        track u x 1 => minute.start=2031-01-15T11:59:00Z minute.used=1
+    ",
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn a_release_and_a_repeated_commit_are_right_after_a_clock_was_far_ahead() {
+    check(
+        CATALOG,
+        "
+        clock u 2031-03-15T12:00:00Z
+        reserve u x 1 as=A => allowed
+        reserve u x 1 as=B => allowed
+        commit B => COMMITTED
+        clock u 2031-01-15T12:00:00Z
+        release A => EXPIRED
+        commit B => COMMITTED replayed !late
+        reserve u x 5 => allowed minute.held=5
+        commit A => late COMMITTED
+        usage u => minute.held=5
+    ",
+    )
+    .await;
+}
