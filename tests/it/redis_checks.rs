@@ -3,11 +3,15 @@
 use std::io::{BufRead as _, BufReader};
 use std::process::Stdio;
 
+use tollgate::ledger::RedisOptions;
+use tollgate::meter::MeterOptions;
+
 use crate::redis_access::{lists, set_user};
+use crate::scenario::Scenario;
 use crate::support::redis_cluster::RedisCluster;
 use crate::support::redis_server::RedisServer;
-use crate::support::scratch;
 use crate::support::served::tollgate;
+use crate::support::{Replica, redis_options, scratch};
 
 /// The log of a start, up to the line which says that it serves.
 async fn log(url: String) -> String {
@@ -69,4 +73,35 @@ async fn what_cannot_be_checked_or_is_not_served_is_said_at_the_start() {
         let _: () = node.ask("CLUSTER DELSLOTS 16383").await.unwrap();
     }
     has(&log(cluster.urls()[0].clone()).await, &["WARN", "only 16383 of 16384 slots"]);
+}
+
+#[tokio::test]
+async fn a_deleted_user_with_much_to_forget_is_freed_beside_what_redis_serves() {
+    let redis = RedisServer::start(scratch("lazily"), "");
+    redis.ready().await;
+    let catalog = "
+default_plan: p
+plans: { p: { limit_groups: [{ id: g, unit: count, quota: 9999, period: monthly, match: [{ event: x }] }] } }
+";
+    let options = RedisOptions { urls: vec![redis.url()], ..redis_options() };
+    let replica = Replica::start_with(catalog, jiff::tz::db(), MeterOptions::default(), options).await;
+    let mut scenario = Scenario::new(vec![("", replica)]);
+    // Redis frees only what has more than 64 parts in a thread of its own.
+    let table: Vec<_> = (0..200).map(|number| format!("track u x id=t{number}")).collect();
+    scenario.run(&table.join("\n")).await;
+    let freed = || async {
+        let info: String = redis.ask("INFO memory").await.unwrap();
+        let line = info.lines().find_map(|line| line.strip_prefix("lazyfreed_objects:")).unwrap().to_owned();
+        line.parse::<u64>().unwrap()
+    };
+    let before = freed().await;
+    scenario.run("delete u").await;
+    // It counts once the thread is done.
+    for _ in 0..500 {
+        if freed().await >= before + 2 {
+            break;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    assert!(freed().await >= before + 2, "memory and agenda");
 }
