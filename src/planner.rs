@@ -3,7 +3,7 @@
 //! All of it is a guess that the script checks (ONE-CLOCK, SELF-CONTAINED): where it was wrong the script writes nothing and says
 //! how things are, and the call is compiled again. So these caches need no invalidation.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
@@ -102,6 +102,8 @@ struct CompileKey {
 #[derive(Hash)]
 struct CompileQuestion<'a> {
     plan: &'a str,
+        /// Every name that its rules measure.
+        measured: &'a BTreeSet<String>,
     anchor_ms: Option<i64>,
     overrides: &'a BTreeMap<String, QuotaOverride>,
 }
@@ -128,6 +130,12 @@ impl Planner {
     /// A planner for another catalog. It shares what has been seen of users and of Redis's clock, which depends on no catalog.
     #[must_use]
     pub fn with_catalog(&self, catalog: Arc<Catalog>) -> Self {
+    /// Whether a rule of the plan measures this name.
+    #[must_use]
+    pub fn measures(&self, name: &str) -> bool {
+        matches!(&self.plan, Effective::Plan { measured, .. } if measured.contains(name))
+    }
+
         Self {
             catalog,
             clock: Arc::clone(&self.clock),
@@ -172,7 +180,7 @@ impl Planner {
         let plan = match plan {
             Some(plan) => {
                 let compiled = self.compiled(plan, anchor_ms, overrides, at_ms)?;
-                Effective::Plan { id: &plan.id, message: compiled.message }
+                Effective::Plan { id: &plan.id, message: compiled.message, measured: &plan.measured }
             }
             None => Effective::None,
         };

@@ -9,7 +9,7 @@ use std::collections::HashSet;
 use jiff::tz::TimeZoneDatabase;
 
 use crate::domain::amount::{Quantity, Unit};
-use crate::domain::plan::{Anchor, Catalog, LimitGroup, OnPlanChange, Period, Plan, Quota};
+use crate::domain::plan::{Anchor, Catalog, LimitGroup, OnPlanChange, Period, Plan, Quota, measured_names};
 
 use self::walk::join;
 use super::Problems;
@@ -114,7 +114,9 @@ impl Reader<'_> {
             let defaults = Defaults { period, plan_has_period: fields.get("period").is_some(), anchor };
             self.groups(node, &path, &defaults)
         });
-        Some(Plan { id: id.to_owned(), name, on_plan_change, timezone, zone: zone.ok()?, groups: groups? })
+        let groups = groups?;
+        let measured = measured_names(&groups);
+        Some(Plan { id: id.to_owned(), name, on_plan_change, timezone, zone: zone.ok()?, groups, measured })
     }
 
     fn groups(&mut self, node: &Node, path: &str, defaults: &Defaults) -> Option<Vec<LimitGroup>> {
@@ -163,7 +165,7 @@ impl Reader<'_> {
             Some(node) => self.thresholds(node, &fields.path_of("thresholds")),
             None => Some(Vec::new()),
         };
-        let rules = self.required(&fields, "match").and_then(|node| self.rules(node, &fields.path_of("match")));
+        let rules = self.required(&fields, "match").and_then(|node| self.rules(node, &fields.path_of("match"), unit));
         Some(LimitGroup {
             id: id?,
             label: label?,

@@ -159,11 +159,23 @@ plans:
           - { event: x, measure: events }
           - { event: x, measure: quantity }
 ",
-        "line 10, plans.p.limit_groups[0].match[1]: is never reached: rule 0 applies to the same events; remove one of them",
+        "line 10, plans.p.limit_groups[0].match[1]: is never reached: rule 0 applies to the same events; remove one of them, or write this one first",
     );
 }
 
 /// Catalogs of one group, each with a line of its own, and what is said of that line; nothing if it is right.
+#[test]
+fn an_absent_quantity_is_1_where_things_are_counted_so_that_no_later_rule_is_reached() {
+    let rules = "match: [ { event: x }, { event: x, measure: { images: 1 } } ]";
+    let told = "match[1]: is never reached: rule 0 applies to the same events; remove one of them, or write this one first";
+    check_lines("count", &[(rules, told), ("match: [ { event: x, measure: { images: 1 } }, { event: x } ]", "")]);
+    for unit in ["tokens", "seconds", "cents"] {
+        check_lines(unit, &[(rules, "")]);
+    }
+    let same = "match[1]: is never reached: rule 0 applies to the same events; remove one of them";
+    check_lines("tokens", &[("match: [ { event: x }, { event: x } ]", same)]);
+}
+
 fn check_lines(unit: &str, cases: &[(&str, &str)]) {
     for (line, expected) in cases {
         let mut text = String::from("plans:\n  p:\n    period: daily\n    limit_groups:\n      - id: a\n");
@@ -455,7 +467,7 @@ fn conditions_take_values_as_they_are_written() {
             ),
             (
                 "match: [ { event: x, metadata: { a: 1, b: [2, 3*] }, measure: events }, { event: x, metadata: { b: [3*, 2], a: 1 } } ]",
-                "match[1]: is never reached: rule 0 applies to the same events; remove one of them",
+                "match[1]: is never reached: rule 0 applies to the same events; remove one of them, or write this one first",
             ),
             // Other conditions, or a measure that may be missing: both are reached.
             ("match: [ { event: x, metadata: { a: 1 }, measure: events }, { event: x } ]", ""),
@@ -467,7 +479,7 @@ fn conditions_take_values_as_they_are_written() {
             ),
             (
                 "match: [ { event: x, measure: { name: p, default: 0 } }, { event: x } ]",
-                "match[1]: is never reached: rule 0 applies to the same events; remove one of them",
+                "match[1]: is never reached: rule 0 applies to the same events; remove one of them, or write this one first",
             ),
         ],
     );

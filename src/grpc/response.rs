@@ -112,7 +112,7 @@ pub(super) fn subscription(user_id: String, subscription: &Subscription) -> v1::
 }
 
 pub(super) fn plan(plan: &Plan, is_default: bool) -> v1::Plan {
-    let Plan { id, name, on_plan_change, timezone, zone: _, groups } = plan;
+    let Plan { id, name, on_plan_change, timezone, zone: _, groups, measured: _ } = plan;
     let on_plan_change = match on_plan_change {
         OnPlanChange::Carry => "carry",
         OnPlanChange::Reset => "reset",

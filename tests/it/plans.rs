@@ -463,18 +463,18 @@ plans: { p: { period: monthly, limit_groups: [{ id: g, unit: count, quota: 2, ma
         let table = "
             on one
             clock U 2031-01-15T12:00:00Z
-            track U x enforce => MATCHED g.used=1
-            reserve U x as=A => allowed g.held=1
+            track U x 1 enforce => MATCHED g.used=1
+            reserve U x 1 as=A => allowed g.held=1
             on OTHER
-            track U x enforce => MATCHED
-            track U x enforce => MATCHED g.used=2
-            track U x enforce => BLOCKED
+            track U x 1 enforce => MATCHED
+            track U x 1 enforce => MATCHED g.used=2
+            track U x 1 enforce => BLOCKED
             on one
             usage U => g.used=1 g.held=1
-            track U x enforce => BLOCKED
+            track U x 1 enforce => BLOCKED
             on OTHER
             commit A => COMMITTED g.used=2
-            track U x enforce => BLOCKED
+            track U x 1 enforce => BLOCKED
             on one
             usage U => g.used=2 g.held=0
         ";

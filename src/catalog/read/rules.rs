@@ -2,7 +2,8 @@
 
 use std::collections::{BTreeSet, HashSet};
 
-use crate::domain::amount::{Quantity, Weight};
+use crate::domain::amount::{Quantity, Unit, Weight};
+use crate::domain::event::QUANTITY;
 use crate::domain::pattern::{EventPattern, ValuePattern};
 use crate::domain::plan::{Condition, Measure, Rule, Term};
 
@@ -17,7 +18,7 @@ const MAX_CONDITIONS: usize = 32;
 const MAX_VALUES: usize = 100;
 
 impl Reader<'_> {
-    pub(super) fn rules(&mut self, node: &Node, path: &str) -> Option<Vec<Rule>> {
+    pub(super) fn rules(&mut self, node: &Node, path: &str, unit: Option<Unit>) -> Option<Vec<Rule>> {
         let items = self.list(node, path, MAX_RULES)?;
         let mut rules: Vec<Option<Rule>> = Vec::new();
         let mut reaches: Vec<Option<Reach>> = Vec::new();
@@ -25,8 +26,11 @@ impl Reader<'_> {
             let path = format!("{path}[{index}]");
             let rule = self.rule(item, &path);
             let reach = rule.as_ref().map(reach);
-            let hidden = |reach| reaches.iter().position(|earlier| earlier.as_ref().is_some_and(|it| hides(it, reach)));
+            let hidden = |reach| reaches.iter().position(|earlier| earlier.as_ref().is_some_and(|it| hides(it, reach, unit)));
             if let Some(earlier) = reach.as_ref().and_then(hidden) {
+                // The same measure hides this one in either order.
+                let same = reaches[earlier].as_ref().map(|earlier| &earlier.measure) == reach.as_ref().map(|it| &it.measure);
+                let instead = if same { "" } else { ", or write this one first" };
                 let message =
                     format!("is never reached: rule {earlier} applies to the same events; remove one of them");
                 self.report(item.line, &path, message);
@@ -96,7 +100,7 @@ impl Reader<'_> {
 
     fn measure(&mut self, node: &Node, path: &str) -> Option<Measure> {
         let terms: Vec<Option<Term>> = match &node.value {
-            Value::Scalar { text, .. } if text == "quantity" => vec![Some(quantity())],
+            Value::Scalar { text, .. } if text == QUANTITY => vec![Some(quantity())],
             Value::Scalar { text, .. } if text == "events" => return Some(Measure::Events),
             Value::Scalar { .. } => {
                 let message =
@@ -199,7 +203,7 @@ impl Reader<'_> {
 }
 
 fn quantity() -> Term {
-    Term { name: "quantity".to_owned(), weight: Weight::ONE, default: None }
+    Term { name: QUANTITY.to_owned(), weight: Weight::ONE, default: None }
 }
 
 /// Which events a rule is for, however its conditions are ordered, and what it measures of them.
@@ -224,10 +228,14 @@ fn reach(rule: &Rule) -> Reach {
 }
 
 /// Whether `earlier` applies whenever `later` does.
-fn hides(earlier: &Reach, later: &Reach) -> bool {
+fn hides(earlier: &Reach, later: &Reach, unit: Option<Unit>) -> bool {
+    let has_default = |term: &Term| match unit {
+        Some(unit) => term.default_in(unit).is_some(),
+        None => term.default.is_some(),
+    };
     let always = match &earlier.measure {
         Measure::Events => true,
-        Measure::Terms(terms) => terms.iter().all(|term| term.default.is_some()),
+        Measure::Terms(terms) => terms.iter().all(has_default),
     };
     let same = earlier.event == later.event && earlier.conditions == later.conditions;
     same && (always || earlier.measure == later.measure)
