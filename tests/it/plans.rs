@@ -354,7 +354,7 @@ async fn plans_are_shown_as_the_catalog_has_them() {
     let expected = [
         ("tokens", "tokens", 100.0, false, "monthly"),
         ("daily", "tokens", 50.0, false, "daily"),
-        ("soft", "tokens", 0.0, true, "monthly"),
+        ("soft", "tokens", f64::INFINITY, true, "monthly"),
     ];
     assert_eq!(groups, expected);
     assert_eq!((plan.on_plan_change.as_str(), plan.limit_groups[0].events.join(",").as_str()), ("block", "t"));
