@@ -446,6 +446,47 @@ fn what_a_plan_leaves_out_has_a_default() {
 }
 
 #[test]
+#[test]
+fn a_star_that_would_match_only_itself_is_refused() {
+    let star = |text: &str| {
+        format!("is \"{text}\", and a star may only end a value, where it stands for any ending: list the values, or write a prefix such as gpt-4o*")
+    };
+    for text in ["*-free", "gpt-*-mini", "gpt-**", "**"] {
+        let rule = |value: &str| format!("match: [ {{ event: x, metadata: {{ model: {value} }} }} ]");
+        let told = format!("match[0].metadata.model: {}", star(text));
+        check_lines("count", &[(&rule(&format!("\"{text}\"")), &told)]);
+        let told = format!("match[0].metadata.model[1]: {}", star(text));
+        check_lines("count", &[(&rule(&format!("[gpt-4o*, \"{text}\"]")), &told)]);
+    }
+    check_lines("count", &[("match: [ { event: x, metadata: { model: \"*\", tier: [gold*, a] } } ]", "")]);
+    let name = |what: &str| format!("\"mod*\" is {what}, which takes no star: write each one that is meant");
+    let of_a_name = format!("match[0].measure: {}", name("a quantity's name"));
+    check_lines(
+        "tokens",
+        &[
+            (
+                "match: [ { event: x, metadata: { \"mod*\": a } } ]",
+                &format!("match[0].metadata.mod*: {}", name("a metadata key")),
+            ),
+            ("match: [ { event: x, measure: { \"mod*\": 1 } } ]", &of_a_name),
+            ("match: [ { event: x, measure: [ { name: \"mod*\" } ] } ]", &of_a_name),
+        ],
+    );
+    // Event patterns, ids and the default plan have alphabets without a star.
+    for event in ["*.tokens", "llm*", "llm.*.tokens", "llm.tok*", "llm.**", "**", "llm.*."] {
+        let text = format!("match: [ {{ event: \"{event}\" }} ]");
+        let told = format!(
+            "match[0].event: \"{event}\" is not an event pattern (a name, `prefix.*` or `*`): an event name consists of A-Z, a-z, 0-9 and . _ : / -"
+        );
+        check_lines("count", &[(&text, &told)]);
+    }
+    let group = "{ id: \"a*\", unit: count, quota: 1, period: daily, match: [{ event: x }] }";
+    check(
+        &format!("default_plan: f*\nplans:\n  fr*: {{ limit_groups: [{group}] }}"),
+        "line 1, default_plan: names no plan \"f*\"; there are: fr*\nline 3, plans.fr*: the id \"fr*\" must be 1 to 64 of A-Z a-z 0-9 . _ -\nline 3, plans.fr*.limit_groups[0].id: the id \"a*\" must be 1 to 64 of A-Z a-z 0-9 . _ -",
+    );
+}
+
 fn conditions_take_values_as_they_are_written() {
     let catalog = "plans: { p: { period: daily, limit_groups: [ { id: a, unit: count, quota: 1, match: [
         { event: x, metadata: { a: 4, b: [true, 1.50], c: \"\", d: gpt-* } } ] } ] } }";

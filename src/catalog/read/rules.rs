@@ -32,7 +32,7 @@ impl Reader<'_> {
                 let same = reaches[earlier].as_ref().map(|earlier| &earlier.measure) == reach.as_ref().map(|it| &it.measure);
                 let instead = if same { "" } else { ", or write this one first" };
                 let message =
-                    format!("is never reached: rule {earlier} applies to the same events; remove one of them");
+                    format!("is never reached: rule {earlier} applies to the same events; remove one of them{instead}");
                 self.report(item.line, &path, message);
             }
             rules.push(rule);
@@ -77,6 +77,7 @@ impl Reader<'_> {
             if entry.key.is_empty() || entry.key.len() > MAX_ID_BYTES {
                 self.report(entry.line, &path, format!("a metadata key must have 1 to {MAX_ID_BYTES} bytes"));
             }
+            self.refuse_star(&entry.key, entry.line, &path, "a metadata key");
             let values: Vec<(String, &Node)> = match &entry.value.value {
                 Value::List(_) => {
                     let items = self.list(&entry.value, &path, MAX_VALUES)?.iter().enumerate();
@@ -84,13 +85,22 @@ impl Reader<'_> {
                 }
                 _ => vec![(path, &entry.value)],
             };
-            let values = values.into_iter().map(|(path, value)| {
-                let text = self.scalar(value, &path, "a value, `prefix*`, or a list of these")?;
+            let values = values.into_iter().map(|(path, value_node)| {
+                let text = self.scalar(value_node, &path, "a value, `prefix*`, or a list of these")?;
                 if text.len() > MAX_TEXT_BYTES {
                     let message = format!("has {} bytes; a metadata value has at most {MAX_TEXT_BYTES}", text.len());
-                    self.report(value.line, &path, message);
+                    self.report(value_node.line, &path, message);
                 }
-                Some(ValuePattern::parse(text))
+                let value = ValuePattern::parse(text);
+                if value.is_err() {
+                    let message = format!(
+                        "is {}, and a star may only end a value, where it stands for any ending: list the values, or write a \
+                         prefix such as gpt-4o*",
+                        quoted(text)
+                    );
+                    self.report(value_node.line, &path, message);
+                }
+                value.ok()
             });
             let values = values.collect::<Vec<_>>().into_iter().collect::<Option<Vec<_>>>()?;
             Some(Condition { key: entry.key.clone(), values })
@@ -142,6 +152,7 @@ impl Reader<'_> {
             if term.name.is_empty() || term.name.len() > MAX_ID_BYTES {
                 self.report(node.line, path, format!("a quantity's name must have 1 to {MAX_ID_BYTES} bytes"));
             }
+            self.refuse_star(&term.name, node.line, path, "a quantity's name");
             if !seen.insert(&term.name) {
                 self.report(node.line, path, format!("names {} twice; keep one", quoted(&term.name)));
             }
@@ -161,6 +172,14 @@ impl Reader<'_> {
             None => None,
         };
         Some(Term { name: name?, weight: weight?, default })
+    }
+
+    /// Keys and names are no patterns: one with a star would match only itself.
+    fn refuse_star(&mut self, text: &str, line: usize, path: &str, what: &str) {
+        if text.contains('*') {
+            let message = format!("{} is {what}, which takes no star: write each one that is meant", quoted(text));
+            self.report(line, path, message);
+        }
     }
 
     fn weight(&mut self, node: &Node, path: &str) -> Option<Weight> {
