@@ -3,7 +3,7 @@
 use serde_json::{Value as Json, json};
 
 use super::yaml::{Node, Value};
-use super::{EXAMPLE, parse, schema};
+use super::{Checked, EXAMPLE, check as check_catalog, parse, schema};
 use crate::domain::pattern::ValuePattern;
 use crate::domain::plan::{Anchor, OnPlanChange, Period};
 
@@ -18,7 +18,8 @@ fn check(text: &str, expected: &str) {
 
 #[test]
 fn the_example_is_valid() {
-    let catalog = parse(EXAMPLE, jiff::tz::db()).unwrap_or_else(|problems| panic!("{problems}"));
+    let Checked { catalog, warnings } = check_catalog(EXAMPLE, jiff::tz::db()).unwrap_or_else(|problems| panic!("{problems}"));
+    assert_eq!(warnings, []);
     assert_eq!(catalog.default_plan().unwrap().id, "free");
     assert_eq!(catalog.plans().len(), 4);
 }
@@ -163,7 +164,6 @@ plans:
     );
 }
 
-/// Catalogs of one group, each with a line of its own, and what is said of that line; nothing if it is right.
 #[test]
 fn an_absent_quantity_is_1_where_things_are_counted_so_that_no_later_rule_is_reached() {
     let rules = "match: [ { event: x }, { event: x, measure: { images: 1 } } ]";
@@ -176,6 +176,7 @@ fn an_absent_quantity_is_1_where_things_are_counted_so_that_no_later_rule_is_rea
     check_lines("tokens", &[("match: [ { event: x }, { event: x } ]", same)]);
 }
 
+/// Catalogs of one group, each with a line of its own, and what is said of that line; nothing if it is right.
 fn check_lines(unit: &str, cases: &[(&str, &str)]) {
     for (line, expected) in cases {
         let mut text = String::from("plans:\n  p:\n    period: daily\n    limit_groups:\n      - id: a\n");
@@ -446,7 +447,6 @@ fn what_a_plan_leaves_out_has_a_default() {
 }
 
 #[test]
-#[test]
 fn a_star_that_would_match_only_itself_is_refused() {
     let star = |text: &str| {
         format!("is \"{text}\", and a star may only end a value, where it stands for any ending: list the values, or write a prefix such as gpt-4o*")
@@ -487,6 +487,7 @@ fn a_star_that_would_match_only_itself_is_refused() {
     );
 }
 
+#[test]
 fn conditions_take_values_as_they_are_written() {
     let catalog = "plans: { p: { period: daily, limit_groups: [ { id: a, unit: count, quota: 1, match: [
         { event: x, metadata: { a: 4, b: [true, 1.50], c: \"\", d: gpt-* } } ] } ] } }";

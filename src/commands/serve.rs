@@ -10,8 +10,8 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::access::{Access, Guard};
-use crate::apps::files::{CatalogFailure, Texts};
-use crate::apps::keep_up::Upkeep;
+use crate::apps::files::{CatalogFailure, Parsed, Texts};
+use crate::apps::keep_up::{self, Upkeep};
 use crate::apps::{Apps, Catalogs};
 use crate::config::{Config, Settings, log_filter, unknown_variables};
 use crate::domain::fault::Fault;
@@ -87,7 +87,8 @@ pub fn serve(settings: Settings) -> ExitCode {
 
 async fn run(config: Config) -> Result<(), Failure> {
     let texts = Texts::read(config.catalog.as_deref())?;
-    let catalogs = texts.parse_for(only_default(&config))?;
+    let Parsed { catalogs, warnings } = texts.parse_for(only_default(&config))?;
+    keep_up::warn(&warnings);
     let tls = config.tls().map(Certificates::load).transpose()?;
     let listeners = Listeners::bind(&config).await?;
     let seeing = &config.seeing;
