@@ -246,6 +246,8 @@ impl Place {
             .args(["--maxmemory", "0", "--maxmemory-policy", "noeviction"])
             .stdin(Stdio::piped())
             .stdout(self.log.try_clone().map_err(unusable)?)
+            // A user with a million remembered ids would stop Redis for half a second when that expires or is deleted.
+            .args(["--lazyfree-lazy-expire", "yes", "--lazyfree-lazy-user-del", "yes"])
             .stderr(self.log.try_clone().map_err(unusable)?)
             // Ctrl-C at a terminal must not reach Redis before Tollgate has finished its calls. The shell relies on it too.
             .process_group(0)
