@@ -65,7 +65,7 @@ pub fn serve(settings: Settings) -> ExitCode {
         }
     };
     let filter = log_filter(&config.log).expect("the settings were checked");
-    telemetry::logs::start(filter, config.seeing.log_format);
+    let logs = telemetry::logs::start(filter, config.seeing.log_format);
     for name in unknown_variables(std::env::vars_os().map(|(name, _)| name)) {
         tracing::warn!("the variable {name} is not a setting, and is ignored; `tollgate serve --help` lists them");
     }
@@ -79,7 +79,10 @@ pub fn serve(settings: Settings) -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return failed(&error),
     };
-    match runtime.block_on(run(config)) {
+    let outcome = runtime.block_on(run(config));
+    // What is told below stands after the log.
+    drop(logs);
+    match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => failed(&failure),
     }
