@@ -59,4 +59,5 @@ if __name__ == "__main__":
             print(turn + 1, "denied:", denied)
     usage = tollgate.GetUsage(protos.GetUsageRequest(user_id=user), timeout=2)
     for limit in usage.limits:
-        print(f"{limit.label}: {limit.used:g} of {limit.quota:g} {limit.unit}")
+        quota = "unlimited" if limit.unlimited else f"{limit.quota:g}"
+        print(f"{limit.label}: {limit.used:g} of {quota} {limit.unit}")

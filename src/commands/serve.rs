@@ -10,8 +10,8 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::access::{Access, Guard};
-use crate::apps::files::{CatalogFailure, Texts};
-use crate::apps::keep_up::Upkeep;
+use crate::apps::files::{CatalogFailure, Parsed, Texts};
+use crate::apps::keep_up::{self, Upkeep};
 use crate::apps::{Apps, Catalogs};
 use crate::config::{Config, Settings, log_filter, unknown_variables};
 use crate::domain::fault::Fault;
@@ -65,7 +65,7 @@ pub fn serve(settings: Settings) -> ExitCode {
         }
     };
     let filter = log_filter(&config.log).expect("the settings were checked");
-    telemetry::logs::start(filter, config.seeing.log_format);
+    let logs = telemetry::logs::start(filter, config.seeing.log_format);
     for name in unknown_variables(std::env::vars_os().map(|(name, _)| name)) {
         tracing::warn!("the variable {name} is not a setting, and is ignored; `tollgate serve --help` lists them");
     }
@@ -79,7 +79,10 @@ pub fn serve(settings: Settings) -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return failed(&error),
     };
-    match runtime.block_on(run(config)) {
+    let outcome = runtime.block_on(run(config));
+    // What is told below stands after the log.
+    drop(logs);
+    match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => failed(&failure),
     }
@@ -87,7 +90,8 @@ pub fn serve(settings: Settings) -> ExitCode {
 
 async fn run(config: Config) -> Result<(), Failure> {
     let texts = Texts::read(config.catalog.as_deref())?;
-    let catalogs = texts.parse_for(only_default(&config))?;
+    let Parsed { catalogs, warnings } = texts.parse_for(only_default(&config))?;
+    keep_up::warn(&warnings);
     let tls = config.tls().map(Certificates::load).transpose()?;
     let listeners = Listeners::bind(&config).await?;
     let seeing = &config.seeing;

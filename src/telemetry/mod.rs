@@ -11,6 +11,7 @@ pub mod logs;
 pub mod metrics;
 mod process;
 pub mod seen;
+mod throttle;
 pub mod trace;
 
 pub use metrics::metrics;

@@ -11,6 +11,7 @@ mod config;
 mod counts;
 mod functions;
 mod guarantees;
+mod logs;
 mod manifests;
 mod observability;
 mod plans;

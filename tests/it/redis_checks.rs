@@ -48,7 +48,9 @@ async fn what_redis_may_forget_is_said_at_the_start_with_what_to_set() {
     let redis = RedisServer::start(scratch("checks"), "");
     redis.ready().await;
     has(&log(redis.url()).await, &["WARN", "no append-only file", "appendonly yes", "no maxmemory"]);
-    let durable = RedisServer::start(scratch("checks-durable"), "--appendonly yes --maxmemory 100mb");
+    has(&log(redis.url()).await, &["WARN", "frees what has expired", "lazyfree-lazy-expire yes"]);
+    let flags = "--appendonly yes --maxmemory 100mb --lazyfree-lazy-expire yes";
+    let durable = RedisServer::start(scratch("checks-durable"), flags);
     durable.ready().await;
     let told = log(durable.url()).await;
     has(&told, &["appendfsync"]);
@@ -66,9 +68,13 @@ async fn what_cannot_be_checked_or_is_not_served_is_said_at_the_start() {
     let rest: Vec<_> = list.into_iter().filter(|rule| rule != "+info").collect();
     set_user(&redis, "tollgate", &rest).await;
     let url = format!("redis://tollgate:secret@127.0.0.1:{}", redis.port());
-    has(&log(url).await, &["WARN", "could not be checked", "+info"]);
+    let told = log(url).await;
+    has(&told, &["WARN", "could not be checked", "+info"]);
+    assert!(!told.contains("lazyfree"), "nothing is known of it: {told}");
     let cluster = RedisCluster::start("checks-cluster", false, "--cluster-require-full-coverage no").await;
-    has(&log(cluster.urls()[0].clone()).await, &["no append-only file"]);
+    let told = log(cluster.urls()[0].clone()).await;
+    has(&told, &["no append-only file"]);
+    assert_eq!(told.matches("lazyfree-lazy-expire yes").count(), cluster.nodes.len(), "{told}");
     for node in &cluster.nodes {
         let _: () = node.ask("CLUSTER DELSLOTS 16383").await.unwrap();
     }

@@ -241,6 +241,27 @@ async fn users_with_odd_names_do_not_meet() {
 }
 
 #[tokio::test]
+async fn what_is_unlimited_is_infinity_in_json_and_no_field_is_left_out_for_it() {
+    use prost::Message as _;
+    use prost_reflect::{DescriptorPool, DynamicMessage};
+    let catalog = CATALOG.replace("1000", "unlimited");
+    let replica = Replica::start(&catalog).await;
+    let pool = DescriptorPool::decode(tollgate::grpc::v1::FILE_DESCRIPTOR_SET).unwrap();
+    let json = |name: &str, message: &[u8]| {
+        let kind = pool.get_message_by_name(name).unwrap();
+        serde_json::to_value(DynamicMessage::decode(kind, message).unwrap()).unwrap()
+    };
+    let request = v1::GetUsageRequest { user_id: fresh_user("infinity"), ..v1::GetUsageRequest::default() };
+    let usage = replica.metering.clone().get_usage(request).await.unwrap().into_inner();
+    let limit = &json("tollgate.v1.GetUsageResponse", &usage.encode_to_vec())["limits"][0];
+    assert_eq!((&limit["quota"], &limit["remaining"]), (&"Infinity".into(), &"Infinity".into()), "{limit}");
+    assert!(usage.limits[0].remaining >= 1e300, "a client that compares it lets the call through");
+    let plan = replica.plans.clone().get_plan(v1::GetPlanRequest { plan_id: "p".to_owned() }).await.unwrap();
+    let plan = json("tollgate.v1.GetPlanResponse", &plan.into_inner().encode_to_vec());
+    assert_eq!(plan["plan"]["limitGroups"][0]["quota"], "Infinity");
+}
+
+#[tokio::test]
 async fn usage_can_be_asked_for_some_events() {
     crate::scenario::check(
         "

@@ -6,6 +6,7 @@ use prost_types::{Duration, Timestamp};
 use tollgate::grpc::v1;
 use tonic::Code;
 
+use crate::price::Unpriced;
 use crate::sketch::{Group, Unit};
 use crate::user::{Claim, Reservation, User};
 use crate::windows::NEVER;
@@ -39,9 +40,17 @@ pub fn invalid(reason: &str) -> Answer {
     fault(Code::InvalidArgument, reason)
 }
 
-pub fn missing_quantity(group: &str, quantity: &str) -> Answer {
+fn missing_quantity(group: &str, quantity: &str) -> Answer {
     let facts = vec![("limit_group_id", group.to_owned()), ("quantity", quantity.to_owned())];
     fault_with(Code::InvalidArgument, "QUANTITY_MISSING", facts)
+}
+
+/// Why the event has no price in this group.
+pub fn unpriced(group: &str, unpriced: &Unpriced) -> Answer {
+    match unpriced {
+        Unpriced::Missing(quantity) => missing_quantity(group, quantity),
+        Unpriced::Unreadable => invalid("INVALID_FIELD"),
+    }
 }
 
 pub fn already_committed(reservation: &Reservation) -> Answer {
@@ -81,11 +90,11 @@ fn shown(standing: Standing<'_>) -> v1::LimitStatus {
         limit_group_id: id.to_owned(),
         label: label.to_owned(),
         unit: unit.word().to_owned(),
-        quota: unit.shown(quota.unwrap_or_default()),
+        quota: quota.map_or(f64::INFINITY, |quota| unit.shown(quota)),
         unlimited: quota.is_none(),
         used: unit.shown(used),
         held: unit.shown(held),
-        remaining: quota.map_or(0.0, |quota| unit.shown(quota.saturating_sub(used + held))),
+        remaining: quota.map_or(f64::INFINITY, |quota| unit.shown(quota.saturating_sub(used + held))),
         exceeded: quota.is_some_and(|quota| used + held > quota),
         hard,
         window_start: bounds.map(|(start, _)| timestamp(start)),

@@ -3,8 +3,8 @@
 use tollgate::grpc::v1;
 use tonic::Code;
 
-use crate::answers::{Answer, claim_row, denied, duration, fault, invalid, missing_quantity, row, timestamp};
-use crate::price;
+use crate::answers::{Answer, claim_row, denied, duration, fault, invalid, row, timestamp, unpriced};
+use crate::price::{self, Unpriced};
 use crate::reference::{Model, Outcome};
 use crate::sketch::{Event, Group, LARGEST, Measure, Period, Plan};
 use crate::user::{Claim, Id, Reservation, State};
@@ -64,11 +64,14 @@ impl Model {
             {
                 self.cover("an anchor on the 29th to 31st");
             }
-            let measure = match price::choose(&measures, event) {
+            let measure = match price::choose(&measures, event, group.unit) {
                 Ok(measure) => measure,
-                Err(missing) => {
-                    self.cover("a group matches but nothing is measurable");
-                    return Err(missing_quantity(&group.id, &missing));
+                Err(why) => {
+                    self.cover(match why {
+                        Unpriced::Missing(_) => "a group matches but nothing is measurable",
+                        Unpriced::Unreadable => "a group matches but measures what is no number",
+                    });
+                    return Err(unpriced(&group.id, &why));
                 }
             };
             let Some(charge) = price::charge(measure, event, group.unit, down) else {
@@ -154,7 +157,7 @@ impl Model {
         if event.refunded().is_some() {
             return Err(invalid("REFUND_NOT_TRACKED"));
         }
-        let body = format!("reserve {event:?} {ttl_ms}");
+        let body = format!("reserve {:?} {ttl_ms}", event.normal());
         if let Some(memory) = self.users[user].recall(request_id) {
             let Id::Reserve { body: first, of } = memory else { return Err(self.reused("other RPC")) };
             if first != body {

@@ -33,9 +33,10 @@ use tollgate::ledger::Ledger;
 
 /// A generator's blind spot hides a bug better than no test: how often each case of the contract occurs at least, in 12,000
 /// operations. The rest of SPEC section 5 (10,000 live holds, Redis that does not answer) is in other tests.
-const COVERAGE: [(&str, u64); 59] = [
+const COVERAGE: [(&str, u64); 60] = [
     ("a denied call with an id", 126),
     ("a group matches but nothing is measurable", 156),
+    ("a group matches but measures what is no number", 12),
     ("a quota that is finer than the unit", 3),
     ("a refund below 0", 48),
     ("a refund by the event's rules", 50),

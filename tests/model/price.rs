@@ -46,33 +46,58 @@ fn number(text: &str) -> Option<u128> {
     Some(whole.parse::<u128>().ok()? * MICRO + format!("{decimals:0<6}").parse::<u128>().ok()?)
 }
 
-fn value(term: &Term, event: &Event) -> Option<u128> {
+/// What an event has for a term.
+enum Value {
+    Known(u128),
+    Missing,
+    /// Its metadata has something that is no decimal number.
+    Unreadable,
+}
+
+fn value(term: &Term, event: &Event, unit: Unit) -> Value {
     let own = if term.name == "quantity" { event.quantity } else { None };
     let named = event.quantities.get(&term.name).copied();
-    let in_metadata = || event.metadata.get(&term.name).and_then(|text| number(text));
-    named.or(own).or_else(in_metadata).or(term.default)
+    // An absent quantity means 1, but only where things are counted.
+    let implied = (term.name == "quantity" && unit == Unit::Count).then_some(MICRO);
+    match (named.or(own), event.metadata.get(&term.name)) {
+        (Some(value), _) => Value::Known(value),
+        (None, Some(text)) => number(text).map_or(Value::Unreadable, Value::Known),
+        (None, None) => term.default.or(implied).map_or(Value::Missing, Value::Known),
+    }
+}
+
+/// Why an event has no price.
+pub enum Unpriced {
+    /// The first quantity that is missing.
+    Missing(String),
+    /// The name of what is no number.
+    Unreadable,
 }
 
 /// The first measure that the event has everything for; else the first quantity that is missing.
-pub fn choose<'a>(measures: &'a [Measure], event: &Event) -> Result<&'a Measure, String> {
+pub fn choose<'a>(measures: &'a [Measure], event: &Event, unit: Unit) -> Result<&'a Measure, Unpriced> {
     let mut missing = None;
     for measure in measures {
         let Measure::Terms(terms) = measure else { return Ok(measure) };
-        match terms.iter().find(|term| value(term, event).is_none()) {
+        if terms.iter().any(|term| matches!(value(term, event, unit), Value::Unreadable)) {
+            return Err(Unpriced::Unreadable);
+        }
+        match terms.iter().find(|term| matches!(value(term, event, unit), Value::Missing)) {
             None => return Ok(measure),
             Some(term) => missing = missing.or(Some(term.name.clone())),
         }
     }
-    Err(missing.expect("a group that matches has a measure"))
+    Err(Unpriced::Missing(missing.expect("a group that matches has a measure")))
 }
 
 /// In the unit's smallest, rounded up once, or down; `None` above the largest counter.
 pub fn charge(measure: &Measure, event: &Event, unit: Unit, down: bool) -> Option<u128> {
     let Measure::Terms(terms) = measure else { return Some(1) };
-    let sum: BigUint = terms
-        .iter()
-        .map(|term| BigUint::from(value(term, event).expect("it was chosen for that")) * term.weight * unit.scale())
-        .sum();
+    let known = |term: &Term| match value(term, event, unit) {
+        Value::Known(value) => BigUint::from(value),
+        Value::Missing | Value::Unreadable => unreachable!("it was chosen for that"),
+    };
+    let sum: BigUint = terms.iter().map(|term| known(term) * term.weight * unit.scale()).sum();
     let one = BigUint::from(MICRO * PICO);
     let units = if down { sum / one } else { (sum + &one - 1_u32) / one };
     u128::try_from(units).ok().filter(|units| *units <= unit.most())

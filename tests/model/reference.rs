@@ -89,14 +89,14 @@ impl Model {
         let (number, replica, user) = (*number, *replica, *user);
         match call {
             Call::Reserve { event, ttl_ms, request_id } => {
-                self.reserve(number, replica, user, &event.normal(), ttl_ms.unwrap_or(60_000), request_id)
+                self.reserve(number, replica, user, event, ttl_ms.unwrap_or(60_000), request_id)
             }
             Call::Commit { of, actual } => self.commit(*of, actual.as_ref()),
             Call::Release { of } => self.release(*of),
             Call::Track { event, request_id, enforce, refund } => {
-                self.track(number, replica, user, &event.normal(), request_id, *enforce, *refund)
+                self.track(number, replica, user, event, request_id, *enforce, *refund)
             }
-            Call::CanUse { event } => self.can_use(replica, user, &event.normal()),
+            Call::CanUse { event } => self.can_use(replica, user, event),
             Call::Usage { pattern, at } => {
                 let at = at.as_ref().map(|at| self.resolve(user, at));
                 self.usage(replica, user, pattern, at)

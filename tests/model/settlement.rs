@@ -3,7 +3,7 @@
 use tollgate::grpc::v1;
 use tonic::Code;
 
-use crate::answers::{Answer, already_committed, claim_row, fault, fault_with, invalid, missing_quantity};
+use crate::answers::{Answer, already_committed, claim_row, fault, fault_with, invalid, unpriced};
 use crate::operations::Actual;
 use crate::price;
 use crate::reference::{Model, Outcome};
@@ -35,8 +35,8 @@ impl Model {
             charges.push(match &event {
                 None => Some(claim.charge),
                 Some(event) => {
-                    let measure = price::choose(&claim.measures, event);
-                    let measure = measure.map_err(|missing| missing_quantity(&claim.group, &missing))?;
+                    let measure = price::choose(&claim.measures, event, claim.unit);
+                    let measure = measure.map_err(|why| unpriced(&claim.group, &why))?;
                     price::charge(measure, event, claim.unit, false)
                 }
             });
@@ -171,8 +171,8 @@ impl Model {
         }
         let mut claims = Vec::new();
         for claim in &reservation.claims {
-            let measure = price::choose(&claim.measures, event);
-            let measure = measure.map_err(|missing| missing_quantity(&claim.group, &missing))?;
+            let measure = price::choose(&claim.measures, event, claim.unit);
+            let measure = measure.map_err(|why| unpriced(&claim.group, &why))?;
             let charge = match measure {
                 Measure::Events => Some(0),
                 Measure::Terms(_) => price::charge(measure, event, claim.unit, true),

@@ -217,10 +217,10 @@ impl Event {
         }
     }
 
-    /// With its defaults filled in: two requests with the same are the same.
+    /// Two requests with the same are the same: an event without any number is one with quantity 1.
     pub fn normal(&self) -> Self {
-        let quantity = self.quantity.or(self.quantities.is_empty().then_some(MICRO));
-        Self { quantity, ..self.clone() }
+        let unsaid = self.quantities.is_empty() && !self.metadata.contains_key("quantity");
+        Self { quantity: self.quantity.or(unsaid.then_some(MICRO)), ..self.clone() }
     }
 
     /// For `X.refund`: `X`.

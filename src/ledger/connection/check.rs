@@ -1,8 +1,10 @@
 //! Whether a Redis can keep a ledger: its version, and that it does not evict; and what of its settings an operator should know.
 //!
-//! By INFO only, as managed services forbid CONFIG.
+//! By INFO, as managed services forbid CONFIG; what INFO does not say is asked of CONFIG where the access list allows it.
 
-use redis::InfoDict;
+use std::collections::HashMap;
+
+use redis::{Cmd, InfoDict};
 
 use super::ConnectError;
 
@@ -117,6 +119,39 @@ pub(super) fn tell(info: &InfoDict, node: &str, wait_replicas: usize) {
     }
 }
 
+/// How Redis frees what has expired: at once, or beside the calls.
+const LAZY_EXPIRY: &str = "lazyfree-lazy-expire";
+
+/// Asks whether the access list lets this user read that setting. To try it would leave an entry in `ACL LOG`. Where there is no such
+/// command, as with some managed services, the answer is no.
+pub(super) fn may_read_expiry() -> Cmd {
+    let mut ask = redis::cmd("EVAL");
+    ask.arg("local ran, may = pcall(redis.acl_check_cmd, 'CONFIG', 'GET', ARGV[1]) return (ran and may) and 1 or 0");
+    ask.arg(0).arg(LAZY_EXPIRY);
+    ask
+}
+
+/// Asks for that setting.
+pub(super) fn read_expiry() -> Cmd {
+    let mut ask = redis::cmd("CONFIG");
+    ask.arg("GET").arg(LAZY_EXPIRY);
+    ask
+}
+
+/// Writes to the log if that setting holds up calls.
+pub(super) fn tell_expiry(settings: &HashMap<String, String>, node: &str) {
+    if let Some(text) = remark_on_expiry(settings) {
+        tracing::warn!(node, "{text}");
+    }
+}
+
+fn remark_on_expiry(settings: &HashMap<String, String>) -> Option<&'static str> {
+    settings.get(LAZY_EXPIRY).is_some_and(|value| value == "no").then_some(
+        "it frees what has expired before it goes on: a user with a million remembered ids stops all calls for half a second. Set \
+         lazyfree-lazy-expire yes",
+    )
+}
+
 /// The access list forbids INFO.
 pub(super) fn tell_nothing(node: &str) {
     tracing::warn!(
@@ -194,6 +229,13 @@ mod tests {
         let (warnings, _) = told("aof_enabled:1\r\naof_last_write_status:err\r\n");
         assert!(warnings[0].contains("disk"), "{warnings:?}");
         assert_eq!(told(""), (Vec::new(), Vec::new()), "nothing is known, and nothing is told");
+    }
+
+    #[test]
+    fn an_expiry_that_holds_up_calls_is_told_and_one_that_is_not_known_is_not() {
+        let told = |value: &str| remark_on_expiry(&HashMap::from([(LAZY_EXPIRY.to_owned(), value.to_owned())]));
+        assert!(told("no").is_some_and(|text| text.contains("lazyfree-lazy-expire yes")));
+        assert_eq!((told("yes"), remark_on_expiry(&HashMap::new())), (None, None));
     }
 
     #[test]

@@ -210,7 +210,26 @@ impl Cluster {
                 answer => lacking.note(permission, answer).map_err(ConnectError::Unreachable)?,
             }
         }
-        lacking.verdict("a master of the cluster")
+        lacking.verdict("a master of the cluster")?;
+        self.check_expiry(connection).await;
+        Ok(())
+    }
+
+    /// Tells of masters that free what has expired before they go on, where all of them may be asked.
+    async fn check_expiry(&self, mut connection: ClusterConnection) {
+        let mut ask = async |command: Cmd| {
+            let masters = RoutingInfo::MultiNode((MultipleNodeRoutingInfo::AllMasters, None));
+            connection.route_command(command, masters).await.and_then(Value::extract_error)
+        };
+        let may_read = ask(check::may_read_expiry()).await.and_then(|told| Ok(redis::from_redis_value(told)?));
+        if may_read.is_ok_and(|may: HashMap<String, bool>| may.values().all(|may| *may))
+            && let Ok(told) = ask(check::read_expiry()).await
+            && let Ok(settings) = redis::from_redis_value::<HashMap<String, HashMap<String, String>>>(told)
+        {
+            for (node, settings) in settings {
+                check::tell_expiry(&settings, &format!("the master {node}"));
+            }
+        }
     }
 
     /// Sends a command that is for all masters.

@@ -256,6 +256,12 @@ impl Connections {
                 }
             }
             lacking.verdict("this Redis")?;
+            let may_read: Result<bool, _> = node.administer(&check::may_read_expiry()).await;
+            if may_read.is_ok_and(|may| may)
+                && let Ok(settings) = node.administer(&check::read_expiry()).await
+            {
+                check::tell_expiry(&settings, "this Redis");
+            }
             Ok(To::Node(Arc::new(node)))
         };
         // Longer than the search for a master takes, which tells more.
