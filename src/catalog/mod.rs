@@ -13,6 +13,7 @@ use std::fmt;
 
 use jiff::tz::TimeZoneDatabase;
 
+use crate::domain::counted::counted;
 use crate::domain::plan::Catalog;
 
 pub use compile::{CompiledPlan, NEVER_MS, NoCalendar, OrFalse, Terms, compile};
@@ -82,7 +83,7 @@ impl Problems {
         self.told.sort_by(|one, two| (one.line, &one.path).cmp(&(two.line, &two.path)));
         if self.untold > 0 {
             let line = self.told.last().map_or(1, |problem| problem.line);
-            let message = format!("and {} more problems; correct these first", self.untold);
+            let message = format!("and {}; correct these first", counted(self.untold, "more problem"));
             self.told.push(Problem { line, path: String::new(), message });
         }
         InvalidCatalog { problems: self.told }
