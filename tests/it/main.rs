@@ -7,6 +7,7 @@ mod support;
 mod batch;
 mod cluster;
 mod config;
+mod contract;
 mod counts;
 mod functions;
 mod guarantees;
