@@ -9,6 +9,7 @@ mod cluster;
 mod config;
 mod contract;
 mod counts;
+mod example;
 mod functions;
 mod guarantees;
 mod manifests;
