@@ -12,6 +12,7 @@ mod counts;
 mod example;
 mod functions;
 mod guarantees;
+mod image;
 mod manifests;
 mod observability;
 mod plans;
