@@ -38,6 +38,10 @@ channel = grpc.insecure_channel(
 )
 tollgate = services.MeteringServiceStub(channel)
 
+# How long to wait for an answer, in seconds: a user waits for the first, nobody for the other.
+RESERVE_TIMEOUT_S = 2
+SETTLE_TIMEOUT_S = 2
+
 # What was used and is not settled yet, because Tollgate did not answer. It is lost with this process: a service that runs for long keeps
 # it in a queue that is not.
 owed: collections.deque[tuple[Callable, object]] = collections.deque()
@@ -69,7 +73,7 @@ def settle_owed() -> None:
     while owed:
         call, request = owed[0]
         try:
-            call(request, timeout=2)
+            call(request, timeout=SETTLE_TIMEOUT_S)
         except grpc.RpcError as error:
             if error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
                 return
@@ -86,7 +90,8 @@ def reserved(user_id: str, event) -> Iterator[dict[str, float]]:
     """
     # One id per attempt of the user, not per retry: a retry must find the first reservation.
     request_id = str(uuid.uuid4())
-    held = tollgate.Reserve(protos.ReserveRequest(user_id=user_id, event=event, request_id=request_id), timeout=2)
+    asked = protos.ReserveRequest(user_id=user_id, event=event, request_id=request_id)
+    held = tollgate.Reserve(asked, timeout=RESERVE_TIMEOUT_S)
     if not held.allowed:
         raise OverLimit(held)
     used: dict[str, float] = {}

@@ -21,7 +21,7 @@ async fn the_python_example_charges_what_was_used_however_a_stream_ends() {
     }
     let redis = RedisServer::start(scratch("example"), "");
     redis.ready().await;
-    let served = Served::start(0, &["--redis-url", &redis.url(), "--redis-timeout", "300ms", "--fail-open"]);
+    let served = Served::start(0, &["--redis-url", &redis.url(), "--redis-timeout", "4s", "--fail-open"]);
     let mut tests = Command::new(python);
     tests.arg("-B").arg(root.join("examples/python/test_chat.py"));
     tests.env("METER_ADDRESS", served.address.to_string()).env("REDIS_PID", redis.id().to_string());
