@@ -313,7 +313,7 @@ async fn what_is_wrong_with_memory_and_agenda_is_found() {
         ("redis.call('PERSIST', memory)", &["memory: never expires"]),
         ("redis.call('PERSIST', agenda)", &["agenda: never expires"]),
         (
-            "redis.call('PEXPIRE', memory, 60000)",
+            "redis.call('PEXPIRE', memory, 600000)",
             &["memory: before its last entry is forgotten at", "memory: but its ledger has noted"],
         ),
         ("redis.call('PEXPIREAT', agenda, led[5] + 2000)", &["agenda: but its ledger has noted"]),
@@ -457,11 +457,11 @@ async fn what_is_wrong_with_other_keys_is_found() {
         ),
         ("redis.call('DEL', hold) redis.call('RPUSH', hold, 'x')", &["hold:: is a list, and not a string"]),
         (
-            "redis.call('SET', ARGV[1] .. 'hold:' .. string.sub(committed, 2), 'x', 'PX', 9000)",
+            "redis.call('SET', ARGV[1] .. 'hold:' .. string.sub(committed, 2), 'x', 'PX', 900000)",
             &["hold:: shows a reservation that is committed"],
         ),
         (
-            "redis.call('SET', ARGV[1] .. 'hold:nobody', 'x', 'PX', 9000)",
+            "redis.call('SET', ARGV[1] .. 'hold:nobody', 'x', 'PX', 900000)",
             &["hold:nobody: shows a reservation that nothing is known of"],
         ),
         ("redis.call('SET', ARGV[1] .. 'held:nobody', 'x')", &["held:nobody: belongs to nothing"]),
