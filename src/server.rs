@@ -6,16 +6,16 @@ use std::sync::Arc;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
+use tonic::codec::CompressionEncoding::{Deflate, Gzip};
 use tonic::server::NamedService;
 use tonic::transport::Server;
-use tower::util::MapResponseLayer;
 
 use crate::access::Access;
 use crate::apps::Apps;
 use crate::config::Limits;
 use crate::grpc::deadline::DeadlineLayer;
-use crate::grpc::explain::explained;
 use crate::grpc::gate::{GateLayer, GateOptions};
+use crate::grpc::protocol::ProtocolLayer;
 use crate::grpc::rls::rate_limit_service_server::RateLimitServiceServer;
 use crate::grpc::v1::metering_service_server::MeteringServiceServer;
 use crate::grpc::v1::plan_service_server::PlanServiceServer;
@@ -35,6 +35,20 @@ const MAX_MISTAKES: usize = 1000;
 
 /// How large a question about health or reflection may be, in bytes: whoever asks has shown no key, and is not counted.
 const SMALL: usize = 4096;
+
+/// A service that takes compressed requests of at most so many bytes, before and after they are decompressed.
+macro_rules! takes {
+    ($service:expr, $most:expr) => {
+        $service.accept_compressed(Gzip).accept_compressed(Deflate).max_decoding_message_size($most)
+    };
+}
+
+/// A service that takes compressed requests, and compresses what it answers to those ([`ProtocolLayer`]).
+macro_rules! talks {
+    ($service:expr, $most:expr) => {
+        takes!($service, $most).send_compressed(Gzip).send_compressed(Deflate)
+    };
+}
 
 /// Why serving ended early.
 #[derive(Debug, thiserror::Error)]
@@ -77,7 +91,7 @@ pub async fn run(
     let Serving { apps, access, limits, fail_open, tls, envoy, admin: admin_listener } = serving;
     let ledger = apps.ledger().clone();
     let (reporter, health_service) = tonic_health::server::health_reporter();
-    let health_service = health_service.max_decoding_message_size(SMALL);
+    let health_service = takes!(health_service, SMALL);
     let services = [
         MeteringServiceServer::<Metering>::NAME,
         SubscriptionServiceServer::<Subscriptions>::NAME,
@@ -119,7 +133,7 @@ pub async fn run(
         .max_connection_age(limits.max_connection_age)
         // The outermost: what others refuse is seen as well.
         .layer(Observe)
-        .layer(MapResponseLayer::new(explained))
+        .layer(ProtocolLayer)
         // Outside the gate, where a caller may wait as well.
         .layer(DeadlineLayer(limits.call_timeout))
         .layer(gate.clone());
@@ -134,9 +148,9 @@ pub async fn run(
         bounded_server
             .clone()
             .add_service(health_service.clone())
-            .add_service(envoy_reflection().build_v1()?.max_decoding_message_size(SMALL))
-            .add_service(envoy_reflection().build_v1alpha()?.max_decoding_message_size(SMALL))
-            .add_service(RateLimitServiceServer::new(RateLimits(Arc::clone(&apps))).max_decoding_message_size(most))
+            .add_service(takes!(envoy_reflection().build_v1()?, SMALL))
+            .add_service(takes!(envoy_reflection().build_v1alpha()?, SMALL))
+            .add_service(talks!(RateLimitServiceServer::new(RateLimits(Arc::clone(&apps))), most))
             .serve_with_incoming_shutdown(incoming, until_stop())
             .await?;
         Ok(())
@@ -145,13 +159,11 @@ pub async fn run(
         bounded_server
             .clone()
             .add_service(health_service.clone())
-            .add_service(reflection().build_v1()?.max_decoding_message_size(SMALL))
-            .add_service(reflection().build_v1alpha()?.max_decoding_message_size(SMALL))
-            .add_service(MeteringServiceServer::new(Metering(Arc::clone(&apps))).max_decoding_message_size(most))
-            .add_service(
-                SubscriptionServiceServer::new(Subscriptions(Arc::clone(&apps))).max_decoding_message_size(most),
-            )
-            .add_service(PlanServiceServer::new(Plans(Arc::clone(&apps))).max_decoding_message_size(most))
+            .add_service(takes!(reflection().build_v1()?, SMALL))
+            .add_service(takes!(reflection().build_v1alpha()?, SMALL))
+            .add_service(talks!(MeteringServiceServer::new(Metering(Arc::clone(&apps))), most))
+            .add_service(talks!(SubscriptionServiceServer::new(Subscriptions(Arc::clone(&apps))), most))
+            .add_service(talks!(PlanServiceServer::new(Plans(Arc::clone(&apps))), most))
             .serve_with_incoming_shutdown(incoming, until_stop())
             .await?;
         Ok::<_, ServeError>(())

@@ -14,6 +14,7 @@ use std::fmt;
 
 use jiff::tz::TimeZoneDatabase;
 
+use crate::domain::counted::counted;
 use crate::domain::plan::Catalog;
 
 pub use compile::{CompiledPlan, NEVER_MS, NoCalendar, OrFalse, Terms, compile};
@@ -80,14 +81,14 @@ impl Problems {
 
     /// By line; and last, how many more there are.
     fn report(self) -> InvalidCatalog {
-        InvalidCatalog { problems: self.sorted("problems") }
+        InvalidCatalog { problems: self.sorted("problem") }
     }
 
-    fn sorted(mut self, what: &str) -> Vec<Problem> {
+    fn sorted(mut self, noun: &str) -> Vec<Problem> {
         self.told.sort_by(|one, two| (one.line, &one.path).cmp(&(two.line, &two.path)));
         if self.untold > 0 {
             let line = self.told.last().map_or(1, |problem| problem.line);
-            let message = format!("and {} more {what}; correct these first", self.untold);
+            let message = format!("and {}; correct these first", counted(self.untold, &format!("more {noun}")));
             self.told.push(Problem { line, path: String::new(), message });
         }
         self.told
@@ -120,7 +121,7 @@ pub fn check(text: &str, zones: &TimeZoneDatabase) -> Result<Checked, InvalidCat
     let tree = yaml::parse(text, &mut problems);
     let catalog = tree.and_then(|tree| read::catalog(&tree, zones, &mut problems, &mut warnings));
     match catalog {
-        Some(catalog) => Ok(Checked { catalog, warnings: warnings.sorted("warnings") }),
+        Some(catalog) => Ok(Checked { catalog, warnings: warnings.sorted("warning") }),
         None => Err(problems.report()),
     }
 }

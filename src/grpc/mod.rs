@@ -21,6 +21,7 @@ pub mod gate;
 mod incoming;
 mod metering;
 mod plans;
+pub mod protocol;
 pub mod request;
 mod response;
 mod status;

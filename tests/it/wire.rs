@@ -3,10 +3,13 @@
 use std::collections::BTreeMap;
 
 use tollgate::grpc::v1;
+use tollgate::ledger::RedisOptions;
+use tollgate::meter::MeterOptions;
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
 
-use crate::support::{Replica, fresh_user};
+use crate::support::redis_server::RedisServer;
+use crate::support::{Replica, fresh_user, nothing_contradicts_itself, redis_options, scratch};
 
 const CATALOG: &str = "
 default_plan: p
@@ -158,10 +161,15 @@ async fn every_other_field_is_checked_and_named() {
         let answer = metering.reserve(v1::ReserveRequest { ttl, ..reserve(&user) }).await;
         if good { drop(answer.unwrap()) } else { refused(answer, invalid, "ttl") }
     }
-    let request = v1::ReserveRequest { request_id: "r".repeat(65), ..reserve(&user) };
+    let request = v1::ReserveRequest { request_id: "r".repeat(256), ..reserve(&user) };
     refused(metering.reserve(request).await, invalid, "request_id");
-    let request = v1::ReserveRequest { request_id: "r".repeat(64), ..reserve(&user) };
-    assert!(metering.reserve(request).await.is_ok());
+    let request = v1::TrackRequest {
+        user_id: user.clone(),
+        event: Some(event("e")),
+        request_id: "r".repeat(256),
+        ..v1::TrackRequest::default()
+    };
+    refused(metering.track(request).await, invalid, "request_id");
 
     for reservation_id in [String::new(), "x".repeat(1201)] {
         let request = v1::CommitRequest { reservation_id: reservation_id.clone(), actual: None };
@@ -215,6 +223,50 @@ async fn every_other_field_is_checked_and_named() {
         ..v1::UpsertSubscriptionRequest::default()
     };
     refused(subscriptions.upsert_subscription(request).await, invalid, "plan_id");
+}
+
+/// ONCE, through all that is kept of an id: the reservation's record counts its bytes in one.
+#[tokio::test]
+async fn a_request_id_may_have_255_bytes_and_is_remembered_whole() {
+    let redis = RedisServer::start(scratch("long-ids"), "");
+    redis.ready().await;
+    let options = RedisOptions { urls: vec![redis.url()], ..redis_options() };
+    let mut replica = Replica::start_with(CATALOG, jiff::tz::db(), MeterOptions::default(), options).await;
+    let user = fresh_user("long-ids");
+    let digest = format!("sha256:{}", "0123456789abcdef".repeat(4));
+    // The last two differ in their last byte.
+    for request_id in [digest, "ü".repeat(127), format!("{}a", "r".repeat(254)), format!("{}b", "r".repeat(254))] {
+        let request = v1::ReserveRequest {
+            user_id: user.clone(),
+            event: Some(event("e")),
+            request_id: request_id.clone(),
+            ..v1::ReserveRequest::default()
+        };
+        let held = replica.metering.reserve(request.clone()).await.unwrap().into_inner();
+        assert!(held.allowed && !held.replayed, "{request_id}");
+        let again = replica.metering.reserve(request.clone()).await.unwrap().into_inner();
+        assert_eq!((again.replayed, &again.reservation_id), (true, &held.reservation_id), "{request_id}");
+        let commit = v1::CommitRequest { reservation_id: held.reservation_id, actual: None };
+        replica.metering.commit(commit).await.unwrap();
+        let again = replica.metering.reserve(request).await.unwrap().into_inner();
+        assert_eq!((again.replayed, again.state()), (true, v1::ReservationState::Committed), "{request_id}");
+
+        let request = v1::TrackRequest {
+            user_id: format!("{user}-tracked"),
+            event: Some(event("e")),
+            request_id: request_id.clone(),
+            ..v1::TrackRequest::default()
+        };
+        let first = replica.metering.track(request.clone()).await.unwrap().into_inner();
+        let again = replica.metering.track(request).await.unwrap().into_inner();
+        assert_eq!((first.replayed, again.replayed, first.event_id), (false, true, again.event_id), "{request_id}");
+    }
+    for user_id in [user.clone(), format!("{user}-tracked")] {
+        let request = v1::GetUsageRequest { user_id, ..v1::GetUsageRequest::default() };
+        let usage = replica.metering.get_usage(request).await.unwrap().into_inner();
+        assert_eq!((usage.limits[0].used, usage.limits[0].held), (4.0, 0.0));
+    }
+    nothing_contradicts_itself(&[redis.url()]).await;
 }
 
 #[tokio::test]

@@ -7,6 +7,7 @@
 mod abuse;
 mod access;
 mod envoy;
+mod malformed;
 mod raw;
 mod rolling;
 mod slow;

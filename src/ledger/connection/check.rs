@@ -6,6 +6,8 @@ use std::collections::HashMap;
 
 use redis::{Cmd, InfoDict};
 
+use crate::domain::counted::counted;
+
 use super::ConnectError;
 
 /// Judges a node by what it says of itself; `node` is how a message calls it.
@@ -69,8 +71,9 @@ pub(super) fn remarks(info: &InfoDict, wait_replicas: usize) -> Vec<Remark> {
         && info.get::<String>("role").as_deref() != Some("slave")
     {
         remarks.push(Remark::Warning(format!(
-            "it has {replicas} replicas, and --redis-wait-replicas asks for {wait_replicas}: calls that write are UNAVAILABLE until they \
-             are there"
+            "it has {}, and --redis-wait-replicas asks for {wait_replicas}: calls that write are UNAVAILABLE until they \
+             are there",
+            counted(replicas, "replica")
         )));
     }
     // Without any of these fields nothing is known of how it persists.
@@ -80,8 +83,9 @@ pub(super) fn remarks(info: &InfoDict, wait_replicas: usize) -> Vec<Remark> {
             let unsaved = number("rdb_changes_since_last_save").unwrap_or(0);
             let files = if saves { "only snapshots are written" } else { "no append-only file is written" };
             remarks.push(Remark::Warning(format!(
-                "{files}: when it ends unexpectedly, everything since the last snapshot ({unsaved} changes now) or everything at all is \
-                 forgotten: usage, holds and request ids. Set appendonly yes, and appendfsync everysec or always"
+                "{files}: when it ends unexpectedly, everything since the last snapshot ({} now) or everything at all is \
+                 forgotten: usage, holds and request ids. Set appendonly yes, and appendfsync everysec or always",
+                counted(unsaved, "change")
             )));
         }
         Some(1) => {
@@ -246,7 +250,7 @@ mod tests {
         assert!(told("role:master\r\nconnected_slaves:1\r\n").1[0].contains("min-replicas-to-write 1"));
         assert!(told("role:master\r\nconnected_slaves:1\r\nmin_slaves_good_slaves:1\r\n").1.is_empty());
         assert!(told("role:master\r\nconnected_slaves:0\r\n").1.is_empty());
-        assert!(told("role:master\r\nconnected_slaves:1\r\n").0[0].contains("1 replicas"));
+        assert!(told("role:master\r\nconnected_slaves:1\r\n").0[0].contains("1 replica,"));
         assert!(told("role:master\r\nconnected_slaves:2\r\n").0.is_empty());
         assert_eq!(uncovered("cluster_state:ok\r\ncluster_slots_ok:16384\r\n"), None);
         assert!(uncovered("cluster_slots_ok:10923\r\n").is_some_and(|told| told.contains("10923 of 16384")));

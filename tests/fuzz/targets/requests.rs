@@ -24,7 +24,7 @@ pub(super) fn run(input: &[u8]) {
             let Some(call) = parsed(message, request::reserve) else { return };
             assert!((1..=256).contains(&call.user.as_str().len()));
             assert!((Duration::from_secs(1)..=Duration::from_secs(3600)).contains(&call.ttl), "{:?}", call.ttl);
-            assert!(call.request_id.is_none_or(|id| (1..=64).contains(&id.as_str().len())));
+            assert!(call.request_id.is_none_or(|id| (1..=255).contains(&id.as_str().len())));
             assert_eq!(call.event.name.refunded(), None);
             check_event(&call.event);
         }
