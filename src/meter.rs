@@ -224,9 +224,9 @@ impl Meter {
     pub async fn track(&self, owner: &Owner, call: &TrackCall) -> Result<Tracked, Fault> {
         let event_id = Nonce::random();
         let TrackCall { event, request_id, enforce, reservation } = call;
-        let digest = request_id
-            .as_ref()
-            .map(|_| digest(&("track", codec::event_identity(event), enforce, reservation.as_ref().map(ToString::to_string))));
+        let digest = request_id.as_ref().map(|_| {
+            digest(&("track", codec::event_identity(event), enforce, reservation.as_ref().map(ToString::to_string)))
+        });
         let once = (text(request_id.as_ref()), digest.as_deref().unwrap_or_default(), event_id.as_str());
         let reply = match (event.name.refunded(), reservation) {
             (Some(refunded), Some(reservation)) => {
@@ -374,7 +374,9 @@ type Once<'a> = (&'a str, &'a str, &'a str);
 /// Says of a quantity that a script has missed if the event's metadata has it, but not as a number.
 fn unreadable(fault: Fault, event: &Event) -> Fault {
     let Fault::QuantityMissing { group, quantity } = &fault else { return fault };
-    let Some(Err(problem)) = event.metadata.get(quantity).map(|value| Quantity::from_decimal(value)) else { return fault };
+    let Some(Err(problem)) = event.metadata.get(quantity).map(|value| Quantity::from_decimal(value)) else {
+        return fault;
+    };
     let field = format!("event.metadata[{quantity:?}]");
     match problem {
         InvalidQuantity::TooLarge => Fault::OutOfRange { field, problem: problem.to_string() },

@@ -167,7 +167,10 @@ struct CompileQuestion<'a> {
 
 impl Equivalent<CompileKey> for CompileQuestion<'_> {
     fn equivalent(&self, key: &CompileKey) -> bool {
-        self.catalog == key.catalog && self.plan == key.plan && self.anchor_ms == key.anchor_ms && *self.overrides == key.overrides
+        self.catalog == key.catalog
+            && self.plan == key.plan
+            && self.anchor_ms == key.anchor_ms
+            && *self.overrides == key.overrides
     }
 }
 
@@ -262,7 +265,8 @@ impl Planner {
     ) -> Result<CompiledPlan, Fault> {
         let anchored = plan.groups.iter().any(|group| group.anchor == Anchor::SubscriptionStart);
         let catalog = self.number;
-        let question = CompileQuestion { catalog, plan: &plan.id, anchor_ms: anchor_ms.filter(|_| anchored), overrides };
+        let question =
+            CompileQuestion { catalog, plan: &plan.id, anchor_ms: anchor_ms.filter(|_| anchored), overrides };
         if let Some(compiled) = self.compiled.get(&question)
             && (compiled.from_ms..compiled.until_ms).contains(&at_ms)
         {

@@ -219,7 +219,10 @@ mod tests {
         std::fs::write(folder.path().join("other.yaml"), catalog::EXAMPLE).unwrap();
         let warnings = |path: &Path| Texts::read(Some(path)).unwrap().parse().unwrap().warnings;
         let (of_file, of_folder) = (warnings(&file), warnings(folder.path()));
-        assert!(of_file.len() == 1 && of_file[0].starts_with("line 3, plans.p.limit_groups[1].match[0]: "), "{of_file:?}");
+        assert!(
+            of_file.len() == 1 && of_file[0].starts_with("line 3, plans.p.limit_groups[1].match[0]: "),
+            "{of_file:?}"
+        );
         assert_eq!(of_folder, [format!("chat.yaml: {}", of_file[0])]);
     }
 }

@@ -423,11 +423,18 @@ plans:
             group(&plan, None, &BTreeMap::new()).rules()[0][3].clone()
         };
         assert_eq!(measure("count", "quantity"), json!(["quantity", 1, false, 1]));
-        assert_eq!(measure("count", "{ quantity: 4, other: 1 }"), json!(["quantity", 4, false, 1, "other", 1, false, false]));
+        assert_eq!(
+            measure("count", "{ quantity: 4, other: 1 }"),
+            json!(["quantity", 4, false, 1, "other", 1, false, false])
+        );
         assert_eq!(measure("count", "{ name: quantity, default: 7 }"), json!(["quantity", 1, false, 7]));
         for (unit, weight) in [("tokens", 1), ("seconds", 1_000), ("cents", 1_000_000)] {
             assert_eq!(measure(unit, "quantity"), json!(["quantity", weight, false, false]), "{unit}");
-            assert_eq!(measure(unit, "{ name: quantity, default: 2 }"), json!(["quantity", weight, false, 2]), "{unit}");
+            assert_eq!(
+                measure(unit, "{ name: quantity, default: 2 }"),
+                json!(["quantity", weight, false, 2]),
+                "{unit}"
+            );
         }
     }
 

@@ -159,7 +159,10 @@ enum MeasureEntry {
     Word(MeasureWord),
     Term(TermEntry),
     Terms(#[schemars(length(min = 1, max = 16))] Vec<TermEntry>),
-    Weights(#[schemars(extend("propertyNames" = { "pattern": NO_STAR }, "minProperties" = 1, "maxProperties" = 16))] BTreeMap<String, WeightEntry>),
+    Weights(
+        #[schemars(extend("propertyNames" = { "pattern": NO_STAR }, "minProperties" = 1, "maxProperties" = 16))]
+        BTreeMap<String, WeightEntry>,
+    ),
 }
 
 /// `quantity` counts the event's quantity; `events` counts 1.

@@ -18,7 +18,8 @@ fn check(text: &str, expected: &str) {
 
 #[test]
 fn the_example_is_valid() {
-    let Checked { catalog, warnings } = check_catalog(EXAMPLE, jiff::tz::db()).unwrap_or_else(|problems| panic!("{problems}"));
+    let Checked { catalog, warnings } =
+        check_catalog(EXAMPLE, jiff::tz::db()).unwrap_or_else(|problems| panic!("{problems}"));
     assert_eq!(warnings, []);
     assert_eq!(catalog.default_plan().unwrap().id, "free");
     assert_eq!(catalog.plans().len(), 4);
@@ -167,7 +168,8 @@ plans:
 #[test]
 fn an_absent_quantity_is_1_where_things_are_counted_so_that_no_later_rule_is_reached() {
     let rules = "match: [ { event: x }, { event: x, measure: { images: 1 } } ]";
-    let told = "match[1]: is never reached: rule 0 applies to the same events; remove one of them, or write this one first";
+    let told =
+        "match[1]: is never reached: rule 0 applies to the same events; remove one of them, or write this one first";
     check_lines("count", &[(rules, told), ("match: [ { event: x, measure: { images: 1 } }, { event: x } ]", "")]);
     for unit in ["tokens", "seconds", "cents"] {
         check_lines(unit, &[(rules, "")]);
@@ -449,7 +451,9 @@ fn what_a_plan_leaves_out_has_a_default() {
 #[test]
 fn a_star_that_would_match_only_itself_is_refused() {
     let star = |text: &str| {
-        format!("is \"{text}\", and a star may only end a value, where it stands for any ending: list the values, or write a prefix such as gpt-4o*")
+        format!(
+            "is \"{text}\", and a star may only end a value, where it stands for any ending: list the values, or write a prefix such as gpt-4o*"
+        )
     };
     for text in ["*-free", "gpt-*-mini", "gpt-**", "**"] {
         let rule = |value: &str| format!("match: [ {{ event: x, metadata: {{ model: {value} }} }} ]");

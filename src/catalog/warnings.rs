@@ -53,15 +53,10 @@ fn rules(groups: &[LimitGroup], in_cents: bool) -> impl DoubleEndedIterator<Item
 }
 
 /// An event of the name that `priced` is for, which `other` matches and no group in cents does.
-fn unpriced_event(
-    groups: &[LimitGroup],
-    priced: &Rule,
-    other: &Rule,
-) -> Option<(String, BTreeMap<String, String>)> {
+fn unpriced_event(groups: &[LimitGroup], priced: &Rule, other: &Rule) -> Option<(String, BTreeMap<String, String>)> {
     let name = priced.event.common_name(&other.event)?;
-    let is_free = |metadata: &BTreeMap<String, String>| {
-        !rules(groups, true).any(|(_, _, rule)| holds(rule, &name, metadata))
-    };
+    let is_free =
+        |metadata: &BTreeMap<String, String>| !rules(groups, true).any(|(_, _, rule)| holds(rule, &name, metadata));
     let metadata = combinations(&other.conditions, &priced.conditions).take(MOST_TRIED).find(is_free)?;
     Some((name, metadata))
 }
@@ -129,7 +124,9 @@ mod tests {
         let gpt = "{ event: llm.tokens, metadata: { model: gpt-4o* } }";
         assert_eq!(with_tokens(gpt), told(0, "model=unlisted"));
         // The last of its rules.
-        let two = format!("{gpt}, {{ event: llm.tokens, metadata: {{ provider: openai, model: [o1, o3] }} }}, {{ event: x }}");
+        let two = format!(
+            "{gpt}, {{ event: llm.tokens, metadata: {{ provider: openai, model: [o1, o3] }} }}, {{ event: x }}"
+        );
         assert_eq!(with_tokens(&two), told(1, "model=unlisted provider=unlisted"));
         // The rest of one provider is caught, and of others not.
         let provider = format!("{gpt}, {{ event: llm.tokens, metadata: {{ provider: openai }} }}");
@@ -157,7 +154,10 @@ mod tests {
         let same = group("t", "tokens", "{ event: llm.tokens, metadata: { model: [gpt-4o, gpt-4o-mini] } }");
         assert_eq!(passes(&format!("{same}, {}", group("c", "cents", gpt))), []);
         // Conditions of groups that count things are no prices.
-        assert_eq!(passes(&format!("{images}, {}", group("f", "count", "{ event: image.render, metadata: { model: a } }"))), []);
+        assert_eq!(
+            passes(&format!("{images}, {}", group("f", "count", "{ event: image.render, metadata: { model: a } }"))),
+            []
+        );
     }
 
     #[test]

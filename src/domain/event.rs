@@ -128,7 +128,8 @@ mod tests {
 
     #[test]
     fn metadata_is_a_number_or_told_apart_from_what_is_absent() {
-        let metadata = [("seconds", "1.5"), ("model", "gpt-4o"), ("price", "1e3"), ("debt", "-1"), ("thousand", "1,000")];
+        let metadata =
+            [("seconds", "1.5"), ("model", "gpt-4o"), ("price", "1e3"), ("debt", "-1"), ("thousand", "1,000")];
         let metadata = metadata.map(|(key, value)| (key.to_owned(), value.to_owned())).into();
         let event = Event::new(EventName::parse("a").unwrap(), None, BTreeMap::new(), metadata);
         let read = event.measured_metadata(|name| name != "model" && name != "price");

@@ -220,7 +220,13 @@ mod tests {
     fn a_pattern_is_for_its_names() {
         let fits = |pattern: &str, name: &str| EventPattern::parse(pattern).unwrap().fits(name);
         assert!(fits("*", "a") && fits("a.b", "a.b") && !fits("a.b", "a.b.c"));
-        assert!(fits("a.*", "a.b") && fits("a.*", "a.b.c") && !fits("a.*", "a") && !fits("a.*", "ab.c") && !fits("a.*", "a."));
+        assert!(
+            fits("a.*", "a.b")
+                && fits("a.*", "a.b.c")
+                && !fits("a.*", "a")
+                && !fits("a.*", "ab.c")
+                && !fits("a.*", "a.")
+        );
     }
 
     #[test]

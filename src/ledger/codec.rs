@@ -76,7 +76,13 @@ pub fn event_identity(event: &Event) -> EventParts<'_> {
     let quantity = quantity.or_else(|| unsaid.then_some(Quantity::ONE));
     let numbers = event.measured_metadata(|_| true).into_iter().filter(|(_, number)| number.is_ok());
     let numbers: BTreeMap<_, _> = numbers.map(|(name, number)| (name, MetadataNumber(number))).collect();
-    (metadata, name.as_str(), OrFalse(quantity), quantities, OrFalse(Some(numbers).filter(|numbers| !numbers.is_empty())))
+    (
+        metadata,
+        name.as_str(),
+        OrFalse(quantity),
+        quantities,
+        OrFalse(Some(numbers).filter(|numbers| !numbers.is_empty())),
+    )
 }
 
 /// The call of `can_use`.

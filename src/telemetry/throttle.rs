@@ -63,7 +63,8 @@ impl Throttle {
     /// Whether a line is written; it is counted otherwise. `message` is asked for the first one that is not.
     fn passes(&self, kind: Kind, level: Level, burst: u32, now: Instant, message: impl FnOnce() -> String) -> bool {
         let mut buckets = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let kind = if buckets.len() < MOST_KINDS || buckets.contains_key(&kind) { kind } else { (kind.0, String::new()) };
+        let kind =
+            if buckets.len() < MOST_KINDS || buckets.contains_key(&kind) { kind } else { (kind.0, String::new()) };
         let bucket = buckets.entry(kind).or_insert_with(|| Bucket {
             level,
             left: burst,
@@ -189,9 +190,8 @@ mod tests {
         let passes = |reason: &str, after: Duration| {
             throttle.passes(kind(reason), Level::WARN, OF_CALLS, start + after, || format!("no answer: {reason}"))
         };
-        let of = |count: u64, reason: &str| {
-            vec![(Level::WARN, LeftOut { count, message: format!("no answer: {reason}") })]
-        };
+        let of =
+            |count: u64, reason: &str| vec![(Level::WARN, LeftOut { count, message: format!("no answer: {reason}") })];
         let written = |count: u64, after| (0..count).filter(|_| passes("UNAVAILABLE", after)).count();
         assert_eq!(written(1800, Duration::ZERO), 10);
         assert!(passes("CONTENDED", Duration::ZERO), "another reason is another kind");

@@ -26,10 +26,12 @@ impl Reader<'_> {
             let path = format!("{path}[{index}]");
             let rule = self.rule(item, &path);
             let reach = rule.as_ref().map(reach);
-            let hidden = |reach| reaches.iter().position(|earlier| earlier.as_ref().is_some_and(|it| hides(it, reach, unit)));
+            let hidden =
+                |reach| reaches.iter().position(|earlier| earlier.as_ref().is_some_and(|it| hides(it, reach, unit)));
             if let Some(earlier) = reach.as_ref().and_then(hidden) {
                 // The same measure hides this one in either order.
-                let same = reaches[earlier].as_ref().map(|earlier| &earlier.measure) == reach.as_ref().map(|it| &it.measure);
+                let same =
+                    reaches[earlier].as_ref().map(|earlier| &earlier.measure) == reach.as_ref().map(|it| &it.measure);
                 let instead = if same { "" } else { ", or write this one first" };
                 let message =
                     format!("is never reached: rule {earlier} applies to the same events; remove one of them{instead}");
