@@ -41,7 +41,7 @@ pub(super) fn run(input: &[u8]) {
         Ok(ValuePattern::Exact(value)) => value,
         Ok(ValuePattern::Prefix(prefix)) => format!("{prefix}*"),
         Err(MisplacedStar) => {
-            assert!(text.trim_end_matches('*') != text || text.contains('*'), "{text:?} has no star");
+            assert!(text.contains('*'), "{text:?} has no star");
             return;
         }
     };
