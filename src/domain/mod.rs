@@ -5,6 +5,7 @@
 
 pub mod amount;
 pub mod answer;
+pub mod descriptor;
 pub mod event;
 pub mod fault;
 pub mod id;
