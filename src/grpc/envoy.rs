@@ -189,6 +189,9 @@ fn ask(place: &str, understood: Understood, domain: &str) -> Result<Asked<Ask<Us
     }
     if is_refund {
         name.push_str(".refund");
+        if name.len() > EventName::LONGEST {
+            return Ok(Err(DeniedValue::Event));
+        }
     }
     let event = v1::Event { name, quantity: Some(number as f64), metadata, ..v1::Event::default() };
     let event = request::event(Some(event)).map_err(|fault| within(place, fault))?;

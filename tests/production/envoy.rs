@@ -65,6 +65,12 @@ impl Proxy {
         line.unwrap_or_else(|| panic!("{series} is missing: {text}")).parse().unwrap()
     }
 
+    /// All that it has logged. It has ended then.
+    fn whole_log(&mut self) -> String {
+        self.served.kill();
+        self.served.whole_log()
+    }
+
     async fn used(&mut self, user: &str, group: &str) -> f64 {
         let request = v1::GetUsageRequest { user_id: user.to_owned(), ..v1::GetUsageRequest::default() };
         let limits = self.replica.metering.get_usage(request).await.unwrap().into_inner().limits;
@@ -295,7 +301,7 @@ async fn a_value_that_a_caller_may_have_chosen_is_denied_and_not_free() {
     assert_eq!(proxy.used(&user, "tokens").await, 100.0, "what has happened is counted");
     assert_eq!(proxy.codes(vec![priced("9")]).await.0, Code::Ok);
     assert_eq!(proxy.codes(vec![priced("1")]).await.0, Code::OverLimit);
-    let log = proxy.served.log();
+    let log = proxy.whole_log();
     assert_eq!(
         log.matches("a value in a descriptor is not valid").count(),
         5,
@@ -338,7 +344,7 @@ async fn faults_that_envoy_shows_to_nobody_are_counted_and_logged_once_a_minute_
         }
         assert_eq!(proxy.counter(&format!("tollgate_envoy_faults_total{{reason=\"{reason}\"}}")), 3.0);
     }
-    let log = proxy.served.log();
+    let log = proxy.whole_log();
     for (reason, _, problem) in odd {
         let lines: Vec<_> = log.lines().filter(|line| line.contains(reason)).collect();
         assert_eq!(lines.len(), 1, "{reason}: {log}");
@@ -350,7 +356,7 @@ async fn faults_that_envoy_shows_to_nobody_are_counted_and_logged_once_a_minute_
     let mut proxy = Proxy::start(&["--api-keys", "--admin-listen", "127.0.0.1:0"]).await;
     proxy.ask(vec![call(&user)]).await.unwrap_err();
     assert_eq!(proxy.counter("tollgate_envoy_faults_total{reason=\"UNAUTHENTICATED\"}"), 1.0);
-    assert!(proxy.served.log().contains("UNAUTHENTICATED"));
+    assert!(proxy.whole_log().contains("UNAUTHENTICATED"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -396,4 +402,9 @@ async fn the_answer_says_what_was_charged_so_that_it_can_be_given_back() {
     let back = |hits| RateLimitDescriptor { is_negative_hits: true, ..tokens(&user, hits) };
     assert_eq!(proxy.codes(vec![back(50), back(0), tokens(&user, 1)]).await, (Code::Ok, vec![Code::Ok; 3]));
     assert_eq!(proxy.used(&user, "tokens").await, 31.0, "to give back nothing is no fault");
+    // Its refund has no name: that loses nothing else of the request.
+    let unnamed =
+        RateLimitDescriptor { is_negative_hits: true, hits_addend: Some(1), ..event(&user, &"x".repeat(128)) };
+    assert_eq!(proxy.codes(vec![unnamed, tokens(&user, 1)]).await, (Code::OverLimit, vec![Code::OverLimit, Code::Ok]));
+    assert_eq!(proxy.used(&user, "tokens").await, 32.0);
 }
