@@ -13,6 +13,7 @@ use tonic::transport::Server;
 use crate::access::Access;
 use crate::apps::Apps;
 use crate::config::Limits;
+use crate::domain::descriptor::EntryMeanings;
 use crate::grpc::deadline::DeadlineLayer;
 use crate::grpc::gate::{GateLayer, GateOptions};
 use crate::grpc::protocol::ProtocolLayer;
@@ -73,8 +74,8 @@ pub struct Serving {
     pub fail_open: bool,
     /// What TLS is spoken with, if it is.
     pub tls: Option<Certificates>,
-    /// Where Envoy's rate limit service is served, if anywhere.
-    pub envoy: Option<TcpListener>,
+    /// Where Envoy's rate limit service is served, if anywhere, and what the entries of descriptors mean there.
+    pub envoy: Option<(TcpListener, EntryMeanings)>,
     /// Where metrics and health are shown over HTTP, if anywhere.
     pub admin: Option<TcpListener>,
 }
@@ -109,7 +110,8 @@ pub async fn run(
     let (stop, stopping) = watch::channel(());
     let incoming =
         |listener| Incoming::new(listener, tls.as_ref().map(Certificates::subscribe), &limits, stopping.clone());
-    let (incoming, envoy) = (incoming(listener), envoy.map(incoming));
+    let (incoming, envoy) =
+        (incoming(listener), envoy.map(|(listener, meanings)| (incoming(listener), Arc::new(meanings))));
     if let Some(certificates) = tls {
         beside.spawn(certificates.follow());
     }
@@ -144,13 +146,14 @@ pub async fn run(
         }
     };
     let proxies = async {
-        let Some(incoming) = envoy else { return Ok(()) };
+        let Some((incoming, meanings)) = envoy else { return Ok(()) };
+        let rate_limits = RateLimits { apps: Arc::clone(&apps), meanings };
         bounded_server
             .clone()
             .add_service(health_service.clone())
             .add_service(takes!(envoy_reflection().build_v1()?, SMALL))
             .add_service(takes!(envoy_reflection().build_v1alpha()?, SMALL))
-            .add_service(talks!(RateLimitServiceServer::new(RateLimits(Arc::clone(&apps))), most))
+            .add_service(talks!(RateLimitServiceServer::new(rate_limits), most))
             .serve_with_incoming_shutdown(incoming, until_stop())
             .await?;
         Ok(())

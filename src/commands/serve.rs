@@ -14,6 +14,7 @@ use crate::apps::files::{CatalogFailure, Parsed, Texts};
 use crate::apps::keep_up::{self, Upkeep};
 use crate::apps::{Apps, Catalogs};
 use crate::config::{Config, Settings, log_filter, unknown_variables};
+use crate::domain::descriptor::EntryMeanings;
 use crate::domain::fault::Fault;
 use crate::ledger::{ConnectError, Ledger, RedisAccess, RedisOptions};
 use crate::meter::MeterOptions;
@@ -48,6 +49,8 @@ pub(super) enum Failure {
     Keys(#[from] Fault),
     #[error("--tls-client-app gives {0} to two apps")]
     IdentityTwice(String),
+    #[error("--envoy-entries {0}")]
+    EntryMeanings(String),
     #[error(transparent)]
     Tls(#[from] InvalidTls),
     #[error("cannot wait for signals")]
@@ -190,6 +193,7 @@ async fn serve_with(
         false => None,
     };
     let identities = IdentityApps::new(&config.tls_client_app).map_err(Failure::IdentityTwice)?;
+    let meanings = EntryMeanings::new(&config.envoy_entries).map_err(Failure::EntryMeanings)?;
     let Listeners { callers, envoy, admin } = listeners;
     let addresses = [("admin port", &admin), ("envoy port", &envoy)]
         .map(|(what, listener)| (what, listener.as_ref().and_then(|listener| listener.local_addr().ok())));
@@ -200,7 +204,7 @@ async fn serve_with(
         limits: config.limits.clone(),
         fail_open: config.fail_open,
         tls,
-        envoy,
+        envoy: envoy.map(|listener| (listener, meanings)),
         admin,
     };
     let upkeep = Arc::new(Upkeep::new(only_default(config)));

@@ -6,6 +6,7 @@
 pub mod amount;
 pub mod answer;
 pub mod counted;
+pub mod descriptor;
 pub mod event;
 pub mod fault;
 pub mod id;

@@ -8,6 +8,7 @@ use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt as _};
 
 use crate::domain::fault::Fault;
+use crate::telemetry::call;
 
 /// Whose reasons these are.
 pub(super) const DOMAIN: &str = "tollgate";
@@ -73,7 +74,9 @@ pub(super) fn status(fault: Fault) -> Status {
         // What callers do wrong is theirs to know, and may quote them.
         _ => tracing::debug!(code = ?code, reason, "a call was refused"),
     }
-    Status::with_error_details(code, fault.to_string(), details)
+    let text = fault.to_string();
+    call::fails(reason, &text);
+    Status::with_error_details(code, text, details)
 }
 
 /// What a program may want to know of a fault.

@@ -12,7 +12,7 @@ use tower::{Layer, Service};
 use super::call::{self, Call};
 use super::labels::{Code, Outcome, Rpc};
 use super::metrics::metrics;
-use super::trace;
+use super::{envoy, trace};
 
 const REQUEST_ID: HeaderName = HeaderName::from_static(call::REQUEST_ID);
 const STATUS: HeaderName = HeaderName::from_static("grpc-status");
@@ -51,7 +51,7 @@ where
         let span = if rpc.is_work() { trace::rpc(request.uri().path(), request.headers(), &request_id) } else { None };
         metrics().in_flight.inc();
         let ending = Ending { rpc, started: Instant::now(), request_id: request_id.clone(), ended: false };
-        let call = Call { request_id, outcome: Outcome::Done.into(), retries: 0.into(), span };
+        let call = Call { rpc, request_id, fault: None.into(), outcome: Outcome::Done.into(), retries: 0.into(), span };
         Observing { work: call::serve(call, self.0.call(request)), ending }
     }
 }
@@ -86,6 +86,10 @@ where
             let outcome = if code == Code::Ok { call.outcome.get() } else { Outcome::Fault };
             if let Some(span) = &call.span {
                 trace::rpc_ended(span, code, outcome, call.retries.get());
+            }
+            if call.rpc == Rpc::ShouldRateLimit && outcome == Outcome::Fault {
+                let (reason, text) = call.fault.take().unwrap_or_default();
+                envoy::fault(code, reason, &text);
             }
             this.ending.end(code, outcome);
         }

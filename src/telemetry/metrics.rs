@@ -15,7 +15,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 
-use super::labels::{Code, Component, Load, Outcome, RedisError, Rpc, Uncounted};
+use super::labels::{Code, Component, DeniedValue, EnvoyFault, Load, Outcome, RedisError, Rpc, Uncounted};
 use super::process::Process;
 
 /// So many pairs of a plan and a limit group have time series of their own. A catalog of any sense has fewer, but catalogs come and go.
@@ -75,6 +75,16 @@ struct LoadLabels {
     result: Load,
 }
 
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct EnvoyFaultLabels {
+    reason: EnvoyFault,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct DeniedValueLabels {
+    value: DeniedValue,
+}
+
 /// A rare event's counter, by a closed set of labels.
 type Rare<L> = Family<L, Counter>;
 
@@ -110,6 +120,8 @@ pub struct Metrics {
     pub stale: Counter,
     /// Calls that were given up, as others changed the user's state with every attempt.
     pub contended: Counter,
+    envoy_faults: Vec<Counter>,
+    envoy_values_denied: Vec<Counter>,
     scripts: Seconds<ScriptLabels>,
     redis_errors: Vec<Counter>,
     /// How many calls one command to Redis decided.
@@ -175,6 +187,16 @@ impl Metrics {
                 drop(uncounted.get_or_create(&UncountedLabels { rpc, reason }));
             }
         }
+        let envoy_faults: Rare<EnvoyFaultLabels> = all.add(
+            "envoy_faults",
+            "Requests of Envoy that got a fault instead of a decision, by the reason",
+            Family::default(),
+        );
+        let envoy_values_denied: Rare<DeniedValueLabels> = all.add(
+            "envoy_values_denied",
+            "Descriptors of Envoy that were denied as a value in them is not valid",
+            Family::default(),
+        );
         let redis_errors: Rare<KindLabels> =
             all.add("redis_errors", "Commands that Redis did not answer as asked, by the reason", Family::default());
         let components: Family<ComponentLabels, Gauge> =
@@ -214,6 +236,12 @@ impl Metrics {
                 "Calls given up, as the user's state changed with every attempt",
                 Counter::default(),
             ),
+            envoy_faults: handles(EnvoyFault::ALL, |reason| {
+                envoy_faults.get_or_create_owned(&EnvoyFaultLabels { reason })
+            }),
+            envoy_values_denied: handles(DeniedValue::ALL, |value| {
+                envoy_values_denied.get_or_create_owned(&DeniedValueLabels { value })
+            }),
             scripts: all.add_seconds("redis_duration", "From asking for a script to its answer", scripts),
             redis_errors: handles(RedisError::ALL, |kind| redis_errors.get_or_create_owned(&KindLabels { kind })),
             batch_calls: all.add("redis_batch_calls", "Calls that one command decided", Histogram::new(CALLS)),
@@ -306,6 +334,16 @@ impl Metrics {
     /// Redis did not do what it was asked.
     pub fn redis_error(&self, kind: RedisError) {
         self.redis_errors[kind as usize].inc();
+    }
+
+    /// Envoy got a fault instead of a decision.
+    pub fn envoy_fault(&self, reason: EnvoyFault) {
+        self.envoy_faults[reason as usize].inc();
+    }
+
+    /// A descriptor was denied, as a value in it is not valid.
+    pub fn envoy_value_denied(&self, value: DeniedValue) {
+        self.envoy_values_denied[value as usize].inc();
     }
 
     /// Whether a component works.

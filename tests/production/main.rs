@@ -8,7 +8,10 @@ mod abuse;
 mod access;
 mod envoy;
 mod malformed;
+mod envoy_kubernetes;
+mod envoy_proxy;
 mod raw;
+mod real_envoy;
 mod rolling;
 mod slow;
 #[path = "../common/mod.rs"]
