@@ -27,6 +27,10 @@ const OTHER: &str = "other";
 /// From a quarter of a millisecond, which a call takes at best, to what passes the patience of Redis.
 const SECONDS: [f64; 13] = [0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5];
 
+/// The statuses with an alert that many calls can end in. Each has its time series from the start.
+const ALERTED: [Code; 5] =
+    [Code::Unavailable, Code::Internal, Code::DeadlineExceeded, Code::Unauthenticated, Code::InvalidArgument];
+
 /// Up to the largest number that `--redis-batch` takes.
 const CALLS: [f64; 9] = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 256.0, 1000.0];
 
@@ -240,7 +244,9 @@ impl Metrics {
         };
         // Alerts look at how these grow, which nobody sees of a series that begins at one.
         for rpc in Rpc::ALL.iter().copied().filter(|rpc| rpc.is_work()) {
-            metrics.rpc(rpc, Code::Unavailable, Outcome::Fault);
+            for code in ALERTED {
+                metrics.rpc(rpc, code, Outcome::Fault);
+            }
         }
         metrics
     }

@@ -349,9 +349,6 @@ async fn dashboard_alerts_and_docs_name_what_there_is() {
     let read = |path: &str| std::fs::read_to_string(root.join(path)).expect(path);
     let (alerts, dashboard) = (read("deploy/prometheus/alerts.yaml"), read("deploy/grafana/tollgate.json"));
     let (runbook, documented) = (read("docs/RUNBOOK.md"), read("docs/METRICS.md"));
-    for event in saphyr_parser::Parser::new_from_str(&alerts) {
-        event.expect("the alerts are YAML");
-    }
     let parsed: serde_json::Value = serde_json::from_str(&dashboard).expect("the dashboard is JSON");
     assert!(parsed["panels"].as_array().is_some_and(|panels| panels.len() > 20));
 
@@ -375,14 +372,4 @@ async fn dashboard_alerts_and_docs_name_what_there_is() {
     assert_eq!(families, in_docs.into_iter().map(str::to_owned).collect());
     assert!(metrics_in(&runbook).iter().all(|name| there.contains(name) || families.contains(*name)));
 
-    let names = alerts.lines().filter_map(|line| line.trim().strip_prefix("- alert: "));
-    let headings = runbook.lines().filter_map(|line| line.strip_prefix("## Tollgate"));
-    let names: BTreeSet<String> = names.map(str::to_owned).collect();
-    assert_eq!(names, headings.map(|rest| format!("Tollgate{rest}")).collect());
-    for name in &names {
-        assert!(
-            alerts.contains(&format!("runbook: docs/RUNBOOK.md#{}\n", name.to_lowercase())),
-            "{name} says where to look"
-        );
-    }
 }
