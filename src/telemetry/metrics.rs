@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{LazyLock, OnceLock};
 use std::time::{Duration, SystemTime};
 
-use prometheus_client::encoding::{EncodeLabelSet, text};
+use prometheus_client::encoding::{EncodeLabelSet, prometheus_text, text};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
@@ -15,6 +15,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 
+use super::exposition::Format;
 use super::labels::{Code, Component, Load, Outcome, RedisError, Rpc, Uncounted};
 use super::process::Process;
 
@@ -251,13 +252,16 @@ impl Metrics {
         metrics
     }
 
-    /// Everything, as OpenMetrics text.
+    /// Everything, in a format.
     ///
     /// # Errors
     /// None in practice: text can be written to memory.
-    pub fn scrape(&self) -> Result<String, std::fmt::Error> {
+    pub fn scrape(&self, format: Format) -> Result<String, std::fmt::Error> {
         let mut text = String::with_capacity(16 * 1024);
-        text::encode(&mut text, &self.registry)?;
+        match format {
+            Format::Text => prometheus_text::encode(&mut text, &self.registry)?,
+            Format::OpenMetrics => text::encode(&mut text, &self.registry)?,
+        }
         Ok(text)
     }
 
@@ -355,7 +359,7 @@ mod tests {
             metrics.denied("free", &number.to_string());
         }
         metrics.denied("free", "7");
-        let text = metrics.scrape().unwrap();
+        let text = metrics.scrape(Format::Text).unwrap();
         let series = text.lines().filter(|line| line.starts_with("tollgate_denials_total{")).count();
         assert_eq!(series, MOST_GROUPS + 1);
         assert!(text.contains("tollgate_denials_total{plan=\"other\",limit_group=\"other\"} 500\n"), "{text}");
@@ -370,7 +374,7 @@ mod tests {
                 metrics.rpc_ended(*rpc, Code::Ok, *outcome, Duration::from_millis(3));
             }
         }
-        let text = metrics.scrape().unwrap();
+        let text = metrics.scrape(Format::OpenMetrics).unwrap();
         let ones = text.lines().filter(|line| line.starts_with("tollgate_rpcs_total{") && line.ends_with(" 1")).count();
         assert_eq!(ones, Rpc::ALL.len() * Outcome::ALL.len());
         assert!(text.ends_with("# EOF\n"));

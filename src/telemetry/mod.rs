@@ -5,6 +5,7 @@
 
 pub mod admin;
 pub mod call;
+pub mod exposition;
 pub mod labels;
 pub mod layer;
 pub mod logs;
