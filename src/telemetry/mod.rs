@@ -5,6 +5,7 @@
 
 pub mod admin;
 pub mod call;
+mod collector;
 pub mod exposition;
 pub mod labels;
 pub mod layer;

@@ -37,9 +37,15 @@ fn told(line: &str) -> Option<SocketAddr> {
 impl Served {
     /// Starts it with these flags on a port of this machine, 0 for a free one, and returns when it listens.
     pub fn start(port: u16, flags: &[&str]) -> Self {
+        Self::start_with(port, flags, &[])
+    }
+
+    /// Starts it with these variables as well.
+    pub fn start_with(port: u16, flags: &[&str], variables: &[(&str, &str)]) -> Self {
         let mut child = tollgate()
             .args(["serve", "--listen", &format!("127.0.0.1:{port}")])
             .args(flags)
+            .envs(variables.iter().copied())
             .stderr(Stdio::piped())
             .spawn()
             .expect("the binary can be run");

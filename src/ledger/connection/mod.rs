@@ -275,7 +275,7 @@ impl Connections {
         owner: &Owner,
         args: &[&[u8]],
     ) -> Result<Vec<u8>, Fault> {
-        let (started, mut span) = (Instant::now(), trace::script(script.name));
+        let (started, mut span) = (Instant::now(), trace::script(script.name, || self.address()));
         let answer = match &self.to {
             To::Node(node) if node.batches() && script.batches => node.call(hash(owner), script, keys, args).await,
             _ => self.evaluate_alone(script, keys, owner, args).await.map_err(Arc::new),
@@ -340,6 +340,14 @@ impl Connections {
             }
         }
         self.functions.loaded();
+    }
+
+    /// Where the Redis is that is asked. Of a cluster only the library knows.
+    fn address(&self) -> Option<(String, Option<u16>)> {
+        match &self.to {
+            To::Node(node) => Some(node.address()),
+            To::Cluster(_) => None,
+        }
     }
 
     /// An error leaves the outcome unknown, unless it is an answer. Nothing is sent again that may have run.

@@ -6,7 +6,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use redis::aio::{ConnectionLike as _, ConnectionManager, ConnectionManagerConfig};
-use redis::{Cmd, ConnectionInfo, ErrorKind, RedisError, ServerErrorKind, Value};
+use redis::{Cmd, ConnectionAddr, ConnectionInfo, ErrorKind, RedisError, ServerErrorKind, Value};
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -161,6 +161,16 @@ impl Node {
                 };
                 Err((ErrorKind::Client, "too few replicas have acknowledged a write", told).into())
             }
+        }
+    }
+
+    /// Where the node is, and its port: none for a Unix socket.
+    pub(super) fn address(&self) -> (String, Option<u16>) {
+        match self.source.master.borrow().info.addr() {
+            ConnectionAddr::Tcp(host, port) | ConnectionAddr::TcpTls { host, port, .. } => (host.clone(), Some(*port)),
+            ConnectionAddr::Unix(path) => (path.display().to_string(), None),
+            // The library may come to know others.
+            other => (other.to_string(), None),
         }
     }
 
