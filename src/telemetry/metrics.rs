@@ -117,6 +117,10 @@ pub struct Metrics {
     redis_errors: Vec<Counter>,
     /// How many calls one command to Redis decided.
     pub batch_calls: Histogram,
+    /// How far Redis's clock is ahead of this machine's, in seconds: of a cluster, the one that is furthest away.
+    pub redis_clock_offset: Gauge<f64, AtomicU64>,
+    /// How often Redis's clock has jumped.
+    pub redis_clock_jumps: Counter,
     components: Vec<Gauge>,
     /// Whether calls should be sent here.
     pub ready: Gauge,
@@ -215,6 +219,16 @@ impl Metrics {
             scripts: all.add_seconds("redis_duration", "From asking for a script to its answer", scripts),
             redis_errors: handles(RedisError::ALL, |kind| redis_errors.get_or_create_owned(&KindLabels { kind })),
             batch_calls: all.add("redis_batch_calls", "Calls that one command decided", Histogram::new(CALLS)),
+            redis_clock_offset: all.add_seconds(
+                "redis_clock_offset",
+                "How far Redis's clock is ahead of this machine's; below 0 if it is behind",
+                Gauge::default(),
+            ),
+            redis_clock_jumps: all.add(
+                "redis_clock_jumps",
+                "Times that Redis's clock has moved by more than 2 seconds by itself",
+                Counter::default(),
+            ),
             components: handles(Component::ALL, |component| {
                 components.get_or_create_owned(&ComponentLabels { component })
             }),

@@ -45,7 +45,8 @@ fn every_alert_says_what_it_means_and_where_to_look() {
         assert!(name.starts_with("Tollgate"), "{name}");
         assert!(annotation("summary").len() > 10, "{name}");
         assert!(annotation("description").ends_with('.'), "{name}: the description is of whole sentences");
-        let (base, section) = annotation("runbook_url").split_once("docs/RUNBOOK.md#").expect("a section of the runbook");
+        let (base, section) =
+            annotation("runbook_url").split_once("docs/RUNBOOK.md#").expect("a section of the runbook");
         assert!(base.starts_with("https://"), "{name}: {base}");
         assert_eq!(section, name.to_lowercase());
         assert!(RUNBOOK.contains(&format!("\n## {name}\n")), "the runbook has no section {name}");
@@ -53,7 +54,8 @@ fn every_alert_says_what_it_means_and_where_to_look() {
         assert!(["critical", "warning", "info"].contains(&severity), "{name}: {severity}");
         assert!(names.insert(name.clone()), "{name} is there twice");
     }
-    let sections = RUNBOOK.lines().filter_map(|line| line.strip_prefix("## ")).filter(|name| name.starts_with("Tollgate"));
+    let sections =
+        RUNBOOK.lines().filter_map(|line| line.strip_prefix("## ")).filter(|name| name.starts_with("Tollgate"));
     assert_eq!(sections.map(str::to_owned).collect::<BTreeSet<_>>(), names);
 }
 

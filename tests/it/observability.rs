@@ -12,6 +12,7 @@ use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 
 use crate::support::promtool;
+use crate::support::proxy::{Fault, Proxy};
 use crate::support::redis_server::RedisServer;
 use crate::support::served::Served;
 use crate::support::{Replica, Step, fresh_user, redis_url, scratch, step_clock};
@@ -244,6 +245,37 @@ async fn the_process_is_measured_as_by_every_prometheus_client() {
     while scrape(&served)["process_cpu_seconds_total"] < figures["process_cpu_seconds_total"] + 0.02 {
         assert!(Instant::now() < deadline, "CPU time stands still");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_clock_of_redis_that_is_wrong_or_jumps_is_seen() {
+    let redis = RedisServer::start(scratch("clock"), "");
+    redis.ready().await;
+    let network = Proxy::start(([127, 0, 0, 1], redis.port()).into(), 1).await;
+    let served = serve("clock", &format!("redis://{}", network.address()), &[]);
+    let until = |what: &str, seen: &dyn Fn(f64, f64) -> bool| {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        loop {
+            let figures = scrape(&served);
+            let (ahead, jumps) =
+                (figures["tollgate_redis_clock_offset_seconds"], figures["tollgate_redis_clock_jumps_total"]);
+            if seen(ahead, jumps) {
+                return;
+            }
+            assert!(Instant::now() < deadline, "{what}: {ahead} s ahead, {jumps} jumps");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    };
+    // Both are this machine's clock.
+    until("at first", &|ahead, jumps| ahead.abs() < 1.0 && jumps == 0.0);
+    let days = 70 * 24 * 3600;
+    network.set(Fault::Clock(days));
+    until("70 days ahead", &|ahead, jumps| (ahead - days as f64).abs() < 1.0 && jumps == 1.0);
+    network.set(Fault::Clock(-100));
+    until("100 s behind", &|ahead, jumps| (ahead + 100.0).abs() < 1.0 && jumps == 2.0);
+    network.set(Fault::None);
+    until("at last", &|ahead, jumps| ahead.abs() < 1.0 && jumps == 3.0);
+    assert_eq!(served.log().matches("redis's clock has jumped").count(), 3, "{}", served.log());
 }
 
 #[tokio::test(flavor = "multi_thread")]
