@@ -21,7 +21,7 @@ use crate::grpc::rls::rate_limit_service_server::RateLimitServiceServer;
 use crate::grpc::v1::metering_service_server::MeteringServiceServer;
 use crate::grpc::v1::plan_service_server::PlanServiceServer;
 use crate::grpc::v1::subscription_service_server::SubscriptionServiceServer;
-use crate::grpc::{Incoming, Metering, Plans, RateLimits, Subscriptions, rls, v1};
+use crate::grpc::{Incoming, Metering, Plans, RateLimits, Subscriptions, rls, server_address, v1};
 use crate::health::Health;
 use crate::telemetry::admin;
 use crate::telemetry::layer::Observe;
@@ -134,7 +134,7 @@ pub async fn run(
         .http2_keepalive_timeout(Some(limits.keepalive))
         .max_connection_age(limits.max_connection_age)
         // The outermost: what others refuse is seen as well.
-        .layer(Observe)
+        .layer(Observe(server_address))
         .layer(ProtocolLayer)
         // Outside the gate, where a caller may wait as well.
         .layer(DeadlineLayer(limits.call_timeout))

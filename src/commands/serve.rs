@@ -37,7 +37,7 @@ pub(super) enum Failure {
         #[source]
         source: std::io::Error,
     },
-    #[error("cannot send traces: check --otlp-endpoint and the OTEL_ variables")]
+    #[error("cannot send traces to the collector of --otlp-endpoint")]
     Traces(#[from] telemetry::trace::StartError),
     #[error(transparent)]
     PrivateRedis(#[from] private_redis::StartError),

@@ -27,7 +27,7 @@ mod response;
 mod status;
 mod subscriptions;
 
-pub use connection::{Connection, ConnectionInfo};
+pub use connection::{Connection, ConnectionInfo, server_address};
 pub use envoy::RateLimits;
 pub use incoming::Incoming;
 pub use metering::Metering;

@@ -5,7 +5,9 @@
 
 pub mod admin;
 pub mod call;
+mod collector;
 pub mod envoy;
+pub mod exposition;
 pub mod labels;
 pub mod layer;
 pub mod logs;

@@ -4,6 +4,7 @@ mod scenario;
 #[path = "../common/mod.rs"]
 mod support;
 
+mod alerts;
 mod batch;
 mod clock;
 mod cluster;

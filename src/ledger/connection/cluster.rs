@@ -15,6 +15,7 @@ use redis::cluster_routing::{MultipleNodeRoutingInfo, RoutingInfo, SingleNodeRou
 use redis::{Cmd, ConnectionInfo, ErrorKind, InfoDict, RedisError, ServerErrorKind, Value};
 
 use super::access::Identity;
+use super::clock::Reading;
 use super::node::lazy;
 use super::target::{at, tcp};
 use super::{AnyError, ConnectError, check, is_loading, permissions, timed_out};
@@ -235,6 +236,18 @@ impl Cluster {
     /// Sends a command that is for all masters.
     pub(super) async fn administer(&self, command: &Cmd) -> Result<Value, RedisError> {
         command.query_async(&mut self.connection(0)).await
+    }
+
+    /// What the masters' clocks say, each with the address of its master. None of them if one does not answer within `limit`.
+    pub(super) async fn clocks(&self, limit: Duration) -> Vec<(String, Reading)> {
+        let masters = RoutingInfo::MultiNode((MultipleNodeRoutingInfo::AllMasters, None));
+        let (asked, mut connection) = (Instant::now(), self.connection(0));
+        let told = tokio::time::timeout(limit, connection.route_command(redis::cmd("TIME"), masters)).await;
+        let Ok(Ok(Value::Map(told))) = told else { return Vec::new() };
+        let of = |(node, time): (Value, Value)| {
+            Some((redis::from_redis_value::<String>(node).ok()?, Reading::of(&time, asked)?))
+        };
+        told.into_iter().filter_map(of).collect()
     }
 
     /// Whether a node, asked at random, answers within `limit` and says that the cluster serves. One that does not answer is a
