@@ -217,9 +217,16 @@ async fn metrics_come_in_the_format_that_is_asked_for_and_pass_the_linter() {
     // Each names a counter's family in its own way.
     assert!(text.contains("\n# TYPE tollgate_rpcs_total counter\n") && !text.contains("# EOF"), "{text}");
     assert!(open.contains("\n# TYPE tollgate_rpcs counter\n") && open.ends_with("\n# EOF\n"), "{open}");
-    // OpenMetrics writes the bounds of buckets as `1.0`, the other format as `1`.
-    let names =
-        |text: &str| samples(text).into_keys().map(|name| name.replace(".0\"}", "\"}")).collect::<BTreeSet<_>>();
+    // The formats differ in the order of labels, and in whether the bound of a bucket is `1.0` or `1`.
+    let normal = |name: &str| {
+        let (family, labels) = name.split_once('{').unwrap_or((name, ""));
+        let labels = labels.trim_end_matches('}').split(',').map(|label| match label.strip_prefix("le=") {
+            Some(bound) => format!("le={}", bound.trim_end_matches('"').trim_end_matches(".0")),
+            None => label.trim_end_matches('"').to_owned(),
+        });
+        (family.to_owned(), labels.collect::<BTreeSet<_>>())
+    };
+    let names = |text: &str| samples(text).keys().map(|name| normal(name)).collect::<BTreeSet<_>>();
     assert_eq!(names(&text), names(&open));
     promtool::check_metrics(&text);
 }
