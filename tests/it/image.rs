@@ -24,8 +24,9 @@ fn the_program_of_the_image_is_stripped_and_its_symbols_are_kept_beside_it() {
     let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let built = directory.path().join("target/release/tollgate");
     std::fs::create_dir_all(built.parent().unwrap()).unwrap();
-    // A program of tests has symbols as a release has, and more of them.
-    std::fs::hard_link(env!("CARGO_BIN_EXE_tollgate"), &built).unwrap();
+    // A small one stands for it: that of the tests has 200 MB of symbols, and other tests need the disk.
+    std::fs::write(directory.path().join("small.c"), "int main(void) {\n  return 42;\n}\n").unwrap();
+    run("cc", &["-g", "-Wl,--build-id", "-o", built.to_str().unwrap(), "small.c"], directory.path());
     run("sh", &["-c", &format!("objcopy {split}")], directory.path());
 
     let sections = |file: &str| run("readelf", &["--wide", "--section-headers", file], directory.path());
@@ -33,9 +34,8 @@ fn the_program_of_the_image_is_stripped_and_its_symbols_are_kept_beside_it() {
     for section in [".debug_info", ".debug_line", ".symtab"] {
         assert!(!program.contains(section) && symbols.contains(section), "{section}\n{program}\n{symbols}");
     }
-    let size = |file: &str| std::fs::metadata(directory.path().join(file)).unwrap().len();
-    assert!(size("tollgate") * 2 < size("target/release/tollgate"), "{} bytes", size("tollgate"));
-    assert!(run("./tollgate", &["--version"], directory.path()).starts_with("tollgate "));
+    let ended = Command::new(directory.path().join("tollgate")).status().unwrap();
+    assert_eq!(ended.code(), Some(42), "it still runs");
 
     // A debugger knows where the other half is, and that it is the other half.
     assert!(run("readelf", &["--string-dump=.gnu_debuglink", "tollgate"], directory.path()).contains("tollgate.debug"));
@@ -45,10 +45,10 @@ fn the_program_of_the_image_is_stripped_and_its_symbols_are_kept_beside_it() {
         id.unwrap_or_else(|| panic!("{file} has a build id: {notes}"))
     };
     assert_eq!(build_id("tollgate"), build_id("tollgate.debug"));
-    let names = run("nm", &["--demangle", "--defined-only", "tollgate.debug"], directory.path());
-    let main = names.lines().find_map(|line| line.split_once(" t tollgate::main").map(|(address, _)| address));
-    let found = run("addr2line", &["--exe=tollgate", main.expect("it has an address")], directory.path());
-    assert!(found.contains("src/main.rs:"), "the stripped program leads to the lines of its code: {found}");
+    let names = run("nm", &["--defined-only", "tollgate.debug"], directory.path());
+    let main = names.lines().find_map(|line| line.strip_suffix(" T main")).expect("it has an address");
+    let found = run("addr2line", &["--exe=tollgate", main], directory.path());
+    assert!(found.contains("small.c:1"), "the stripped program leads to the lines of its code: {found}");
 }
 
 #[test]
