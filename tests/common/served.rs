@@ -37,7 +37,22 @@ fn told(line: &str) -> Option<SocketAddr> {
 impl Served {
     /// Starts it with these flags on a port of this machine, 0 for a free one, and returns when it listens.
     pub fn start(port: u16, flags: &[&str]) -> Self {
-        let mut child = tollgate()
+        Self::start_by(tollgate(), port, flags)
+    }
+
+    /// The same, where a process may open so many files: by `ulimit` with this option, `-n`, or `-Sn` for a limit that it may raise.
+    pub fn start_with_files(option: &str, files: usize, flags: &[&str]) -> Self {
+        let mut shell = Command::new("sh");
+        let script = format!("ulimit {option} {files} && exec \"$0\" \"$@\"");
+        shell.args(["-c", &script]).arg(tollgate().get_program());
+        for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("TOLLGATE_")) {
+            shell.env_remove(name);
+        }
+        Self::start_by(shell, 0, flags)
+    }
+
+    fn start_by(mut command: Command, port: u16, flags: &[&str]) -> Self {
+        let mut child = command
             .args(["serve", "--listen", &format!("127.0.0.1:{port}")])
             .args(flags)
             .stderr(Stdio::piped())

@@ -6,6 +6,7 @@
 
 mod abuse;
 mod access;
+mod bounds;
 mod envoy;
 mod raw;
 mod rolling;
