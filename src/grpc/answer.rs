@@ -25,8 +25,9 @@ pin_project_lite::pin_project! {
 
     impl<B> PinnedDrop for Answer<B> {
         fn drop(this: Pin<&mut Self>) {
-            if let Some(Keeps { standing, kept, bytes, complete: true }) = this.project().keeps.take() {
-                standing.unsent.handed(bytes, kept);
+            let keeps = this.project().keeps;
+            if keeps.as_ref().is_some_and(|keeps| keeps.complete) {
+                Keeps::hand_over(keeps);
             }
         }
     }
@@ -36,10 +37,18 @@ pin_project_lite::pin_project! {
 struct Keeps {
     standing: Arc<Standing>,
     kept: Box<dyn Any + Send + Sync>,
-    /// How many bytes of it have been handed over.
-    bytes: usize,
-    /// Whether that was all.
+    /// Whether all of it has been handed over.
     complete: bool,
+}
+
+impl Keeps {
+    /// All of the answer has been handed over, or is with what follows: the connection keeps it from now on. Said before the last piece is
+    /// handed over, as the connection may write that on another thread at once.
+    fn hand_over(keeps: &mut Option<Self>) {
+        if let Some(Self { standing, kept, .. }) = keeps.take() {
+            standing.unsent.handed(0, Some(kept));
+        }
+    }
 }
 
 impl<B: Body> Answer<B> {
@@ -48,9 +57,11 @@ impl<B: Body> Answer<B> {
     /// With `holds_back` its last byte is a piece of its own. The server hands over a piece as soon as the caller has room for a single byte
     /// of it, and forgets the call with the last one: so this call is not forgotten before the caller has room for everything.
     pub(super) fn keeping(body: B, standing: &Arc<Standing>, kept: impl Any + Send + Sync, holds_back: bool) -> Self {
-        let complete = body.is_end_stream();
-        let keeps = Keeps { standing: Arc::clone(standing), kept: Box::new(kept), bytes: 0, complete };
-        Self { body, keeps: Some(keeps), holds_back, last: None }
+        let mut keeps = Some(Keeps { standing: Arc::clone(standing), kept: Box::new(kept), complete: false });
+        if body.is_end_stream() {
+            Keeps::hand_over(&mut keeps);
+        }
+        Self { body, keeps, holds_back, last: None }
     }
 }
 
@@ -60,32 +71,38 @@ impl<B: Body<Data = Bytes>> Body for Answer<B> {
 
     fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
         let mut this = self.project();
+        let handed = |keeps: &Option<Keeps>, bytes: usize| {
+            if let Some(keeps) = keeps {
+                keeps.standing.unsent.handed(bytes, None);
+            }
+        };
         if let Some(last) = this.last.take() {
+            handed(&*this.keeps, last.len());
             return Poll::Ready(Some(Ok(Frame::data(last))));
         }
-        let frame = ready!(this.body.as_mut().poll_frame(context));
-        let Some(keeps) = this.keeps else { return Poll::Ready(frame) };
-        let frame = match frame {
+        let frame = match ready!(this.body.as_mut().poll_frame(context)) {
             Some(Ok(frame)) => frame,
             end => {
-                keeps.complete = end.is_none();
+                if let Some(keeps) = this.keeps {
+                    keeps.complete = end.is_none();
+                }
                 return Poll::Ready(end);
             }
         };
         let frame = match frame.into_data() {
             Ok(mut data) => {
-                keeps.bytes += data.len();
                 if *this.holds_back && data.remaining() > 1 {
                     *this.last = Some(data.split_off(data.len() - 1));
                 }
+                handed(&*this.keeps, data.len());
                 Frame::data(data)
             }
+            // They are asked for when the caller had room for all that came before.
             Err(trailers) => {
-                keeps.complete = true;
+                Keeps::hand_over(this.keeps);
                 trailers
             }
         };
-        keeps.complete |= this.last.is_none() && this.body.is_end_stream();
         Poll::Ready(Some(Ok(frame)))
     }
 
@@ -119,6 +136,7 @@ mod tests {
             pieces.push(frame.unwrap().into_data().unwrap());
         }
         assert_eq!(pieces, ["answe", "r"]);
+        assert!(answer.is_end_stream());
         drop(answer);
         place.standing().unsent.written(5);
         assert_eq!(Arc::strong_count(&kept), 2);

@@ -19,13 +19,13 @@ pub(super) struct Unsent(Mutex<State>);
 #[derive(Default)]
 struct State {
     closed: bool,
-    /// In the order in which they were handed over: how many bytes of it are not yet written.
-    answers: VecDeque<(usize, Instant, Kept)>,
+    /// Their pieces, in the order in which they were handed over, with how many bytes of them are not yet written.
+    answers: VecDeque<(usize, Instant, Option<Kept>)>,
 }
 
 impl Unsent {
-    /// An answer of `bytes` has been handed over. `kept` is dropped when so much has been written.
-    pub(super) fn handed(&self, bytes: usize, kept: Kept) {
+    /// So many bytes of an answer are about to be handed over. `kept` is dropped when they, and all before them, have been written.
+    pub(super) fn handed(&self, bytes: usize, kept: Option<Kept>) {
         let mut state = self.lock();
         if !state.closed {
             state.answers.push_back((bytes, Instant::now(), kept));
@@ -83,7 +83,7 @@ mod tests {
         let answers = [Arc::new(1), Arc::new(2), Arc::new(3)];
         let kept = || answers.each_ref().map(Arc::strong_count);
         for answer in &answers {
-            unsent.handed(100, Box::new(Arc::clone(answer)));
+            unsent.handed(100, Some(Box::new(Arc::clone(answer))));
         }
         unsent.written(99);
         unsent.flushed();
@@ -92,7 +92,7 @@ mod tests {
         assert_eq!(kept(), [1, 1, 2]);
         unsent.close();
         assert_eq!(kept(), [1, 1, 1]);
-        unsent.handed(100, Box::new(Arc::clone(&answers[0])));
+        unsent.handed(100, Some(Box::new(Arc::clone(&answers[0]))));
         assert_eq!(kept(), [1, 1, 1], "nothing is written any more");
     }
 }
