@@ -48,7 +48,7 @@ const SMALL: usize = 4096;
 const QUESTIONS: usize = 64 * 1024;
 
 /// So many calls without a valid key may be under way on a connection that has not shown one.
-const KEYLESS: usize = 32;
+const KEYLESS: usize = 128;
 
 /// So many health watches and reflection streams may be open on one connection.
 const ENDLESS: usize = 8;
