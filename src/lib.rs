@@ -31,4 +31,5 @@ pub mod verify;
 
 pub mod commands;
 pub mod config;
+pub mod open_files;
 pub mod private_redis;

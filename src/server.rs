@@ -8,7 +8,8 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tonic::codec::CompressionEncoding::{Deflate, Gzip};
 use tonic::server::NamedService;
-use tonic::transport::Server;
+use tonic::service::Routes;
+use tower::ServiceBuilder;
 
 use crate::access::Access;
 use crate::apps::Apps;
@@ -21,20 +22,15 @@ use crate::grpc::rls::rate_limit_service_server::RateLimitServiceServer;
 use crate::grpc::v1::metering_service_server::MeteringServiceServer;
 use crate::grpc::v1::plan_service_server::PlanServiceServer;
 use crate::grpc::v1::subscription_service_server::SubscriptionServiceServer;
-use crate::grpc::{Incoming, Metering, Plans, RateLimits, Subscriptions, rls, server_address, v1};
+use crate::grpc::{
+    Incoming, Metering, Parts, Places, Plans, RateLimits, Subscriptions, rls, serve, server_address, v1,
+};
 use crate::health::Health;
 use crate::telemetry::admin;
 use crate::telemetry::layer::Observe;
 use crate::tls::Certificates;
 
-/// How many calls of a connection may be reset before they were taken up: one more ends the connection. Floods of resets cost a server more
-/// than those who send them (CVE-2023-44487).
-const MAX_RESETS: usize = 50;
-
-/// How many calls of a connection may be reset because its client has broken the protocol, over its whole life.
-const MAX_MISTAKES: usize = 1000;
-
-/// How large a question about health or reflection may be, in bytes: whoever asks has shown no key, and is not counted.
+/// How large a question about health or reflection may be, in bytes: its caller may have shown no key.
 const SMALL: usize = 4096;
 
 /// A service that takes compressed requests of at most so many bytes, before and after they are decompressed.
@@ -54,9 +50,6 @@ macro_rules! talks {
 /// Why serving ended early.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
-    /// The gRPC server failed.
-    #[error("the gRPC server failed")]
-    Transport(#[from] tonic::transport::Error),
     /// The descriptors built into the binary are broken.
     #[error("the reflection service failed")]
     Reflection(#[from] tonic_reflection::server::Error),
@@ -108,70 +101,67 @@ pub async fn run(
 
     // Connections are asked to end once the first half is gone.
     let (stop, stopping) = watch::channel(());
-    let incoming =
-        |listener| Incoming::new(listener, tls.as_ref().map(Certificates::subscribe), &limits, stopping.clone());
-    let (incoming, envoy) =
-        (incoming(listener), envoy.map(|(listener, meanings)| (incoming(listener), Arc::new(meanings))));
+    // Both listeners share the places, and below the gate, and so their bounds.
+    let places = Places::new(limits.max_connections);
+    let incoming = |listener| {
+        let certificates = tls.as_ref().map(Certificates::subscribe);
+        Incoming::new(listener, certificates, &limits, stopping.clone()).sharing(Arc::clone(&places))
+    };
+    let (incoming, envoy) = (incoming(listener), envoy.map(|(listener, meanings)| (incoming(listener), meanings)));
     if let Some(certificates) = tls {
         beside.spawn(certificates.follow());
     }
     let gate = GateLayer::new(GateOptions {
         access: Arc::clone(&access),
         max_in_flight: limits.max_in_flight,
+        portions: Parts { app: limits.app_share, public: limits.public_share },
         rate_per_app: u32::try_from(limits.rate_per_app).ok().and_then(NonZeroU32::new),
+        max_message_bytes: limits.max_message_bytes,
+        message_timeout: limits.message_timeout,
+        call_timeout: limits.call_timeout,
+        open_reflection: limits.open_reflection,
     });
     if let Some(guard) = access.keys.clone() {
         beside.spawn(async move { guard.keep_up().await });
     }
     let most = limits.max_message_bytes;
-    // Both listeners share the gate, and so its bounds.
-    let bounded_server = Server::builder()
-        .max_concurrent_streams(bounded(limits.max_streams))
-        .http2_max_header_list_size(bounded(limits.max_header_bytes))
-        .http2_max_pending_accept_reset_streams(Some(MAX_RESETS))
-        .http2_max_local_error_reset_streams(Some(MAX_MISTAKES))
-        .http2_keepalive_interval(Some(limits.keepalive))
-        .http2_keepalive_timeout(Some(limits.keepalive))
-        .max_connection_age(limits.max_connection_age)
+    let layers = ServiceBuilder::new()
         // The outermost: what others refuse is seen as well.
         .layer(Observe(server_address))
         .layer(ProtocolLayer)
         // Outside the gate, where a caller may wait as well.
         .layer(DeadlineLayer(limits.call_timeout))
         .layer(gate.clone());
-    let until_stop = || {
-        let mut stopping = stopping.clone();
-        async move {
-            let _: Result<(), _> = stopping.changed().await;
+    let proxies = match envoy {
+        None => None,
+        Some((incoming, meanings)) => {
+            let rate_limits = RateLimits { apps: Arc::clone(&apps), meanings: Arc::new(meanings) };
+            let services = Routes::new(health_service.clone())
+                .add_service(takes!(envoy_reflection().build_v1()?, SMALL))
+                .add_service(takes!(envoy_reflection().build_v1alpha()?, SMALL))
+                .add_service(talks!(RateLimitServiceServer::new(rate_limits), most));
+            Some((incoming, services))
         }
     };
-    let proxies = async {
-        let Some((incoming, meanings)) = envoy else { return Ok(()) };
-        let rate_limits = RateLimits { apps: Arc::clone(&apps), meanings };
-        bounded_server
-            .clone()
-            .add_service(health_service.clone())
-            .add_service(takes!(envoy_reflection().build_v1()?, SMALL))
-            .add_service(takes!(envoy_reflection().build_v1alpha()?, SMALL))
-            .add_service(talks!(RateLimitServiceServer::new(rate_limits), most))
-            .serve_with_incoming_shutdown(incoming, until_stop())
-            .await?;
+    let services = Routes::new(health_service)
+        .add_service(takes!(reflection().build_v1()?, SMALL))
+        .add_service(takes!(reflection().build_v1alpha()?, SMALL))
+        .add_service(talks!(MeteringServiceServer::new(Metering(Arc::clone(&apps))), most))
+        .add_service(talks!(SubscriptionServiceServer::new(Subscriptions(Arc::clone(&apps))), most))
+        .add_service(talks!(PlanServiceServer::new(Plans(Arc::clone(&apps))), most));
+    let serve = async |incoming, services: Routes| {
+        let service = layers.clone().service(services.prepare());
+        serve(incoming, service, &limits, stopping.clone()).await;
+    };
+    let server = async {
+        let proxies = async {
+            if let Some((incoming, services)) = proxies {
+                serve(incoming, services).await;
+            }
+        };
+        tokio::join!(serve(incoming, services), proxies);
         Ok(())
     };
-    let callers = async {
-        bounded_server
-            .clone()
-            .add_service(health_service.clone())
-            .add_service(takes!(reflection().build_v1()?, SMALL))
-            .add_service(takes!(reflection().build_v1alpha()?, SMALL))
-            .add_service(talks!(MeteringServiceServer::new(Metering(Arc::clone(&apps))), most))
-            .add_service(talks!(SubscriptionServiceServer::new(Subscriptions(Arc::clone(&apps))), most))
-            .add_service(talks!(PlanServiceServer::new(Plans(Arc::clone(&apps))), most))
-            .serve_with_incoming_shutdown(incoming, until_stop())
-            .await?;
-        Ok::<_, ServeError>(())
-    };
-    let server = async { tokio::try_join!(callers, proxies).map(drop) };
     let mut server = std::pin::pin!(server);
     let outcome = tokio::select! {
         outcome = &mut server => outcome,
@@ -200,10 +190,6 @@ pub async fn run(
         }
     };
     outcome
-}
-
-fn bounded(number: usize) -> Option<u32> {
-    Some(u32::try_from(number).unwrap_or(u32::MAX))
 }
 
 fn reflection() -> tonic_reflection::server::Builder<'static> {

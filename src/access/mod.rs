@@ -34,6 +34,12 @@ impl Access {
         Self { anybody: Some(Arc::new(Caller::secret(AppId::default()))), ..Self::default() }
     }
 
+    /// Whether everybody may call everything.
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        self.anybody.is_some()
+    }
+
     /// Callers with one of these keys, or with a certificate that names one of these identities.
     #[must_use]
     pub fn new(keys: Option<Arc<Guard>>, identities: IdentityApps) -> Self {

@@ -18,6 +18,7 @@ use crate::domain::descriptor::EntryMeanings;
 use crate::domain::fault::Fault;
 use crate::ledger::{ConnectError, Ledger, RedisAccess, RedisOptions};
 use crate::meter::MeterOptions;
+use crate::open_files;
 use crate::private_redis::{self, PrivateRedis};
 use crate::server::{self, ServeError, Serving};
 use crate::telemetry;
@@ -72,6 +73,7 @@ pub fn serve(settings: Settings) -> ExitCode {
     for name in unknown_variables(std::env::vars_os().map(|(name, _)| name)) {
         tracing::warn!("the variable {name} is not a setting, and is ignored; `tollgate serve --help` lists them");
     }
+    let config = within_open_files(config);
     choose_cryptography();
     // One thread needs neither to wake others nor to steal their work, which is a quarter of what a call costs.
     let mut runtime = match config.workers {
@@ -89,6 +91,20 @@ pub fn serve(settings: Settings) -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => failed(&failure),
     }
+}
+
+/// Fewer connections where the process may not open as many files.
+fn within_open_files(mut config: Config) -> Config {
+    let files = open_files::raise();
+    let (wanted, most) = (config.limits.max_connections, open_files::connections(config.limits.max_connections, files));
+    if most < wanted {
+        tracing::warn!(
+            "there may be {most} connections instead of {wanted}, as this process may open {files} files: raise the hard limit \
+             (ulimit -Hn, LimitNOFILE), or lower --max-connections"
+        );
+    }
+    config.limits.max_connections = most;
+    config
 }
 
 async fn run(config: Config) -> Result<(), Failure> {

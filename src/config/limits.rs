@@ -13,14 +13,27 @@ pub struct Limits {
     #[arg(long, env = "TOLLGATE_MAX_IN_FLIGHT", value_name = "NUMBER", default_value = "10000", value_parser = value::number(1, 1_000_000))]
     pub max_in_flight: usize,
 
-    /// How many calls a second each app may make of this replica, which is also how many at once; 0 for any number. More are
+    /// Which part of --max-in-flight one app may take, where keys or certificates say which app calls: 0 to 1. One more call is
     /// RESOURCE_EXHAUSTED, with RetryInfo
+    #[arg(long, env = "TOLLGATE_APP_SHARE", value_name = "RATIO", default_value = "0.5", value_parser = value::ratio)]
+    pub app_share: f64,
+
+    /// Which part of --max-in-flight all callers with public keys may take together: 0 to 1. Those of one app get --app-share of it
+    #[arg(long, env = "TOLLGATE_PUBLIC_SHARE", value_name = "RATIO", default_value = "0.1", value_parser = value::ratio)]
+    pub public_share: f64,
+
+    /// How many calls a second each app may make of this replica with secret keys, and as many with public ones, which is also how
+    /// many at once; 0 for any number. More are RESOURCE_EXHAUSTED, with RetryInfo
     #[arg(long, env = "TOLLGATE_RATE_PER_APP", value_name = "NUMBER", default_value = "0", value_parser = value::number(0, 10_000_000))]
     pub rate_per_app: usize,
 
     /// How long a call may take, from its headers to its answer. Callers may ask for less by `grpc-timeout`
     #[arg(long, env = "TOLLGATE_CALL_TIMEOUT", value_name = "DURATION", default_value = "30s", value_parser = value::duration(Duration::from_millis(100)))]
     pub call_timeout: Duration,
+
+    /// How long the message of a call may take to arrive after the headers
+    #[arg(long, env = "TOLLGATE_MESSAGE_TIMEOUT", value_name = "DURATION", default_value = "1s", value_parser = value::duration(Duration::from_millis(100)))]
+    pub message_timeout: Duration,
 
     /// How large a request may be, in bytes, before and after it is decompressed
     #[arg(long, env = "TOLLGATE_MAX_MESSAGE_BYTES", value_name = "NUMBER", default_value = "262144", value_parser = value::number(1024, 64 << 20))]
@@ -30,13 +43,18 @@ pub struct Limits {
     #[arg(long, env = "TOLLGATE_MAX_HEADER_BYTES", value_name = "NUMBER", default_value = "16384", value_parser = value::number(1024, 1 << 20))]
     pub max_header_bytes: usize,
 
-    /// How many connections there may be. One more is closed at once
+    /// How many connections there may be. One more ends the oldest that has not shown a secret key; it is closed at once if all have.
+    /// There are fewer where the process may open fewer files
     #[arg(long, env = "TOLLGATE_MAX_CONNECTIONS", value_name = "NUMBER", default_value = "10000", value_parser = value::number(1, 1_000_000))]
     pub max_connections: usize,
 
     /// How many calls may be under way on one connection
     #[arg(long, env = "TOLLGATE_MAX_STREAMS", value_name = "NUMBER", default_value = "1000", value_parser = value::number(1, 1_000_000))]
     pub max_streams: usize,
+
+    /// Answer server reflection without a key as well, where there are keys or certificates
+    #[arg(long, env = "TOLLGATE_OPEN_REFLECTION", value_name = "BOOLEAN", default_value = "false", num_args = 0..=1, default_missing_value = "true", value_parser = value::boolean)]
+    pub open_reflection: bool,
 
     /// How old a connection may become. It then takes no new calls, so that callers spread over replicas that came later; calls under
     /// way are finished

@@ -23,7 +23,8 @@ pub struct Seeing {
     #[arg(long, env = "TOLLGATE_OTLP_ENDPOINT", value_name = "URL", value_parser = value::collector, hide_env_values = true)]
     pub otlp_endpoint: Option<String>,
 
-    /// Which part of the traces that begin here is sent: 0 to 1. Where the caller has decided, that stands
+    /// Which part of the traces that begin here is sent: 0 to 1. Where a caller with a secret key has decided,
+    /// that stands
     #[arg(long, env = "TOLLGATE_TRACE_RATIO", value_name = "RATIO", default_value = "1", value_parser = value::ratio)]
     pub trace_ratio: f64,
 

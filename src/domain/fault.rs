@@ -103,6 +103,26 @@ pub enum Fault {
     /// As many calls as this replica takes are under way.
     #[error("as many calls are under way as this replica takes: nothing was done, ask again")]
     Overloaded,
+    /// The caller's app, or its public keys, have as many calls under way as their share of this replica.
+    #[error(
+        "the app, or its public keys, have as many calls under way as their share of this replica: nothing was done, ask \
+         again when some of them have been answered"
+    )]
+    ShareTaken,
+    /// The message is larger than messages may be.
+    #[error("the message is too large: the limit is {most} bytes")]
+    MessageTooLarge {
+        /// How large it may be, in bytes.
+        most: usize,
+    },
+    /// The message of the call did not arrive.
+    #[error(
+        "the message did not arrive within {patience:?} of the headers: nothing was done, send it with the headers"
+    )]
+    MessageLate {
+        /// How long it was awaited.
+        patience: std::time::Duration,
+    },
     /// The app calls more often than it may.
     #[error("the app calls this replica more often than it may: nothing was done, ask again later")]
     TooManyCalls {

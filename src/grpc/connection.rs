@@ -3,8 +3,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -13,10 +12,13 @@ use tokio::net::TcpStream;
 use tokio::sync::watch::Receiver;
 use tokio::time::{Sleep, sleep, timeout};
 use tokio_rustls::server::TlsStream;
+use tonic::codegen::http::Extensions;
 use tonic::transport::server::{Connected, TcpConnectInfo};
 
 use crate::config::Limits;
 use crate::tls::PeerIdentity;
+
+use super::places::{Place, Standing};
 
 /// What every connection over HTTP/2 begins with has so many bytes.
 const PREFACE: usize = 24;
@@ -27,6 +29,9 @@ const FAREWELL: (Duration, usize) = (Duration::from_secs(1), 256 << 10);
 /// How long who has connected may take to say that, once Tollgate has to stop: an honest caller has it in the first packet. The others
 /// would hold up its end.
 const LAST_WORDS: Duration = Duration::from_millis(500);
+
+/// How long the socket of a caller may take nothing of what there is to write.
+const STALLED: Duration = Duration::from_secs(10);
 
 /// A connection that says of itself that it cannot write several pieces at once, which is the default of [`AsyncWrite`].
 ///
@@ -40,7 +45,9 @@ pub struct Connection {
     farewell: Option<Farewell>,
     /// When it is cut. It was asked to end long before, and whoever goes on with a call that never ends, or never reads, does not hear.
     end: Pin<Box<Sleep>>,
-    _place: Place,
+    /// When it is cut because its caller reads nothing.
+    stalled: Option<Pin<Box<Sleep>>>,
+    place: Place,
 }
 
 /// How long a connection may take to say what it speaks, and how long it may live.
@@ -78,23 +85,6 @@ struct Farewell {
     until: Pin<Box<Sleep>>,
 }
 
-/// One of the connections that there may be.
-pub(super) struct Place(Arc<AtomicUsize>);
-
-impl Place {
-    /// A place, if fewer than `most` are taken.
-    pub(super) fn take(taken: &Arc<AtomicUsize>, most: usize) -> Option<Self> {
-        let place = Self(Arc::clone(taken));
-        (taken.fetch_add(1, Ordering::Relaxed) < most).then_some(place)
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
 /// What is known of a connection. Every request carries it among its extensions.
 #[derive(Debug, Clone)]
 pub struct ConnectionInfo {
@@ -102,6 +92,17 @@ pub struct ConnectionInfo {
     pub tcp: TcpConnectInfo,
     /// Whom the client's certificate names: it was verified by an authority of `tls-client-ca`. `None` where no certificates are asked for.
     pub identity: Option<Arc<PeerIdentity>>,
+    /// What it has shown so far, and what it has under way.
+    pub(super) standing: Arc<Standing>,
+}
+
+impl ConnectionInfo {
+    /// The standing of the connection that a request came by.
+    pub(super) fn standing(extensions: &Extensions) -> Arc<Standing> {
+        let info = extensions.get::<Self>();
+        // Every connection of a listener has one. A request from elsewhere is alone on its connection.
+        info.map_or_else(|| Arc::new(Standing::new(0, Weak::new())), |info| Arc::clone(&info.standing))
+    }
 }
 
 /// The address of this server that a request came to, by its extensions.
@@ -132,7 +133,20 @@ impl Connection {
             let _: Result<(), _> = timeout(times.patience, stopped).await;
         });
         let preface = Preface { left: PREFACE, deadline };
-        Self { stream, preface: Some(preface), farewell: None, end: Box::pin(sleep(times.life)), _place: place }
+        Self { stream, preface: Some(preface), farewell: None, end: Box::pin(sleep(times.life)), stalled: None, place }
+    }
+}
+
+impl Connection {
+    /// What a write has come to, or an error if the socket has taken nothing for too long.
+    fn unless_stalled<T>(&mut self, context: &mut Context<'_>, written: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        if written.is_ready() {
+            self.stalled = None;
+            return written;
+        }
+        let stalled = self.stalled.get_or_insert_with(|| Box::pin(sleep(STALLED)));
+        ready!(stalled.as_mut().poll(context));
+        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }
 }
 
@@ -169,17 +183,25 @@ impl AsyncRead for Connection {
 
 impl AsyncWrite for Connection {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        match &mut self.stream {
+        let written = match &mut self.stream {
             Stream::Plain(stream) => Pin::new(stream).poll_write(context, bytes),
             Stream::Tls(stream, _) => Pin::new(stream).poll_write(context, bytes),
+        };
+        if let Poll::Ready(Ok(bytes)) = &written {
+            self.place.standing().unsent.written(*bytes);
         }
+        self.unless_stalled(context, written)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &mut self.stream {
+        let flushed = match &mut self.stream {
             Stream::Plain(stream) => Pin::new(stream).poll_flush(context),
             Stream::Tls(stream, _) => Pin::new(stream).poll_flush(context),
+        };
+        if let Poll::Ready(Ok(())) = &flushed {
+            self.place.standing().unsent.flushed();
         }
+        self.unless_stalled(context, flushed)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -212,11 +234,10 @@ impl Connected for Connection {
     type ConnectInfo = ConnectionInfo;
 
     fn connect_info(&self) -> ConnectionInfo {
-        match &self.stream {
-            Stream::Plain(stream) => ConnectionInfo { tcp: stream.connect_info(), identity: None },
-            Stream::Tls(stream, identity) => {
-                ConnectionInfo { tcp: stream.get_ref().0.connect_info(), identity: identity.clone() }
-            }
-        }
+        let (tcp, identity) = match &self.stream {
+            Stream::Plain(stream) => (stream.connect_info(), None),
+            Stream::Tls(stream, identity) => (stream.get_ref().0.connect_info(), identity.clone()),
+        };
+        ConnectionInfo { tcp, identity, standing: Arc::clone(self.place.standing()) }
     }
 }

@@ -1,4 +1,4 @@
-//! Stands in front of the services: counts the calls under way, finds out who calls, and how often.
+//! Stands in front of the services: reads the message of each call, finds out who calls and how often, and counts the calls under way.
 
 use std::num::NonZeroU32;
 use std::pin::Pin;
@@ -10,36 +10,74 @@ use std::time::Duration;
 use governor::clock::{Clock as _, DefaultClock};
 use governor::state::keyed::HashMapStateStore;
 use governor::{Quota, RateLimiter};
-use prost::bytes::Buf;
-use tonic::codegen::Body;
-use tonic::codegen::http::{Extensions, HeaderMap, Request, Response};
+use prost::bytes::{Buf, Bytes};
+use tonic::Status;
+use tonic::body::Body as AnyBody;
+use tonic::codegen::http::request::Parts;
+use tonic::codegen::http::{Extensions, HeaderMap, Method, Request, Response, StatusCode};
+use tonic::codegen::{Body, StdError};
 use tower::{Layer, Service};
 
 use crate::access::{Access, Caller, Credentials, Role, Verdict};
 use crate::domain::fault::Fault;
 use crate::domain::id::AppId;
+use crate::telemetry::call;
 use crate::telemetry::labels::Rpc;
 
 use super::ConnectionInfo;
+use super::answer::Answer;
+use super::message::{self, Bounded};
+use super::places::{Level, Standing};
+use super::shares::{Full, Parts as Portions, Share, Shares, Taker};
 use super::status::status;
+use super::stream::{Pool, Pooled, Stream};
 
-/// Tell whether Tollgate is there, and what it speaks: to everybody, however busy it is.
-const FOR_EVERYBODY: [&str; 3] =
-    ["/grpc.health.v1.Health/", "/grpc.reflection.v1.ServerReflection/", "/grpc.reflection.v1alpha.ServerReflection/"];
+const GET_USAGE: &str = "/tollgate.v1.MeteringService/GetUsage";
 
 /// All that a public key may call. What is not listed is for secret ones.
 const FOR_PUBLIC_KEYS: [&str; 3] =
-    ["/tollgate.v1.MeteringService/GetUsage", "/tollgate.v1.PlanService/ListPlans", "/tollgate.v1.PlanService/GetPlan"];
+    [GET_USAGE, "/tollgate.v1.PlanService/ListPlans", "/tollgate.v1.PlanService/GetPlan"];
 
 /// So much of a request is read before it is refused, in bytes.
 const MUCH: usize = 64 * 1024;
 
+/// How large a question about health may be, in bytes: its caller needs no key.
+const SMALL: usize = 4096;
+
+/// How much a reflection stream may ask, in bytes.
+const QUESTIONS: usize = 64 * 1024;
+
+/// So many calls without a valid key may be under way on a connection that has not shown one.
+const KEYLESS: usize = 128;
+
+/// So many health watches and reflection streams may be open on one connection.
+const ENDLESS: usize = 8;
+
+/// So many questions about health may be under way on connections that have shown no secret key. One more ends the oldest.
+const FREE: usize = 1000;
+
+/// So many reflection streams may be open. One more ends the oldest. Each holds some hundred KiB if its caller reads nothing.
+const REFLECTIONS: usize = 32;
+
+/// How long a caller may take to receive an answer.
+const RECEIPT: Duration = Duration::from_secs(10);
+
+/// How long health may be watched on a connection that has shown no secret key.
+const WATCH: Duration = Duration::from_secs(300);
+
+/// What a call needs while its message is read, in bytes, besides its headers and the message.
+const READER: usize = 4096;
+
+/// How much memory there is for messages that are being read, in bytes: for each place so much, and so many of the largest messages.
+const READING: (usize, usize) = (8192, 16);
+
 /// Carries the token that names a user.
 const USER_TOKEN: &str = "tollgate-user-token";
 
-/// A call that was let in: who calls, and its place among those under way, which is free again when the last of its work is done.
+/// A call that was let in: who calls, and its place among those under way, which is free again when the last of its work is done and its
+/// answer has been sent.
 #[derive(Clone)]
-pub struct Admitted(Arc<(Arc<Caller>, Option<Place>)>);
+pub struct Admitted(Arc<(Arc<Caller>, Option<Share>)>);
 
 impl Admitted {
     /// A call that nobody counts.
@@ -61,8 +99,19 @@ pub struct GateOptions {
     pub access: Arc<Access>,
     /// How many calls may be under way. One more is UNAVAILABLE at once: a queue would only grow.
     pub max_in_flight: usize,
-    /// How many calls a second each app may make of this replica, which is also how many at once; `None` for any number.
+    /// Which part of that each app, and all public callers, may take.
+    pub portions: Portions,
+    /// How many calls a second each app may make of this replica with secret keys, and as many with public ones, which is also how many at
+    /// once; `None` for any number.
     pub rate_per_app: Option<NonZeroU32>,
+    /// How large a message may be, in bytes.
+    pub max_message_bytes: usize,
+    /// How long a message may take to arrive after the headers of its call.
+    pub message_timeout: Duration,
+    /// How long a call may take, and a reflection stream.
+    pub call_timeout: Duration,
+    /// Reflection is for everybody, not only for holders of secret keys.
+    pub open_reflection: bool,
 }
 
 /// Puts a gate before services.
@@ -73,15 +122,25 @@ impl GateLayer {
     /// A gate.
     #[must_use]
     pub fn new(options: GateOptions) -> Self {
-        let GateOptions { access, max_in_flight, rate_per_app } = options;
-        let rates = rate_per_app.map(|rate| RateLimiter::hashmap(Quota::per_second(rate)));
-        Self(Arc::new(Rules { access, max_in_flight, under_way: Arc::default(), rates }))
+        // Where every caller is the app `default`, that app has everything.
+        let app = if options.access.is_open() { 1.0 } else { options.portions.app };
+        let portions = Portions { app, ..options.portions };
+        let (places, most) = (options.max_in_flight, options.max_message_bytes);
+        let memory = places.saturating_mul(READING.0).saturating_add(most.saturating_mul(READING.1));
+        Self(Arc::new(Rules {
+            calls: Shares::new(places, 1, portions),
+            reading: Shares::new(memory, 2 * most, portions),
+            rates: options.rate_per_app.map(|rate| RateLimiter::hashmap(Quota::per_second(rate))),
+            free: Pool::new(FREE),
+            reflections: Pool::new(REFLECTIONS),
+            options,
+        }))
     }
 
     /// How many calls are under way.
     #[must_use]
     pub fn under_way(&self) -> usize {
-        self.0.under_way.load(Ordering::Relaxed)
+        self.0.calls.taken()
     }
 
     /// Waits until there are none.
@@ -101,37 +160,29 @@ impl<S> Layer<S> for GateLayer {
     }
 }
 
+/// How often each app calls with secret keys, and how often with public ones.
+type Rates = RateLimiter<(AppId, Role), HashMapStateStore<(AppId, Role)>, DefaultClock>;
+
 struct Rules {
-    access: Arc<Access>,
-    max_in_flight: usize,
-    under_way: Arc<AtomicUsize>,
-    rates: Option<RateLimiter<AppId, HashMapStateStore<AppId>, DefaultClock>>,
-}
-
-/// One of the calls under way.
-struct Place(Arc<AtomicUsize>);
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
+    options: GateOptions,
+    /// Places for calls under way.
+    calls: Arc<Shares>,
+    /// Memory, in bytes, for calls whose messages are being read.
+    reading: Arc<Shares>,
+    rates: Option<Rates>,
+    free: Arc<Pool>,
+    reflections: Arc<Pool>,
 }
 
 impl Rules {
-    fn place(&self) -> Result<Place, Fault> {
-        let place = Place(Arc::clone(&self.under_way));
-        let before = self.under_way.fetch_add(1, Ordering::Relaxed);
-        if before < self.max_in_flight { Ok(place) } else { Err(Fault::Overloaded) }
-    }
-
     fn verdict(&self, headers: &HeaderMap, extensions: &Extensions) -> Verdict {
         let certificate = extensions.get::<ConnectionInfo>().and_then(|info| info.identity.as_deref());
-        self.access.caller(credentials(headers), certificate)
+        self.options.access.caller(credentials(headers), certificate)
     }
 
     /// The caller with a key that Redis may know.
     async fn look_up(&self, headers: &HeaderMap, extensions: &Extensions) -> Result<Arc<Caller>, Fault> {
-        if let Some(guard) = &self.access.keys {
+        if let Some(guard) = &self.options.access.keys {
             guard.look_up().await?;
         }
         match self.verdict(headers, extensions) {
@@ -141,18 +192,30 @@ impl Rules {
         }
     }
 
-    /// A place is taken last: who may not call takes none.
-    fn admit(&self, caller: Arc<Caller>, path: &str) -> Result<Admitted, Fault> {
-        if caller.role == Role::Public && !FOR_PUBLIC_KEYS.contains(&path) {
-            return Err(Fault::SecretKeyNeeded);
+    /// Whether the caller may make this call now. All that can be known without its message is checked here.
+    fn allow(&self, caller: &Caller, path: &str) -> Result<(), Fault> {
+        if caller.role == Role::Public {
+            if !FOR_PUBLIC_KEYS.contains(&path) {
+                return Err(Fault::SecretKeyNeeded);
+            }
+            if path == GET_USAGE && caller.user.is_none() {
+                return Err(Fault::NotYourUser);
+            }
         }
-        if let Some(rates) = &self.rates
-            && let Err(not_until) = rates.check_key(&caller.app)
-        {
+        let Some(rates) = &self.rates else { return Ok(()) };
+        rates.check_key(&(caller.app.clone(), caller.role)).map_err(|not_until| {
             let retry = not_until.wait_time_from(DefaultClock::default().now());
-            return Err(Fault::TooManyCalls { retry });
-        }
-        Ok(Admitted(Arc::new((caller, Some(self.place()?)))))
+            Fault::TooManyCalls { retry }
+        })
+    }
+
+    async fn read<B>(&self, body: B, most: usize, share: &mut Share) -> Result<message::Message, Status>
+    where
+        B: Body<Data = Bytes>,
+    {
+        let patience = self.options.message_timeout;
+        let read = message::read(body, most, patience, share).await;
+        read.map_err(|unread| unread.status(most, patience, status))
     }
 }
 
@@ -165,6 +228,39 @@ fn credentials(headers: &HeaderMap) -> Credentials<'_> {
     Credentials { key: bearer, token: text(USER_TOKEN) }
 }
 
+/// What a call whose message is yet to come needs, in bytes.
+fn reader(headers: &HeaderMap) -> usize {
+    headers.iter().fold(READER, |sum, (name, value)| sum + name.as_str().len() + value.len())
+}
+
+/// A call under way that has shown no valid key, in the counts of its connection and of the replica.
+struct Keyless {
+    standing: Arc<Standing>,
+    count: fn(&Standing) -> &AtomicUsize,
+    pooled: Option<Pooled>,
+}
+
+impl Keyless {
+    /// Counts a call, if fewer than `most` are under way on its connection.
+    fn count(standing: &Arc<Standing>, count: fn(&Standing) -> &AtomicUsize, most: usize) -> Result<Self, Fault> {
+        let counted = Self { standing: Arc::clone(standing), count, pooled: None };
+        let before = count(standing).fetch_add(1, Ordering::Relaxed);
+        if before < most { Ok(counted) } else { Err(Fault::Overloaded) }
+    }
+
+    /// Ends the oldest call of the pool if there are too many.
+    fn pooled(mut self, pool: &Arc<Pool>, stream: Option<Arc<Stream>>) -> Self {
+        self.pooled = stream.map(|stream| pool.enter(stream));
+        self
+    }
+}
+
+impl Drop for Keyless {
+    fn drop(&mut self) {
+        (self.count)(&self.standing).fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 /// A service behind a gate.
 #[derive(Clone)]
 pub struct Gate<S> {
@@ -172,119 +268,232 @@ pub struct Gate<S> {
     rules: Arc<Rules>,
 }
 
-impl<S, Asked, Answered> Service<Request<Asked>> for Gate<S>
+impl<S, Asked> Service<Request<Asked>> for Gate<S>
 where
-    S: Service<Request<Asked>, Response = Response<Answered>> + Clone + Send + 'static,
+    S: Service<Request<AnyBody>, Response = Response<AnyBody>> + Clone + Send + 'static,
     S::Future: Send + 'static,
-    Asked: Body + Send + 'static,
-    Asked::Data: Send,
-    Answered: Default + 'static,
+    Asked: Body<Data = Bytes> + Send + 'static,
+    Asked::Error: Into<StdError>,
 {
-    type Response = S::Response;
+    type Response = Response<Answer<AnyBody>>;
     type Error = S::Error;
-    type Future = Passing<S::Future, S::Response, S::Error>;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, S::Error>> + Send>>;
 
     fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
         self.inner.poll_ready(context)
     }
 
-    fn call(&mut self, mut request: Request<Asked>) -> Self::Future {
-        let path = request.uri().path();
-        if FOR_EVERYBODY.iter().any(|service| path.starts_with(service)) {
-            return Passing::Served { future: self.inner.call(request) };
-        }
-        if Rpc::of_path(path) == Rpc::Unknown {
-            return Passing::Asking { future: Box::pin(refuse(Fault::MethodUnknown, request.into_body())) };
-        }
-        let admitted = match self.rules.verdict(request.headers(), request.extensions()) {
-            Verdict::Known(caller) => self.rules.admit(caller, path).map(Some),
-            Verdict::Refused(fault) => Err(fault),
-            Verdict::Unknown => Ok(None),
-        };
-        match admitted {
-            Ok(Some(admitted)) => {
-                request.extensions_mut().insert(admitted);
-                Passing::Served { future: self.inner.call(request) }
+    fn call(&mut self, request: Request<Asked>) -> Self::Future {
+        // The service that was found ready goes on, and its clone takes its place.
+        let clone = self.inner.clone();
+        let inner = std::mem::replace(&mut self.inner, clone);
+        let rules = Arc::clone(&self.rules);
+        Box::pin(async move {
+            let (parts, body) = request.into_parts();
+            let standing = ConnectionInfo::standing(&parts.extensions);
+            let passing = Passing { inner, rules, standing };
+            match Rpc::of_path(parts.uri.path()) {
+                // Its answer would make the stream a tunnel.
+                _ if parts.method == Method::CONNECT => {
+                    let mut refusal = Response::<Answer<AnyBody>>::default();
+                    *refusal.status_mut() = StatusCode::METHOD_NOT_ALLOWED;
+                    Ok(refusal)
+                }
+                Rpc::Unknown => passing.refuse(Fault::MethodUnknown, body).await,
+                rpc @ (Rpc::HealthCheck | Rpc::HealthWatch) => passing.health(rpc, parts, body).await,
+                Rpc::Reflection => passing.reflection(parts, body).await,
+                _ => passing.work(parts, body).await,
             }
-            Ok(None) => {
-                // The service that was found ready goes on, and its clone takes its place.
-                let clone = self.inner.clone();
-                let inner = std::mem::replace(&mut self.inner, clone);
-                Passing::Asking { future: Box::pin(asked(inner, Arc::clone(&self.rules), request)) }
-            }
-            Err(fault) => Passing::Asking { future: Box::pin(refuse(fault, request.into_body())) },
-        }
+        })
     }
 }
 
-async fn asked<S, Asked, Answered>(
-    mut inner: S,
+/// A call on its way through the gate.
+struct Passing<S> {
+    inner: S,
     rules: Arc<Rules>,
-    mut request: Request<Asked>,
-) -> Result<S::Response, S::Error>
-where
-    S: Service<Request<Asked>, Response = Response<Answered>>,
-    Asked: Body,
-    Answered: Default,
-{
-    let (parts, body) = request.into_parts();
-    let admitted =
-        rules.look_up(&parts.headers, &parts.extensions).await.and_then(|caller| rules.admit(caller, parts.uri.path()));
-    request = Request::from_parts(parts, body);
-    match admitted {
-        Ok(admitted) => {
-            request.extensions_mut().insert(admitted);
-            inner.call(request).await
-        }
-        Err(fault) => refuse(fault, request.into_body()).await,
+    standing: Arc<Standing>,
+}
+
+type Answered<E> = Result<Response<Answer<AnyBody>>, E>;
+
+impl<S: Service<Request<AnyBody>, Response = Response<AnyBody>>> Passing<S> {
+    /// A call of the contract, or of Envoy.
+    async fn work<Asked>(self, mut parts: Parts, body: Asked) -> Answered<S::Error>
+    where
+        Asked: Body<Data = Bytes>,
+    {
+        let rules = Arc::clone(&self.rules);
+        let most = rules.options.max_message_bytes;
+        let (caller, message, memory) = match rules.verdict(&parts.headers, &parts.extensions) {
+            Verdict::Refused(fault) => return self.refuse(fault, body).await,
+            Verdict::Known(caller) => {
+                if let Err(fault) = rules.allow(&caller, parts.uri.path()) {
+                    return self.refuse(fault, body).await;
+                }
+                self.let_in(&caller);
+                let mut memory = match rules.reading.take(Taker::of(&caller), reader(&parts.headers)) {
+                    Ok(memory) => memory,
+                    Err(full) => return self.refuse(full.fault(), body).await,
+                };
+                match rules.read(body, most, &mut memory).await {
+                    Ok(message) => (caller, message, memory),
+                    Err(status) => return Ok(status.into_http()),
+                }
+            }
+            Verdict::Unknown => {
+                let taken = self.keyless().and_then(|keyless| {
+                    let memory = rules.reading.take(Taker::Nobody, reader(&parts.headers));
+                    Ok((keyless, memory.map_err(Full::fault)?))
+                });
+                let (_keyless, mut memory) = match taken {
+                    Ok(taken) => taken,
+                    Err(_) => return Ok(status(Fault::Overloaded).into_http()),
+                };
+                let message = match rules.read(body, most, &mut memory).await {
+                    Ok(message) => message,
+                    Err(status) => return Ok(status.into_http()),
+                };
+                let known = rules.look_up(&parts.headers, &parts.extensions).await;
+                match known.and_then(|caller| rules.allow(&caller, parts.uri.path()).map(|()| caller)) {
+                    Ok(caller) => {
+                        self.let_in(&caller);
+                        (caller, message, memory)
+                    }
+                    Err(fault) => return Ok(status(fault).into_http()),
+                }
+            }
+        };
+        // Only now, as a caller decides when a message comes.
+        let place = match rules.calls.take(Taker::of(&caller), 1) {
+            Ok(place) => place,
+            Err(full) => return Ok(status(full.fault()).into_http()),
+        };
+        drop(memory);
+        let is_public = caller.role == Role::Public;
+        let admitted = Admitted(Arc::new((caller, Some(place))));
+        parts.extensions.insert(admitted.clone());
+        self.answer(Request::from_parts(parts, AnyBody::new(message)), RECEIPT, admitted, is_public).await
     }
-}
 
-/// The answer of a fault, once the request has been read.
-async fn refuse<Asked: Body, Answered: Default, E>(fault: Fault, body: Asked) -> Result<Response<Answered>, E> {
-    read_out(body).await;
-    Ok(status(fault).into_http())
-}
+    /// A question about health: answered for everybody, however busy the replica is.
+    async fn health<Asked>(self, rpc: Rpc, mut parts: Parts, body: Asked) -> Answered<S::Error>
+    where
+        Asked: Body<Data = Bytes>,
+    {
+        let watches = rpc == Rpc::HealthWatch;
+        let counted = if watches { self.endless() } else { self.keyless() };
+        let mut counted = match counted {
+            Ok(counted) => counted,
+            Err(fault) => return Ok(status(fault).into_http()),
+        };
+        if self.standing.level() < Level::Secret {
+            let stream = Stream::current();
+            if let Some(stream) = stream.as_ref().filter(|_| watches) {
+                stream.endless_if_secret(&self.standing);
+            }
+            counted = counted.pooled(&self.rules.free, stream);
+        }
+        // Health looks at none of them but these.
+        let needed = ["content-type", "te", "grpc-encoding", "grpc-accept-encoding"];
+        let headers = std::mem::take(&mut parts.headers);
+        parts.headers.extend(
+            headers.into_iter().filter(|(name, _)| name.as_ref().is_some_and(|name| needed.contains(&name.as_str()))),
+        );
+        let patience = self.rules.options.message_timeout;
+        let message = match message::read(body, SMALL, patience, &mut Share::of_its_own()).await {
+            Ok(message) => message,
+            Err(unread) => return Ok(unread.status(SMALL, patience, status).into_http()),
+        };
+        let receipt = if watches { WATCH } else { RECEIPT };
+        self.answer(Request::from_parts(parts, AnyBody::new(message)), receipt, counted, true).await
+    }
 
-/// Reads the request of a call that is refused: a caller that goes on sending to a stream that has ended makes a mistake, and
-/// after so many mistakes its connection is ended, with the calls of others. Whoever sends much, or slowly, is not waited for.
-pub(super) async fn read_out<Asked: Body>(body: Asked) {
-    const PATIENCE: Duration = Duration::from_secs(1);
-    let mut body = std::pin::pin!(body);
-    let read = async {
-        let mut bytes = 0;
-        while let Some(Ok(frame)) = std::future::poll_fn(|context| body.as_mut().poll_frame(context)).await {
-            bytes += frame.data_ref().map_or(0, Buf::remaining);
-            if bytes > MUCH {
-                return;
+    /// Reflection: its answers are large, so that only holders of secret keys get them unless it is open.
+    async fn reflection<Asked>(self, parts: Parts, body: Asked) -> Answered<S::Error>
+    where
+        Asked: Body<Data = Bytes> + Send + 'static,
+        Asked::Error: Into<StdError>,
+    {
+        let rules = Arc::clone(&self.rules);
+        if !rules.options.open_reflection && !rules.options.access.is_open() {
+            let known = match rules.verdict(&parts.headers, &parts.extensions) {
+                Verdict::Known(caller) => Ok(caller),
+                Verdict::Refused(fault) => Err(fault),
+                Verdict::Unknown => rules.look_up(&parts.headers, &parts.extensions).await,
+            };
+            let allowed = known.and_then(|caller| rules.allow(&caller, parts.uri.path()).map(|()| caller));
+            match allowed {
+                Ok(caller) => self.let_in(&caller),
+                Err(fault) => return self.refuse(fault, body).await,
             }
         }
-    };
-    // Late is as good as not at all.
-    let _: Result<(), _> = tokio::time::timeout(PATIENCE, read).await;
-}
+        let counted = match self.endless() {
+            Ok(counted) => counted.pooled(&rules.reflections, Stream::current()),
+            Err(fault) => return Ok(status(fault).into_http()),
+        };
+        let request = Request::from_parts(parts, AnyBody::new(Bounded::new(body, QUESTIONS)));
+        self.answer(request, rules.options.call_timeout, counted, true).await
+    }
 
-pin_project_lite::pin_project! {
-    /// The answer of a gate or of what is behind it.
-    #[project = Projected]
-    #[allow(missing_docs)]
-    pub enum Passing<F, R, E> {
-        Served { #[pin] future: F },
-        Asking { future: Pin<Box<dyn Future<Output = Result<R, E>> + Send>> },
+    /// The answer of the service, of which the caller has to take all in this time, and which keeps what the call has taken until then.
+    async fn answer(
+        mut self,
+        request: Request<AnyBody>,
+        receipt: Duration,
+        kept: impl Send + Sync + 'static,
+        holds_back: bool,
+    ) -> Answered<S::Error> {
+        let answer = self.inner.call(request).await?;
+        Stream::answered(receipt);
+        Ok(answer.map(|body| Answer::keeping(body, &self.standing, kept, holds_back)))
+    }
+
+    /// The call has shown who makes it.
+    fn let_in(&self, caller: &Caller) {
+        self.standing.rise(caller.role.into());
+        call::admitted(caller.role == Role::Secret);
+    }
+
+    /// Counts a call without a valid key, unless its connection has shown a secret one.
+    fn keyless(&self) -> Result<Keyless, Fault> {
+        let most = if self.standing.level() == Level::Secret { usize::MAX } else { KEYLESS };
+        Keyless::count(&self.standing, |standing| &standing.keyless, most)
+    }
+
+    /// Counts a stream that has no end of its own.
+    fn endless(&self) -> Result<Keyless, Fault> {
+        Keyless::count(&self.standing, |standing| &standing.endless, ENDLESS)
+    }
+
+    /// The answer of a fault, once the request has been read: a caller that goes on sending to a stream that has ended makes a mistake, and
+    /// after so many mistakes its connection is ended, with the calls of others. Callers who send much, or slowly, or who are many, are not
+    /// waited for.
+    async fn refuse<Asked: Body>(self, fault: Fault, body: Asked) -> Answered<S::Error> {
+        let waiting = self.keyless().ok().zip(self.rules.reading.take(Taker::Nobody, READER).ok());
+        if waiting.is_some() {
+            // Late is as good as not at all.
+            let _: Result<(), _> = tokio::time::timeout(self.rules.options.message_timeout, discard(body)).await;
+        }
+        Ok(status(fault).into_http())
     }
 }
 
-impl<F, Answered, E> Future for Passing<F, Response<Answered>, E>
-where
-    F: Future<Output = Result<Response<Answered>, E>>,
-    Answered: Default,
-{
-    type Output = Result<Response<Answered>, E>;
+/// Reads the request of a call that is refused before the gate, as [`Passing::refuse`] does.
+pub(super) async fn read_out(body: impl Body) {
+    const PATIENCE: Duration = Duration::from_secs(1);
+    // Late is as good as not at all.
+    let _: Result<(), _> = tokio::time::timeout(PATIENCE, discard(body)).await;
+}
 
-    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        match self.project() {
-            Projected::Served { future } => future.poll(context),
-            Projected::Asking { future } => future.as_mut().poll(context),
+/// Reads a body to its end, or until it was much.
+async fn discard(body: impl Body) {
+    let mut body = std::pin::pin!(body);
+    let mut bytes = 0;
+    while let Some(Ok(frame)) = std::future::poll_fn(|context| body.as_mut().poll_frame(context)).await {
+        bytes += frame.data_ref().map_or(0, Buf::remaining);
+        if bytes > MUCH {
+            return;
         }
     }
 }

@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -20,7 +19,8 @@ use tonic::transport::server::TcpIncoming;
 use crate::config::Limits;
 use crate::domain::counted::counted;
 
-use super::connection::{Connection, Place, Times};
+use super::connection::{Connection, Times};
+use super::places::{Place, Places};
 
 /// How many handshakes may be under way. The next one ends the oldest: a real client is done in a few round trips, and whoever only
 /// holds places is the first to lose them.
@@ -34,8 +34,9 @@ pub struct Incoming {
     tcp: TcpIncoming,
     pause: Option<Pin<Box<Sleep>>>,
     tls: Option<Handshakes>,
-    taken: Arc<AtomicUsize>,
-    most: usize,
+    places: Arc<Places>,
+    /// A connection that waits for a place.
+    waiting: Option<TcpStream>,
     /// Whether the last connection found no place, so that it is said once.
     full: bool,
     times: Times,
@@ -66,12 +67,18 @@ impl Incoming {
             tcp: TcpIncoming::from(listener).with_nodelay(Some(true)).with_keepalive(keepalive),
             pause: None,
             tls: tls.map(|config| Handshakes { config, under_way: JoinSet::new(), handles: BTreeMap::new(), next: 0 }),
-            taken: Arc::default(),
-            most: limits.max_connections,
+            places: Places::new(limits.max_connections),
+            waiting: None,
             full: false,
             times: Times::new(limits),
             stopping,
         }
+    }
+
+    /// Takes the places of its connections from these, which other listeners share.
+    #[must_use]
+    pub fn sharing(self, places: Arc<Places>) -> Self {
+        Self { places, ..self }
     }
 
     fn poll_accept(&mut self, context: &mut Context<'_>) -> Poll<Option<(TcpStream, Place)>> {
@@ -80,19 +87,20 @@ impl Incoming {
                 std::task::ready!(pause.as_mut().poll(context));
                 self.pause = None;
             }
-            match std::task::ready!(Pin::new(&mut self.tcp).poll_next(context)) {
-                Some(Ok(stream)) => {
-                    let place = Place::take(&self.taken, self.most);
-                    let was_full = std::mem::replace(&mut self.full, place.is_none());
-                    match place {
-                        Some(place) => return Poll::Ready(Some((stream, place))),
-                        None if was_full => {}
-                        None => tracing::warn!(
-                            "as many as {} may be open, and are: more are closed at once",
-                            counted(self.most, "connection")
-                        ),
-                    }
+            if self.waiting.is_some() {
+                let place = std::task::ready!(self.places.poll_take(context));
+                let was_full = std::mem::replace(&mut self.full, place.is_none());
+                match (place, self.waiting.take()) {
+                    (Some(place), Some(stream)) => return Poll::Ready(Some((stream, place))),
+                    _ if was_full => {}
+                    _ => tracing::warn!(
+                        "there are {}, and all have authenticated: more are closed at once",
+                        counted(self.places.most(), "connection")
+                    ),
                 }
+            }
+            match std::task::ready!(Pin::new(&mut self.tcp).poll_next(context)) {
+                Some(Ok(stream)) => self.waiting = Some(stream),
                 Some(Err(error)) => {
                     tracing::warn!(%error, "a connection cannot be accepted");
                     self.pause = Some(Box::pin(sleep(PAUSE)));
@@ -114,7 +122,13 @@ impl Handshakes {
         self.next += 1;
         let handle = self.under_way.spawn(async move {
             let peer = stream.peer_addr().ok();
-            match timeout(times.patience, acceptor.accept(stream)).await {
+            let standing = Arc::clone(place.standing());
+            let shaken = tokio::select! {
+                shaken = timeout(times.patience, acceptor.accept(stream)) => shaken,
+                // It makes room for another connection.
+                () = standing.ended() => return (number, None),
+            };
+            match shaken {
                 Ok(Ok(stream)) => (number, Some(Connection::tls(stream, place, times, stopping))),
                 Ok(Err(error)) => {
                     tracing::debug!(?peer, %error, "a TLS handshake failed");

@@ -12,6 +12,7 @@ use tokio::runtime::Handle;
 use crate::domain::fault::Fault;
 use crate::telemetry::call;
 
+mod answer;
 mod caller;
 mod connection;
 pub mod deadline;
@@ -19,19 +20,28 @@ mod envoy;
 pub mod explain;
 pub mod gate;
 mod incoming;
+mod message;
 mod metering;
+mod places;
 mod plans;
 pub mod protocol;
 pub mod request;
 mod response;
+mod serve;
+mod shares;
 mod status;
+mod stream;
 mod subscriptions;
+mod unsent;
 
 pub use connection::{Connection, ConnectionInfo, server_address};
 pub use envoy::RateLimits;
 pub use incoming::Incoming;
 pub use metering::Metering;
+pub use places::Places;
 pub use plans::Plans;
+pub use serve::serve;
+pub use shares::Parts;
 pub use subscriptions::Subscriptions;
 
 /// The generated code of `proto/tollgate/v1`.

@@ -16,6 +16,7 @@ use tower::{Layer, Service};
 
 use crate::domain::fault::Fault;
 
+use super::answer::Answer;
 use super::explain::{explain, explained};
 use super::gate::read_out;
 use super::status::status;
@@ -45,11 +46,11 @@ pub struct Protocol<S>(S);
 
 impl<S, Asked> Service<Request<Asked>> for Protocol<S>
 where
-    S: Service<Request<Asked>, Response = Response<Body>>,
+    S: Service<Request<Asked>, Response = Response<Answer<Body>>>,
     Asked: HttpBody + Send + 'static,
     Asked::Data: Send,
 {
-    type Response = Response<Body>;
+    type Response = Response<Answer<Body>>;
     type Error = S::Error;
     type Future = Answering<S::Future>;
 
@@ -97,7 +98,7 @@ fn is_grpc(content_type: &[u8]) -> bool {
 
 /// Answers a request that no service sees, once it has been read. Who does not speak gRPC does not look for `grpc-status`, and is told
 /// in words as well, unless it asked for the head alone.
-async fn refuse(fault: Fault, silent: bool, body: impl HttpBody) -> Response<Body> {
+async fn refuse(fault: Fault, silent: bool, body: impl HttpBody) -> Response<Answer<Body>> {
     read_out(body).await;
     let http = match fault {
         Fault::NotPost => StatusCode::METHOD_NOT_ALLOWED,
@@ -117,7 +118,7 @@ async fn refuse(fault: Fault, silent: bool, body: impl HttpBody) -> Response<Bod
     if http != StatusCode::OK {
         head.headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
     }
-    Response::from_parts(head, words)
+    Response::from_parts(head, words.into())
 }
 
 pin_project_lite::pin_project! {
@@ -126,18 +127,18 @@ pin_project_lite::pin_project! {
     #[allow(missing_docs)]
     pub enum Answering<F> {
         Served { #[pin] future: F, streams: bool },
-        Refused { answer: Pin<Box<dyn Future<Output = Response<Body>> + Send>> },
+        Refused { answer: Pin<Box<dyn Future<Output = Response<Answer<Body>>> + Send>> },
     }
 }
 
-impl<F: Future<Output = Result<Response<Body>, E>>, E> Future for Answering<F> {
+impl<F: Future<Output = Result<Response<Answer<Body>>, E>>, E> Future for Answering<F> {
     type Output = F::Output;
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         match self.project() {
             Projected::Served { future, streams } => {
                 let answer = explained(ready!(future.poll(context))?);
-                Poll::Ready(Ok(if *streams { answer.map(explained_at_the_end) } else { answer }))
+                Poll::Ready(Ok(if *streams { answer.map(|answer| answer.map(explained_at_the_end)) } else { answer }))
             }
             Projected::Refused { answer } => answer.as_mut().poll(context).map(Ok),
         }

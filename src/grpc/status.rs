@@ -42,7 +42,10 @@ pub(super) fn status(fault: Fault) -> Status {
         Fault::Unavailable(_) => (Code::Unavailable, "UNAVAILABLE"),
         Fault::Contended => (Code::Unavailable, "CONTENDED"),
         Fault::Overloaded => (Code::Unavailable, "OVERLOADED"),
+        Fault::ShareTaken => (Code::ResourceExhausted, "TOO_MANY_AT_ONCE"),
         Fault::TooManyCalls { .. } => (Code::ResourceExhausted, "TOO_MANY_CALLS"),
+        Fault::MessageTooLarge { .. } => (Code::OutOfRange, "MESSAGE_TOO_LARGE"),
+        Fault::MessageLate { .. } => (Code::DeadlineExceeded, "MESSAGE_LATE"),
         Fault::MethodUnknown => (Code::Unimplemented, "METHOD_UNKNOWN"),
         Fault::DeadlineExceeded => (Code::DeadlineExceeded, "DEADLINE_EXCEEDED"),
         Fault::Internal(_) => (Code::Internal, "INTERNAL"),
@@ -58,7 +61,7 @@ pub(super) fn status(fault: Fault) -> Status {
         Fault::QuantityMissing { quantity, .. } => {
             details.add_bad_request_violation(format!("event.quantities[{quantity:?}]"), "is missing");
         }
-        Fault::Unavailable(_) | Fault::Contended | Fault::Overloaded => {
+        Fault::Unavailable(_) | Fault::Contended | Fault::Overloaded | Fault::ShareTaken => {
             details.set_retry_info(Some(RETRY));
         }
         Fault::TooManyCalls { retry } => {

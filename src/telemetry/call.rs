@@ -3,7 +3,7 @@
 //! It is found by whoever runs within the call, so that neither use cases nor the ledger hand it on. Outside a call everything here
 //! does nothing.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::fmt::Write as _;
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -14,6 +14,7 @@ use tokio::runtime::Handle;
 use tokio::task::futures::TaskLocalFuture;
 
 use super::labels::{Outcome, Rpc};
+use super::trace;
 
 /// Where the id of a request travels, in requests and in answers.
 pub const REQUEST_ID: &str = "x-request-id";
@@ -34,12 +35,31 @@ pub(super) struct Call {
     pub(super) fault: RefCell<Option<(&'static str, String)>>,
     pub(super) outcome: Cell<Outcome>,
     pub(super) retries: Cell<u32>,
-    pub(super) span: Option<Context>,
+    /// What its span will say, if calls are traced.
+    pub(super) beginning: Option<trace::Beginning>,
+    /// Begins when it is known who calls, as that decides whose trace it belongs to.
+    pub(super) span: OnceCell<Context>,
+}
+
+impl Call {
+    /// The span, which begins now if it has not begun. It belongs to the caller's trace if the caller is `trusted`.
+    pub(super) fn begin_span(&self, trusted: bool) -> Option<&Context> {
+        let beginning = self.beginning.as_ref()?;
+        Some(self.span.get_or_init(|| trace::begin(beginning, trusted)))
+    }
 }
 
 /// Serves `work` as this call.
 pub(super) fn serve<F: Future>(call: Call, work: F) -> TaskLocalFuture<Call, F> {
     CALL.scope(call, work)
+}
+
+/// Notes that it is known who calls. Only a `trusted` caller's word counts on whether the call is traced: each span costs the collector,
+/// and everybody can send a `traceparent`.
+pub fn admitted(trusted: bool) {
+    let _: Result<(), _> = CALL.try_with(|call| {
+        let _span = call.begin_span(trusted);
+    });
 }
 
 /// Notes what the call decides.

@@ -1,5 +1,6 @@
 //! Around every call: counts it, times it, names it by a request id, and traces it.
 
+use std::cell::OnceCell;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -55,10 +56,18 @@ where
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let rpc = Rpc::of_path(request.uri().path());
         let request_id = call::request_id(request.headers());
-        let span = if rpc.is_work() { trace::rpc(&request, &request_id, self.server_address) } else { None };
+        let beginning = if rpc.is_work() { trace::rpc(&request, &request_id, self.server_address) } else { None };
         metrics().in_flight.inc();
         let ending = Ending { rpc, started: Instant::now(), request_id: request_id.clone(), ended: false };
-        let call = Call { rpc, request_id, fault: None.into(), outcome: Outcome::Done.into(), retries: 0.into(), span };
+        let call = Call {
+            rpc,
+            request_id,
+            fault: None.into(),
+            outcome: Outcome::Done.into(),
+            retries: 0.into(),
+            beginning,
+            span: OnceCell::new(),
+        };
         Observing { work: call::serve(call, self.inner.call(request)), ending }
     }
 }
@@ -91,7 +100,8 @@ where
         };
         if let Some(call) = this.work.take_value() {
             let outcome = if code == Code::Ok { call.outcome.get() } else { Outcome::Fault };
-            if let Some(span) = &call.span {
+            // Who was not let in is trusted in nothing.
+            if let Some(span) = call.begin_span(false) {
                 trace::rpc_ended(span, code, outcome, call.retries.get());
             }
             if call.rpc == Rpc::ShouldRateLimit && outcome == Outcome::Fault {

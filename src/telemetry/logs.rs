@@ -97,7 +97,7 @@ impl<'writer> FormatFields<'writer> for Named {
         self.0.format_fields(writer.by_ref(), fields)?;
         let named = call::with(|call| {
             write!(writer, " request_id={}", call.request_id.to_str().unwrap_or_default())?;
-            call.span.iter().try_for_each(|span| write!(writer, " trace_id={}", trace::trace_id(span)))
+            call.span.get().into_iter().try_for_each(|span| write!(writer, " trace_id={}", trace::trace_id(span)))
         });
         named.unwrap_or(Ok(()))
     }
@@ -116,7 +116,7 @@ where
         event.record(&mut line);
         call::with(|call| {
             line.put("request_id", call.request_id.to_str().unwrap_or_default().into());
-            if let Some(span) = &call.span {
+            if let Some(span) = call.span.get() {
                 line.put("trace_id", trace::trace_id(span).into());
             }
         });

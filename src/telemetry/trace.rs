@@ -3,7 +3,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{LazyLock, OnceLock};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use http::{HeaderMap, HeaderValue, Request};
 use opentelemetry::propagation::{Extractor, TextMapPropagator as _};
@@ -149,9 +149,19 @@ impl Extractor for Incoming<'_> {
     }
 }
 
-/// A call begins: `/service/method`.
-pub(super) fn rpc<B>(request: &Request<B>, request_id: &HeaderValue, address: ServerAddress) -> Option<Context> {
-    let tracer = TRACER.get()?;
+/// What is known of a call when it comes in, for its span.
+#[derive(Debug, Clone)]
+pub(super) struct Beginning {
+    name: String,
+    attributes: Vec<KeyValue>,
+    started: SystemTime,
+    /// The caller's own span.
+    parent: Context,
+}
+
+/// A call comes in: `/service/method`. `None` while nothing is traced.
+pub(super) fn rpc<B>(request: &Request<B>, request_id: &HeaderValue, address: ServerAddress) -> Option<Beginning> {
+    TRACER.get()?;
     let name = request.uri().path().trim_start_matches('/').to_owned();
     let (service, method) = name.split_once('/').unwrap_or((&name, ""));
     let mut attributes = vec![
@@ -165,8 +175,21 @@ pub(super) fn rpc<B>(request: &Request<B>, request_id: &HeaderValue, address: Se
         attributes.push(KeyValue::new("server.port", i64::from(address.port())));
     }
     let parent = TraceContextPropagator::new().extract_with_context(&Context::new(), &Incoming(request.headers()));
-    let span = tracer.span_builder(name).with_kind(SpanKind::Server).with_attributes(attributes);
-    Some(parent.with_span(span.start_with_context(tracer, &parent)))
+    Some(Beginning { name, attributes, started: SystemTime::now(), parent })
+}
+
+/// The span of a call. Below the caller's own if the caller is `trusted`, and then traced if the caller says so; else the first of a new trace,
+/// which is traced as often as the ratio says.
+pub(super) fn begin(call: &Beginning, trusted: bool) -> Context {
+    let nobodys = Context::new();
+    let parent = if trusted { &call.parent } else { &nobodys };
+    let Some(tracer) = TRACER.get() else { return nobodys };
+    let span = tracer
+        .span_builder(call.name.clone())
+        .with_kind(SpanKind::Server)
+        .with_start_time(call.started)
+        .with_attributes(call.attributes.clone());
+    parent.with_span(span.start_with_context(tracer, parent))
 }
 
 /// The call ends. One that is dropped instead ends its span with that.
@@ -192,7 +215,7 @@ pub struct ScriptSpan(Span);
 pub fn script(name: &'static str, address: impl FnOnce() -> Option<(String, Option<u16>)>) -> Option<ScriptSpan> {
     let tracer = TRACER.get()?;
     call::with(|call| {
-        let parent = call.span.as_ref().filter(|span| span.span().span_context().is_sampled())?;
+        let parent = call.span.get().filter(|span| span.span().span_context().is_sampled())?;
         let mut attributes = vec![KeyValue::new("db.system.name", "redis"), KeyValue::new("tollgate.script", name)];
         if let Some((host, port)) = address() {
             attributes.push(KeyValue::new("server.address", host));

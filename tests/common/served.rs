@@ -37,15 +37,31 @@ fn told(line: &str) -> Option<SocketAddr> {
 impl Served {
     /// Starts it with these flags on a port of this machine, 0 for a free one, and returns when it listens.
     pub fn start(port: u16, flags: &[&str]) -> Self {
-        Self::start_with(port, flags, &[])
+        Self::start_by(tollgate(), port, flags)
     }
 
     /// Starts it with these variables as well.
     pub fn start_with(port: u16, flags: &[&str], variables: &[(&str, &str)]) -> Self {
-        let mut child = tollgate()
+        let mut command = tollgate();
+        command.envs(variables.iter().copied());
+        Self::start_by(command, port, flags)
+    }
+
+    /// The same, where a process may open so many files: by `ulimit` with this option, `-n`, or `-Sn` for a limit that it may raise.
+    pub fn start_with_files(option: &str, files: usize, flags: &[&str]) -> Self {
+        let mut shell = Command::new("sh");
+        let script = format!("ulimit {option} {files} && exec \"$0\" \"$@\"");
+        shell.args(["-c", &script]).arg(tollgate().get_program());
+        for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("TOLLGATE_")) {
+            shell.env_remove(name);
+        }
+        Self::start_by(shell, 0, flags)
+    }
+
+    fn start_by(mut command: Command, port: u16, flags: &[&str]) -> Self {
+        let mut child = command
             .args(["serve", "--listen", &format!("127.0.0.1:{port}")])
             .args(flags)
-            .envs(variables.iter().copied())
             .stderr(Stdio::piped())
             .spawn()
             .expect("the binary can be run");

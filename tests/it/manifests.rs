@@ -240,8 +240,12 @@ fn every_variable_is_a_setting_and_the_settings_go_together() {
         let limit: u64 = limit.strip_suffix("Mi").unwrap().parse::<u64>().unwrap() << 20;
         let number = |name: &str| settings[name].parse::<u64>().unwrap();
         let requests = number("max-in-flight") * number("max-message-bytes");
+        // Messages that are being read, and streams of callers without keys: docs/adr/0014-shares-and-free-streams.md.
+        let reading = number("max-in-flight") * (8 << 10) + 16 * number("max-message-bytes");
+        let keyless = 1000 * (11 << 10) + 32 * (256 << 10);
         let connections = number("max-connections") * (100 << 10);
-        assert!((20 << 20) + requests + connections < limit, "{path:?}: what callers may ask for does not fit");
+        let all = (20 << 20) + requests + reading + keyless + connections;
+        assert!(all < limit, "{path:?}: what callers may ask for does not fit: {} MiB", all >> 20);
         assert_eq!(container.pointer("/resources/limits/cpu"), None, "{path:?}");
         assert!(container.pointer("/resources/requests/cpu").is_some(), "{path:?}");
     }

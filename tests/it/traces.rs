@@ -317,6 +317,39 @@ fn a_wrong_variable_of_the_collector_ends_the_start_and_is_named() {
     }
 }
 
+/// Everybody can send a `traceparent`, and each span costs the collector.
+#[tokio::test(flavor = "multi_thread")]
+async fn only_a_caller_with_a_secret_key_decides_that_a_call_is_traced() {
+    let key = |role: &str| {
+        let mut create = tollgate();
+        create.args(["keys", "create", "--app", "traced", "--role", role]).env("TOLLGATE_REDIS_URL", redis_url());
+        String::from_utf8(create.output().unwrap().stdout).unwrap().trim().to_owned()
+    };
+    let (secret, public) = (key("secret"), key("public"));
+    let (address, mut spans) = grpc_collector(None).await;
+    let endpoint = format!("http://{address}");
+    let flags = ["--redis-url", &redis_url(), "--api-keys", "--otlp-endpoint", &endpoint, "--trace-ratio", "0"];
+    let mut served = Served::start(0, &flags);
+    let mut replica = Replica::connect(served.address).await;
+    let traces =
+        ["11111111111111111111111111111111", "22222222222222222222222222222222", "33333333333333333333333333333333"];
+    for (trace, key) in traces.iter().zip(["", &public, &secret]) {
+        let mut request = Request::new(v1::ListPlansRequest {});
+        request.metadata_mut().insert("traceparent", format!("00-{trace}-00f067aa0ba902b7-01").parse().unwrap());
+        if !key.is_empty() {
+            request.metadata_mut().insert("authorization", format!("Bearer {key}").parse().unwrap());
+        }
+        assert_eq!(replica.plans.list_plans(request).await.is_ok(), !key.is_empty());
+    }
+    served.signal("-TERM");
+    assert!(served.wait().success());
+    let mut received = Vec::new();
+    while let Ok(span) = spans.try_recv() {
+        received.push(span.span.trace_id.iter().map(|byte| format!("{byte:02x}")).collect::<String>());
+    }
+    assert_eq!(received, [traces[2]]);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_collector_that_is_away_costs_calls_nothing_and_the_log_a_line() {
     // It takes connections, and never says anything.

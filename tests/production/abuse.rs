@@ -18,7 +18,7 @@ use tonic_types::StatusExt as _;
 use crate::access::{key, reason, refused, with};
 use crate::raw::{
     DATA, END_HEADERS, END_STREAM, GOAWAY, HEADERS, OPENING, PATIENCE, RST_STREAM, Raw, closed, frame, framed, frames,
-    headers, next_frame, said,
+    headers, next_frame, read_until, said,
 };
 use crate::rolling::until;
 use crate::support::redis_server::RedisServer;
@@ -271,7 +271,31 @@ async fn an_app_that_floods_does_not_touch_another() {
     }
 }
 
-/// In KiB.
+/// A browser's calls are no reason to refuse those of the app's own servers, nor the other way round.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_public_keys_of_an_app_do_not_use_up_the_rate_of_its_secret_ones() {
+    let served = serve(&["--api-keys", "--rate-per-app", "5"]);
+    let (secret, public) = (key("two-buckets", "secret"), key("two-buckets", "public"));
+    let replica = Replica::connect(served.address).await;
+    let ask = async |key: &str| {
+        let mut plans = replica.plans.clone();
+        plans.list_plans(with(v1::ListPlansRequest {}, key, "")).await
+    };
+    let flood = async {
+        let answers: Vec<_> = (0..100).map(|_| ask(&public)).collect::<FuturesUnordered<_>>().collect().await;
+        answers.into_iter().filter_map(Result::err).collect::<Vec<_>>()
+    };
+    let refusals = flood.await;
+    assert!(refusals.len() >= 50, "{} were refused", refusals.len());
+    for status in refusals {
+        refused(Err::<(), _>(status), Code::ResourceExhausted, "TOO_MANY_CALLS");
+    }
+    for call in 0..5 {
+        ask(&secret).await.unwrap_or_else(|status| panic!("call {call} of the app's server: {status:?}"));
+    }
+}
+
+/// How much memory it has, in KiB.
 pub fn resident(served: &Served) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{}/status", served.id())).unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("it runs");
@@ -366,10 +390,12 @@ async fn one_connection_more_than_there_may_be_is_closed_and_an_ended_one_frees_
     let served = serve(&["--max-connections", "3"]);
     let mut open = Vec::new();
     for _ in 0..3 {
-        let mut tcp = said(served.address, OPENING).await;
-        next_frame(&mut tcp).await.expect("it is served");
-        open.push(tcp);
+        let call = [OPENING, &frame(HEADERS, END_HEADERS, 1, &headers(LIST_PLANS))].concat();
+        let message = frame(DATA, END_STREAM, 1, &framed(&v1::ListPlansRequest {}));
+        let tcp = said(served.address, &[call, message].concat()).await;
+        open.push(read_until(tcp, |kind, _| kind == DATA).await);
     }
+    // Each has authenticated: without keys every call of the contract does.
     closed(&mut said(served.address, OPENING).await).await;
     until("the log says it", async || served.log().contains("as many as 3 connections")).await;
     drop(open.pop());
@@ -425,18 +451,4 @@ async fn a_connection_ages_and_no_call_is_lost() {
     let (made, repeated) = made.into_iter().fold((0, 0), |sum, next| (sum.0 + next.0, sum.1 + next.1));
     println!("{made} calls over connections of a second each, {repeated} were not sent at first");
     assert_eq!(used_and_held(&mut replica.clone(), &user).await.0, f64::from(made));
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn who_has_no_key_can_keep_neither_much_nor_for_ever() {
-    let served = Served::start(0, &["--redis-url", &redis_url(), "--max-connection-age", "1s", "--call-timeout", "1s"]);
-    let channel = Channel::from_shared(format!("http://{}", served.address)).unwrap().connect().await.unwrap();
-    let mut health = HealthClient::new(channel);
-    let large = HealthCheckRequest { service: "x".repeat(5000) };
-    assert_eq!(health.check(large).await.unwrap_err().code(), Code::OutOfRange);
-    // A stream without end keeps its connection past its age, and not for long.
-    let mut watch = health.watch(HealthCheckRequest::default()).await.unwrap().into_inner();
-    let ended =
-        tokio::time::timeout(Duration::from_secs(60), async { while let Ok(Some(_)) = watch.message().await {} });
-    ended.await.expect("it is cut");
 }

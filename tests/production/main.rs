@@ -6,10 +6,11 @@
 
 mod abuse;
 mod access;
+mod bounds;
 mod envoy;
-mod malformed;
 mod envoy_kubernetes;
 mod envoy_proxy;
+mod malformed;
 mod raw;
 mod real_envoy;
 mod rolling;

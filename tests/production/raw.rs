@@ -135,6 +135,9 @@ fn grpc_status(headers: &HeaderMap) -> Option<Status> {
 /// What every connection begins with, and settings that change nothing.
 pub const OPENING: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
 
+/// The same by a caller who has no room for any answer: `SETTINGS_INITIAL_WINDOW_SIZE` is 0.
+pub const OPENING_WITHOUT_ROOM: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\x06\x04\0\0\0\0\0\0\x04\0\0\0\0";
+
 pub const DATA: u8 = 0;
 pub const HEADERS: u8 = 1;
 pub const RST_STREAM: u8 = 3;
@@ -153,11 +156,27 @@ pub fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
 
 /// The headers of a call, by HPACK without its table: `:method POST`, `:scheme http`, and literals.
 pub fn headers(path: &str) -> Vec<u8> {
+    headers_with(path, &[])
+}
+
+/// The headers of a call, and more of them.
+pub fn headers_with(path: &str, more: &[(&str, &str)]) -> Vec<u8> {
     let mut block = vec![0x83, 0x86];
     let mut literal = |start: &[u8], texts: &[&str]| {
         block.extend(start);
         for text in texts {
-            block.push(u8::try_from(text.len()).unwrap());
+            // An integer with a prefix of seven bits (RFC 7541, section 5.1).
+            match text.len().checked_sub(127) {
+                None => block.push(u8::try_from(text.len()).unwrap()),
+                Some(mut rest) => {
+                    block.push(127);
+                    while rest >= 128 {
+                        block.push(u8::try_from(rest % 128).unwrap() | 128);
+                        rest /= 128;
+                    }
+                    block.push(u8::try_from(rest).unwrap());
+                }
+            }
             block.extend(text.as_bytes());
         }
     };
@@ -165,7 +184,27 @@ pub fn headers(path: &str) -> Vec<u8> {
     literal(&[0x01], &["localhost"]);
     literal(&[0x0f, 0x10], &["application/grpc"]);
     literal(&[0x00], &["te", "trailers"]);
+    for (name, value) in more {
+        literal(&[0x00], &[name, value]);
+    }
     block
+}
+
+/// Says this, and returns once the server has read it: it has answered a ping that came after.
+pub async fn said_and_read(address: SocketAddr, bytes: &[u8]) -> TcpStream {
+    const PING: u8 = 6;
+    let tcp = said(address, &[bytes, &frame(PING, 0, 0, &[7; 8])].concat()).await;
+    read_until(tcp, |kind, payload| kind == PING && payload == [7; 8]).await
+}
+
+/// Reads frames until this is one of them.
+pub async fn read_until(mut tcp: TcpStream, is_it: impl Fn(u8, &[u8]) -> bool) -> TcpStream {
+    loop {
+        let (kind, _, payload) = next_frame(&mut tcp).await.expect("the connection lives on");
+        if is_it(kind, &payload) {
+            return tcp;
+        }
+    }
 }
 
 /// Reads frames until the connection ends: kind, stream, payload. What was read before it broke counts.
