@@ -81,10 +81,15 @@ async fn collector() -> (SocketAddr, UnboundedReceiver<Received>) {
     grpc_collector(None).await
 }
 
+/// On the runtime of those who accept: one of the test's own ends with the test, and accepting would fail from then on, again and again.
+async fn listener() -> tokio::net::TcpListener {
+    spawn(tokio::net::TcpListener::bind("127.0.0.1:0")).await.unwrap().unwrap()
+}
+
 /// One that speaks OTLP over gRPC, with TLS if it has a certificate.
 async fn grpc_collector(certificate: Option<&Certificate>) -> (SocketAddr, UnboundedReceiver<Received>) {
     let (send, receive) = unbounded_channel();
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let listener = listener().await;
     let address = listener.local_addr().unwrap();
     let incoming = tonic::transport::server::TcpIncoming::from(listener);
     let service = TraceServiceServer::new(Collector(send));
@@ -100,7 +105,7 @@ async fn grpc_collector(certificate: Option<&Certificate>) -> (SocketAddr, Unbou
 /// One that speaks OTLP over HTTP, with TLS if it has a certificate. It takes only what a collector takes.
 async fn http_collector(certificate: Option<&Certificate>) -> (SocketAddr, UnboundedReceiver<Received>) {
     let (send, receive) = unbounded_channel();
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let listener = listener().await;
     let address = listener.local_addr().unwrap();
     let acceptor = certificate.map(|Certificate { cert, key }| {
         let chain = CertificateDer::pem_slice_iter(cert.as_bytes()).collect::<Result<_, _>>().unwrap();
