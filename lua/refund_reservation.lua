@@ -36,8 +36,12 @@ local function asked_of_claims(claims, committed, asked, stays)
     local falls, beyond = 0, 0
     local _, measure = first_price(claim[C_MEASURES], committed)
     -- What happened is not undone: a group that counts events keeps its count.
-    local no_number = unreadable(measure, asked)
-    if no_number then return nil, fault('QUANTITY_MISSING', claim[C_ID], no_number) end
+    -- Also of a rule before the one that applied: whoever sends its names expects that they count.
+    for _, earlier in ipairs(decode(claim[C_MEASURES])) do
+      local no_number = unreadable(earlier, asked)
+      if no_number then return nil, fault('QUANTITY_MISSING', claim[C_ID], no_number) end
+      if earlier == measure then break end
+    end
     if measure ~= EVENTS then
       if measures_any(measure, asked.named) then
         measured = true

@@ -71,8 +71,11 @@ async fn read_all<B: Body<Data = Bytes>>(body: B, most: usize, share: &mut Share
     Ok(Message(Some(message.freeze()).filter(|message| message.has_remaining())))
 }
 
-/// Whether a message says of itself that it is longer than `most`.
+/// Whether a message says of itself that it is longer than `most`. What does not begin as a message says nothing: it is malformed.
 fn is_too_large(begun: &[u8], most: usize) -> bool {
+    if begun.first().is_some_and(|flag| *flag > 1) {
+        return false;
+    }
     let length = begun.get(1..PREFIX).and_then(|length| length.try_into().ok()).map(u32::from_be_bytes);
     length.is_some_and(|length| usize::try_from(length).is_ok_and(|length| length > most))
 }

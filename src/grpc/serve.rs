@@ -31,8 +31,17 @@ const MAX_MISTAKES: usize = 1000;
 /// How much of one answer waits for the connection to take it, in bytes.
 const SEND_BUFFER: usize = 64 << 10;
 
-/// How much a caller may send that nobody has read yet, in bytes: on one stream, and on the whole connection.
-const WINDOWS: (u32, u32) = (64 << 10, 256 << 10);
+/// How much a caller may send that nobody has read yet, in bytes: on one stream.
+const STREAM_WINDOW: u32 = 64 << 10;
+
+/// How much a caller may send that nobody has read yet, in bytes: on the whole connection, at least.
+const CONNECTION_WINDOW: u32 = 256 << 10;
+
+/// The window of a connection with so many streams. h2 counts each small frame that nobody has read as 256 bytes, and ends the connection
+/// (`too_many_data_frames`) when these are more than half of the window: a burst of one small message on every stream must fit.
+fn connection_window(streams: u32) -> u32 {
+    streams.saturating_mul(2 * 256).clamp(CONNECTION_WINDOW, i32::MAX.unsigned_abs())
+}
 
 /// Serves `service` on the connections of `incoming` until the sender of `stopping` is gone and all connections have ended.
 pub async fn serve<S, Answered>(incoming: Incoming, service: S, limits: &Limits, mut stopping: watch::Receiver<()>)
@@ -52,8 +61,8 @@ where
         .keep_alive_interval(limits.keepalive)
         .keep_alive_timeout(limits.keepalive)
         .max_send_buf_size(SEND_BUFFER)
-        .initial_stream_window_size(WINDOWS.0)
-        .initial_connection_window_size(WINDOWS.1);
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(connection_window(bounded(limits.max_streams)));
     // Every connection has a sender: when all are gone, all connections have ended.
     let (open, mut ended) = mpsc::channel::<()>(1);
     {
