@@ -10,6 +10,7 @@ pub mod proxy;
 pub mod redis_cluster;
 pub mod redis_server;
 pub mod served;
+pub mod timed_redis;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -92,7 +93,10 @@ pub fn redis_options() -> RedisOptions {
 /// A connection to the shared Redis, to look and to tamper.
 pub async fn redis() -> redis::aio::MultiplexedConnection {
     let client = redis::Client::open(redis_url()).expect("the URL is valid");
-    client.get_multiplexed_async_connection().await.expect("Redis answers")
+    // Patient: other programs may be busy, and no test is about how fast this is.
+    let patience = Some(Duration::from_secs(60));
+    let config = redis::AsyncConnectionConfig::new().set_connection_timeout(patience).set_response_timeout(patience);
+    client.get_multiplexed_async_connection_with_config(&config).await.expect("Redis answers")
 }
 
 /// A replica of the server, on the shared Redis unless told otherwise.
