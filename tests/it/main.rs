@@ -29,4 +29,5 @@ mod tls;
 mod traces;
 mod track;
 mod verify;
+mod windows;
 mod wire;
