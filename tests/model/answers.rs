@@ -6,6 +6,7 @@ use prost_types::{Duration, Timestamp};
 use tollgate::grpc::v1;
 use tonic::Code;
 
+use crate::price::Unmeasured;
 use crate::sketch::{Group, Unit};
 use crate::user::{Claim, Reservation, User};
 use crate::windows::NEVER;
@@ -39,9 +40,37 @@ pub fn invalid(reason: &str) -> Answer {
     fault(Code::InvalidArgument, reason)
 }
 
-pub fn missing_quantity(group: &str, quantity: &str) -> Answer {
-    let facts = vec![("limit_group_id", group.to_owned()), ("quantity", quantity.to_owned())];
-    fault_with(Code::InvalidArgument, "QUANTITY_MISSING", facts)
+/// SPEC does not say which facts, or with this reason which reason, a fault has.
+const ANY: &str = "*";
+
+/// Of a group that matches.
+pub fn unmeasured(group: &str, why: Unmeasured) -> Answer {
+    match why {
+        Unmeasured::Missing(quantity) => {
+            let facts = vec![("limit_group_id", group.to_owned()), ("quantity", quantity)];
+            fault_with(Code::InvalidArgument, "QUANTITY_MISSING", facts)
+        }
+        Unmeasured::NotANumber => fault_with(Code::InvalidArgument, ANY, vec![(ANY, String::new())]),
+    }
+}
+
+/// Of a commit.
+pub fn nothing_measured() -> Answer {
+    fault_with(Code::InvalidArgument, "NOTHING_MEASURED", vec![(ANY, String::new())])
+}
+
+impl Answer {
+    /// Whether this is what the model expects, as far as SPEC says it.
+    pub fn is(&self, expected: &Self) -> bool {
+        match (self, expected) {
+            (Self::Fault(code, reason, _), Self::Fault(expected, expected_reason, facts))
+                if facts.contains_key(ANY) =>
+            {
+                code == expected && (reason == expected_reason || expected_reason == ANY)
+            }
+            _ => self == expected,
+        }
+    }
 }
 
 pub fn already_committed(reservation: &Reservation) -> Answer {

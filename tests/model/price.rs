@@ -46,33 +46,71 @@ fn number(text: &str) -> Option<u128> {
     Some(whole.parse::<u128>().ok()? * MICRO + format!("{decimals:0<6}").parse::<u128>().ok()?)
 }
 
-fn value(term: &Term, event: &Event) -> Option<u128> {
-    let own = if term.name == "quantity" { event.quantity } else { None };
-    let named = event.quantities.get(&term.name).copied();
-    let in_metadata = || event.metadata.get(&term.name).and_then(|text| number(text));
-    named.or(own).or_else(in_metadata).or(term.default)
+/// Why no rule of a group that matches can measure the event.
+#[derive(Debug)]
+pub enum Unmeasured {
+    /// The first quantity that is missing.
+    Missing(String),
+    /// A measured name whose value in the metadata is no decimal number.
+    NotANumber,
 }
 
-/// The first measure that the event has everything for; else the first quantity that is missing.
-pub fn choose<'a>(measures: &'a [Measure], event: &Event) -> Result<&'a Measure, String> {
+/// What the event has of a quantity: its own, else that of the metadata, else the default of the rule, else, for the `quantity` of an event
+/// that names none, 1 where the unit is `count`.
+fn value(term: &Term, event: &Event, unit: Unit) -> Result<Option<u128>, Unmeasured> {
+    let own = if term.name == "quantity" { event.quantity } else { None };
+    let named = event.quantities.get(&term.name).copied().or(own);
+    if named.is_some() {
+        return Ok(named);
+    }
+    if let Some(text) = event.metadata.get(&term.name) {
+        return number(text).map(Some).ok_or(Unmeasured::NotANumber);
+    }
+    let one = term.name == "quantity" && unit == Unit::Count && event.quantities.is_empty();
+    Ok(term.default.or(one.then_some(MICRO)))
+}
+
+/// The first measure that the event has everything for.
+pub fn choose<'a>(measures: &'a [Measure], event: &Event, unit: Unit) -> Result<&'a Measure, Unmeasured> {
     let mut missing = None;
     for measure in measures {
         let Measure::Terms(terms) = measure else { return Ok(measure) };
-        match terms.iter().find(|term| value(term, event).is_none()) {
-            None => return Ok(measure),
-            Some(term) => missing = missing.or(Some(term.name.clone())),
+        let mut complete = true;
+        for term in terms {
+            if value(term, event, unit)?.is_none() {
+                complete = false;
+                missing = missing.or(Some(term.name.clone()));
+            }
+        }
+        if complete {
+            return Ok(measure);
         }
     }
-    Err(missing.expect("a group that matches has a measure"))
+    Err(Unmeasured::Missing(missing.expect("a group that matches has a measure")))
+}
+
+/// Whether the event names no `quantity`, and the default of a rule or the metadata says another one than 1, which it means where the unit
+/// is `count`: SPEC does not say which of them counts.
+pub fn is_unclear(measures: &[Measure], event: &Event, unit: Unit) -> bool {
+    let absent = event.quantity.is_none() && event.quantities.is_empty() && unit == Unit::Count;
+    let said = |term: &Term| term.default.is_some() || event.metadata.contains_key(&term.name);
+    let is_unclear = |measure: &Measure| match measure {
+        Measure::Terms(terms) => terms.iter().any(|term| term.name == "quantity" && said(term)),
+        Measure::Events => false,
+    };
+    absent && measures.iter().any(is_unclear)
+}
+
+/// Whether the event itself names this quantity.
+pub fn names(term: &Term, event: &Event) -> bool {
+    event.quantities.contains_key(&term.name) || (term.name == "quantity" && event.quantity.is_some())
 }
 
 /// In the unit's smallest, rounded up once, or down; `None` above the largest counter.
 pub fn charge(measure: &Measure, event: &Event, unit: Unit, down: bool) -> Option<u128> {
     let Measure::Terms(terms) = measure else { return Some(1) };
-    let sum: BigUint = terms
-        .iter()
-        .map(|term| BigUint::from(value(term, event).expect("it was chosen for that")) * term.weight * unit.scale())
-        .sum();
+    let value = |term: &Term| value(term, event, unit).ok().flatten().expect("it was chosen for that");
+    let sum: BigUint = terms.iter().map(|term| BigUint::from(value(term)) * term.weight * unit.scale()).sum();
     let one = BigUint::from(MICRO * PICO);
     let units = if down { sum / one } else { (sum + &one - 1_u32) / one };
     u128::try_from(units).ok().filter(|units| *units <= unit.most())

@@ -41,7 +41,7 @@ pub struct Group {
     pub rules: Vec<Rule>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Unit {
     Count,
     Tokens,
@@ -49,7 +49,7 @@ pub enum Unit {
     Cents,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Period {
     Minute,
     Hourly,
@@ -215,12 +215,6 @@ impl Event {
             quantities: self.quantities.iter().map(|(name, micros)| (name.clone(), double(*micros))).collect(),
             metadata: self.metadata.clone(),
         }
-    }
-
-    /// With its defaults filled in: two requests with the same are the same.
-    pub fn normal(&self) -> Self {
-        let quantity = self.quantity.or(self.quantities.is_empty().then_some(MICRO));
-        Self { quantity, ..self.clone() }
     }
 
     /// For `X.refund`: `X`.
