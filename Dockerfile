@@ -22,6 +22,15 @@ COPY src src
 # Copied files keep their times, and Cargo goes by those: what was built above must count as older.
 RUN touch build.rs src/main.rs src/lib.rs && cargo build --release --locked --bin tollgate
 
+# The names and lines of the code are larger than the program itself, and only a debugger wants them. The program names the file that
+# they are in, and both have the same build id.
+RUN objcopy --only-keep-debug target/release/tollgate tollgate.debug \
+    && objcopy --strip-all --add-gnu-debuglink=tollgate.debug target/release/tollgate tollgate
+
+# Only that file: docker build --target debug --output type=local,dest=. .
+FROM scratch AS debug
+COPY --from=build /src/tollgate.debug /
+
 # The C library and nothing else: no shell, no package manager. It has no redis-server either: set TOLLGATE_REDIS_URL.
 FROM ${RUNTIME}
 ARG VERSION=0.1.0
@@ -30,7 +39,7 @@ LABEL org.opencontainers.image.title="Tollgate" \
       org.opencontainers.image.description="A gRPC service that meters end-users of AI products, and refuses the call that would break a plan" \
       org.opencontainers.image.version="${VERSION}" \
       org.opencontainers.image.revision="${REVISION}"
-COPY --from=build /src/target/release/tollgate /usr/local/bin/tollgate
+COPY --from=build /src/tollgate /usr/local/bin/tollgate
 # Everybody who reaches the container may call this address, so it does not start before somebody says who is let in: by
 # TOLLGATE_API_KEYS=true, client certificates, or TOLLGATE_ALLOW_ANONYMOUS=true where the network keeps others out.
 ENV TOLLGATE_LISTEN=0.0.0.0:50051

@@ -23,6 +23,7 @@ use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 use rand_distr::{Distribution as _, Zipf};
 use tokio::task::JoinSet;
+use tollgate::domain::counted::counted;
 use tollgate::grpc::v1;
 use tollgate::grpc::v1::metering_service_client::MeteringServiceClient;
 use tollgate::grpc::v1::subscription_service_client::SubscriptionServiceClient;
@@ -134,7 +135,8 @@ async fn replay(options: Options) -> Result<()> {
     let mut drawn: Vec<usize> = work.iter().map(|work| work.user).collect();
     drawn.sort_unstable();
     drawn.dedup();
-    println!("{} requests for {} users of {run}, {} in flight", work.len(), drawn.len(), options.in_flight);
+    let (requests, users) = (counted(work.len(), "request"), counted(drawn.len(), "user"));
+    println!("{requests} for {users} of {run}, {} in flight", options.in_flight);
 
     for_each(&drawn, &clients, {
         let (run, plan) = (run.clone(), options.plan.clone());
@@ -167,7 +169,7 @@ async fn replay(options: Options) -> Result<()> {
         .context("cannot delete the users")?;
     }
     if !wrong.is_empty() {
-        bail!("{} of {} users differ:\n{}", wrong.len(), drawn.len(), wrong.join("\n"));
+        bail!("{} of {} differ:\n{}", wrong.len(), counted(drawn.len(), "user"), wrong.join("\n"));
     }
     println!("OK: what every user has used is exactly what was committed, and nothing is held");
     Ok(())
@@ -302,6 +304,10 @@ impl Worker {
             self.seen.denied += 1;
             return Ok(());
         }
+        ensure!(
+            !reserved.degraded,
+            "Tollgate fails open and has lost its Redis: what it counts now cannot be compared"
+        );
         let reservation_id = reserved.reservation_id;
         if work.release {
             let request = v1::ReleaseRequest { reservation_id, reason: "the replay releases some".to_owned() };
@@ -353,7 +359,8 @@ impl Worker {
 fn report(seen: &Seen, requests: usize, elapsed: Duration) {
     let calls: u64 = seen.latency.values().map(Histogram::len).sum();
     let per_second = calls as f64 / elapsed.as_secs_f64();
-    println!("{requests} requests, {calls} calls in {:.2} s: {per_second:.0} calls/s", elapsed.as_secs_f64());
+    let (requests, calls) = (counted(requests, "request"), counted(calls, "call"));
+    println!("{requests}, {calls} in {:.2} s: {per_second:.0} calls/s", elapsed.as_secs_f64());
     println!("denied {}, committed above the reservation {}, retried {}", seen.denied, seen.overages, seen.retries);
     let mut table = Table::new();
     table.set_header(["call", "count", "p50 ms", "p90 ms", "p99 ms", "p99.9 ms", "max ms"]);
@@ -383,7 +390,7 @@ fn right(text: String) -> Cell {
 async fn verify(run: &str, users: &[usize], totals: &BTreeMap<usize, Total>, clients: &Clients) -> Result<Vec<String>> {
     let mut metering = clients.metering.clone();
     let (mut wrong, mut all) = (Vec::new(), Total::default());
-    let mut counted = 0.0;
+    let mut used = 0.0;
     for user in users {
         let total = totals.get(user).copied().unwrap_or_default();
         all.add(&total);
@@ -407,12 +414,13 @@ async fn verify(run: &str, users: &[usize], totals: &BTreeMap<usize, Total>, cli
                 ));
             }
             if group == "tokens_total" {
-                counted += limit.used;
+                used += limit.used;
             }
         }
     }
     let Total { prompt, completion, calls } = all;
-    println!("committed: {prompt} prompt + {completion} completion = {} tokens in {calls} calls", prompt + completion);
-    println!("counted:   {counted} tokens");
+    let (tokens, calls) = (counted(prompt + completion, "token"), counted(calls, "call"));
+    println!("committed: {prompt} prompt + {completion} completion = {tokens} in {calls}");
+    println!("counted:   {}", counted(used as u64, "token"));
     Ok(wrong)
 }

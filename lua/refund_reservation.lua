@@ -12,7 +12,10 @@ local function by_quantities(measure, left_charge, committed, asked, stays)
   local beyond, nothing_stays = {}, true
   for i = 1, #measure, 4 do
     local name = measure[i]
-    local value, refunded = value_of(committed, name), value_of(asked, name) or 0
+    local value, refunded = value_of(committed, name), value_of(asked, name)
+    -- What the refund names was committed by default, if not by name.
+    if refunded and not value then value = measure[i + 3] end
+    refunded = refunded or 0
     if value then
       stays[name] = less(value, refunded)
       if stays[name] ~= 0 then nothing_stays = false end
@@ -33,6 +36,8 @@ local function asked_of_claims(claims, committed, asked, stays)
     local falls, beyond = 0, 0
     local _, measure = first_price(claim[C_MEASURES], committed)
     -- What happened is not undone: a group that counts events keeps its count.
+    local no_number = unreadable(measure, asked)
+    if no_number then return nil, fault('QUANTITY_MISSING', claim[C_ID], no_number) end
     if measure ~= EVENTS then
       if measures_any(measure, asked.named) then
         measured = true

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::{Arc, PoisonError, RwLock};
 
+use crate::domain::counted::counted;
 use crate::domain::fault::Fault;
 use crate::domain::id::AppId;
 use crate::domain::plan::Catalog;
@@ -57,10 +58,14 @@ impl fmt::Display for Catalogs {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let groups = |catalog: &Catalog| catalog.plans().iter().map(|plan| plan.groups.len()).sum::<usize>();
         match self {
-            Self::Shared(catalog) => write!(f, "{} plans, {} limit groups", catalog.plans().len(), groups(catalog)),
+            Self::Shared(catalog) => {
+                let (plans, groups) = (counted(catalog.plans().len(), "plan"), counted(groups(catalog), "limit group"));
+                write!(f, "{plans}, {groups}")
+            }
             Self::PerApp(catalogs) => {
                 let groups: usize = catalogs.values().map(|catalog| groups(catalog)).sum();
-                write!(f, "{} apps, {} plans, {groups} limit groups", catalogs.len(), self.plans())
+                let (apps, plans) = (counted(catalogs.len(), "app"), counted(self.plans(), "plan"));
+                write!(f, "{apps}, {plans}, {}", counted(groups, "limit group"))
             }
         }
     }

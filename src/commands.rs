@@ -15,7 +15,7 @@ use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 
-use crate::apps::files::Texts;
+use crate::apps::files::{Parsed, Texts};
 use crate::catalog;
 use crate::config::{HealthSettings, Settings, VerifySettings, unknown_variables};
 use crate::ledger::RedisAccess;
@@ -53,7 +53,10 @@ fn choose_cryptography() {
 #[must_use]
 pub fn check_catalog(path: &Path) -> ExitCode {
     match Texts::read(Some(path)).and_then(|texts| texts.parse()) {
-        Ok(catalogs) => {
+        Ok(Parsed { catalogs, warnings }) => {
+            for warning in warnings {
+                eprintln!("warning: {}: {warning}", path.display());
+            }
             println!("{} is valid: {catalogs}", path.display());
             ExitCode::SUCCESS
         }

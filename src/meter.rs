@@ -10,6 +10,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use sha2::{Digest as _, Sha256};
 
+use crate::domain::amount::{InvalidQuantity, Quantity};
 use crate::domain::answer::{Committed, Decision, Hold, Released, Standing, Tracked};
 use crate::domain::event::{Actual, Event, EventName};
 use crate::domain::fault::Fault;
@@ -131,12 +132,13 @@ impl Meter {
     ) -> Result<Reserved, Fault> {
         let nonce = Nonce::random();
         let ttl_ms = millis(ttl);
-        let digest = request_id.map(|_| digest(&("reserve", codec::event(event), ttl_ms)));
+        let digest = request_id.map(|_| digest(&("reserve", codec::event_identity(event), ttl_ms)));
         let user_keys = UserKeys::new(owner);
         let mut keys = user_keys.all();
         keys.push(user_keys.hold(nonce.as_str()));
         let call = |basis: &Basis<'_>| {
-            let (metadata, name, quantity, quantities, numeric) = codec::event(event);
+            let (metadata, name, quantity, quantities, numeric) =
+                codec::event_measured(event, |name| basis.measures(name));
             codec::encode(&(
                 basis.revision(),
                 basis.ended,
@@ -163,7 +165,7 @@ impl Meter {
                 let decision = Decision { denied: None, standings: Vec::new(), retry_after_ms: None };
                 return Ok(Reserved { decision, hold: None, degraded: true });
             }
-            Err(fault) => return Err(fault),
+            Err(fault) => return Err(unreadable(fault, event)),
         };
         let (decision, hold) = reply.decision()?;
         seen::reserved(basis.plan.id(), &decision, hold.as_ref());
@@ -180,8 +182,12 @@ impl Meter {
     /// See the RPC.
     pub async fn can_use(&self, owner: &Owner, event: &Event) -> Result<Decision, Fault> {
         let keys = UserKeys::new(owner).all();
-        let call = |basis: &Basis<'_>| codec::can_use_call(basis.revision(), basis.ended, event);
-        let (reply, _) = self.run(&self.ledger.scripts().can_use, &keys, owner, call).await?;
+        let call = |basis: &Basis<'_>| {
+            let event = codec::event_measured(event, |name| basis.measures(name));
+            codec::can_use_call_of(basis.revision(), basis.ended, event)
+        };
+        let reply = self.run(&self.ledger.scripts().can_use, &keys, owner, call).await;
+        let (reply, _) = reply.map_err(|fault| unreadable(fault, event))?;
         let (decision, _) = reply.decision()?;
         seen::asked(&decision);
         Ok(decision)
@@ -218,9 +224,9 @@ impl Meter {
     pub async fn track(&self, owner: &Owner, call: &TrackCall) -> Result<Tracked, Fault> {
         let event_id = Nonce::random();
         let TrackCall { event, request_id, enforce, reservation } = call;
-        let digest = request_id
-            .as_ref()
-            .map(|_| digest(&("track", codec::event(event), enforce, reservation.as_ref().map(ToString::to_string))));
+        let digest = request_id.as_ref().map(|_| {
+            digest(&("track", codec::event_identity(event), enforce, reservation.as_ref().map(ToString::to_string)))
+        });
         let once = (text(request_id.as_ref()), digest.as_deref().unwrap_or_default(), event_id.as_str());
         let reply = match (event.name.refunded(), reservation) {
             (Some(refunded), Some(reservation)) => {
@@ -236,7 +242,8 @@ impl Meter {
         let (request_id, digest, event_id) = once;
         let replay_ms = millis(self.options.replay_window);
         let call = |basis: &Basis<'_>| {
-            let (metadata, name, quantity, quantities, numeric) = codec::event(event);
+            let (metadata, name, quantity, quantities, numeric) =
+                codec::event_measured(event, |name| basis.measures(name));
             codec::encode(&(
                 basis.revision(),
                 basis.ended,
@@ -253,7 +260,8 @@ impl Meter {
             ))
         };
         let keys = UserKeys::new(owner).all();
-        let (reply, basis) = self.run(&self.ledger.scripts().track, &keys, owner, call).await?;
+        let reply = self.run(&self.ledger.scripts().track, &keys, owner, call).await;
+        let (reply, basis) = reply.map_err(|fault| unreadable(fault, event))?;
         reply.tracked().inspect(|tracked| seen::tracked(basis.plan.id(), tracked))
     }
 
@@ -261,7 +269,8 @@ impl Meter {
         let (request_id, digest, event_id) = once;
         let replay_ms = millis(self.options.replay_window);
         let call = |basis: &Basis<'_>| {
-            let (metadata, name, quantity, quantities, numeric) = codec::event(event);
+            let (metadata, name, quantity, quantities, numeric) =
+                codec::event_measured(event, |name| basis.measures(name));
             codec::encode(&(
                 basis.revision(),
                 basis.ended,
@@ -278,7 +287,8 @@ impl Meter {
             ))
         };
         let keys = UserKeys::new(owner).all();
-        Ok(self.run(&self.ledger.scripts().refund, &keys, owner, call).await?.0)
+        let reply = self.run(&self.ledger.scripts().refund, &keys, owner, call).await;
+        reply.map(|(reply, _)| reply).map_err(|fault| unreadable(fault, event))
     }
 
     async fn refund_reservation(
@@ -301,7 +311,8 @@ impl Meter {
         let (_, _, quantity, quantities, numeric) = codec::event(event);
         let call =
             codec::encode(&(nonce, request_id, digest, event_id, name, replay_ms, quantity, quantities, numeric));
-        self.ledger.run(&self.ledger.scripts().refund_reservation, &keys, owner, &[&call]).await
+        let reply = self.ledger.run(&self.ledger.scripts().refund_reservation, &keys, owner, &[&call]).await;
+        reply.map_err(|fault| unreadable(fault, event))
     }
 
     /// A user's standing in every group of the plan, or in those with a rule for `event`.
@@ -359,6 +370,28 @@ impl Meter {
 
 /// Request id, digest and event id of a Track.
 type Once<'a> = (&'a str, &'a str, &'a str);
+
+/// Says of a quantity that a script has missed if the event's metadata has it, but not as a number.
+fn unreadable(fault: Fault, event: &Event) -> Fault {
+    let Fault::QuantityMissing { group, quantity } = &fault else { return fault };
+    let Some(Err(problem)) = event.metadata.get(quantity).map(|value| Quantity::from_decimal(value)) else {
+        return fault;
+    };
+    let field = format!("event.metadata[{quantity:?}]");
+    match problem {
+        InvalidQuantity::TooLarge => Fault::OutOfRange { field, problem: problem.to_string() },
+        InvalidQuantity::RoundsToZero => {
+            Fault::Invalid { field, problem: problem.to_string(), reason: "INVALID_FIELD" }
+        }
+        InvalidQuantity::NotANumber | InvalidQuantity::Negative => {
+            let problem = format!(
+                "is measured by limit group {group:?}, and is no decimal number: send plain digits such as 1000 or 0.5, without \
+                 sign, separator, exponent or space"
+            );
+            Fault::Invalid { field, problem, reason: "INVALID_FIELD" }
+        }
+    }
+}
 
 fn unknown(plan: Effective<'_>) -> Fault {
     match plan {

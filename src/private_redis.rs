@@ -4,7 +4,7 @@
 //! pipe closes, be it by `kill -9` of this process, the shell ends Redis. One Tollgate per data directory: the log file is locked,
 //! and the lock is shared with the shell and Redis as their output, so that it is free only when all of them are gone.
 
-use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
+use std::fs::{DirBuilder, File, OpenOptions, Permissions, TryLockError};
 use std::io::{self, Read as _, Seek as _, SeekFrom};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
@@ -24,6 +24,8 @@ use tokio::time::Instant;
 /// member lives. Shell and reader ignore `TERM`, so that it means Redis; `USR1` ends the reader and the `sleep` it waits in. The
 /// order matters: Redis starts before `TERM` is ignored, or it would inherit that and lose the signal while it starts.
 const WATCHER: &str = r#"
+# What is written is nobody else's to read, also in a directory that was there before.
+umask 077
 own_dir=$1 grace=$2
 shift 2
 exec 3<&0 </dev/null
@@ -244,6 +246,8 @@ impl Place {
             .arg(&self.data_dir)
             .args(["--appendonly", "yes", "--appendfsync", "everysec", "--save", ""])
             .args(["--maxmemory", "0", "--maxmemory-policy", "noeviction"])
+            // A user with a million remembered ids would stop Redis for half a second when that expires or is deleted.
+            .args(["--lazyfree-lazy-expire", "yes", "--lazyfree-lazy-user-del", "yes"])
             .stdin(Stdio::piped())
             .stdout(self.log.try_clone().map_err(unusable)?)
             .stderr(self.log.try_clone().map_err(unusable)?)
@@ -359,8 +363,39 @@ fn find_program(named: Option<PathBuf>) -> Result<PathBuf, StartError> {
     Err(StartError::NotInstalled)
 }
 
+/// Makes the directory, or takes one that is there, and keeps others from reading what is in it.
 fn make_private_dir(path: &Path) -> io::Result<()> {
-    DirBuilder::new().recursive(true).mode(0o700).create(path)
+    DirBuilder::new().recursive(true).mode(0o700).create(path)?;
+    let mut shared = false;
+    for entry in path.read_dir()? {
+        let entry = entry?;
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        // What Tollgate and its Redis write.
+        let is_ours = ["redis.log", "redis.sock", "appendonlydir", "dump.rdb"].contains(&&*name);
+        if is_ours && !entry.file_type()?.is_symlink() {
+            close(&entry.path());
+        }
+        // A Redis that was killed leaves `temp-*`, and the root of a volume may have a `lost+found`.
+        shared |= !is_ours && !name.starts_with("temp-") && name != "lost+found";
+    }
+    // A directory in which somebody else keeps something, such as /tmp, stays as it is.
+    if !shared {
+        close(path);
+    }
+    Ok(())
+}
+
+/// Takes the permissions of others from a file or a directory. What belongs to somebody else stays as it is.
+fn close(path: &Path) {
+    let closed = || {
+        let mode = path.metadata()?.permissions().mode();
+        if mode & 0o077 == 0 { Ok(()) } else { std::fs::set_permissions(path, Permissions::from_mode(mode & 0o700)) }
+    };
+    if let Err(error) = closed() {
+        let error: io::Error = error;
+        tracing::warn!(%error, path = %path.display(), "others may read the private Redis's data: chmod go= it");
+    }
 }
 
 async fn lock_log(path: &Path, patience: Duration) -> Result<File, TryLockError> {

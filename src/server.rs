@@ -6,21 +6,22 @@ use std::sync::Arc;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
+use tonic::codec::CompressionEncoding::{Deflate, Gzip};
 use tonic::server::NamedService;
 use tonic::transport::Server;
-use tower::util::MapResponseLayer;
 
 use crate::access::Access;
 use crate::apps::Apps;
 use crate::config::Limits;
+use crate::domain::descriptor::EntryMeanings;
 use crate::grpc::deadline::DeadlineLayer;
-use crate::grpc::explain::explained;
 use crate::grpc::gate::{GateLayer, GateOptions};
+use crate::grpc::protocol::ProtocolLayer;
 use crate::grpc::rls::rate_limit_service_server::RateLimitServiceServer;
 use crate::grpc::v1::metering_service_server::MeteringServiceServer;
 use crate::grpc::v1::plan_service_server::PlanServiceServer;
 use crate::grpc::v1::subscription_service_server::SubscriptionServiceServer;
-use crate::grpc::{Incoming, Metering, Plans, RateLimits, Subscriptions, rls, v1};
+use crate::grpc::{Incoming, Metering, Plans, RateLimits, Subscriptions, rls, server_address, v1};
 use crate::health::Health;
 use crate::telemetry::admin;
 use crate::telemetry::layer::Observe;
@@ -35,6 +36,20 @@ const MAX_MISTAKES: usize = 1000;
 
 /// How large a question about health or reflection may be, in bytes: whoever asks has shown no key, and is not counted.
 const SMALL: usize = 4096;
+
+/// A service that takes compressed requests of at most so many bytes, before and after they are decompressed.
+macro_rules! takes {
+    ($service:expr, $most:expr) => {
+        $service.accept_compressed(Gzip).accept_compressed(Deflate).max_decoding_message_size($most)
+    };
+}
+
+/// A service that takes compressed requests, and compresses what it answers to those ([`ProtocolLayer`]).
+macro_rules! talks {
+    ($service:expr, $most:expr) => {
+        takes!($service, $most).send_compressed(Gzip).send_compressed(Deflate)
+    };
+}
 
 /// Why serving ended early.
 #[derive(Debug, thiserror::Error)]
@@ -59,8 +74,8 @@ pub struct Serving {
     pub fail_open: bool,
     /// What TLS is spoken with, if it is.
     pub tls: Option<Certificates>,
-    /// Where Envoy's rate limit service is served, if anywhere.
-    pub envoy: Option<TcpListener>,
+    /// Where Envoy's rate limit service is served, if anywhere, and what the entries of descriptors mean there.
+    pub envoy: Option<(TcpListener, EntryMeanings)>,
     /// Where metrics and health are shown over HTTP, if anywhere.
     pub admin: Option<TcpListener>,
 }
@@ -77,7 +92,7 @@ pub async fn run(
     let Serving { apps, access, limits, fail_open, tls, envoy, admin: admin_listener } = serving;
     let ledger = apps.ledger().clone();
     let (reporter, health_service) = tonic_health::server::health_reporter();
-    let health_service = health_service.max_decoding_message_size(SMALL);
+    let health_service = takes!(health_service, SMALL);
     let services = [
         MeteringServiceServer::<Metering>::NAME,
         SubscriptionServiceServer::<Subscriptions>::NAME,
@@ -95,7 +110,8 @@ pub async fn run(
     let (stop, stopping) = watch::channel(());
     let incoming =
         |listener| Incoming::new(listener, tls.as_ref().map(Certificates::subscribe), &limits, stopping.clone());
-    let (incoming, envoy) = (incoming(listener), envoy.map(incoming));
+    let (incoming, envoy) =
+        (incoming(listener), envoy.map(|(listener, meanings)| (incoming(listener), Arc::new(meanings))));
     if let Some(certificates) = tls {
         beside.spawn(certificates.follow());
     }
@@ -118,8 +134,8 @@ pub async fn run(
         .http2_keepalive_timeout(Some(limits.keepalive))
         .max_connection_age(limits.max_connection_age)
         // The outermost: what others refuse is seen as well.
-        .layer(Observe)
-        .layer(MapResponseLayer::new(explained))
+        .layer(Observe(server_address))
+        .layer(ProtocolLayer)
         // Outside the gate, where a caller may wait as well.
         .layer(DeadlineLayer(limits.call_timeout))
         .layer(gate.clone());
@@ -130,13 +146,14 @@ pub async fn run(
         }
     };
     let proxies = async {
-        let Some(incoming) = envoy else { return Ok(()) };
+        let Some((incoming, meanings)) = envoy else { return Ok(()) };
+        let rate_limits = RateLimits { apps: Arc::clone(&apps), meanings };
         bounded_server
             .clone()
             .add_service(health_service.clone())
-            .add_service(envoy_reflection().build_v1()?.max_decoding_message_size(SMALL))
-            .add_service(envoy_reflection().build_v1alpha()?.max_decoding_message_size(SMALL))
-            .add_service(RateLimitServiceServer::new(RateLimits(Arc::clone(&apps))).max_decoding_message_size(most))
+            .add_service(takes!(envoy_reflection().build_v1()?, SMALL))
+            .add_service(takes!(envoy_reflection().build_v1alpha()?, SMALL))
+            .add_service(talks!(RateLimitServiceServer::new(rate_limits), most))
             .serve_with_incoming_shutdown(incoming, until_stop())
             .await?;
         Ok(())
@@ -145,13 +162,11 @@ pub async fn run(
         bounded_server
             .clone()
             .add_service(health_service.clone())
-            .add_service(reflection().build_v1()?.max_decoding_message_size(SMALL))
-            .add_service(reflection().build_v1alpha()?.max_decoding_message_size(SMALL))
-            .add_service(MeteringServiceServer::new(Metering(Arc::clone(&apps))).max_decoding_message_size(most))
-            .add_service(
-                SubscriptionServiceServer::new(Subscriptions(Arc::clone(&apps))).max_decoding_message_size(most),
-            )
-            .add_service(PlanServiceServer::new(Plans(Arc::clone(&apps))).max_decoding_message_size(most))
+            .add_service(takes!(reflection().build_v1()?, SMALL))
+            .add_service(takes!(reflection().build_v1alpha()?, SMALL))
+            .add_service(talks!(MeteringServiceServer::new(Metering(Arc::clone(&apps))), most))
+            .add_service(talks!(SubscriptionServiceServer::new(Subscriptions(Arc::clone(&apps))), most))
+            .add_service(talks!(PlanServiceServer::new(Plans(Arc::clone(&apps))), most))
             .serve_with_incoming_shutdown(incoming, until_stop())
             .await?;
         Ok::<_, ServeError>(())

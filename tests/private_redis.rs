@@ -306,6 +306,70 @@ async fn odd_directories_work() {
     }
 }
 
+/// Who may do what with a file.
+fn mode(path: &Path) -> u32 {
+    path.metadata().unwrap_or_else(|error| panic!("{path:?}: {error}")).permissions().mode() & 0o777
+}
+
+/// Everything in a directory, and it itself.
+fn all_in(directory: &Path) -> Vec<PathBuf> {
+    let entries = directory.read_dir().unwrap().map(|entry| entry.unwrap().path());
+    let below = entries.flat_map(|path| if path.is_dir() { all_in(&path) } else { vec![path] });
+    below.chain([directory.to_owned()]).collect()
+}
+
+#[tokio::test]
+async fn nobody_else_can_read_the_data_in_a_directory_that_was_there_before() {
+    let scratch = tempfile::tempdir().unwrap();
+    let open = std::fs::Permissions::from_mode(0o755);
+    let data_dir = scratch.path().join("there");
+    std::fs::create_dir(&data_dir).unwrap();
+    std::fs::set_permissions(&data_dir, open.clone()).unwrap();
+    let redis = start(&data_dir).await;
+    assert_eq!(count(&redis.url()).await, 1);
+    let readable: Vec<_> = all_in(&data_dir).into_iter().filter(|path| mode(path) & 0o077 != 0).collect();
+    assert_eq!(readable, Vec::<PathBuf>::new());
+    redis.stop().await;
+    // As an earlier version has left it.
+    for path in all_in(&data_dir) {
+        std::fs::set_permissions(path, open.clone()).unwrap();
+    }
+    let redis = start(&data_dir).await;
+    assert_eq!(count(&redis.url()).await, 2);
+    for name in [".", "redis.log", "appendonlydir"] {
+        assert_eq!(mode(&data_dir.join(name)) & 0o077, 0, "{name}");
+    }
+    redis.stop().await;
+    // Where somebody else keeps something, only what is Redis's is closed.
+    let shared = scratch.path().join("shared");
+    std::fs::create_dir(&shared).unwrap();
+    std::fs::write(shared.join("theirs"), "").unwrap();
+    for path in [&shared, &shared.join("theirs")] {
+        std::fs::set_permissions(path, open.clone()).unwrap();
+    }
+    let redis = start(&shared).await;
+    assert_eq!(count(&redis.url()).await, 1);
+    assert_eq!((mode(&shared), mode(&shared.join("theirs"))), (0o755, 0o755));
+    let readable: Vec<_> = all_in(&shared).into_iter().filter(|path| mode(path) & 0o077 != 0).collect();
+    assert_eq!(readable, [shared.join("theirs"), shared.clone()]);
+    redis.stop().await;
+}
+
+#[tokio::test]
+async fn a_large_user_is_freed_beside_the_calls_and_not_in_front_of_them() {
+    let scratch = tempfile::tempdir().unwrap();
+    let redis = start(scratch.path()).await;
+    count(&redis.url()).await;
+    let client = redis::Client::open(redis.url()).unwrap();
+    let mut connection = client.get_multiplexed_async_connection().await.unwrap();
+    for name in ["lazyfree-lazy-expire", "lazyfree-lazy-user-del"] {
+        let command = redis::cmd("CONFIG").arg("GET").arg(name).to_owned();
+        let told: Vec<String> = command.query_async(&mut connection).await.unwrap();
+        assert_eq!(told, [name, "yes"]);
+    }
+    redis.stop().await;
+}
+
 #[tokio::test]
 async fn a_stale_socket_is_replaced() {
     let scratch = tempfile::tempdir().unwrap();

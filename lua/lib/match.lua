@@ -56,6 +56,7 @@ local function candidates(rules, name, metadata)
 end
 
 -- The charge by the first of the measures that applies, and that measure; else nil and the first quantity that is missing.
+-- A measure that looks up what is no number ends the search: neither a later rule nor a default stands in for it.
 local function first_price(measures, amount, round_down)
   local missing
   measures = decode(measures)
@@ -63,6 +64,8 @@ local function first_price(measures, amount, round_down)
     local measure = measures[i]
     local charge, lacks = price(measure, amount, round_down)
     if charge then return charge, measure end
+    local no_number = unreadable(measure, amount)
+    if no_number then return nil, no_number end
     missing = missing or lacks
   end
   return nil, missing

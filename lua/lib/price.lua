@@ -4,7 +4,8 @@
 -- weight or -1, weight limbs or false, default or false. A weight counts the group's smallest units per 1 of the quantity. Where it is
 -- no integer, its limbs give weight x 10^12 in base 10^6, the lowest first.
 --
--- An amount is { quantity or false, quantities, numeric metadata or false }.
+-- An amount is { quantity or false, quantities, numeric metadata or false }. Of a name that is measured, the metadata has a value, or
+-- `true` where the caller sent something that is no decimal number.
 
 local BASE = 1000000
 
@@ -96,6 +97,7 @@ local function price(measure, amount, round_down)
   for i = 1, #measure, 4 do
     local name, weight = measure[i], measure[i + 1]
     local value = value_of(amount, name) or measure[i + 3]
+    if value == true then value = nil end
     if not value then return nil, name end
     if weight >= 0 and type(value) == 'number' then
       total = total + value * weight
@@ -112,4 +114,15 @@ local function price(measure, amount, round_down)
     if rest and not round_down then total = total + 1 end
   end
   return total
+end
+
+-- The first name that the measure looks up in the metadata, where it finds no decimal number; nil if there is none.
+local function unreadable(measure, amount)
+  local quantity, quantities, numeric = amount[1], amount[2], amount[3]
+  if not numeric or measure == EVENTS then return nil end
+  for i = 1, #measure, 4 do
+    local name = measure[i]
+    local named = quantities[name] or (quantity and name == 'quantity')
+    if numeric[name] == true and not named then return name end
+  end
 end

@@ -1,7 +1,6 @@
 //! Catalogs as files: one for all apps, or a folder with one for each.
 
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -37,6 +36,15 @@ pub enum CatalogFailure {
         "the folder of catalogs has no default.yaml, and without --api-keys or --tls-client-app every call is one of the app `default`"
     )]
     NoDefaultApp,
+}
+
+/// What the texts of catalogs say.
+#[derive(Debug)]
+pub struct Parsed {
+    /// The plans.
+    pub catalogs: Catalogs,
+    /// What is valid and perhaps not meant, a line each, with its place.
+    pub warnings: Vec<String>,
 }
 
 /// The texts of catalogs, as they were at one moment.
@@ -108,49 +116,54 @@ impl Texts {
     ///
     /// # Errors
     /// [`CatalogFailure::Invalid`], and [`CatalogFailure::NoDefaultApp`] if that app has to have plans, and has none.
-    pub fn parse_for(&self, only_default: bool) -> Result<Catalogs, CatalogFailure> {
-        let catalogs = self.parse()?;
-        let has_plans = !only_default || catalogs.have(&AppId::default());
-        if has_plans { Ok(catalogs) } else { Err(CatalogFailure::NoDefaultApp) }
+    pub fn parse_for(&self, only_default: bool) -> Result<Parsed, CatalogFailure> {
+        let parsed = self.parse()?;
+        let has_plans = !only_default || parsed.catalogs.have(&AppId::default());
+        if has_plans { Ok(parsed) } else { Err(CatalogFailure::NoDefaultApp) }
     }
 
     /// The catalogs that are written there.
     ///
     /// # Errors
     /// [`CatalogFailure::Invalid`].
-    pub fn parse(&self) -> Result<Catalogs, CatalogFailure> {
+    pub fn parse(&self) -> Result<Parsed, CatalogFailure> {
         let invalid = |problems: String| CatalogFailure::Invalid { path: self.path.clone(), problems };
         let texts = match &self.texts {
             Form::One(text) => {
-                let catalog = catalog::parse(text, jiff::tz::db()).map_err(|problems| invalid(problems.to_string()))?;
-                return Ok(Catalogs::Shared(Arc::new(catalog)));
+                let catalog::Checked { catalog, warnings } =
+                    catalog::check(text, jiff::tz::db()).map_err(|problems| invalid(problems.to_string()))?;
+                let warnings = warnings.iter().map(ToString::to_string).collect();
+                return Ok(Parsed { catalogs: Catalogs::Shared(Arc::new(catalog)), warnings });
             }
             Form::Folder(texts) => texts,
         };
-        let mut problems = String::new();
-        // Writing to a text does not fail.
-        let mut tell = |file: &Path, problem: &dyn std::fmt::Display| {
-            let newline = if problems.is_empty() { "" } else { "\n" };
-            let name = file.file_name().unwrap_or_default().display();
-            let _: std::fmt::Result = write!(problems, "{newline}{name}: {problem}");
+        let (mut problems, mut warnings) = (Vec::new(), Vec::new());
+        let placed = |file: &Path, what: &dyn std::fmt::Display| {
+            format!("{}: {what}", file.file_name().unwrap_or_default().display())
         };
+        let mut tell = |file: &Path, problem: &dyn std::fmt::Display| problems.push(placed(file, problem));
         let mut catalogs = BTreeMap::new();
         for (file, text) in texts {
             let name = file.file_stem().unwrap_or_default().to_string_lossy();
             let app = AppId::parse(&name).map_err(|problem| tell(file, &problem));
-            let catalog = catalog::parse(text, jiff::tz::db()).map_err(|invalid| {
+            let checked = catalog::check(text, jiff::tz::db()).map_err(|invalid| {
                 invalid.problems.iter().for_each(|problem| tell(file, problem));
             });
-            if let (Ok(app), Ok(catalog)) = (app, catalog)
-                && catalogs.insert(app, Arc::new(catalog)).is_some()
-            {
-                tell(file, &"the app has two files: keep the .yaml or the .yml");
+            if let (Ok(app), Ok(checked)) = (app, checked) {
+                warnings.extend(checked.warnings.iter().map(|warning| placed(file, warning)));
+                if catalogs.insert(app, Arc::new(checked.catalog)).is_some() {
+                    tell(file, &"the app has two files: keep the .yaml or the .yml");
+                }
             }
         }
         if texts.is_empty() {
             return Err(invalid("the folder has no NAME.yaml, whose NAME is that of an app".to_owned()));
         }
-        if problems.is_empty() { Ok(Catalogs::PerApp(catalogs)) } else { Err(invalid(problems)) }
+        if problems.is_empty() {
+            Ok(Parsed { catalogs: Catalogs::PerApp(catalogs), warnings })
+        } else {
+            Err(invalid(problems.join("\n")))
+        }
     }
 }
 
@@ -168,7 +181,7 @@ mod tests {
         write("images.yml", catalog::EXAMPLE);
         write("README.md", "no catalog");
         write(".hidden.yaml", "no catalog");
-        let Catalogs::PerApp(catalogs) = read().parse().unwrap() else { panic!("it is a folder") };
+        let Catalogs::PerApp(catalogs) = read().parse().unwrap().catalogs else { panic!("it is a folder") };
         let apps: Vec<_> = catalogs.keys().map(AppId::as_str).collect();
         assert_eq!(apps, ["chat", "images"]);
 
@@ -191,7 +204,25 @@ mod tests {
     fn a_file_is_for_every_app_and_one_that_is_missing_is_named() {
         let missing = Texts::read(Some(Path::new("/nonexistent/catalog.yaml"))).unwrap_err();
         assert!(missing.to_string().contains("/nonexistent/catalog.yaml"));
-        let built_in = Texts::read(None).unwrap().parse().unwrap();
+        let built_in = Texts::read(None).unwrap().parse().unwrap().catalogs;
         assert!(matches!(built_in, Catalogs::Shared(catalog) if !catalog.plans().is_empty()));
+    }
+
+    #[test]
+    fn a_warning_names_its_file_only_where_there_are_several() {
+        let priced = "plans: { p: { period: daily, limit_groups: [
+            { id: t, unit: tokens, quota: 9, match: [{ event: x }] },
+            { id: c, unit: cents, quota: 9, match: [{ event: x, metadata: { model: a } }] } ] } }";
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("chat.yaml");
+        std::fs::write(&file, priced).unwrap();
+        std::fs::write(folder.path().join("other.yaml"), catalog::EXAMPLE).unwrap();
+        let warnings = |path: &Path| Texts::read(Some(path)).unwrap().parse().unwrap().warnings;
+        let (of_file, of_folder) = (warnings(&file), warnings(folder.path()));
+        assert!(
+            of_file.len() == 1 && of_file[0].starts_with("line 3, plans.p.limit_groups[1].match[0]: "),
+            "{of_file:?}"
+        );
+        assert_eq!(of_folder, [format!("chat.yaml: {}", of_file[0])]);
     }
 }

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use tokio::sync::Notify;
 
-use super::files::{CatalogFailure, Texts};
-use super::{Apps, Catalogs};
+use super::Apps;
+use super::files::{CatalogFailure, Parsed, Texts};
 use crate::telemetry::labels::Component;
 use crate::telemetry::metrics;
 
@@ -48,8 +48,9 @@ impl Upkeep {
                     }
                     metrics().component(Component::Catalog, digest == in_force);
                 }
-                Ok(Ok((digest, Some(catalogs)))) => {
+                Ok(Ok((digest, Some(Parsed { catalogs, warnings })))) => {
                     (seen, in_force) = (digest, digest);
+                    warn(&warnings);
                     let plans = catalogs.plans();
                     for gone in apps.replace(catalogs) {
                         tracing::warn!(plan = gone, "a plan is gone: calls of users who are on it are PLAN_UNKNOWN");
@@ -74,6 +75,13 @@ impl Upkeep {
     }
 }
 
+/// Writes to the log what in a catalog is perhaps not meant.
+pub fn warn(warnings: &[String]) {
+    for warning in warnings {
+        tracing::warn!("the catalog may not mean this: {warning}");
+    }
+}
+
 type Digest = [u8; 32];
 
 /// What the files have, if it is something else than what was `seen` last; to whom asks by a signal, also if it is the same.
@@ -82,7 +90,7 @@ fn read_again(
     seen: Digest,
     asked: bool,
     only_default: bool,
-) -> Result<(Digest, Option<Catalogs>), (Option<Digest>, CatalogFailure)> {
+) -> Result<(Digest, Option<Parsed>), (Option<Digest>, CatalogFailure)> {
     let texts = Texts::read(path).map_err(|failure| (None, failure))?;
     let digest = texts.digest();
     if digest == seen && !asked {
@@ -96,6 +104,6 @@ fn read_again(
             return Ok((seen, None));
         }
     }
-    let catalogs = texts.parse_for(only_default).map_err(|failure| (Some(digest), failure))?;
-    Ok((digest, Some(catalogs)))
+    let parsed = texts.parse_for(only_default).map_err(|failure| (Some(digest), failure))?;
+    Ok((digest, Some(parsed)))
 }

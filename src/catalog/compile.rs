@@ -285,7 +285,7 @@ fn write_term(message: &mut Vec<u8>, term: &Term, unit: Unit) {
     write(message, &term.name);
     write(message, &whole);
     write(message, &OrFalse(limbs));
-    write(message, &OrFalse(term.default));
+    write(message, &OrFalse(term.default_in(unit)));
 }
 
 #[cfg(test)]
@@ -411,7 +411,31 @@ plans:
         assert_eq!((all.0.as_str(), all.1, all.2, all.3), ("all", 1, -1, false));
         assert_eq!(all.terms(), Terms { id: "all", unit: 1, quota: -1, hard: false, label: "all" });
         assert_eq!(all.windows(), [1, 7, -1, 0, NEVER_MS, 0, 0, NEVER_MS]);
-        assert_eq!(all.rules(), json!([[1, "x", "", ["quantity", 1, false, false]]]));
+        assert_eq!(all.rules(), json!([[1, "x", "", ["quantity", 1, false, 1]]]));
+    }
+
+    #[test]
+    fn an_absent_quantity_is_1_where_things_are_counted_and_nothing_elsewhere() {
+        let measure = |unit: &str, measure: &str| {
+            let plan = plan_of(&format!(
+                "unit: {unit}, period: daily, quota: 1, match: [ {{ event: x, measure: {measure} }} ]"
+            ));
+            group(&plan, None, &BTreeMap::new()).rules()[0][3].clone()
+        };
+        assert_eq!(measure("count", "quantity"), json!(["quantity", 1, false, 1]));
+        assert_eq!(
+            measure("count", "{ quantity: 4, other: 1 }"),
+            json!(["quantity", 4, false, 1, "other", 1, false, false])
+        );
+        assert_eq!(measure("count", "{ name: quantity, default: 7 }"), json!(["quantity", 1, false, 7]));
+        for (unit, weight) in [("tokens", 1), ("seconds", 1_000), ("cents", 1_000_000)] {
+            assert_eq!(measure(unit, "quantity"), json!(["quantity", weight, false, false]), "{unit}");
+            assert_eq!(
+                measure(unit, "{ name: quantity, default: 2 }"),
+                json!(["quantity", weight, false, 2]),
+                "{unit}"
+            );
+        }
     }
 
     #[test]

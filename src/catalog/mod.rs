@@ -1,11 +1,12 @@
 //! The catalog: from YAML to plans, and from plans to what the scripts read.
 //!
 //! `yaml` reads a tree that knows its lines; `read` turns it into plans and reports every problem at once, in the `words` of the
-//! file; `schema` describes the file for editors; `compile` writes plans for the scripts.
+//! file; `warnings` finds what is valid and perhaps not meant; `schema` describes the file for editors; `compile` writes plans for the scripts.
 
 mod compile;
 mod read;
 mod schema;
+mod warnings;
 mod words;
 mod yaml;
 
@@ -13,6 +14,7 @@ use std::fmt;
 
 use jiff::tz::TimeZoneDatabase;
 
+use crate::domain::counted::counted;
 use crate::domain::plan::Catalog;
 
 pub use compile::{CompiledPlan, NEVER_MS, NoCalendar, OrFalse, Terms, compile};
@@ -21,7 +23,7 @@ pub use schema::schema;
 /// The catalog that a newcomer learns from, and that `tollgate serve` loads when none is named.
 pub const EXAMPLE: &str = include_str!("../../catalogs/example.yaml");
 
-/// Something wrong with a catalog.
+/// Something wrong with a catalog, or perhaps not meant.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problem {
     /// Counted from 1.
@@ -78,15 +80,28 @@ impl Problems {
     }
 
     /// By line; and last, how many more there are.
-    fn report(mut self) -> InvalidCatalog {
+    fn report(self) -> InvalidCatalog {
+        InvalidCatalog { problems: self.sorted("problem") }
+    }
+
+    fn sorted(mut self, noun: &str) -> Vec<Problem> {
         self.told.sort_by(|one, two| (one.line, &one.path).cmp(&(two.line, &two.path)));
         if self.untold > 0 {
             let line = self.told.last().map_or(1, |problem| problem.line);
-            let message = format!("and {} more problems; correct these first", self.untold);
+            let message = format!("and {}; correct these first", counted(self.untold, &format!("more {noun}")));
             self.told.push(Problem { line, path: String::new(), message });
         }
-        InvalidCatalog { problems: self.told }
+        self.told
     }
+}
+
+/// A valid catalog, and what in it is perhaps not meant.
+#[derive(Debug, Clone)]
+pub struct Checked {
+    /// All plans.
+    pub catalog: Catalog,
+    /// By line. Nothing fails because of them.
+    pub warnings: Vec<Problem>,
 }
 
 /// Reads a catalog. Time zones are looked up in `zones`.
@@ -94,9 +109,21 @@ impl Problems {
 /// # Errors
 /// Every problem at once, up to 1000 of them.
 pub fn parse(text: &str, zones: &TimeZoneDatabase) -> Result<Catalog, InvalidCatalog> {
-    let mut problems = Problems::default();
-    let catalog = yaml::parse(text, &mut problems).and_then(|tree| read::catalog(&tree, zones, &mut problems));
-    catalog.ok_or_else(|| problems.report())
+    check(text, zones).map(|checked| checked.catalog)
+}
+
+/// Reads a catalog as [`parse`] does, and looks for what is valid and perhaps not meant.
+///
+/// # Errors
+/// Every problem at once, up to 1000 of them.
+pub fn check(text: &str, zones: &TimeZoneDatabase) -> Result<Checked, InvalidCatalog> {
+    let (mut problems, mut warnings) = (Problems::default(), Problems::default());
+    let tree = yaml::parse(text, &mut problems);
+    let catalog = tree.and_then(|tree| read::catalog(&tree, zones, &mut problems, &mut warnings));
+    match catalog {
+        Some(catalog) => Ok(Checked { catalog, warnings: warnings.sorted("warning") }),
+        None => Err(problems.report()),
+    }
 }
 
 #[cfg(test)]

@@ -9,12 +9,13 @@ use std::collections::HashSet;
 use jiff::tz::TimeZoneDatabase;
 
 use crate::domain::amount::{Quantity, Unit};
-use crate::domain::plan::{Anchor, Catalog, LimitGroup, OnPlanChange, Period, Plan, Quota};
+use crate::domain::plan::{Anchor, Catalog, LimitGroup, OnPlanChange, Period, Plan, Quota, measured_names};
 
-use self::walk::join;
-use super::Problems;
+use self::walk::{Fields, join};
+use super::warnings::{FreePass, free_passes};
 use super::words::{decimals, one_of, quoted, shown};
 use super::yaml::{Node, Value};
+use super::{Problem, Problems};
 
 const MAX_PLANS: usize = 1000;
 const MAX_GROUPS: usize = 1000;
@@ -41,12 +42,18 @@ const UNITS: [(&str, Unit); 4] =
     [("count", Unit::Count), ("tokens", Unit::Tokens), ("seconds", Unit::Seconds), ("cents", Unit::Cents)];
 
 /// Reads the whole catalog.
-pub(super) fn catalog(root: &Node, zones: &TimeZoneDatabase, problems: &mut Problems) -> Option<Catalog> {
-    Reader { problems, zones }.catalog(root)
+pub(super) fn catalog(
+    root: &Node,
+    zones: &TimeZoneDatabase,
+    problems: &mut Problems,
+    warnings: &mut Problems,
+) -> Option<Catalog> {
+    Reader { problems, warnings, zones }.catalog(root)
 }
 
 struct Reader<'a> {
     problems: &'a mut Problems,
+    warnings: &'a mut Problems,
     zones: &'a TimeZoneDatabase,
 }
 
@@ -114,7 +121,31 @@ impl Reader<'_> {
             let defaults = Defaults { period, plan_has_period: fields.get("period").is_some(), anchor };
             self.groups(node, &path, &defaults)
         });
-        Some(Plan { id: id.to_owned(), name, on_plan_change, timezone, zone: zone.ok()?, groups: groups? })
+        let groups = groups?;
+        self.warn_of_free_passes(&groups, &fields);
+        let measured = measured_names(&groups);
+        Some(Plan { id: id.to_owned(), name, on_plan_change, timezone, zone: zone.ok()?, groups, measured })
+    }
+
+    /// Warns of prices that only some metadata has: an unknown model would be free.
+    fn warn_of_free_passes(&mut self, groups: &[LimitGroup], plan: &Fields<'_>) {
+        for FreePass { group, rule, event, metadata } in free_passes(groups) {
+            let path = format!("{}[{group}].match[{rule}]", plan.path_of("limit_groups"));
+            let line = plan.get("limit_groups").and_then(|node| line_of(node, group, rule)).unwrap_or(plan.line);
+            let with = match metadata.is_empty() {
+                true => "one without metadata".to_owned(),
+                false => {
+                    let pairs = metadata.iter().map(|(key, value)| format!("{} {}", shown(key), quoted(value)));
+                    format!("one with {}", pairs.collect::<Vec<_>>().join(", "))
+                }
+            };
+            let message = format!(
+                "prices {} for some metadata only: {with} costs no cents and passes; add a last rule without `metadata:` that is \
+                 priced as the dearest, or has weight 0 if it is meant to be free",
+                quoted(&event)
+            );
+            self.warnings.push(Problem { line, path, message });
+        }
     }
 
     fn groups(&mut self, node: &Node, path: &str, defaults: &Defaults) -> Option<Vec<LimitGroup>> {
@@ -163,7 +194,7 @@ impl Reader<'_> {
             Some(node) => self.thresholds(node, &fields.path_of("thresholds")),
             None => Some(Vec::new()),
         };
-        let rules = self.required(&fields, "match").and_then(|node| self.rules(node, &fields.path_of("match")));
+        let rules = self.required(&fields, "match").and_then(|node| self.rules(node, &fields.path_of("match"), unit));
         Some(LimitGroup {
             id: id?,
             label: label?,
@@ -238,6 +269,14 @@ fn range(unit: Unit) -> &'static str {
 /// EXACT: a number of at most six decimals. More would be rounded away, and not be what was written.
 fn exact(text: &str) -> Option<Quantity> {
     if decimals(text) > 6 { None } else { Quantity::from_decimal(text).ok() }
+}
+
+/// Where a rule of a group stands.
+fn line_of(groups: &Node, group: usize, rule: usize) -> Option<usize> {
+    let Value::List(groups) = &groups.value else { return None };
+    let Value::Map(fields) = &groups.get(group)?.value else { return None };
+    let Value::List(rules) = &fields.iter().find(|field| field.key == "match")?.value.value else { return None };
+    rules.get(rule).map(|rule| rule.line)
 }
 
 fn id_of(node: &Node) -> Option<&str> {

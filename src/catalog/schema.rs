@@ -129,6 +129,7 @@ struct RuleEntry {
     /// A name, `prefix.*` (one or more further segments) or `*`.
     event: String,
     /// Keys that must be present, each with one of these values; `prefix*` accepts every value that starts so.
+    #[schemars(extend("propertyNames" = { "pattern": NO_STAR }))]
     metadata: Option<BTreeMap<String, ValueEntry>>,
     /// What to count. Absent: quantity.
     measure: Option<MeasureEntry>,
@@ -146,7 +147,7 @@ enum ValueEntry {
 #[derive(JsonSchema)]
 #[schemars(untagged)]
 enum ScalarEntry {
-    Text(String),
+    Text(#[schemars(extend("pattern" = STAR_AT_THE_END))] String),
     Number(f64),
     Boolean(bool),
 }
@@ -158,7 +159,10 @@ enum MeasureEntry {
     Word(MeasureWord),
     Term(TermEntry),
     Terms(#[schemars(length(min = 1, max = 16))] Vec<TermEntry>),
-    Weights(#[schemars(extend("minProperties" = 1, "maxProperties" = 16))] BTreeMap<String, WeightEntry>),
+    Weights(
+        #[schemars(extend("propertyNames" = { "pattern": NO_STAR }, "minProperties" = 1, "maxProperties" = 16))]
+        BTreeMap<String, WeightEntry>,
+    ),
 }
 
 /// `quantity` counts the event's quantity; `events` counts 1.
@@ -174,6 +178,7 @@ enum MeasureWord {
 #[schemars(deny_unknown_fields)]
 struct TermEntry {
     /// The quantity's name.
+    #[schemars(extend("pattern" = NO_STAR))]
     name: String,
     /// At most 12 decimals, at most 1000000. Absent: 1.
     weight: Option<WeightEntry>,
@@ -189,6 +194,12 @@ struct WeightEntry(#[schemars(range(min = 0, max = 1_000_000))] f64);
 
 /// What an id looks like.
 const ID: &str = "^[A-Za-z0-9_.-]{1,64}$";
+
+/// What a metadata value looks like: a star may only end it.
+const STAR_AT_THE_END: &str = r"^[^*]*\*?$";
+
+/// What a metadata key, or the name of a quantity, looks like.
+const NO_STAR: &str = "^[^*]+$";
 
 /// The JSON schema of the catalog.
 ///

@@ -3,7 +3,7 @@
 use serde_json::{Value as Json, json};
 
 use super::yaml::{Node, Value};
-use super::{EXAMPLE, parse, schema};
+use super::{Checked, EXAMPLE, check as check_catalog, parse, schema};
 use crate::domain::pattern::ValuePattern;
 use crate::domain::plan::{Anchor, OnPlanChange, Period};
 
@@ -18,7 +18,9 @@ fn check(text: &str, expected: &str) {
 
 #[test]
 fn the_example_is_valid() {
-    let catalog = parse(EXAMPLE, jiff::tz::db()).unwrap_or_else(|problems| panic!("{problems}"));
+    let Checked { catalog, warnings } =
+        check_catalog(EXAMPLE, jiff::tz::db()).unwrap_or_else(|problems| panic!("{problems}"));
+    assert_eq!(warnings, []);
     assert_eq!(catalog.default_plan().unwrap().id, "free");
     assert_eq!(catalog.plans().len(), 4);
 }
@@ -159,8 +161,21 @@ plans:
           - { event: x, measure: events }
           - { event: x, measure: quantity }
 ",
-        "line 10, plans.p.limit_groups[0].match[1]: is never reached: rule 0 applies to the same events; remove one of them",
+        "line 10, plans.p.limit_groups[0].match[1]: is never reached: rule 0 applies to the same events; remove one of them, or write this one first",
     );
+}
+
+#[test]
+fn an_absent_quantity_is_1_where_things_are_counted_so_that_no_later_rule_is_reached() {
+    let rules = "match: [ { event: x }, { event: x, measure: { images: 1 } } ]";
+    let told =
+        "match[1]: is never reached: rule 0 applies to the same events; remove one of them, or write this one first";
+    check_lines("count", &[(rules, told), ("match: [ { event: x, measure: { images: 1 } }, { event: x } ]", "")]);
+    for unit in ["tokens", "seconds", "cents"] {
+        check_lines(unit, &[(rules, "")]);
+    }
+    let same = "match[1]: is never reached: rule 0 applies to the same events; remove one of them";
+    check_lines("tokens", &[("match: [ { event: x }, { event: x } ]", same)]);
 }
 
 /// Catalogs of one group, each with a line of its own, and what is said of that line; nothing if it is right.
@@ -434,6 +449,49 @@ fn what_a_plan_leaves_out_has_a_default() {
 }
 
 #[test]
+fn a_star_that_would_match_only_itself_is_refused() {
+    let star = |text: &str| {
+        format!(
+            "is \"{text}\", and a star may only end a value, where it stands for any ending: list the values, or write a prefix such as gpt-4o*"
+        )
+    };
+    for text in ["*-free", "gpt-*-mini", "gpt-**", "**"] {
+        let rule = |value: &str| format!("match: [ {{ event: x, metadata: {{ model: {value} }} }} ]");
+        let told = format!("match[0].metadata.model: {}", star(text));
+        check_lines("count", &[(&rule(&format!("\"{text}\"")), &told)]);
+        let told = format!("match[0].metadata.model[1]: {}", star(text));
+        check_lines("count", &[(&rule(&format!("[gpt-4o*, \"{text}\"]")), &told)]);
+    }
+    check_lines("count", &[("match: [ { event: x, metadata: { model: \"*\", tier: [gold*, a] } } ]", "")]);
+    let name = |what: &str| format!("\"mod*\" is {what}, which takes no star: write each one that is meant");
+    let of_a_name = format!("match[0].measure: {}", name("a quantity's name"));
+    check_lines(
+        "tokens",
+        &[
+            (
+                "match: [ { event: x, metadata: { \"mod*\": a } } ]",
+                &format!("match[0].metadata.mod*: {}", name("a metadata key")),
+            ),
+            ("match: [ { event: x, measure: { \"mod*\": 1 } } ]", &of_a_name),
+            ("match: [ { event: x, measure: [ { name: \"mod*\" } ] } ]", &of_a_name),
+        ],
+    );
+    // Event patterns, ids and the default plan have alphabets without a star.
+    for event in ["*.tokens", "llm*", "llm.*.tokens", "llm.tok*", "llm.**", "**", "llm.*."] {
+        let text = format!("match: [ {{ event: \"{event}\" }} ]");
+        let told = format!(
+            "match[0].event: \"{event}\" is not an event pattern (a name, `prefix.*` or `*`): an event name consists of A-Z, a-z, 0-9 and . _ : / -"
+        );
+        check_lines("count", &[(&text, &told)]);
+    }
+    let group = "{ id: \"a*\", unit: count, quota: 1, period: daily, match: [{ event: x }] }";
+    check(
+        &format!("default_plan: f*\nplans:\n  fr*: {{ limit_groups: [{group}] }}"),
+        "line 1, default_plan: names no plan \"f*\"; there are: fr*\nline 3, plans.fr*: the id \"fr*\" must be 1 to 64 of A-Z a-z 0-9 . _ -\nline 3, plans.fr*.limit_groups[0].id: the id \"a*\" must be 1 to 64 of A-Z a-z 0-9 . _ -",
+    );
+}
+
+#[test]
 fn conditions_take_values_as_they_are_written() {
     let catalog = "plans: { p: { period: daily, limit_groups: [ { id: a, unit: count, quota: 1, match: [
         { event: x, metadata: { a: 4, b: [true, 1.50], c: \"\", d: gpt-* } } ] } ] } }";
@@ -455,7 +513,7 @@ fn conditions_take_values_as_they_are_written() {
             ),
             (
                 "match: [ { event: x, metadata: { a: 1, b: [2, 3*] }, measure: events }, { event: x, metadata: { b: [3*, 2], a: 1 } } ]",
-                "match[1]: is never reached: rule 0 applies to the same events; remove one of them",
+                "match[1]: is never reached: rule 0 applies to the same events; remove one of them, or write this one first",
             ),
             // Other conditions, or a measure that may be missing: both are reached.
             ("match: [ { event: x, metadata: { a: 1 }, measure: events }, { event: x } ]", ""),
@@ -467,7 +525,7 @@ fn conditions_take_values_as_they_are_written() {
             ),
             (
                 "match: [ { event: x, measure: { name: p, default: 0 } }, { event: x } ]",
-                "match[1]: is never reached: rule 0 applies to the same events; remove one of them",
+                "match[1]: is never reached: rule 0 applies to the same events; remove one of them, or write this one first",
             ),
         ],
     );

@@ -10,10 +10,11 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::access::{Access, Guard};
-use crate::apps::files::{CatalogFailure, Texts};
-use crate::apps::keep_up::Upkeep;
+use crate::apps::files::{CatalogFailure, Parsed, Texts};
+use crate::apps::keep_up::{self, Upkeep};
 use crate::apps::{Apps, Catalogs};
 use crate::config::{Config, Settings, log_filter, unknown_variables};
+use crate::domain::descriptor::EntryMeanings;
 use crate::domain::fault::Fault;
 use crate::ledger::{ConnectError, Ledger, RedisAccess, RedisOptions};
 use crate::meter::MeterOptions;
@@ -36,7 +37,7 @@ pub(super) enum Failure {
         #[source]
         source: std::io::Error,
     },
-    #[error("cannot send traces: check --otlp-endpoint and the OTEL_ variables")]
+    #[error("cannot send traces to the collector of --otlp-endpoint")]
     Traces(#[from] telemetry::trace::StartError),
     #[error(transparent)]
     PrivateRedis(#[from] private_redis::StartError),
@@ -48,6 +49,8 @@ pub(super) enum Failure {
     Keys(#[from] Fault),
     #[error("--tls-client-app gives {0} to two apps")]
     IdentityTwice(String),
+    #[error("--envoy-entries {0}")]
+    EntryMeanings(String),
     #[error(transparent)]
     Tls(#[from] InvalidTls),
     #[error("cannot wait for signals")]
@@ -65,7 +68,7 @@ pub fn serve(settings: Settings) -> ExitCode {
         }
     };
     let filter = log_filter(&config.log).expect("the settings were checked");
-    telemetry::logs::start(filter, config.seeing.log_format);
+    let logs = telemetry::logs::start(filter, config.seeing.log_format);
     for name in unknown_variables(std::env::vars_os().map(|(name, _)| name)) {
         tracing::warn!("the variable {name} is not a setting, and is ignored; `tollgate serve --help` lists them");
     }
@@ -79,7 +82,10 @@ pub fn serve(settings: Settings) -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return failed(&error),
     };
-    match runtime.block_on(run(config)) {
+    let outcome = runtime.block_on(run(config));
+    // What is told below stands after the log.
+    drop(logs);
+    match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => failed(&failure),
     }
@@ -87,7 +93,8 @@ pub fn serve(settings: Settings) -> ExitCode {
 
 async fn run(config: Config) -> Result<(), Failure> {
     let texts = Texts::read(config.catalog.as_deref())?;
-    let catalogs = texts.parse_for(only_default(&config))?;
+    let Parsed { catalogs, warnings } = texts.parse_for(only_default(&config))?;
+    keep_up::warn(&warnings);
     let tls = config.tls().map(Certificates::load).transpose()?;
     let listeners = Listeners::bind(&config).await?;
     let seeing = &config.seeing;
@@ -186,6 +193,7 @@ async fn serve_with(
         false => None,
     };
     let identities = IdentityApps::new(&config.tls_client_app).map_err(Failure::IdentityTwice)?;
+    let meanings = EntryMeanings::new(&config.envoy_entries).map_err(Failure::EntryMeanings)?;
     let Listeners { callers, envoy, admin } = listeners;
     let addresses = [("admin port", &admin), ("envoy port", &envoy)]
         .map(|(what, listener)| (what, listener.as_ref().and_then(|listener| listener.local_addr().ok())));
@@ -196,7 +204,7 @@ async fn serve_with(
         limits: config.limits.clone(),
         fail_open: config.fail_open,
         tls,
-        envoy,
+        envoy: envoy.map(|listener| (listener, meanings)),
         admin,
     };
     let upkeep = Arc::new(Upkeep::new(only_default(config)));

@@ -22,7 +22,7 @@ pub struct Limits {
     #[arg(long, env = "TOLLGATE_CALL_TIMEOUT", value_name = "DURATION", default_value = "30s", value_parser = value::duration(Duration::from_millis(100)))]
     pub call_timeout: Duration,
 
-    /// How large a request may be, in bytes
+    /// How large a request may be, in bytes, before and after it is decompressed
     #[arg(long, env = "TOLLGATE_MAX_MESSAGE_BYTES", value_name = "NUMBER", default_value = "262144", value_parser = value::number(1024, 64 << 20))]
     pub max_message_bytes: usize,
 

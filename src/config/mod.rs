@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use clap::Args;
 
+use crate::domain::descriptor::{EntryMeaning, EntryMeanings};
 use crate::tls::{self, IdentityApp, IdentityApps};
 
 mod command;
@@ -48,6 +49,12 @@ pub struct Config {
     /// Where to answer Envoy's rate limit service, such as 127.0.0.1:8081; or none
     #[arg(long, env = "TOLLGATE_ENVOY_LISTEN", value_name = "ADDRESS", default_value = "none", value_parser = value::place)]
     pub envoy_listen: seeing::Place,
+
+    /// What the entries of Envoy's descriptors mean, by their keys (repeated, or separated by commas): KEY=user_id, KEY=event,
+    /// KEY=event:NAME, KEY=metadata:KEY, KEY=metadata:KEY:VALUE, KEY=enforce or KEY=ignore. A key may end in *; the longest that fits counts
+    /// [default: user_id and event mean themselves, and other keys are metadata]
+    #[arg(long, env = "TOLLGATE_ENVOY_ENTRIES", value_name = "KEY=MEANING", value_delimiter = ',')]
+    pub envoy_entries: Vec<EntryMeaning>,
 
     /// How many threads serve calls. One suffices for one Redis, and spends a quarter less on a call than several do
     #[arg(long, env = "TOLLGATE_WORKERS", value_name = "NUMBER", default_value = "1", value_parser = value::number(1, 1024))]
@@ -224,6 +231,12 @@ impl Config {
                 );
                 wrong(&["listen", "envoy-listen", "api-keys", "tls-client-ca", "allow-anonymous"], &problem);
             }
+        }
+        if !self.envoy_entries.is_empty() && self.envoy_listen.is_none() {
+            wrong(&["envoy-entries", "envoy-listen"], "envoy-entries needs envoy-listen, the address where Envoy asks");
+        }
+        if let Err(problem) = EntryMeanings::new(&self.envoy_entries) {
+            wrong(&["envoy-entries"], &format!("envoy-entries {problem}"));
         }
         match (&self.tls_cert, &self.tls_key) {
             (Some(_), None) => {

@@ -18,7 +18,8 @@ pub struct Seeing {
     #[arg(long, env = "TOLLGATE_ADMIN_LISTEN", value_name = "ADDRESS", default_value = "none", value_parser = value::place)]
     pub admin_listen: Place,
 
-    /// The OpenTelemetry collector to send traces to over OTLP (gRPC), such as http://127.0.0.1:4317 [default: none]
+    /// The OpenTelemetry collector to send traces to over OTLP, such as http://127.0.0.1:4317. It speaks gRPC, or HTTP where
+    /// OTEL_EXPORTER_OTLP_PROTOCOL is http/protobuf [default: none]
     #[arg(long, env = "TOLLGATE_OTLP_ENDPOINT", value_name = "URL", value_parser = value::collector, hide_env_values = true)]
     pub otlp_endpoint: Option<String>,
 

@@ -134,6 +134,35 @@ fn a_list_may_be_one_text_with_commas_or_a_list() {
 }
 
 #[test]
+fn meanings_of_entries_that_cannot_be_are_told_at_start() {
+    let listen = "envoy-listen = \"127.0.0.1:8081\"\n";
+    for (text, told) in [
+        ("envoy-entries = [\"k=user_id\"]".to_owned(), "envoy-entries needs envoy-listen"),
+        (
+            format!("{listen}envoy-entries = \"k=user\""),
+            "envoy-entries is [\"k=user\"] (file tollgate.toml line 2): a meaning is user_id,",
+        ),
+        (
+            format!("{listen}envoy-entries = [\"a*b=event\"]"),
+            "envoy-entries is [\"a*b=event\"] (file tollgate.toml line 2): a key may have one `*`",
+        ),
+        (
+            format!("{listen}envoy-entries = [\"k=event\", \"k=event:a\"]"),
+            "envoy-entries says k=event and k=event:a, which contradict each other",
+        ),
+    ] {
+        let found = problems(&text);
+        assert!(found.len() == 1 && found[0].starts_with(told), "{found:?}");
+    }
+    let text = format!("{listen}envoy-entries = [\"httproute/*=ignore\", \"rule-0-match-0=user_id\"]");
+    let (config, given) = Settings::default().resolve_with_file(Path::new("f"), &text).unwrap();
+    assert_eq!(config.envoy_entries.len(), 2);
+    assert!(given.iter().any(|given| given.to_string().starts_with("envoy-entries = [\"httproute/*=ignore\", ")));
+    let commas = ["--envoy-listen=127.0.0.1:8081", "--envoy-entries=httproute/*=ignore,rule-0-match-0=user_id"];
+    assert_eq!(flags(&commas).resolve().unwrap().0.envoy_entries, config.envoy_entries);
+}
+
+#[test]
 fn what_is_bad_by_itself_is_not_told_twice() {
     // How many nodes the bad list would name is anybody's guess.
     let problems = problems("redis-url = [\"\"]\nredis-sentinel = [\"redis://s\"]\n");

@@ -42,6 +42,13 @@ impl Standing {
         }
     }
 
+    /// Whether this group denies the call that was denied. A quota of 0 denies every event, also one that costs nothing: its shortfall
+    /// is 0 then.
+    #[must_use]
+    pub fn denies(&self) -> bool {
+        self.shortfall > 0 || (self.hard && self.quota == Quota::Limited(0))
+    }
+
     /// Whether more is used and held than the quota.
     #[must_use]
     pub fn exceeded(&self) -> bool {
@@ -175,5 +182,15 @@ mod tests {
             assert_eq!(standing.exceeded(), used + held > 100, "{used} {held}");
         }
         assert!(!standing(Quota::Unlimited, 60, 41).would_exceed(1_000_000));
+    }
+
+    #[test]
+    fn a_quota_of_0_denies_also_what_costs_nothing() {
+        let full = Standing { shortfall: 1, ..standing(Quota::Limited(100), 100, 0) };
+        assert!(full.denies());
+        assert!(!standing(Quota::Limited(100), 100, 0).denies(), "another group denies");
+        assert!(standing(Quota::Limited(0), 0, 0).denies());
+        assert!(!Standing { hard: false, ..standing(Quota::Limited(0), 0, 0) }.denies());
+        assert!(!standing(Quota::Unlimited, 0, 0).denies());
     }
 }

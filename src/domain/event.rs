@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::amount::Quantity;
+use super::amount::{InvalidQuantity, Quantity};
 
 /// Why text cannot be an event name.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -18,6 +18,9 @@ pub enum InvalidEventName {
 /// A dotted name such as `llm.tokens`: 1 to 128 bytes of `[A-Za-z0-9._:/-]`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct EventName(String);
+
+/// The name under which a measure finds the event's own quantity.
+pub const QUANTITY: &str = "quantity";
 
 /// The end of the name of an event that refunds another.
 const REFUND: &str = ".refund";
@@ -51,12 +54,12 @@ impl EventName {
     }
 }
 
-/// One event, with its defaults filled in.
+/// One event, as a caller sent it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Event {
     /// What happened.
     pub name: EventName,
-    /// How much; absent only where `quantities` are named instead.
+    /// How much. Absent, it means 1 in a limit group of unit `count`, and nothing in any other.
     pub quantity: Option<Quantity>,
     /// How much, by name.
     pub quantities: BTreeMap<String, Quantity>,
@@ -65,7 +68,7 @@ pub struct Event {
 }
 
 impl Event {
-    /// An event; one that names neither a quantity nor quantities has quantity 1.
+    /// An event of these parts.
     #[must_use]
     pub fn new(
         name: EventName,
@@ -73,15 +76,17 @@ impl Event {
         quantities: BTreeMap<String, Quantity>,
         metadata: BTreeMap<String, String>,
     ) -> Self {
-        let quantity = quantity.or_else(|| quantities.is_empty().then_some(Quantity::ONE));
         Self { name, quantity, quantities, metadata }
     }
 
-    /// The metadata that is a plain decimal number, which a measure may name.
-    #[must_use]
-    pub fn numeric_metadata(&self) -> BTreeMap<&str, Quantity> {
-        let number = |value: &String| Quantity::from_decimal(value).ok();
-        self.metadata.iter().filter_map(|(key, value)| Some((key.as_str(), number(value)?))).collect()
+    /// Reads the metadata of the names that `measured` accepts as numbers. A measure that needs a value which is no number must
+    /// not go on without it, so that such values are told apart from absent ones.
+    pub fn measured_metadata(
+        &self,
+        measured: impl Fn(&str) -> bool,
+    ) -> BTreeMap<&str, Result<Quantity, InvalidQuantity>> {
+        let entries = self.metadata.iter().filter(|(key, _)| measured(key));
+        entries.map(|(key, value)| (key.as_str(), Quantity::from_decimal(value))).collect()
     }
 }
 
@@ -122,22 +127,18 @@ mod tests {
     }
 
     #[test]
-    fn an_event_without_numbers_has_quantity_1() {
-        let event = |quantity, quantities| {
-            Event::new(EventName::parse("a").unwrap(), quantity, quantities, BTreeMap::new()).quantity
-        };
-        let (two, named) = (Quantity::from_decimal("2").unwrap(), BTreeMap::from([("p".to_owned(), Quantity::ONE)]));
-        assert_eq!(event(None, BTreeMap::new()), Some(Quantity::ONE));
-        assert_eq!(event(None, named.clone()), None);
-        assert_eq!(event(Some(two), named), Some(two));
-    }
-
-    #[test]
-    fn metadata_that_is_a_decimal_number_can_be_measured() {
-        let metadata = [("seconds", "1.5"), ("model", "gpt-4o"), ("price", "1e3"), ("debt", "-1")];
+    fn metadata_is_a_number_or_told_apart_from_what_is_absent() {
+        let metadata =
+            [("seconds", "1.5"), ("model", "gpt-4o"), ("price", "1e3"), ("debt", "-1"), ("thousand", "1,000")];
         let metadata = metadata.map(|(key, value)| (key.to_owned(), value.to_owned())).into();
         let event = Event::new(EventName::parse("a").unwrap(), None, BTreeMap::new(), metadata);
-        let expected = BTreeMap::from([("seconds", Quantity::from_f64(1.5).unwrap())]);
-        assert_eq!(event.numeric_metadata(), expected);
+        let read = event.measured_metadata(|name| name != "model" && name != "price");
+        let expected = BTreeMap::from([
+            ("seconds", Ok(Quantity::from_f64(1.5).unwrap())),
+            ("debt", Err(InvalidQuantity::Negative)),
+            ("thousand", Err(InvalidQuantity::NotANumber)),
+        ]);
+        assert_eq!(read, expected);
+        assert_eq!(event.quantity, None, "the plan says what an absent quantity means");
     }
 }

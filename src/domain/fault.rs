@@ -62,6 +62,18 @@ pub enum Fault {
     /// The user's plan is no longer in the catalog.
     #[error("the user's plan {0:?} is not in the catalog: put it back, or put the user on another plan")]
     PlanUnknown(String),
+    /// The request is no POST, so it is no gRPC.
+    #[error("the HTTP method is not POST: this port speaks gRPC, whose calls are POST requests over HTTP/2")]
+    NotPost,
+    /// The request's messages are not Protocol Buffers, or it does not say so.
+    #[error(
+        "the content-type is not `application/grpc`: this port speaks gRPC, with messages of Protocol Buffers; for JSON on the \
+         command line use grpcurl, which translates"
+    )]
+    NotGrpc,
+    /// The request is compressed in a way that this server does not know.
+    #[error("the request's grpc-encoding is not supported: send gzip, deflate or identity")]
+    EncodingUnsupported,
     /// Nobody was let in: there is no key, or it is none of ours.
     #[error("the call carries no valid API key: send `authorization: Bearer KEY`; `tollgate keys create` makes one")]
     Unauthenticated,

@@ -157,11 +157,14 @@ fn is_plain(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"._@-".contains(&byte)
 }
 
-/// Makes a retry recognisable: at most 64 bytes.
+/// Makes a retry recognisable: at most 255 bytes, as many as one byte can count where reservations are kept.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct RequestId(String);
 
 impl RequestId {
+    /// The longest one, in bytes.
+    pub const LONGEST: usize = 255;
+
     /// Reads a request id; `None` for the empty text, which means there is none.
     ///
     /// # Errors
@@ -170,7 +173,7 @@ impl RequestId {
         if text.is_empty() {
             return Ok(None);
         }
-        checked(text, 64).map(|text| Some(Self(text.to_owned())))
+        checked(text, Self::LONGEST).map(|text| Some(Self(text.to_owned())))
     }
 
     /// The id as the caller wrote it.
@@ -325,11 +328,12 @@ mod tests {
         assert_eq!(UserId::parse(""), Err(InvalidId::Empty));
         assert_eq!(UserId::parse(&"x".repeat(257)), Err(InvalidId::TooLong(256)));
         assert_eq!(UserId::parse(&"x".repeat(300)), Err(InvalidId::TooLong(256)));
-        for text in ["a", &"x".repeat(64)] {
+        let digest = format!("sha256:{}", "0123456789abcdef".repeat(4));
+        for text in ["a", &digest, &"x".repeat(255), &"\u{fc}".repeat(127)] {
             assert_eq!(RequestId::parse(text).unwrap().unwrap().as_str(), text);
         }
         assert_eq!(RequestId::parse(""), Ok(None));
-        assert_eq!(RequestId::parse(&"x".repeat(65)), Err(InvalidId::TooLong(64)));
+        assert_eq!(RequestId::parse(&"x".repeat(256)), Err(InvalidId::TooLong(255)));
     }
 
     #[test]

@@ -5,6 +5,8 @@
 
 pub mod amount;
 pub mod answer;
+pub mod counted;
+pub mod descriptor;
 pub mod event;
 pub mod fault;
 pub mod id;

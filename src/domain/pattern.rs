@@ -48,6 +48,30 @@ impl EventPattern {
         Ok(if prefix { Self::Prefix(name.to_owned()) } else { Self::Exact(name.to_owned()) })
     }
 
+    /// Whether the pattern is for events of this name; `lua/lib/match.lua` decides alike.
+    #[must_use]
+    pub fn fits(&self, name: &str) -> bool {
+        match self {
+            Self::Any => true,
+            Self::Exact(exact) => name == exact,
+            Self::Prefix(prefix) => {
+                let rest = name.strip_prefix(prefix.as_str()).and_then(|rest| rest.strip_prefix('.'));
+                rest.is_some_and(|rest| !rest.is_empty())
+            }
+        }
+    }
+
+    /// A name that fits both patterns, and no longer pattern by accident; none if no name does.
+    #[must_use]
+    pub fn common_name(&self, other: &Self) -> Option<String> {
+        let example = |pattern: &Self| match pattern {
+            Self::Any => "unlisted".to_owned(),
+            Self::Exact(name) => name.clone(),
+            Self::Prefix(prefix) => format!("{prefix}.unlisted"),
+        };
+        [self, other].map(example).into_iter().find(|name| self.fits(name) && other.fits(name))
+    }
+
     /// Whether some event name fits both patterns.
     #[must_use]
     pub fn overlaps(&self, other: &Self) -> bool {
@@ -85,13 +109,30 @@ pub enum ValuePattern {
     Prefix(String),
 }
 
+/// A star that is not the last character of a value: it would match only itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("a star may only end a value")]
+pub struct MisplacedStar;
+
 impl ValuePattern {
     /// Reads `prefix*` or a value.
+    ///
+    /// # Errors
+    /// [`MisplacedStar`].
+    pub fn parse(text: &str) -> Result<Self, MisplacedStar> {
+        let (begin, is_prefix) = text.strip_suffix('*').map_or((text, false), |prefix| (prefix, true));
+        if begin.contains('*') {
+            return Err(MisplacedStar);
+        }
+        Ok(if is_prefix { Self::Prefix(begin.to_owned()) } else { Self::Exact(begin.to_owned()) })
+    }
+
+    /// Whether the condition accepts this value.
     #[must_use]
-    pub fn parse(text: &str) -> Self {
-        match text.strip_suffix('*') {
-            Some(prefix) => Self::Prefix(prefix.to_owned()),
-            None => Self::Exact(text.to_owned()),
+    pub fn accepts(&self, value: &str) -> bool {
+        match self {
+            Self::Exact(text) => value == text,
+            Self::Prefix(prefix) => value.starts_with(prefix.as_str()),
         }
     }
 }
@@ -157,9 +198,46 @@ mod tests {
     fn only_a_star_at_the_end_of_a_value_is_a_pattern() {
         let (exact, prefix) =
             (|text: &str| ValuePattern::Exact(text.to_owned()), ValuePattern::Prefix("gpt-".to_owned()));
-        assert_eq!(ValuePattern::parse("gpt-*"), prefix);
-        for text in ["gpt-4o", "*gpt", ""] {
-            assert_eq!(ValuePattern::parse(text), exact(text));
+        assert_eq!(ValuePattern::parse("gpt-*"), Ok(prefix));
+        assert_eq!(ValuePattern::parse("*"), Ok(ValuePattern::Prefix(String::new())));
+        for text in ["gpt-4o", ""] {
+            assert_eq!(ValuePattern::parse(text), Ok(exact(text)));
+        }
+        for text in ["*gpt", "*-free", "gpt-*-mini", "gpt-**", "**", "a*b*"] {
+            assert_eq!(ValuePattern::parse(text), Err(MisplacedStar), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_value_is_accepted_as_it_is_or_by_its_beginning() {
+        let accepts = |pattern: &str, value: &str| ValuePattern::parse(pattern).unwrap().accepts(value);
+        assert!(accepts("gpt-4o", "gpt-4o") && !accepts("gpt-4o", "gpt-4o-mini") && !accepts("gpt-4o", "GPT-4o"));
+        assert!(accepts("gpt-*", "gpt-4o") && accepts("gpt-*", "gpt-") && !accepts("gpt-*", "gpt"));
+        assert!(accepts("*", "") && accepts("*", "any"));
+    }
+
+    #[test]
+    fn a_pattern_is_for_its_names() {
+        let fits = |pattern: &str, name: &str| EventPattern::parse(pattern).unwrap().fits(name);
+        assert!(fits("*", "a") && fits("a.b", "a.b") && !fits("a.b", "a.b.c"));
+        assert!(
+            fits("a.*", "a.b")
+                && fits("a.*", "a.b.c")
+                && !fits("a.*", "a")
+                && !fits("a.*", "ab.c")
+                && !fits("a.*", "a.")
+        );
+    }
+
+    #[test]
+    fn a_common_name_fits_both_patterns_where_they_overlap() {
+        for one in ["*", "a.b", "a.*", "a.b.*", "a", "ab.*", "a..*"] {
+            for two in ["*", "a.b", "a.c", "a.*", "a.b.*", "a.b.c", "a.", "a..*"] {
+                let (left, right) = (EventPattern::parse(one).unwrap(), EventPattern::parse(two).unwrap());
+                let common = left.common_name(&right);
+                assert_eq!(common.is_some(), left.overlaps(&right), "{one} {two}");
+                assert!(common.is_none_or(|name| left.fits(&name) && right.fits(&name)), "{one} {two}");
+            }
         }
     }
 }

@@ -1,10 +1,11 @@
 //! Plans, limit groups, match rules and measures: the catalog as it is understood, whatever file it came from.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use jiff::tz::TimeZone;
 
 use super::amount::{Quantity, Unit, Units, Weight};
+use super::event::QUANTITY;
 use super::pattern::{EventPattern, ValuePattern};
 
 /// All plans, in the order of the file.
@@ -63,6 +64,19 @@ pub struct Plan {
     pub zone: TimeZone,
     /// In the order of the file.
     pub groups: Vec<LimitGroup>,
+    /// Every name that a rule of a group measures.
+    pub measured: BTreeSet<String>,
+}
+
+/// Collects the names that the rules of `groups` measure.
+#[must_use]
+pub fn measured_names(groups: &[LimitGroup]) -> BTreeSet<String> {
+    let measures = groups.iter().flat_map(|group| &group.rules).map(|rule| &rule.measure);
+    let terms = measures.flat_map(|measure| match measure {
+        Measure::Events => &[][..],
+        Measure::Terms(terms) => terms,
+    });
+    terms.map(|term| term.name.clone()).collect()
 }
 
 /// What a user's counters do when the user enters a plan.
@@ -183,8 +197,19 @@ pub struct Term {
     pub name: String,
     /// How much of the group's unit one of it costs.
     pub weight: Weight,
-    /// What counts where the event does not carry it; without a default the rule does not apply then.
+    /// What the catalog says that counts where the event does not carry it.
     pub default: Option<Quantity>,
+}
+
+impl Term {
+    /// What counts in a group of this unit where the event does not carry the quantity; none: the rule does not apply then.
+    ///
+    /// An event happens once unless it says otherwise, so that its own quantity is 1 where things are counted. A token, a second or
+    /// a cent is never assumed.
+    #[must_use]
+    pub fn default_in(&self, unit: Unit) -> Option<Quantity> {
+        self.default.or_else(|| (unit == Unit::Count && self.name == QUANTITY).then_some(Quantity::ONE))
+    }
 }
 
 #[cfg(test)]
@@ -199,6 +224,7 @@ mod tests {
             timezone: "UTC".to_owned(),
             zone: TimeZone::UTC,
             groups: Vec::new(),
+            measured: BTreeSet::new(),
         }
     }
 

@@ -1,6 +1,7 @@
 //! The connection to a caller.
 
 use std::io;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -101,6 +102,12 @@ pub struct ConnectionInfo {
     pub tcp: TcpConnectInfo,
     /// Whom the client's certificate names: it was verified by an authority of `tls-client-ca`. `None` where no certificates are asked for.
     pub identity: Option<Arc<PeerIdentity>>,
+}
+
+/// The address of this server that a request came to, by its extensions.
+#[must_use]
+pub fn server_address(extensions: &http::Extensions) -> Option<SocketAddr> {
+    extensions.get::<ConnectionInfo>()?.tcp.local_addr()
 }
 
 impl Connection {

@@ -7,15 +7,18 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use prost_types::value::Kind;
 use tonic::{Request, Response, Status};
 
 use crate::apps::Apps;
 use crate::domain::answer::{Reason, Standing};
-use crate::domain::event::Event;
+use crate::domain::descriptor::{Described, EVENT, EntryMeanings, USER};
+use crate::domain::event::{Event, EventName};
 use crate::domain::fault::Fault;
 use crate::domain::id::{Owner, ReservationId, UserId};
 use crate::domain::plan::Quota;
 use crate::meter::{Meter, TrackCall};
+use crate::telemetry::labels::DeniedValue;
 use crate::telemetry::{self, labels};
 
 use super::caller::Called;
@@ -28,21 +31,27 @@ use super::{request, to_the_end, v1};
 /// So many descriptors may be asked at once: each is a script.
 const MAX_DESCRIPTORS: usize = 16;
 
-/// The entry that names the user.
-const USER: &str = "user_id";
-
-/// The entry that names the event; the domain does where it is absent.
-const EVENT: &str = "event";
-
 /// How long a reservation lives that is settled at once.
 const MOMENT: Duration = Duration::from_secs(60);
 
+/// The name under which Envoy's dynamic metadata has what was charged.
+const CHARGED: &str = "charged";
+
 /// Serves the [`Meter`] of the caller's app as `envoy.service.ratelimit.v3.RateLimitService`.
-pub struct RateLimits(pub Arc<Apps>);
+pub struct RateLimits {
+    /// The meters of all apps.
+    pub apps: Arc<Apps>,
+    /// What the entries of descriptors mean.
+    pub meanings: Arc<EntryMeanings>,
+}
+
+/// What a descriptor asks; or what of it is not valid, so that it is denied. Its caller may have chosen that value: were it a fault, Envoy
+/// would let the request through unless `failure_mode_deny` is set.
+type Asked<T> = Result<T, DeniedValue>;
 
 /// What a descriptor asks.
-struct Ask {
-    user: UserId,
+struct Ask<T> {
+    who: T,
     event: Event,
     hits: Hits,
 }
@@ -51,10 +60,18 @@ struct Ask {
 enum Hits {
     /// Would one more fit? Nothing is counted.
     Check,
-    /// Count it if it fits.
-    Enforce,
+    /// Count so many if they fit.
+    Enforce(u64),
     /// It has happened, or is given back.
     Count,
+    /// Give back none.
+    Nothing,
+}
+
+impl Hits {
+    fn is_enforced(self) -> bool {
+        matches!(self, Self::Enforce(_))
+    }
 }
 
 /// What became of a descriptor.
@@ -69,67 +86,130 @@ impl RateLimitService for RateLimits {
         &self,
         request: Request<RateLimitRequest>,
     ) -> Result<Response<RateLimitResponse>, Status> {
-        let called = Called::new(&self.0, &request)?;
-        let asks = asks(request.into_inner()).map_err(status)?;
+        let called = Called::new(&self.apps, &request)?;
+        let asks = asks(request.into_inner(), &self.meanings).map_err(status)?;
         let work = async move {
-            let asks: Vec<_> = asks.into_iter().map(|ask| (called.owner(&ask.user), ask)).collect();
+            let owned = |Ask { who, event, hits }| Ask { who: called.owner(&who), event, hits };
+            let asks: Vec<_> = asks.into_iter().map(|asked| asked.map(owned)).collect();
             let outcomes = decide(&called, &asks).await?;
             let denied = outcomes.iter().any(|outcome| outcome.denied);
             telemetry::call::decides(if denied { labels::Outcome::Denied } else { labels::Outcome::Allowed });
-            Ok((outcomes, called.now_ms()))
+            let charged = if denied { None } else { charged(&asks) };
+            Ok((outcomes, charged, called.now_ms()))
         };
-        let (outcomes, now_ms) = to_the_end(work).await?;
-        Ok(Response::new(response(&outcomes, now_ms)))
+        let (outcomes, charged, now_ms) = to_the_end(work).await?;
+        Ok(Response::new(response(&outcomes, charged, now_ms)))
     }
 }
 
-fn asks(request: RateLimitRequest) -> Result<Vec<Ask>, Fault> {
+fn asks(request: RateLimitRequest, meanings: &EntryMeanings) -> Result<Vec<Asked<Ask<UserId>>>, Fault> {
     let RateLimitRequest { domain, descriptors, hits_addend } = request;
     if !(1..=MAX_DESCRIPTORS).contains(&descriptors.len()) {
         let problem = format!("has {} items: send 1 to {MAX_DESCRIPTORS}", descriptors.len());
-        return Err(invalid("descriptors".to_owned(), problem));
+        return Err(invalid("descriptors".to_owned(), problem, "DESCRIPTOR_COUNT"));
     }
-    let ask = |(index, descriptor)| ask(&format!("descriptors[{index}]"), descriptor, &domain, hits_addend);
+    let ask = |(index, descriptor)| {
+        let place = format!("descriptors[{index}]");
+        ask(&place, read(&place, descriptor, meanings, hits_addend)?, &domain)
+    };
     descriptors.into_iter().enumerate().map(ask).collect()
 }
 
-fn ask(place: &str, descriptor: RateLimitDescriptor, domain: &str, hits_addend: u32) -> Result<Ask, Fault> {
-    let RateLimitDescriptor { entries, limit, hits_addend: own, is_negative_hits } = descriptor;
+/// A descriptor whose form is right, and whose values are not checked yet.
+struct Understood {
+    described: Described,
+    /// Every value is UTF-8.
+    is_text: bool,
+    is_refund: bool,
+    hits: Hits,
+    number: u64,
+}
+
+/// Reads what Envoy's configuration decides. What is wrong here is wrong for every request.
+fn read(
+    place: &str,
+    descriptor: RateLimitDescriptor,
+    meanings: &EntryMeanings,
+    hits_addend: u32,
+) -> Result<Understood, Fault> {
+    let RateLimitDescriptor { entries, limit, hits_addend: own, is_negative_hits: is_refund } = descriptor;
     if limit.is_some() {
         let problem = "cannot be set by a descriptor: leave it out, and let the user's plan set it";
-        return Err(invalid(format!("{place}.limit"), problem.to_owned()));
+        return Err(invalid(format!("{place}.limit"), problem.to_owned(), "LIMIT_OVERRIDE"));
     }
-    let mut metadata = BTreeMap::new();
-    for rate_limit_descriptor::Entry { key, value } in entries {
-        if let Some(before) = metadata.insert(key.clone(), value) {
-            let problem = format!("has {key:?} twice, once as {before:?}: give each entry a descriptor_key of its own");
-            return Err(invalid(format!("{place}.entries"), problem));
-        }
-    }
-    let user = metadata.remove(USER).ok_or_else(|| {
-        invalid(format!("{place}.entries"), format!("has no {USER:?}: add an action with this descriptor_key"))
-    })?;
-    let user = request::user(&user).map_err(|fault| within(place, fault))?;
-    let mut name = metadata.remove(EVENT).unwrap_or_else(|| domain.to_owned());
-    let (hits, quantity) = match own {
+    let mut is_text = true;
+    let entries = entries.into_iter().map(|rate_limit_descriptor::Entry { key, value }| {
+        let text = String::from_utf8(value).unwrap_or_else(|_| {
+            is_text = false;
+            String::new()
+        });
+        (key, text)
+    });
+    let described = meanings
+        .read(entries)
+        .map_err(|twice| invalid(format!("{place}.entries"), twice.to_string(), "ENTRY_AMBIGUOUS"))?;
+    let (hits, number) = match own {
+        Some(0) if is_refund => (Hits::Nothing, 0),
         Some(0) => (Hits::Check, 1),
+        Some(number) if described.enforce && !is_refund => (Hits::Enforce(number), number),
         Some(number) => (Hits::Count, number),
-        None => (Hits::Enforce, u64::from(hits_addend.max(1))),
-    };
-    if is_negative_hits {
-        if hits != Hits::Count {
+        None if is_refund => {
             let problem = "needs hits_addend of the descriptor: how many hits to give back";
-            return Err(invalid(format!("{place}.is_negative_hits"), problem.to_owned()));
+            return Err(invalid(format!("{place}.is_negative_hits"), problem.to_owned(), "HITS_MISSING"));
         }
+        None => {
+            let number = u64::from(hits_addend.max(1));
+            (Hits::Enforce(number), number)
+        }
+    };
+    Ok(Understood { described, is_text, is_refund, hits, number })
+}
+
+/// Reads the values. What is wrong with one of them is denied, where Envoy's caller may have chosen it.
+fn ask(place: &str, understood: Understood, domain: &str) -> Result<Asked<Ask<UserId>>, Fault> {
+    let Understood { described, is_text, is_refund, hits, number } = understood;
+    let Described { user, event, metadata, enforce: _ } = described;
+    let user = user.ok_or_else(|| {
+        let problem = format!("has no {USER:?}: add an action with this descriptor_key, or map one by envoy-entries");
+        invalid(format!("{place}.entries"), problem, "USER_ID_MISSING")
+    })?;
+    if !is_text {
+        return Ok(Err(DeniedValue::Encoding));
+    }
+    let Ok(user) = request::user(&user) else { return Ok(Err(DeniedValue::UserId)) };
+    let mut name = match event {
+        Some(text) => match EventName::parse(&text) {
+            Ok(name) if name.refunded().is_none() => text,
+            _ => return Ok(Err(DeniedValue::Event)),
+        },
+        None => named_by_domain(place, domain)?,
+    };
+    if metadata.iter().any(|(key, value)| value.len() > request::longest_value(key)) {
+        return Ok(Err(DeniedValue::Metadata));
+    }
+    if is_refund {
         name.push_str(".refund");
+        if name.len() > EventName::LONGEST {
+            return Ok(Err(DeniedValue::Event));
+        }
     }
-    let event = v1::Event { name, quantity: Some(quantity as f64), metadata, ..v1::Event::default() };
+    let event = v1::Event { name, quantity: Some(number as f64), metadata, ..v1::Event::default() };
     let event = request::event(Some(event)).map_err(|fault| within(place, fault))?;
-    if event.name.refunded().is_some() != is_negative_hits {
-        let problem = "ends in `.refund`: hits are given back by is_negative_hits";
-        return Err(invalid(format!("{place}.entries[{EVENT:?}]"), problem.to_owned()));
+    Ok(Ok(Ask { who: user, event, hits }))
+}
+
+/// The name of the event where no entry says it.
+fn named_by_domain(place: &str, domain: &str) -> Result<String, Fault> {
+    match EventName::parse(domain) {
+        Ok(name) if name.refunded().is_none() => Ok(domain.to_owned()),
+        _ => {
+            let problem = format!(
+                "names the event, as {place} has no {EVENT:?}, but no event can have this name: add such an entry, or let the domain be \
+                 1 to 128 of A-Z, a-z, 0-9 and . _ : / -, without .refund at its end"
+            );
+            Err(invalid("domain".to_owned(), problem, "DOMAIN_INVALID"))
+        }
     }
-    Ok(Ask { user, event, hits })
 }
 
 /// Names the descriptor in a fault about its event.
@@ -138,22 +218,29 @@ fn within(place: &str, fault: Fault) -> Fault {
         Fault::Invalid { field, problem, reason } => {
             Fault::Invalid { field: format!("{place}: {field}"), problem, reason }
         }
+        Fault::OutOfRange { field, problem } => Fault::OutOfRange { field: format!("{place}: {field}"), problem },
         fault => fault,
     }
 }
 
-fn invalid(field: String, problem: String) -> Fault {
-    Fault::Invalid { field, problem, reason: "INVALID_FIELD" }
+fn invalid(field: String, problem: String, reason: &'static str) -> Fault {
+    Fault::Invalid { field, problem, reason }
 }
 
 /// Decides all of them. The outcomes are in the order of what was asked.
-async fn decide(meter: &Meter, asks: &[(Owner, Ask)]) -> Result<Vec<Outcome>, Fault> {
-    let mut outcomes: Vec<Option<Outcome>> = asks.iter().map(|_| None).collect();
+async fn decide(meter: &Meter, asks: &[Asked<Ask<Owner>>]) -> Result<Vec<Outcome>, Fault> {
+    let settled = |asked: &Asked<Ask<Owner>>| match asked {
+        Ok(Ask { hits: Hits::Nothing, .. }) => Some(Outcome { denied: false, standings: Vec::new() }),
+        Ok(_) => None,
+        Err(value) => Some(denied(*value)),
+    };
+    let mut outcomes: Vec<Option<Outcome>> = asks.iter().map(settled).collect();
     let decided = decide_before(meter, asks, &mut outcomes).await;
     let mut failed = decided.err();
     // TRUTH: whatever was denied or has failed above, and whatever fails here, this has happened.
-    for (outcome, (owner, ask)) in outcomes.iter_mut().zip(asks).filter(|(_, (_, ask))| ask.hits == Hits::Count) {
-        match count(meter, owner, &ask.event, false).await {
+    for (outcome, asked) in outcomes.iter_mut().zip(asks) {
+        let Some(ask) = asked.as_ref().ok().filter(|ask| ask.hits == Hits::Count) else { continue };
+        match count(meter, ask, false).await {
             Ok(counted) => *outcome = Some(counted),
             Err(fault) => failed = failed.or(Some(fault)),
         }
@@ -162,21 +249,25 @@ async fn decide(meter: &Meter, asks: &[(Owner, Ask)]) -> Result<Vec<Outcome>, Fa
 }
 
 /// Decides what is asked before it happens.
-async fn decide_before(meter: &Meter, asks: &[(Owner, Ask)], outcomes: &mut [Option<Outcome>]) -> Result<(), Fault> {
-    let of = |hits: Hits| asks.iter().enumerate().filter(move |(_, (_, ask))| ask.hits == hits);
-    for (index, (owner, ask)) in of(Hits::Check) {
-        outcomes[index] = Some(check(meter, owner, &ask.event).await?);
+async fn decide_before(
+    meter: &Meter,
+    asks: &[Asked<Ask<Owner>>],
+    outcomes: &mut [Option<Outcome>],
+) -> Result<(), Fault> {
+    let asked = || asks.iter().enumerate().filter_map(|(index, asked)| Some((index, asked.as_ref().ok()?)));
+    for (index, ask) in asked().filter(|(_, ask)| ask.hits == Hits::Check) {
+        outcomes[index] = Some(unless_a_value(ask, check(meter, ask).await)?);
     }
     let denied = outcomes.iter().flatten().any(|outcome| outcome.denied);
-    let enforced: Vec<_> = of(Hits::Enforce).collect();
+    let enforced: Vec<_> = asked().filter(|(_, ask)| ask.hits.is_enforced()).collect();
     match enforced[..] {
         // What would be counted for nothing is only looked at.
         _ if denied => {
-            for (index, (owner, ask)) in enforced {
-                outcomes[index] = Some(check(meter, owner, &ask.event).await?);
+            for (index, ask) in enforced {
+                outcomes[index] = Some(unless_a_value(ask, check(meter, ask).await)?);
             }
         }
-        [(index, (owner, ask))] => outcomes[index] = Some(count(meter, owner, &ask.event, true).await?),
+        [(index, ask)] => outcomes[index] = Some(unless_a_value(ask, count(meter, ask, true).await)?),
         _ => {
             for (index, outcome) in all_or_none(meter, &enforced).await? {
                 outcomes[index] = Some(outcome);
@@ -186,14 +277,32 @@ async fn decide_before(meter: &Meter, asks: &[(Owner, Ask)], outcomes: &mut [Opt
     Ok(())
 }
 
-async fn check(meter: &Meter, owner: &Owner, event: &Event) -> Result<Outcome, Fault> {
-    let decision = meter.can_use(owner, event).await?;
+/// Denies what the meter cannot take because of a value that Envoy's caller may have chosen, or of what the user holds.
+fn unless_a_value(ask: &Ask<Owner>, decided: Result<Outcome, Fault>) -> Result<Outcome, Fault> {
+    match decided {
+        Err(Fault::TooManyHolds) => Ok(denied(DeniedValue::Holds)),
+        Err(Fault::Invalid { .. } | Fault::OutOfRange { .. }) => Ok(denied(DeniedValue::Number)),
+        // It is there, and is no number.
+        Err(Fault::QuantityMissing { quantity, .. }) if ask.event.metadata.contains_key(&quantity) => {
+            Ok(denied(DeniedValue::Number))
+        }
+        decided => decided,
+    }
+}
+
+fn denied(value: DeniedValue) -> Outcome {
+    telemetry::envoy::denied(value);
+    Outcome { denied: true, standings: Vec::new() }
+}
+
+async fn check(meter: &Meter, ask: &Ask<Owner>) -> Result<Outcome, Fault> {
+    let decision = meter.can_use(&ask.who, &ask.event).await?;
     Ok(Outcome { denied: decision.denied.is_some(), standings: decision.standings })
 }
 
-async fn count(meter: &Meter, owner: &Owner, event: &Event, enforce: bool) -> Result<Outcome, Fault> {
-    let call = TrackCall { event: event.clone(), request_id: None, enforce, reservation: None };
-    let tracked = meter.track(owner, &call).await?;
+async fn count(meter: &Meter, ask: &Ask<Owner>, enforce: bool) -> Result<Outcome, Fault> {
+    let call = TrackCall { event: ask.event.clone(), request_id: None, enforce, reservation: None };
+    let tracked = meter.track(&ask.who, &call).await?;
     let over = tracked.standings.iter().any(|standing| standing.hard && standing.exceeded());
     let denied = match tracked.uncounted {
         Some(Reason::LimitReached | Reason::UnmatchedEvent | Reason::NoSubscription) => true,
@@ -203,18 +312,18 @@ async fn count(meter: &Meter, owner: &Owner, event: &Event, enforce: bool) -> Re
 }
 
 /// Holds each, then commits all, or gives all back. Where this is cut short the holds lapse by themselves (NO-LEAK).
-async fn all_or_none(meter: &Meter, asks: &[(usize, &(Owner, Ask))]) -> Result<Vec<(usize, Outcome)>, Fault> {
+async fn all_or_none(meter: &Meter, asks: &[(usize, &Ask<Owner>)]) -> Result<Vec<(usize, Outcome)>, Fault> {
     let mut held: Vec<ReservationId> = Vec::new();
     let mut outcomes: Vec<(usize, Outcome)> = Vec::new();
     let (mut denied, mut failed) = (false, None);
-    for (index, (owner, ask)) in asks {
+    for (index, ask) in asks {
         let outcome = if denied {
             // It will not be counted: nothing is held of it.
-            check(meter, owner, &ask.event).await
+            check(meter, ask).await
         } else {
-            hold(meter, owner, &ask.event, &mut held).await
+            hold(meter, ask, &mut held).await
         };
-        match outcome {
+        match unless_a_value(ask, outcome) {
             Ok(outcome) => {
                 denied |= outcome.denied;
                 outcomes.push((*index, outcome));
@@ -241,8 +350,8 @@ async fn all_or_none(meter: &Meter, asks: &[(usize, &(Owner, Ask))]) -> Result<V
     failed.map_or(Ok(outcomes), Err)
 }
 
-async fn hold(meter: &Meter, owner: &Owner, event: &Event, held: &mut Vec<ReservationId>) -> Result<Outcome, Fault> {
-    let reserved = meter.reserve(owner, event, MOMENT, None).await?;
+async fn hold(meter: &Meter, ask: &Ask<Owner>, held: &mut Vec<ReservationId>) -> Result<Outcome, Fault> {
+    let reserved = meter.reserve(&ask.who, &ask.event, MOMENT, None).await?;
     if reserved.degraded {
         // A deployment that fails open does so for Reserve. Here the proxy decides.
         return Err(Fault::Unavailable("redis did not answer".into()));
@@ -252,7 +361,23 @@ async fn hold(meter: &Meter, owner: &Owner, event: &Event, held: &mut Vec<Reserv
     Ok(Outcome { denied: decision.denied.is_some(), standings: decision.standings })
 }
 
-fn response(outcomes: &[Outcome], now_ms: i64) -> RateLimitResponse {
+/// What was charged, for Envoy's dynamic metadata: a list with the hits of each descriptor.
+fn charged(asks: &[Asked<Ask<Owner>>]) -> Option<prost_types::Struct> {
+    let hits = |asked: &Asked<Ask<Owner>>| match asked {
+        Ok(Ask { hits: Hits::Enforce(number), .. }) => *number,
+        _ => 0,
+    };
+    let charged: Vec<_> = asks.iter().map(hits).collect();
+    if charged.iter().all(|hits| *hits == 0) {
+        return None;
+    }
+    let number = |hits: u64| prost_types::Value { kind: Some(Kind::NumberValue(hits as f64)) };
+    let list = prost_types::ListValue { values: charged.into_iter().map(number).collect() };
+    let value = prost_types::Value { kind: Some(Kind::ListValue(list)) };
+    Some(prost_types::Struct { fields: BTreeMap::from([(CHARGED.to_owned(), value)]) })
+}
+
+fn response(outcomes: &[Outcome], charged: Option<prost_types::Struct>, now_ms: i64) -> RateLimitResponse {
     let code = |denied: bool| i32::from(if denied { Code::OverLimit } else { Code::Ok });
     let statuses: Vec<_> = outcomes
         .iter()
@@ -276,7 +401,12 @@ fn response(outcomes: &[Outcome], now_ms: i64) -> RateLimitResponse {
     let waits: Option<Vec<_>> = waits.map(|status| status.duration_until_reset).collect();
     let retry = waits.filter(|_| helps).and_then(|waits| waits.iter().map(|wait| wait.seconds + 1).max());
     let retry = retry.map(|seconds| HeaderValue { key: "retry-after".to_owned(), value: seconds.to_string() });
-    RateLimitResponse { overall_code: code(denied), statuses, response_headers_to_add: retry.into_iter().collect() }
+    RateLimitResponse {
+        overall_code: code(denied),
+        statuses,
+        response_headers_to_add: retry.into_iter().collect(),
+        dynamic_metadata: charged,
+    }
 }
 
 /// The group that denies, or else the one with the smallest share left. Groups without a limit, and soft ones, limit nothing.
@@ -328,4 +458,30 @@ fn until_reset(standing: &Standing, now_ms: i64) -> Option<prost_types::Duration
     let left_ms = end_ms.saturating_sub(now_ms).max(0);
     let nanos = i32::try_from(left_ms % 1000).unwrap_or_default() * 1_000_000;
     Some(prost_types::Duration { seconds: left_ms / 1000, nanos })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_window_is_named_by_its_length_however_long_its_days_and_months_are() {
+        const HOUR: i64 = 3_600_000;
+        const DAY: i64 = 24 * HOUR;
+        for (length_ms, unit) in [
+            (60_000, Unit::Minute),
+            (HOUR, Unit::Hour),
+            (DAY - HOUR, Unit::Day),
+            (DAY + HOUR, Unit::Day),
+            (7 * DAY - HOUR, Unit::Week),
+            (28 * DAY, Unit::Month),
+            (31 * DAY + HOUR, Unit::Month),
+            (365 * DAY, Unit::Year),
+            (366 * DAY, Unit::Year),
+            (5 * HOUR, Unit::Unknown),
+            (90 * DAY, Unit::Unknown),
+        ] {
+            assert_eq!(period(length_ms), unit, "{length_ms}");
+        }
+    }
 }

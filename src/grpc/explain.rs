@@ -1,7 +1,8 @@
-//! Says why to whom tonic alone refused: its own statuses carry no `ErrorInfo`.
+//! Says why to whom tonic alone refused: its own statuses carry no `ErrorInfo`, and it calls most mistakes of a caller INTERNAL.
 
 use std::collections::HashMap;
 
+use http::HeaderMap;
 use tonic::codegen::http::Response;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt as _};
@@ -11,34 +12,49 @@ use super::status::DOMAIN;
 /// An answer whose status, if it is a fault without details, has them. Faults are in the headers, and nothing follows; what is no fault
 /// names no status there, and passes at the price of a look.
 pub fn explained<Answered>(mut answer: Response<Answered>) -> Response<Answered> {
-    let headers = answer.headers();
-    if headers.get("grpc-status").is_none_or(|code| code == "0") || headers.contains_key("grpc-status-details-bin") {
-        return answer;
-    }
-    let Some(status) = Status::from_header_map(headers) else { return answer };
-    let (reason, message) = reason(&status);
-    let details = ErrorDetails::with_error_info(reason, DOMAIN, HashMap::new());
-    // What cannot be a header stays as it was.
-    let _: Result<(), _> = Status::with_error_details(status.code(), message, details).add_header(answer.headers_mut());
+    explain(answer.headers_mut());
     answer
 }
 
-/// What the code means where no service of ours has answered, for `ErrorInfo`, and a message.
-fn reason(status: &Status) -> (&'static str, String) {
+/// Completes the status in headers or trailers, if there is one, it is a fault, and it has no details.
+pub(super) fn explain(headers: &mut HeaderMap) {
+    if headers.get("grpc-status").is_none_or(|code| code == "0") || headers.contains_key("grpc-status-details-bin") {
+        return;
+    }
+    let Some(status) = Status::from_header_map(headers) else { return };
+    let (code, reason, message) = reason(&status);
+    let details = ErrorDetails::with_error_info(reason, DOMAIN, HashMap::new());
+    // What cannot be a header stays as it was.
+    let _: Result<(), _> = Status::with_error_details(code, message, details).add_header(headers);
+}
+
+/// What a status means where no service of ours has answered: its code, the reason for `ErrorInfo`, and a message.
+///
+/// What has no details was never in the hands of a service of ours, so it is not the server's fault. tonic and the specifications that
+/// it follows say INTERNAL where a request cannot be read, which would wake the operator for a mistake of a caller.
+fn reason(status: &Status) -> (Code, &'static str, String) {
     let said = status.message();
     match status.code() {
-        Code::Unimplemented if said.is_empty() => {
-            ("METHOD_UNKNOWN", "there is no such service or method: server reflection lists them".to_owned())
+        Code::Unimplemented => {
+            let message = "there is no such service or method: server reflection lists them".to_owned();
+            (Code::Unimplemented, "METHOD_UNKNOWN", message)
         }
-        // A compression that was not offered, which the message names.
-        Code::Unimplemented => ("ENCODING_UNSUPPORTED", said.to_owned()),
-        Code::OutOfRange => ("MESSAGE_TOO_LARGE", said.to_owned()),
-        Code::Internal => ("MESSAGE_MALFORMED", said.to_owned()),
-        Code::NotFound => ("NOT_FOUND", said.to_owned()),
-        Code::InvalidArgument => ("INVALID_FIELD", said.to_owned()),
-        Code::Cancelled => ("CANCELLED", said.to_owned()),
-        Code::ResourceExhausted => ("RESOURCE_EXHAUSTED", said.to_owned()),
-        _ => ("REFUSED", said.to_owned()),
+        Code::OutOfRange => (Code::OutOfRange, "MESSAGE_TOO_LARGE", said.to_owned()),
+        // While it was decompressed. To wait, as RESOURCE_EXHAUSTED suggests, does not make it smaller.
+        Code::ResourceExhausted if said.contains("decompress") => {
+            (Code::OutOfRange, "MESSAGE_TOO_LARGE", said.to_owned())
+        }
+        Code::NotFound => (Code::NotFound, "NOT_FOUND", said.to_owned()),
+        Code::InvalidArgument => (Code::InvalidArgument, "INVALID_FIELD", said.to_owned()),
+        Code::Cancelled => (Code::Cancelled, "CANCELLED", said.to_owned()),
+        Code::Internal => {
+            let message = format!(
+                "the request cannot be read: {said}; send one message of the method's type, framed and compressed as gRPC says"
+            );
+            (Code::InvalidArgument, "MESSAGE_MALFORMED", message)
+        }
+        // What the client itself said when it reset the call, or how its connection ended: nobody reads this answer.
+        _ => (Code::Cancelled, "CANCELLED", said.to_owned()),
     }
 }
 
@@ -58,8 +74,18 @@ mod tests {
         let told = explained(answer(&Status::internal("failed to decode: 100 %")));
         assert_eq!(told.headers()["grpc-accept-encoding"], "identity");
         let status = Status::from_header_map(told.headers()).unwrap();
-        assert_eq!((status.code(), status.message()), (Code::Internal, "failed to decode: 100 %"));
+        assert_eq!(status.code(), Code::InvalidArgument);
+        assert!(status.message().contains("failed to decode: 100 %"), "{status:?}");
         assert_eq!(status.get_error_details().error_info().unwrap().reason, "MESSAGE_MALFORMED");
+    }
+
+    #[test]
+    fn what_tonic_alone_says_is_never_the_fault_of_the_server() {
+        for code in (1..=16).map(Code::from_i32) {
+            let told = explained(answer(&Status::new(code, "h2 protocol error")));
+            let found = Status::from_header_map(told.headers()).unwrap().code();
+            assert!(!matches!(found, Code::Internal | Code::Unknown | Code::Unavailable | Code::DataLoss), "{code:?}");
+        }
     }
 
     #[test]

@@ -240,9 +240,15 @@ where
     }
 }
 
-/// The answer of a fault, once the request has been read: a caller that goes on sending to a stream that has ended makes a mistake, and
-/// after so many mistakes its connection is ended, with the calls of others. Whoever sends much, or slowly, is not waited for.
+/// The answer of a fault, once the request has been read.
 async fn refuse<Asked: Body, Answered: Default, E>(fault: Fault, body: Asked) -> Result<Response<Answered>, E> {
+    read_out(body).await;
+    Ok(status(fault).into_http())
+}
+
+/// Reads the request of a call that is refused: a caller that goes on sending to a stream that has ended makes a mistake, and
+/// after so many mistakes its connection is ended, with the calls of others. Whoever sends much, or slowly, is not waited for.
+pub(super) async fn read_out<Asked: Body>(body: Asked) {
     const PATIENCE: Duration = Duration::from_secs(1);
     let mut body = std::pin::pin!(body);
     let read = async {
@@ -256,7 +262,6 @@ async fn refuse<Asked: Body, Answered: Default, E>(fault: Fault, body: Asked) ->
     };
     // Late is as good as not at all.
     let _: Result<(), _> = tokio::time::timeout(PATIENCE, read).await;
-    Ok(status(fault).into_http())
 }
 
 pin_project_lite::pin_project! {

@@ -18,6 +18,7 @@ use tokio_stream::Stream;
 use tonic::transport::server::TcpIncoming;
 
 use crate::config::Limits;
+use crate::domain::counted::counted;
 
 use super::connection::{Connection, Place, Times};
 
@@ -86,7 +87,10 @@ impl Incoming {
                     match place {
                         Some(place) => return Poll::Ready(Some((stream, place))),
                         None if was_full => {}
-                        None => tracing::warn!("there are {} connections: more are closed at once", self.most),
+                        None => tracing::warn!(
+                            "as many as {} may be open, and are: more are closed at once",
+                            counted(self.most, "connection")
+                        ),
                     }
                 }
                 Some(Err(error)) => {

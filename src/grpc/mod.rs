@@ -21,12 +21,13 @@ pub mod gate;
 mod incoming;
 mod metering;
 mod plans;
+pub mod protocol;
 pub mod request;
 mod response;
 mod status;
 mod subscriptions;
 
-pub use connection::{Connection, ConnectionInfo};
+pub use connection::{Connection, ConnectionInfo, server_address};
 pub use envoy::RateLimits;
 pub use incoming::Incoming;
 pub use metering::Metering;

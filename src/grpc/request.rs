@@ -255,13 +255,17 @@ fn metadata(entries: BTreeMap<String, String>) -> Result<BTreeMap<String, String
     at_most("event.metadata", entries.len(), MAX_METADATA)?;
     for (key, value) in &entries {
         let place = entry("event.metadata", key)?;
-        // A reservation id is as long as its user's id makes it.
-        let longest = if key == RESERVATION_KEY { ReservationId::LONGEST } else { MAX_VALUE_BYTES };
+        let longest = longest_value(key);
         if value.len() > longest {
             return Err(invalid(place.to_string(), format!("is longer than {longest} bytes")));
         }
     }
     Ok(entries)
+}
+
+/// How long a value of metadata may be, in bytes. A reservation id is as long as its user's id makes it.
+pub(super) fn longest_value(key: &str) -> usize {
+    if key == RESERVATION_KEY { ReservationId::LONGEST } else { MAX_VALUE_BYTES }
 }
 
 fn at_most(field: &str, found: usize, most: usize) -> Result<(), Fault> {

@@ -2,6 +2,7 @@
 
 use prost_types::Timestamp;
 
+use crate::domain::amount::{Unit, Units};
 use crate::domain::answer::{Committed, Decision, Reason, Released, ReservationState, Standing, Tracked};
 use crate::domain::plan::{Anchor, LimitGroup, OnPlanChange, Plan, Quota};
 use crate::domain::subscription::{QuotaOverride, Subscription};
@@ -112,7 +113,7 @@ pub(super) fn subscription(user_id: String, subscription: &Subscription) -> v1::
 }
 
 pub(super) fn plan(plan: &Plan, is_default: bool) -> v1::Plan {
-    let Plan { id, name, on_plan_change, timezone, zone: _, groups } = plan;
+    let Plan { id, name, on_plan_change, timezone, zone: _, groups, measured: _ } = plan;
     let on_plan_change = match on_plan_change {
         OnPlanChange::Carry => "carry",
         OnPlanChange::Reset => "reset",
@@ -130,10 +131,7 @@ pub(super) fn plan(plan: &Plan, is_default: bool) -> v1::Plan {
 
 fn limit_group(group: &LimitGroup) -> v1::LimitGroup {
     let LimitGroup { id, label, unit, quota, period, anchor, hard, thresholds, rules } = group;
-    let (quota, unlimited) = match quota {
-        Quota::Limited(units) => (unit.to_f64(*units), false),
-        Quota::Unlimited => (0.0, true),
-    };
+    let (quota, unlimited) = (amount(*unit, limited(*quota)), *quota == Quota::Unlimited);
     let anchor = match anchor {
         Anchor::Calendar => "calendar",
         Anchor::SubscriptionStart => "subscription_start",
@@ -187,19 +185,15 @@ fn limit(standing: Standing) -> v1::LimitStatus {
         window_closed,
         unapplied,
     } = standing;
-    let quota = match quota {
-        Quota::Limited(units) => Some(units),
-        Quota::Unlimited => None,
-    };
     v1::LimitStatus {
         limit_group_id: group_id,
         label,
         unit: unit.as_str().to_owned(),
-        quota: unit.to_f64(quota.unwrap_or_default()),
-        unlimited: quota.is_none(),
+        quota: amount(unit, limited(quota)),
+        unlimited: quota == Quota::Unlimited,
         used: unit.to_f64(used),
         held: unit.to_f64(held),
-        remaining: unit.to_f64(remaining.unwrap_or_default()),
+        remaining: amount(unit, remaining),
         requested: unit.to_f64(requested),
         shortfall: unit.to_f64(shortfall),
         exceeded,
@@ -209,6 +203,19 @@ fn limit(standing: Standing) -> v1::LimitStatus {
         window_closed,
         unapplied: unit.to_f64(unapplied),
     }
+}
+
+/// A quota in smallest units; none is unlimited.
+fn limited(quota: Quota) -> Option<Units> {
+    match quota {
+        Quota::Limited(units) => Some(units),
+        Quota::Unlimited => None,
+    }
+}
+
+/// An amount as the API shows it. Of what has no limit it is infinite, so that a client that compares it with what it needs is right.
+fn amount(unit: Unit, units: Option<Units>) -> f64 {
+    units.map_or(f64::INFINITY, |units| unit.to_f64(units))
 }
 
 fn matched(denied: Option<Reason>) -> bool {

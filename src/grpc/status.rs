@@ -8,6 +8,7 @@ use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt as _};
 
 use crate::domain::fault::Fault;
+use crate::telemetry::call;
 
 /// Whose reasons these are.
 pub(super) const DOMAIN: &str = "tollgate";
@@ -28,6 +29,9 @@ pub(super) fn status(fault: Fault) -> Status {
         Fault::SubscriptionNotFound => (Code::NotFound, "SUBSCRIPTION_NOT_FOUND"),
         Fault::PlanNotFound(_) => (Code::NotFound, "PLAN_NOT_FOUND"),
         Fault::PlanUnknown(_) => (Code::FailedPrecondition, "PLAN_UNKNOWN"),
+        Fault::NotPost => (Code::Unimplemented, "METHOD_NOT_ALLOWED"),
+        Fault::NotGrpc => (Code::InvalidArgument, "CONTENT_TYPE_UNSUPPORTED"),
+        Fault::EncodingUnsupported => (Code::Unimplemented, "ENCODING_UNSUPPORTED"),
         Fault::Unauthenticated => (Code::Unauthenticated, "UNAUTHENTICATED"),
         Fault::TokenInvalid(_) => (Code::Unauthenticated, "TOKEN_INVALID"),
         Fault::SecretKeyNeeded => (Code::PermissionDenied, "SECRET_KEY_NEEDED"),
@@ -70,7 +74,9 @@ pub(super) fn status(fault: Fault) -> Status {
         // What callers do wrong is theirs to know, and may quote them.
         _ => tracing::debug!(code = ?code, reason, "a call was refused"),
     }
-    Status::with_error_details(code, fault.to_string(), details)
+    let text = fault.to_string();
+    call::fails(reason, &text);
+    Status::with_error_details(code, text, details)
 }
 
 /// What a program may want to know of a fault.

@@ -6,9 +6,9 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::catalog::{OrFalse, Terms};
-use crate::domain::amount::{MAX_UNITS, Quantity, Unit, Units};
+use crate::domain::amount::{InvalidQuantity, MAX_UNITS, Quantity, Unit, Units};
 use crate::domain::answer::{Committed, Decision, Hold, Reason, Released, ReservationState, Standing, Tracked};
-use crate::domain::event::{Actual, Event};
+use crate::domain::event::{Actual, Event, QUANTITY};
 use crate::domain::fault::Fault;
 use crate::domain::packed::{Misfit, Reader};
 use crate::domain::plan::Quota;
@@ -28,27 +28,74 @@ pub fn encode(call: &impl Serialize) -> Vec<u8> {
     packed
 }
 
-/// An event, as the scripts read it: metadata, name, quantity, quantities, and the metadata that is numeric.
+/// An event, as the scripts read it: metadata, name, quantity, quantities, and the metadata that measures look up.
 pub type EventParts<'a> = (
     &'a BTreeMap<String, String>,
     &'a str,
     OrFalse<Quantity>,
     &'a BTreeMap<String, Quantity>,
-    OrFalse<BTreeMap<&'a str, Quantity>>,
+    OrFalse<BTreeMap<&'a str, MetadataNumber>>,
 );
 
-/// The parts of an event, in the order in which the scripts take them.
+/// A metadata value that a measure may look up. The scripts read a number, or `true` for a value that is none: it is neither
+/// absent nor anything to count.
+#[derive(Debug, Clone, Copy)]
+pub struct MetadataNumber(Result<Quantity, InvalidQuantity>);
+
+impl Serialize for MetadataNumber {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match &self.0 {
+            Ok(quantity) => quantity.serialize(serializer),
+            Err(_) => serializer.serialize_bool(true),
+        }
+    }
+}
+
+/// The parts of an event, in the order in which the scripts take them, for rules that are not known here: any name may be measured.
 #[must_use]
 pub fn event(event: &Event) -> EventParts<'_> {
-    let numeric = OrFalse(Some(event.numeric_metadata()).filter(|numeric| !numeric.is_empty()));
-    (&event.metadata, event.name.as_str(), OrFalse(event.quantity), &event.quantities, numeric)
+    event_measured(event, |_| true)
+}
+
+/// The parts of an event, in the order in which the scripts take them, for rules that measure only the names which `measured`
+/// accepts.
+pub fn event_measured(event: &Event, measured: impl Fn(&str) -> bool) -> EventParts<'_> {
+    let numbers = event.measured_metadata(measured).into_iter().map(|(name, number)| (name, MetadataNumber(number)));
+    let numbers = OrFalse(Some(numbers.collect::<BTreeMap<_, _>>()).filter(|numbers| !numbers.is_empty()));
+    (&event.metadata, event.name.as_str(), OrFalse(event.quantity), &event.quantities, numbers)
+}
+
+/// What tells an event from another one under the same request id.
+///
+/// An event without any number is the same as one with quantity 1, and the numbers of the metadata stand here twice: earlier versions
+/// wrote it so, and a retry may meet either version (ONCE).
+#[must_use]
+pub fn event_identity(event: &Event) -> EventParts<'_> {
+    let Event { name, quantity, quantities, metadata } = event;
+    let unsaid = quantities.is_empty() && !metadata.contains_key(QUANTITY);
+    let quantity = quantity.or_else(|| unsaid.then_some(Quantity::ONE));
+    let numbers = event.measured_metadata(|_| true).into_iter().filter(|(_, number)| number.is_ok());
+    let numbers: BTreeMap<_, _> = numbers.map(|(name, number)| (name, MetadataNumber(number))).collect();
+    (
+        metadata,
+        name.as_str(),
+        OrFalse(quantity),
+        quantities,
+        OrFalse(Some(numbers).filter(|numbers| !numbers.is_empty())),
+    )
 }
 
 /// The call of `can_use`.
 #[must_use]
 pub fn can_use_call(revision: &str, ended: bool, event: &Event) -> Vec<u8> {
-    let (metadata, name, quantity, quantities, numeric) = self::event(event);
-    encode(&(revision, ended, metadata, name, quantity, quantities, numeric))
+    can_use_call_of(revision, ended, self::event(event))
+}
+
+/// The call of `can_use`, for an event in parts.
+#[must_use]
+pub fn can_use_call_of(revision: &str, ended: bool, event: EventParts<'_>) -> Vec<u8> {
+    let (metadata, name, quantity, quantities, numbers) = event;
+    encode(&(revision, ended, metadata, name, quantity, quantities, numbers))
 }
 
 /// The arguments of `commit` that say what was used: whether anything is said, the quantity, the quantities.

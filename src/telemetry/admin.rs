@@ -6,7 +6,7 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
+use http::header::{ACCEPT, ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue, VARY};
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
@@ -16,6 +16,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 
+use super::exposition::Format;
 use super::metrics::metrics;
 use crate::health::Health;
 
@@ -32,7 +33,6 @@ const LIFE: Duration = Duration::from_secs(60);
 const HEAD_BYTES: usize = 16 * 1024;
 
 const TEXT: &str = "text/plain; charset=utf-8";
-const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// Answers until it is dropped.
 pub async fn serve(listener: TcpListener, health: Arc<Health>) {
@@ -73,10 +73,19 @@ fn answer(request: &Request<Incoming>, health: &Health) -> Response<Full<Bytes>>
             response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
             return response;
         }
-        ("/metrics", _) => match metrics().scrape() {
-            Ok(text) => (StatusCode::OK, OPENMETRICS, text),
-            Err(_) => (StatusCode::INTERNAL_SERVER_ERROR, TEXT, "the metrics cannot be written\n".to_owned()),
-        },
+        ("/metrics", _) => {
+            let format =
+                Format::accepted(request.headers().get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok()));
+            let mut response = match metrics().scrape(format) {
+                Ok(text) => respond(StatusCode::OK, format.content_type(), text),
+                Err(_) => {
+                    let problem = "the metrics cannot be written\n".to_owned();
+                    respond(StatusCode::INTERNAL_SERVER_ERROR, TEXT, problem)
+                }
+            };
+            response.headers_mut().insert(VARY, HeaderValue::from_static("accept"));
+            return response;
+        }
         // That this is answered is all there is to say.
         ("/livez", _) => (StatusCode::OK, TEXT, "live\n".to_owned()),
         ("/readyz", _) => {

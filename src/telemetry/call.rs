@@ -3,7 +3,7 @@
 //! It is found by whoever runs within the call, so that neither use cases nor the ledger hand it on. Outside a call everything here
 //! does nothing.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::fmt::Write as _;
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -13,7 +13,7 @@ use opentelemetry::Context;
 use tokio::runtime::Handle;
 use tokio::task::futures::TaskLocalFuture;
 
-use super::labels::Outcome;
+use super::labels::{Outcome, Rpc};
 
 /// Where the id of a request travels, in requests and in answers.
 pub const REQUEST_ID: &str = "x-request-id";
@@ -28,7 +28,10 @@ tokio::task_local! {
 /// See the module.
 #[derive(Debug, Clone)]
 pub(super) struct Call {
+    pub(super) rpc: Rpc,
     pub(super) request_id: HeaderValue,
+    /// Why a proxy gets no decision: the reason of the fault, and its text.
+    pub(super) fault: RefCell<Option<(&'static str, String)>>,
     pub(super) outcome: Cell<Outcome>,
     pub(super) retries: Cell<u32>,
     pub(super) span: Option<Context>,
@@ -42,6 +45,15 @@ pub(super) fn serve<F: Future>(call: Call, work: F) -> TaskLocalFuture<Call, F> 
 /// Notes what the call decides.
 pub fn decides(outcome: Outcome) {
     let _: Result<(), _> = CALL.try_with(|call| call.outcome.set(outcome));
+}
+
+/// Notes why the call ends in a fault, where a proxy asks: it shows the fault to nobody.
+pub fn fails(reason: &'static str, text: &str) {
+    let _: Result<(), _> = CALL.try_with(|call| {
+        if call.rpc == Rpc::ShouldRateLimit {
+            call.fault.replace(Some((reason, text.to_owned())));
+        }
+    });
 }
 
 /// Notes that the call is compiled again.

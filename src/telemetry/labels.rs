@@ -159,6 +159,61 @@ values! {
     }
 }
 
+values! {
+    /// Why Envoy got a fault instead of a decision: the `reason` of the fault's `ErrorInfo`.
+    #[allow(missing_docs)]
+    EnvoyFault {
+        UserIdMissing = "USER_ID_MISSING",
+        EntryAmbiguous = "ENTRY_AMBIGUOUS",
+        LimitOverride = "LIMIT_OVERRIDE",
+        HitsMissing = "HITS_MISSING",
+        DomainInvalid = "DOMAIN_INVALID",
+        DescriptorCount = "DESCRIPTOR_COUNT",
+        InvalidField = "INVALID_FIELD",
+        OutOfRange = "OUT_OF_RANGE",
+        QuantityMissing = "QUANTITY_MISSING",
+        PlanUnknown = "PLAN_UNKNOWN",
+        AppUnknown = "APP_UNKNOWN",
+        Unauthenticated = "UNAUTHENTICATED",
+        SecretKeyNeeded = "SECRET_KEY_NEEDED",
+        CertificateUnknown = "CERTIFICATE_UNKNOWN",
+        TooManyCalls = "TOO_MANY_CALLS",
+        Overloaded = "OVERLOADED",
+        Unavailable = "UNAVAILABLE",
+        Contended = "CONTENDED",
+        DeadlineExceeded = "DEADLINE_EXCEEDED",
+        Internal = "INTERNAL",
+        /// Any other, or none: the message could not be read.
+        Other = "other",
+    }
+}
+
+values! {
+    /// What of a descriptor is not valid, so that Envoy is told OVER_LIMIT.
+    DeniedValue {
+        /// A value that is not UTF-8.
+        Encoding = "encoding",
+        /// The user id.
+        UserId = "user_id",
+        /// The event's name.
+        Event = "event",
+        /// A value of metadata, which is too long.
+        Metadata = "metadata",
+        /// A number that a limit group measures: it is none, or too large.
+        Number = "number",
+        /// The user has as many live holds as Tollgate keeps.
+        Holds = "holds",
+    }
+}
+
+impl EnvoyFault {
+    /// Of the reason of a fault.
+    #[must_use]
+    pub fn of(reason: &str) -> Self {
+        Self::ALL.iter().copied().find(|fault| fault.as_str() == reason).unwrap_or(Self::Other)
+    }
+}
+
 impl Rpc {
     /// Of the path of a request.
     #[must_use]

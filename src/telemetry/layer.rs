@@ -1,10 +1,11 @@
 //! Around every call: counts it, times it, names it by a request id, and traces it.
 
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Instant;
 
-use http::{HeaderName, HeaderValue, Request, Response};
+use http::{Extensions, HeaderName, HeaderValue, Request, Response};
 use pin_project_lite::pin_project;
 use tokio::task::futures::TaskLocalFuture;
 use tower::{Layer, Service};
@@ -12,26 +13,32 @@ use tower::{Layer, Service};
 use super::call::{self, Call};
 use super::labels::{Code, Outcome, Rpc};
 use super::metrics::metrics;
-use super::trace;
+use super::{envoy, trace};
 
 const REQUEST_ID: HeaderName = HeaderName::from_static(call::REQUEST_ID);
 const STATUS: HeaderName = HeaderName::from_static("grpc-status");
 
+/// Where the server is that a request came to, by the request's extensions.
+pub type ServerAddress = fn(&Extensions) -> Option<SocketAddr>;
+
 /// Puts [`Observed`] around services.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Observe;
+#[derive(Debug, Clone, Copy)]
+pub struct Observe(pub ServerAddress);
 
 impl<S> Layer<S> for Observe {
     type Service = Observed<S>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        Observed(inner)
+        Observed { inner, server_address: self.0 }
     }
 }
 
 /// See the module.
 #[derive(Debug, Clone)]
-pub struct Observed<S>(S);
+pub struct Observed<S> {
+    inner: S,
+    server_address: ServerAddress,
+}
 
 impl<S, B, R> Service<Request<B>> for Observed<S>
 where
@@ -42,17 +49,17 @@ where
     type Future = Observing<S::Future>;
 
     fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
-        self.0.poll_ready(context)
+        self.inner.poll_ready(context)
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let rpc = Rpc::of_path(request.uri().path());
         let request_id = call::request_id(request.headers());
-        let span = if rpc.is_work() { trace::rpc(request.uri().path(), request.headers(), &request_id) } else { None };
+        let span = if rpc.is_work() { trace::rpc(&request, &request_id, self.server_address) } else { None };
         metrics().in_flight.inc();
         let ending = Ending { rpc, started: Instant::now(), request_id: request_id.clone(), ended: false };
-        let call = Call { request_id, outcome: Outcome::Done.into(), retries: 0.into(), span };
-        Observing { work: call::serve(call, self.0.call(request)), ending }
+        let call = Call { rpc, request_id, fault: None.into(), outcome: Outcome::Done.into(), retries: 0.into(), span };
+        Observing { work: call::serve(call, self.inner.call(request)), ending }
     }
 }
 
@@ -86,6 +93,10 @@ where
             let outcome = if code == Code::Ok { call.outcome.get() } else { Outcome::Fault };
             if let Some(span) = &call.span {
                 trace::rpc_ended(span, code, outcome, call.retries.get());
+            }
+            if call.rpc == Rpc::ShouldRateLimit && outcome == Outcome::Fault {
+                let (reason, text) = call.fault.take().unwrap_or_default();
+                envoy::fault(code, reason, &text);
             }
             this.ending.end(code, outcome);
         }

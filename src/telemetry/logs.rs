@@ -7,6 +7,7 @@ use std::io::IsTerminal as _;
 use serde_json::{Map, Value};
 use tracing::field::{Field, Visit};
 use tracing::{Event, Subscriber};
+use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::field::RecordFields;
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::fmt::format::{DefaultFields, Writer};
@@ -15,6 +16,7 @@ use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
+use super::throttle::{PERIOD, Throttle};
 use super::{call, trace};
 
 /// How a line looks.
@@ -38,17 +40,53 @@ impl std::str::FromStr for LogFormat {
     }
 }
 
-/// Writes what the filter lets through to standard error, from now on.
-pub fn start(filter: Targets, format: LogFormat) {
-    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+/// So many lines wait for standard error. Where it takes them too slowly, more are dropped and counted: calls do not wait for the log.
+const MOST_WAITING: usize = 8192;
+
+/// The log. Dropping it writes what waits, and how many lines were left out.
+pub struct Logs {
+    throttle: Throttle,
+    dropped: ErrorCounter,
+    /// Dropping it writes what waits.
+    _writer: WorkerGuard,
+}
+
+impl Drop for Logs {
+    fn drop(&mut self) {
+        self.throttle.tell();
+        let dropped = self.dropped.dropped_lines();
+        if dropped > 0 {
+            tracing::warn!(dropped, "standard error did not take the log fast enough: lines were dropped");
+        }
+    }
+}
+
+/// Writes what the filter lets through to standard error, from now on: by a thread of its own, and of warnings and errors that repeat
+/// only some, and how many more there were.
+pub fn start(filter: Targets, format: LogFormat) -> Logs {
+    let writer = NonBlockingBuilder::default().buffered_lines_limit(MOST_WAITING).thread_name("log");
+    let (writer, guard) = writer.finish(std::io::stderr());
+    let dropped = writer.error_counter();
+    let throttle = Throttle::default();
+    let lines = tracing_subscriber::fmt::layer().with_writer(writer);
     let registry = tracing_subscriber::registry();
     match format {
         LogFormat::Text => {
             let lines = lines.with_ansi(std::io::stderr().is_terminal()).fmt_fields(Named(DefaultFields::new()));
-            registry.with(lines).with(filter).init();
+            registry.with(lines).with(throttle.clone()).with(filter).init();
         }
-        LogFormat::Json => registry.with(lines.event_format(Json)).with(filter).init(),
+        LogFormat::Json => registry.with(lines.event_format(Json)).with(throttle.clone()).with(filter).init(),
     }
+    let telling = throttle.clone();
+    let tell = move || loop {
+        std::thread::sleep(PERIOD);
+        telling.tell();
+    };
+    // Without it only the end of the process tells what was left out.
+    if let Err(error) = std::thread::Builder::new().name("log-counts".to_owned()).spawn(tell) {
+        tracing::warn!(%error, "how many lines are left out is told at the end only");
+    }
+    Logs { throttle, dropped, _writer: guard }
 }
 
 /// Ends a line of text with the call that it belongs to.

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{LazyLock, OnceLock};
 use std::time::{Duration, SystemTime};
 
-use prometheus_client::encoding::{EncodeLabelSet, text};
+use prometheus_client::encoding::{EncodeLabelSet, prometheus_text, text};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
@@ -15,7 +15,8 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 
-use super::labels::{Code, Component, Load, Outcome, RedisError, Rpc, Uncounted};
+use super::exposition::Format;
+use super::labels::{Code, Component, DeniedValue, EnvoyFault, Load, Outcome, RedisError, Rpc, Uncounted};
 use super::process::Process;
 
 /// So many pairs of a plan and a limit group have time series of their own. A catalog of any sense has fewer, but catalogs come and go.
@@ -26,6 +27,10 @@ const OTHER: &str = "other";
 
 /// From a quarter of a millisecond, which a call takes at best, to what passes the patience of Redis.
 const SECONDS: [f64; 13] = [0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5];
+
+/// The statuses with an alert that many calls can end in. Each has its time series from the start.
+const ALERTED: [Code; 5] =
+    [Code::Unavailable, Code::Internal, Code::DeadlineExceeded, Code::Unauthenticated, Code::InvalidArgument];
 
 /// Up to the largest number that `--redis-batch` takes.
 const CALLS: [f64; 9] = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 256.0, 1000.0];
@@ -75,6 +80,16 @@ struct LoadLabels {
     result: Load,
 }
 
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct EnvoyFaultLabels {
+    reason: EnvoyFault,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct DeniedValueLabels {
+    value: DeniedValue,
+}
+
 /// A rare event's counter, by a closed set of labels.
 type Rare<L> = Family<L, Counter>;
 
@@ -110,10 +125,16 @@ pub struct Metrics {
     pub stale: Counter,
     /// Calls that were given up, as others changed the user's state with every attempt.
     pub contended: Counter,
+    envoy_faults: Vec<Counter>,
+    envoy_values_denied: Vec<Counter>,
     scripts: Seconds<ScriptLabels>,
     redis_errors: Vec<Counter>,
     /// How many calls one command to Redis decided.
     pub batch_calls: Histogram,
+    /// How far Redis's clock is ahead of this machine's, in seconds: of a cluster, the one that is furthest away.
+    pub redis_clock_offset: Gauge<f64, AtomicU64>,
+    /// How often Redis's clock has jumped.
+    pub redis_clock_jumps: Counter,
     components: Vec<Gauge>,
     /// Whether calls should be sent here.
     pub ready: Gauge,
@@ -175,6 +196,16 @@ impl Metrics {
                 drop(uncounted.get_or_create(&UncountedLabels { rpc, reason }));
             }
         }
+        let envoy_faults: Rare<EnvoyFaultLabels> = all.add(
+            "envoy_faults",
+            "Requests of Envoy that got a fault instead of a decision, by the reason",
+            Family::default(),
+        );
+        let envoy_values_denied: Rare<DeniedValueLabels> = all.add(
+            "envoy_values_denied",
+            "Descriptors of Envoy that were denied as a value in them is not valid",
+            Family::default(),
+        );
         let redis_errors: Rare<KindLabels> =
             all.add("redis_errors", "Commands that Redis did not answer as asked, by the reason", Family::default());
         let components: Family<ComponentLabels, Gauge> =
@@ -214,9 +245,25 @@ impl Metrics {
                 "Calls given up, as the user's state changed with every attempt",
                 Counter::default(),
             ),
+            envoy_faults: handles(EnvoyFault::ALL, |reason| {
+                envoy_faults.get_or_create_owned(&EnvoyFaultLabels { reason })
+            }),
+            envoy_values_denied: handles(DeniedValue::ALL, |value| {
+                envoy_values_denied.get_or_create_owned(&DeniedValueLabels { value })
+            }),
             scripts: all.add_seconds("redis_duration", "From asking for a script to its answer", scripts),
             redis_errors: handles(RedisError::ALL, |kind| redis_errors.get_or_create_owned(&KindLabels { kind })),
             batch_calls: all.add("redis_batch_calls", "Calls that one command decided", Histogram::new(CALLS)),
+            redis_clock_offset: all.add_seconds(
+                "redis_clock_offset",
+                "How far Redis's clock is ahead of this machine's; below 0 if it is behind",
+                Gauge::default(),
+            ),
+            redis_clock_jumps: all.add(
+                "redis_clock_jumps",
+                "Times that Redis's clock has moved by more than 2 seconds by itself",
+                Counter::default(),
+            ),
             components: handles(Component::ALL, |component| {
                 components.get_or_create_owned(&ComponentLabels { component })
             }),
@@ -247,18 +294,23 @@ impl Metrics {
         };
         // Alerts look at how these grow, which nobody sees of a series that begins at one.
         for rpc in Rpc::ALL.iter().copied().filter(|rpc| rpc.is_work()) {
-            metrics.rpc(rpc, Code::Unavailable, Outcome::Fault);
+            for code in ALERTED {
+                metrics.rpc(rpc, code, Outcome::Fault);
+            }
         }
         metrics
     }
 
-    /// Everything, as OpenMetrics text.
+    /// Everything, in a format.
     ///
     /// # Errors
     /// None in practice: text can be written to memory.
-    pub fn scrape(&self) -> Result<String, std::fmt::Error> {
+    pub fn scrape(&self, format: Format) -> Result<String, std::fmt::Error> {
         let mut text = String::with_capacity(16 * 1024);
-        text::encode(&mut text, &self.registry)?;
+        match format {
+            Format::Text => prometheus_text::encode(&mut text, &self.registry)?,
+            Format::OpenMetrics => text::encode(&mut text, &self.registry)?,
+        }
         Ok(text)
     }
 
@@ -306,6 +358,16 @@ impl Metrics {
     /// Redis did not do what it was asked.
     pub fn redis_error(&self, kind: RedisError) {
         self.redis_errors[kind as usize].inc();
+    }
+
+    /// Envoy got a fault instead of a decision.
+    pub fn envoy_fault(&self, reason: EnvoyFault) {
+        self.envoy_faults[reason as usize].inc();
+    }
+
+    /// A descriptor was denied, as a value in it is not valid.
+    pub fn envoy_value_denied(&self, value: DeniedValue) {
+        self.envoy_values_denied[value as usize].inc();
     }
 
     /// Whether a component works.
@@ -356,7 +418,7 @@ mod tests {
             metrics.denied("free", &number.to_string());
         }
         metrics.denied("free", "7");
-        let text = metrics.scrape().unwrap();
+        let text = metrics.scrape(Format::Text).unwrap();
         let series = text.lines().filter(|line| line.starts_with("tollgate_denials_total{")).count();
         assert_eq!(series, MOST_GROUPS + 1);
         assert!(text.contains("tollgate_denials_total{plan=\"other\",limit_group=\"other\"} 500\n"), "{text}");
@@ -371,7 +433,7 @@ mod tests {
                 metrics.rpc_ended(*rpc, Code::Ok, *outcome, Duration::from_millis(3));
             }
         }
-        let text = metrics.scrape().unwrap();
+        let text = metrics.scrape(Format::OpenMetrics).unwrap();
         let ones = text.lines().filter(|line| line.starts_with("tollgate_rpcs_total{") && line.ends_with(" 1")).count();
         assert_eq!(ones, Rpc::ALL.len() * Outcome::ALL.len());
         assert!(text.ends_with("# EOF\n"));

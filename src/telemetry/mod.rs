@@ -5,12 +5,16 @@
 
 pub mod admin;
 pub mod call;
+mod collector;
+pub mod envoy;
+pub mod exposition;
 pub mod labels;
 pub mod layer;
 pub mod logs;
 pub mod metrics;
 mod process;
 pub mod seen;
+mod throttle;
 pub mod trace;
 
 pub use metrics::metrics;

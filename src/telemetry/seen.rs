@@ -28,7 +28,7 @@ pub fn reserved(plan: &str, decision: &Decision, hold: Option<&Hold>) {
     match decision.denied {
         None => {}
         Some(Reason::LimitReached) => {
-            for standing in decision.standings.iter().filter(|standing| standing.shortfall > 0) {
+            for standing in decision.standings.iter().filter(|standing| standing.denies()) {
                 metrics().denied(plan, &standing.group_id);
             }
         }
@@ -87,7 +87,7 @@ pub fn tracked(plan: &str, tracked: &Tracked) {
     match tracked.uncounted {
         None => {}
         Some(Reason::LimitReached) => {
-            for standing in tracked.standings.iter().filter(|standing| standing.shortfall > 0) {
+            for standing in tracked.standings.iter().filter(|standing| standing.denies()) {
                 metrics().denied(plan, &standing.group_id);
             }
         }

@@ -5,23 +5,22 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{LazyLock, OnceLock};
 use std::time::{Duration, Instant};
 
-use http::{HeaderMap, HeaderValue};
+use http::{HeaderMap, HeaderValue, Request};
 use opentelemetry::propagation::{Extractor, TextMapPropagator as _};
 use opentelemetry::trace::{Span as _, SpanKind, Status, TraceContextExt as _, Tracer as _, TracerProvider as _};
-use opentelemetry::{Context, KeyValue};
-pub use opentelemetry_otlp::ExporterBuildError as StartError;
-use opentelemetry_otlp::{WithExportConfig as _, WithTonicConfig as _, tonic_types};
+use opentelemetry::{Context, Key, KeyValue};
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::error::OTelSdkResult;
 use opentelemetry_sdk::propagation::TraceContextPropagator;
 use opentelemetry_sdk::trace::{Sampler, SdkTracer, SdkTracerProvider, Span, SpanData, SpanExporter};
+use tokio::runtime::Handle;
 
 use super::call;
+use super::collector;
+pub use super::collector::StartError;
 use super::labels::{Code, Outcome};
+use super::layer::ServerAddress;
 use super::metrics::metrics;
-
-/// How long the collector may take to answer.
-const PATIENCE: Duration = Duration::from_secs(5);
 
 /// How long the last spans may take to leave when the process ends.
 const FLUSH: Duration = Duration::from_secs(3);
@@ -39,15 +38,12 @@ pub struct Exporting(SdkTracerProvider);
 /// Starts to trace, for the whole process. Within a runtime, on which the spans travel.
 ///
 /// # Errors
-/// If the endpoint cannot be used. That nobody answers there is no reason.
+/// If the endpoint cannot be used, or what the standard variables say of it. That nobody answers there is no reason.
 pub fn start(endpoint: &str, ratio: f64) -> Result<Exporting, StartError> {
-    let mut exporter =
-        opentelemetry_otlp::SpanExporter::builder().with_tonic().with_endpoint(endpoint).with_timeout(PATIENCE);
-    if endpoint.starts_with("https:") {
-        exporter = exporter.with_tls_config(tonic_types::transport::ClientTlsConfig::new().with_enabled_roots());
-    }
+    let exporter = collector::exporter(endpoint)?;
+    let complaining = Complaining { exporter, runtime: Handle::current(), complaint: AtomicU64::new(0) };
     let provider = SdkTracerProvider::builder()
-        .with_batch_exporter(Complaining { exporter: exporter.build()?, complaint: AtomicU64::new(0) })
+        .with_batch_exporter(complaining)
         // Whether a call is traced is decided where its trace begins.
         .with_sampler(Sampler::ParentBased(Box::new(Sampler::TraceIdRatioBased(ratio))))
         .with_resource(resource())
@@ -58,11 +54,26 @@ pub fn start(endpoint: &str, ratio: f64) -> Result<Exporting, StartError> {
 
 /// What the environment says of this process in the standard variables, and else who we are.
 fn resource() -> Resource {
+    let told = Resource::builder().build();
     let mut resource = Resource::builder().with_attribute(KeyValue::new("service.version", env!("CARGO_PKG_VERSION")));
     if std::env::var_os("OTEL_SERVICE_NAME").is_none() {
         resource = resource.with_service_name("tollgate");
     }
+    if told.get(&Key::from_static_str("service.instance.id")).is_none() {
+        resource = resource.with_attribute(KeyValue::new("service.instance.id", random_uuid()));
+    }
     resource.build()
+}
+
+/// A random UUID (version 4 of RFC 9562), which the conventions of OpenTelemetry ask for where a process has no other name of its own.
+fn random_uuid() -> String {
+    let mut bytes = [0; 16];
+    // It only tells replicas apart: without random numbers two may look like one.
+    let _: Result<(), _> = getrandom::fill(&mut bytes);
+    bytes[6] = bytes[6] & 0x0f | 0x40;
+    bytes[8] = bytes[8] & 0x3f | 0x80;
+    let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    [&hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..]].join("-")
 }
 
 impl Exporting {
@@ -80,6 +91,8 @@ impl Exporting {
 #[derive(Debug)]
 struct Complaining {
     exporter: opentelemetry_otlp::SpanExporter,
+    /// Brings the spans to the collector.
+    runtime: Handle,
     /// When the log was told last, in milliseconds of [`BEGINNING`]; 0 for never.
     complaint: AtomicU64,
 }
@@ -88,7 +101,7 @@ static BEGINNING: LazyLock<Instant> = LazyLock::new(Instant::now);
 
 impl SpanExporter for Complaining {
     async fn export(&self, batch: Vec<SpanData>) -> OTelSdkResult {
-        let exported = self.exporter.export(batch).await;
+        let exported = within(&self.runtime, self.exporter.export(batch)).await;
         if let Err(error) = &exported {
             metrics().trace_failures.inc();
             let now = u64::try_from(BEGINNING.elapsed().as_millis()).unwrap_or(u64::MAX).max(1);
@@ -114,6 +127,15 @@ impl SpanExporter for Complaining {
     }
 }
 
+/// Polls as a task of the runtime is polled: the thread that exports is none of its own, and connections need one.
+fn within<F: Future>(runtime: &Handle, work: F) -> impl Future<Output = F::Output> {
+    let mut work = Box::pin(work);
+    std::future::poll_fn(move |context| {
+        let _entered = runtime.enter();
+        work.as_mut().poll(context)
+    })
+}
+
 /// Reads the W3C trace context of a request.
 struct Incoming<'a>(&'a HeaderMap);
 
@@ -128,17 +150,21 @@ impl Extractor for Incoming<'_> {
 }
 
 /// A call begins: `/service/method`.
-pub(super) fn rpc(path: &str, headers: &HeaderMap, request_id: &HeaderValue) -> Option<Context> {
+pub(super) fn rpc<B>(request: &Request<B>, request_id: &HeaderValue, address: ServerAddress) -> Option<Context> {
     let tracer = TRACER.get()?;
-    let name = path.trim_start_matches('/').to_owned();
+    let name = request.uri().path().trim_start_matches('/').to_owned();
     let (service, method) = name.split_once('/').unwrap_or((&name, ""));
-    let attributes = vec![
+    let mut attributes = vec![
         KeyValue::new("rpc.system", "grpc"),
         KeyValue::new("rpc.service", service.to_owned()),
         KeyValue::new("rpc.method", method.to_owned()),
         KeyValue::new("tollgate.request_id", request_id.to_str().unwrap_or_default().to_owned()),
     ];
-    let parent = TraceContextPropagator::new().extract_with_context(&Context::new(), &Incoming(headers));
+    if let Some(address) = address(request.extensions()) {
+        attributes.push(KeyValue::new("server.address", address.ip().to_canonical().to_string()));
+        attributes.push(KeyValue::new("server.port", i64::from(address.port())));
+    }
+    let parent = TraceContextPropagator::new().extract_with_context(&Context::new(), &Incoming(request.headers()));
     let span = tracer.span_builder(name).with_kind(SpanKind::Server).with_attributes(attributes);
     Some(parent.with_span(span.start_with_context(tracer, &parent)))
 }
@@ -161,13 +187,17 @@ pub(super) fn rpc_ended(call: &Context, code: Code, outcome: Outcome, retries: u
 /// A script that a traced call asks Redis to run. It ends when it is dropped.
 pub struct ScriptSpan(Span);
 
-/// The call asks Redis to run a script.
+/// The call asks Redis to run a script. `address` says where that Redis is, if it is known, and its port, if it has one.
 #[must_use]
-pub fn script(name: &'static str) -> Option<ScriptSpan> {
+pub fn script(name: &'static str, address: impl FnOnce() -> Option<(String, Option<u16>)>) -> Option<ScriptSpan> {
     let tracer = TRACER.get()?;
     call::with(|call| {
         let parent = call.span.as_ref().filter(|span| span.span().span_context().is_sampled())?;
         let mut attributes = vec![KeyValue::new("db.system.name", "redis"), KeyValue::new("tollgate.script", name)];
+        if let Some((host, port)) = address() {
+            attributes.push(KeyValue::new("server.address", host));
+            attributes.extend(port.map(|port| KeyValue::new("server.port", i64::from(port))));
+        }
         if call.retries.get() > 0 {
             attributes.push(KeyValue::new("tollgate.stale_retries", i64::from(call.retries.get())));
         }

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 
 use crate::domain::amount::Quantity;
+use crate::domain::counted::counted;
 use crate::domain::packed::{Misfit, Reader};
 
 use super::value::{Undecodable, Value, not_a};
@@ -135,7 +136,7 @@ fn at_end(reader: &Reader<'_>, name: &str) -> Result<(), Undecodable> {
     if rest == 0 {
         return Ok(());
     }
-    Err(Undecodable::new(format!("{name} is followed by {rest} bytes that belong to nothing")))
+    Err(Undecodable::new(format!("{name} is followed by {} too many", counted(rest, "byte"))))
 }
 
 impl Ledger {
@@ -222,7 +223,7 @@ fn claims(mut reader: Reader<'_>, measured: bool) -> Result<Vec<(Claim, i64, i64
         let measures = reader.blob(4).map_err(&misfit)?;
         if measures.is_empty() == measured {
             let what = if measured { "some" } else { "none" };
-            return not_a(format_args!("measures of {name}"), format_args!("{} bytes", measures.len()), what);
+            return not_a(format_args!("measures of {name}"), counted(measures.len(), "byte"), what);
         }
         Value::read_all(measures, &format!("the measures of {name}"))?;
         let [charge, second, third, start, end, window] = numbers;
@@ -258,7 +259,7 @@ impl Record {
                 quantities.map("the event's quantities")?;
                 settled.iter().try_for_each(|settled| settled.map("the settled quantities").map(drop))?;
             }
-            other => return not_a("the event", format_args!("one of {} values", other.len()), "one of 4 or 5"),
+            other => return not_a("the event", format!("one of {}", counted(other.len(), "value")), "one of 4 or 5"),
         }
         Ok(Self { state, deadline, forget, request_id, claims: claims(reader, true)?, late })
     }
@@ -285,7 +286,7 @@ impl Request {
                 Ok(Self::Track { forget: forget.integer("the time to forget it")?, claims: claims.collect() })
             }
             (_, values) => {
-                let found = format!("one of {} values", values.len());
+                let found = format!("one of {}", counted(values.len(), "value"));
                 not_a("the request", found, "that of a reserve, with 3 values, or of a track, with 5")
             }
         }

@@ -166,7 +166,7 @@ fn what_was_never_written_is_told_precisely() {
         windows.iter().for_each(|(held, more)| window(&mut bytes, *held, *more));
         told(Ledger::decode(&bytes))
     };
-    assert_eq!(of_groups(0, &[(0, 0)]), "the ledger is followed by 50 bytes that belong to nothing");
+    assert_eq!(of_groups(0, &[(0, 0)]), "the ledger is followed by 50 bytes too many");
     assert_eq!(of_groups(1, &[(0, 2)]), "what follows of the current window of group \"g\" is 2, and not 0 or 1");
     let nine = "group \"g\" is one of more windows, and not one of at most 8";
     assert_eq!(of_chain(&[(0, 1); 9]), nine);
@@ -182,7 +182,7 @@ fn what_was_never_written_is_told_precisely() {
     let of_claim = |claim: &[u8]| told(Record::decode(&record_of(0, &event(), claim)));
     let measures = encode(&1);
     assert_eq!(of_claim(&claim(1, 2, b"", &measures)), "`hard` of claim 1 is 2, and not 0 or 1");
-    let followed = "what claim 1 says of its group is followed by 1 bytes that belong to nothing";
+    let followed = "what claim 1 says of its group is followed by 1 byte too many";
     assert_eq!(of_claim(&claim(1, 1, b"x", &measures)), followed);
     assert_eq!(of_claim(&claim(1, 1, b"", b"")), "measures of claim 1 is 0 bytes, and not some");
     assert!(of_claim(&claim(1, 1, b"", &[0xc1])).starts_with("the measures of claim 1 is no MessagePack: "));
@@ -210,13 +210,13 @@ fn what_was_never_written_is_told_precisely() {
     assert_eq!(of_request(&values([encode(&"reserve"), encode(&1), encode(&"n")])), "the digest is 1, and not text");
     assert!(of_request(&[0xc1]).starts_with("the request is no MessagePack: "));
     assert!(Request::decode(&track(&claim(1, 1, b"", b""))).is_ok());
-    assert_eq!(of_request(&track(&claim(1, 1, b"", &measures))), "measures of claim 1 is 1 bytes, and not none");
+    assert_eq!(of_request(&track(&claim(1, 1, b"", &measures))), "measures of claim 1 is 1 byte, and not none");
     assert_eq!(of_request(&track(b"")), "the list of claims is empty, and not one of at least 1");
 
     let of_subscription = |packed: &[u8]| told(Subscription::decode(packed));
     assert!(of_subscription(&[]).starts_with("the value is no MessagePack: "));
     assert!(of_subscription(&[0x97, 1]).starts_with("the value is no MessagePack: "));
-    assert_eq!(of_subscription(&[1, 1]), "the value is followed by 1 bytes that belong to nothing");
+    assert_eq!(of_subscription(&[1, 1]), "the value is followed by 1 byte too many");
     assert_eq!(of_subscription(&encode(&())), "the subscription is nil, and not a list of 7");
     assert_eq!(of_subscription(&encode(&[0; 6])), "the subscription is a list of 6, and not a list of 7");
     let large = encode(&("r", "p", u64::MAX, 0, 0, "", [0; 0]));

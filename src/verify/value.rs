@@ -4,6 +4,8 @@ use std::fmt::{self, Display};
 
 use serde::de::{Deserialize as _, MapAccess, SeqAccess, Visitor};
 
+use crate::domain::counted::counted;
+
 /// Where a value is not what it should be: `held of window 3 is 0.5, and not an integer`.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
@@ -148,7 +150,7 @@ impl Value {
         if rest.is_empty() {
             Ok(value)
         } else {
-            Err(Undecodable(format!("the value is followed by {} bytes that belong to nothing", rest.len())))
+            Err(Undecodable(format!("the value is followed by {} too many", counted(rest.len(), "byte"))))
         }
     }
 

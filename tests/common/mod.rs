@@ -6,6 +6,7 @@
 #![allow(dead_code)]
 
 pub mod load;
+pub mod promtool;
 pub mod proxy;
 pub mod redis_cluster;
 pub mod redis_server;

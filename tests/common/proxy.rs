@@ -36,6 +36,8 @@ pub enum Fault {
     },
     /// Everything travels in pieces of 1 to 7 bytes.
     Split,
+    /// Redis's answer to TIME is so many seconds ahead, or behind.
+    Clock(i64),
     /// Connections are reset, and nothing listens.
     Refuse,
 }
@@ -244,6 +246,10 @@ async fn pump(
                 return Ending::Reset;
             }
             Fault::Reset => to.write_all(bytes).await,
+            Fault::Clock(ahead) if direction == Direction::Reply => {
+                to.write_all(with_time_moved(bytes, ahead).as_deref().unwrap_or(bytes)).await
+            }
+            Fault::Clock(_) => to.write_all(bytes).await,
             Fault::Split => {
                 shared.strike();
                 write_in_pieces(bytes, &mut to, &mut random).await
@@ -253,6 +259,16 @@ async fn pump(
             return Ending::Reset;
         }
     }
+}
+
+/// A reply to TIME, whose seconds have ten digits, with other seconds; `None` for any other reply.
+fn with_time_moved(reply: &[u8], ahead: i64) -> Option<Vec<u8>> {
+    const BEFORE: &[u8] = b"*2\r\n$10\r\n";
+    let start = reply.windows(BEFORE.len()).position(|window| window == BEFORE)? + BEFORE.len();
+    let seconds: i64 = std::str::from_utf8(reply.get(start..start + 10)?).ok()?.parse().ok()?;
+    let mut moved = reply.to_vec();
+    moved[start..start + 10].copy_from_slice(format!("{:010}", seconds + ahead).as_bytes());
+    Some(moved)
 }
 
 async fn write_in_pieces(

@@ -187,7 +187,7 @@ pub async fn subscribe(replica: &mut Replica, user: &str) {
 
 /// `seen`, once.
 pub fn track(user: &str, request_id: &str) -> v1::TrackRequest {
-    let event = v1::Event { name: "seen".to_owned(), ..Default::default() };
+    let event = v1::Event { name: "seen".to_owned(), quantity: Some(1.0), ..Default::default() };
     v1::TrackRequest {
         user_id: user.to_owned(),
         event: Some(event),

@@ -37,9 +37,15 @@ fn told(line: &str) -> Option<SocketAddr> {
 impl Served {
     /// Starts it with these flags on a port of this machine, 0 for a free one, and returns when it listens.
     pub fn start(port: u16, flags: &[&str]) -> Self {
+        Self::start_with(port, flags, &[])
+    }
+
+    /// Starts it with these variables as well.
+    pub fn start_with(port: u16, flags: &[&str], variables: &[(&str, &str)]) -> Self {
         let mut child = tollgate()
             .args(["serve", "--listen", &format!("127.0.0.1:{port}")])
             .args(flags)
+            .envs(variables.iter().copied())
             .stderr(Stdio::piped())
             .spawn()
             .expect("the binary can be run");
@@ -88,12 +94,26 @@ impl Served {
 
     /// Asks its admin port: the status, and the text.
     pub fn get(&self, path: &str) -> (u16, String) {
+        let (head, body) = self.ask(path, "");
+        (head.split(' ').nth(1).and_then(|status| status.parse().ok()).expect("a status"), body)
+    }
+
+    /// Its metrics, in the format that `accept` asks for: the content type, and the text.
+    pub fn metrics(&self, accept: &str) -> (String, String) {
+        let (head, body) = self.ask("/metrics", &format!("Accept: {accept}\r\n"));
+        assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
+        let kind = head.lines().find_map(|line| line.strip_prefix("content-type: ")).expect("a content type");
+        (kind.to_owned(), body)
+    }
+
+    fn ask(&self, path: &str, headers: &str) -> (String, String) {
         let mut stream = TcpStream::connect(self.admin.expect("it has an admin port")).expect("it listens");
-        write!(stream, "GET {path} HTTP/1.1\r\nHost: tollgate\r\nConnection: close\r\n\r\n").expect("it reads");
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: tollgate\r\nConnection: close\r\n{headers}\r\n")
+            .expect("it reads");
         let mut answer = String::new();
         stream.read_to_string(&mut answer).expect("it answers");
         let (head, body) = answer.split_once("\r\n\r\n").expect("a head and a body");
-        (head.split(' ').nth(1).and_then(|status| status.parse().ok()).expect("a status"), body.to_owned())
+        (head.to_owned(), body.to_owned())
     }
 
     /// Its process id.

@@ -236,7 +236,7 @@ impl Watched {
 }
 
 fn track(user: &str) -> v1::TrackRequest {
-    let event = v1::Event { name: "seen".to_owned(), ..Default::default() };
+    let event = v1::Event { name: "seen".to_owned(), quantity: Some(1.0), ..Default::default() };
     v1::TrackRequest { user_id: user.to_owned(), event: Some(event), ..Default::default() }
 }
 
@@ -464,7 +464,7 @@ async fn what_a_master_of_before_does_is_not_acknowledged() {
         let mut tollgate = Replica::start_with(&catalog, jiff::tz::db(), MeterOptions::default(), options).await;
         let reserve = |user: &str, request_id: &str| v1::ReserveRequest {
             user_id: user.to_owned(),
-            event: Some(v1::Event { name: "work".to_owned(), ..Default::default() }),
+            event: Some(v1::Event { name: "work".to_owned(), quantity: Some(1.0), ..Default::default() }),
             request_id: request_id.to_owned(),
             ..Default::default()
         };
@@ -506,7 +506,7 @@ async fn calls(server: &RedisServer, command: &str) -> u64 {
 
 /// The key that shows the hold is deleted over a connection that is lent for it.
 async fn delete_with_a_hold(tollgate: &mut Replica) {
-    let event = v1::Event { name: "work".to_owned(), ..Default::default() };
+    let event = v1::Event { name: "work".to_owned(), quantity: Some(1.0), ..Default::default() };
     let request = v1::ReserveRequest { user_id: "holder".to_owned(), event: Some(event), ..Default::default() };
     assert!(tollgate.metering.reserve(request).await.unwrap().into_inner().allowed);
     let request = v1::DeleteUserRequest { user_id: "holder".to_owned() };

@@ -4,13 +4,18 @@ mod scenario;
 #[path = "../common/mod.rs"]
 mod support;
 
+mod alerts;
 mod batch;
 mod clock;
 mod cluster;
 mod config;
+mod contract;
 mod counts;
+mod example;
 mod functions;
 mod guarantees;
+mod image;
+mod logs;
 mod manifests;
 mod observability;
 mod plans;

@@ -36,7 +36,8 @@ fn json(node: &Yaml<'_>) -> Json {
     }
 }
 
-fn parse(path: &Path) -> Vec<Json> {
+/// The documents of a file of YAML.
+pub fn parse(path: &Path) -> Vec<Json> {
     let text = std::fs::read_to_string(path).unwrap();
     let nodes = Yaml::load_from_str(&text).unwrap_or_else(|error| panic!("{path:?}: {error}"));
     nodes.iter().map(json).collect()
@@ -59,6 +60,14 @@ fn files() -> Vec<PathBuf> {
 fn documents() -> Vec<Document> {
     let manifests = files().into_iter().filter(|path| !path.ends_with("catalog.yaml"));
     manifests.flat_map(|path| parse(&path).into_iter().map(move |body| Document { path: path.clone(), body })).collect()
+}
+
+/// The one document of a kind.
+fn only(kind: &str) -> Json {
+    let mut found = documents().into_iter().filter(|document| document.body["kind"] == kind);
+    let one = found.next().unwrap_or_else(|| panic!("no {kind}"));
+    assert!(found.next().is_none(), "several of {kind}");
+    one.body
 }
 
 fn texts(list: &Json) -> Vec<&str> {
@@ -160,12 +169,55 @@ fn every_file_is_named_by_its_kustomization_and_every_name_is_a_file() {
 }
 
 #[test]
+fn the_operators_rules_are_those_of_prometheus() {
+    let (rule, alerts) = (only("PrometheusRule"), parse(&repository().join("deploy/prometheus/alerts.yaml")));
+    let [alerts] = alerts.as_slice() else { panic!("one document") };
+    assert!(alerts["groups"].is_array());
+    assert_eq!(rule["spec"], *alerts, "./dev manifests copies the alerts");
+}
+
+#[test]
+fn the_operator_scrapes_the_admin_ports_under_jobs_that_the_alerts_find() {
+    let monitors = documents().into_iter().filter(|document| document.body["kind"] == "PodMonitor");
+    let mut scraped = BTreeMap::new();
+    for Document { body, .. } in monitors {
+        let [endpoint] = list(&body, "/spec/podMetricsEndpoints") else { panic!("one endpoint: {body}") };
+        // The operator names the job by namespace and name.
+        assert!(body["metadata"]["name"].as_str().unwrap().contains("tollgate"), "{body}");
+        assert_eq!(endpoint["path"], "/metrics");
+        scraped.insert(endpoint["port"].as_str().unwrap().to_owned(), body["spec"]["selector"].clone());
+    }
+    let admin = ours().into_iter().map(|(document, container)| {
+        let settings = settings(&container);
+        let admin = port_of(&settings["admin-listen"]);
+        let named = list(&container, "/ports").iter().find(|port| port["containerPort"].as_u64() == Some(admin));
+        (named.unwrap()["name"].as_str().unwrap().to_owned(), document.body["spec"]["selector"].clone())
+    });
+    let admin: BTreeMap<_, _> = admin.collect();
+    assert_eq!(admin.keys().collect::<Vec<_>>(), scraped.keys().collect::<Vec<_>>());
+    assert_eq!(scraped["admin"], admin["admin"]);
+    // The pods of the sidecars have the labels of their apps.
+    assert_eq!(scraped["tollgate-admin"], json!({}));
+}
+
+#[test]
+fn the_dashboard_is_generated_where_grafana_looks() {
+    let folder = repository().join("deploy/grafana");
+    let generated = parse(&folder.join("kustomization.yaml"));
+    let [generated] = generated.as_slice() else { panic!("one document") };
+    let [map] = list(generated, "/configMapGenerator") else { panic!("one ConfigMap") };
+    assert_eq!(map.pointer("/options/labels/grafana_dashboard"), Some(&json!("1")));
+    assert_eq!(texts(&map["files"]), ["tollgate.json"]);
+    assert!(folder.join("tollgate.json").exists());
+}
+
+#[test]
 fn every_catalog_is_valid() {
     let catalogs: Vec<_> = files().into_iter().filter(|path| path.ends_with("catalog.yaml")).collect();
     assert!(!catalogs.is_empty());
     for path in catalogs {
-        let parsed = catalog::parse(&std::fs::read_to_string(&path).unwrap(), jiff::tz::db());
-        assert!(parsed.is_ok(), "{path:?}: {parsed:?}");
+        let checked = catalog::check(&std::fs::read_to_string(&path).unwrap(), jiff::tz::db());
+        assert!(checked.as_ref().is_ok_and(|checked| checked.warnings.is_empty()), "{path:?}: {checked:?}");
     }
 }
 

@@ -11,6 +11,8 @@ use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 
+use crate::support::promtool;
+use crate::support::proxy::{Fault, Proxy};
 use crate::support::redis_server::RedisServer;
 use crate::support::served::Served;
 use crate::support::{Replica, fresh_user, put_ledger_ahead, redis_url, scratch};
@@ -39,11 +41,17 @@ fn serve(name: &str, redis: &str, flags: &[&str]) -> Served {
     Served::start(0, &all)
 }
 
+const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
 /// Every sample of a scrape.
 fn scrape(served: &Served) -> BTreeMap<String, f64> {
-    let (status, text) = served.get("/metrics");
-    assert_eq!(status, 200);
+    let (kind, text) = served.metrics("application/openmetrics-text");
+    assert_eq!(kind, OPENMETRICS);
     assert!(text.ends_with("# EOF\n"), "{text}");
+    samples(&text)
+}
+
+fn samples(text: &str) -> BTreeMap<String, f64> {
     let samples = text.lines().filter(|line| !line.starts_with('#'));
     samples
         .map(|line| line.rsplit_once(' ').map(|(name, value)| (name.to_owned(), value.parse().unwrap())).unwrap())
@@ -52,8 +60,10 @@ fn scrape(served: &Served) -> BTreeMap<String, f64> {
 
 /// How the counters have grown that do not depend on time.
 fn growth(before: &BTreeMap<String, f64>, after: &BTreeMap<String, f64>) -> BTreeMap<String, f64> {
-    let counts =
-        |name: &str| name.split('{').next().is_some_and(|name| name.ends_with("_total") || name.ends_with("_count"));
+    let counts = |name: &str| {
+        let family = name.split('{').next().unwrap_or(name);
+        family != "process_cpu_seconds_total" && (family.ends_with("_total") || family.ends_with("_count"))
+    };
     let grown = after.iter().filter(|(name, _)| counts(name));
     let grown = grown.map(|(name, value)| (name.clone(), value - before.get(name).copied().unwrap_or(0.0)));
     grown.filter(|(_, by)| *by != 0.0).collect()
@@ -191,6 +201,88 @@ async fn a_scrape_counts_each_call_and_what_it_decided_exactly() {
     .map(|(name, by)| (name.to_owned(), f64::from(by)))
     .collect();
     assert_eq!(grown, expected);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn metrics_come_in_the_format_that_is_asked_for_and_pass_the_linter() {
+    let served = serve("formats", &redis_url(), &[]);
+    let mut replica = Replica::connect(served.address).await;
+    replica.metering.reserve(reserve(&fresh_user("formats"), event("llm.tokens", 1e6), "")).await.unwrap();
+    const TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
+    let prometheus = "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.6,text/plain;version=0.0.4;q=0.3,*/*;q=0.2";
+    for (accept, expected) in [("*/*", TEXT), ("text/plain;version=0.0.4", TEXT), (prometheus, OPENMETRICS)] {
+        assert_eq!(served.metrics(accept).0, expected, "{accept}");
+    }
+    let ((_, text), (_, open)) = (served.metrics("text/plain"), served.metrics("application/openmetrics-text"));
+    // Each names a counter's family in its own way.
+    assert!(text.contains("\n# TYPE tollgate_rpcs_total counter\n") && !text.contains("# EOF"), "{text}");
+    assert!(open.contains("\n# TYPE tollgate_rpcs counter\n") && open.ends_with("\n# EOF\n"), "{open}");
+    // The formats differ in the order of labels, and in whether the bound of a bucket is `1.0` or `1`.
+    let normal = |name: &str| {
+        let (family, labels) = name.split_once('{').unwrap_or((name, ""));
+        let labels = labels.trim_end_matches('}').split(',').map(|label| match label.strip_prefix("le=") {
+            Some(bound) => format!("le={}", bound.trim_end_matches('"').trim_end_matches(".0")),
+            None => label.trim_end_matches('"').to_owned(),
+        });
+        (family.to_owned(), labels.collect::<BTreeSet<_>>())
+    };
+    let names = |text: &str| samples(text).keys().map(|name| normal(name)).collect::<BTreeSet<_>>();
+    assert_eq!(names(&text), names(&open));
+    promtool::check_metrics(&text);
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test(flavor = "multi_thread")]
+async fn the_process_is_measured_as_by_every_prometheus_client() {
+    let before = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs_f64();
+    let served = serve("process", &redis_url(), &[]);
+    let figures = scrape(&served);
+    let process = std::fs::read_to_string(format!("/proc/{}/status", served.id())).unwrap();
+    assert!(process.contains("VmSize:"));
+    assert!(figures["process_virtual_memory_bytes"] > figures["process_resident_memory_bytes"]);
+    assert!(figures["process_resident_memory_bytes"] > 1e6);
+    assert!(figures["process_virtual_memory_max_bytes"] >= figures["process_virtual_memory_bytes"]);
+    assert!(figures["process_open_fds"] > 3.0 && figures["process_open_fds"] < figures["process_max_fds"]);
+    assert!(figures["process_threads"] >= 1.0);
+    // The kernel counts from a whole second, in hundredths.
+    let started = figures["process_start_time_seconds"];
+    assert!(started > before - 2.0 && started < before + 600.0, "{started} {before}");
+    // Scrapes cost CPU time, which is told in hundredths of a second.
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while scrape(&served)["process_cpu_seconds_total"] < figures["process_cpu_seconds_total"] + 0.02 {
+        assert!(Instant::now() < deadline, "CPU time stands still");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_clock_of_redis_that_is_wrong_or_jumps_is_seen() {
+    let redis = RedisServer::start(scratch("clock"), "");
+    redis.ready().await;
+    let network = Proxy::start(([127, 0, 0, 1], redis.port()).into(), 1).await;
+    let served = serve("clock", &format!("redis://{}", network.address()), &[]);
+    let until = |what: &str, seen: &dyn Fn(f64, f64) -> bool| {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        loop {
+            let figures = scrape(&served);
+            let (ahead, jumps) =
+                (figures["tollgate_redis_clock_offset_seconds"], figures["tollgate_redis_clock_jumps_total"]);
+            if seen(ahead, jumps) {
+                return;
+            }
+            assert!(Instant::now() < deadline, "{what}: {ahead} s ahead, {jumps} jumps");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    };
+    // Both are this machine's clock.
+    until("at first", &|ahead, jumps| ahead.abs() < 1.0 && jumps == 0.0);
+    let days = 70 * 24 * 3600;
+    network.set(Fault::Clock(days));
+    until("70 days ahead", &|ahead, jumps| (ahead - days as f64).abs() < 1.0 && jumps == 1.0);
+    network.set(Fault::Clock(-100));
+    until("100 s behind", &|ahead, jumps| (ahead + 100.0).abs() < 1.0 && jumps == 2.0);
+    network.set(Fault::None);
+    until("at last", &|ahead, jumps| ahead.abs() < 1.0 && jumps == 3.0);
+    assert_eq!(served.log().matches("redis's clock has jumped").count(), 3, "{}", served.log());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -349,11 +441,25 @@ async fn dashboard_alerts_and_docs_name_what_there_is() {
     let read = |path: &str| std::fs::read_to_string(root.join(path)).expect(path);
     let (alerts, dashboard) = (read("deploy/prometheus/alerts.yaml"), read("deploy/grafana/tollgate.json"));
     let (runbook, documented) = (read("docs/RUNBOOK.md"), read("docs/METRICS.md"));
-    for event in saphyr_parser::Parser::new_from_str(&alerts) {
-        event.expect("the alerts are YAML");
-    }
     let parsed: serde_json::Value = serde_json::from_str(&dashboard).expect("the dashboard is JSON");
-    assert!(parsed["panels"].as_array().is_some_and(|panels| panels.len() > 20));
+    let panels = parsed["panels"].as_array().unwrap();
+    assert!(panels.len() > 20);
+    for panel in panels.iter().filter(|panel| panel["type"] != "row") {
+        let title = &panel["title"];
+        let described = panel["description"].as_str().is_some_and(|text| text.len() > 20 && text.ends_with('.'));
+        assert!(described, "{title} is not described");
+        for target in panel["targets"].as_array().unwrap() {
+            // Each of its metrics is that of the chosen jobs and instances.
+            let expression = target["expr"].as_str().unwrap();
+            let chosen = expression.matches("job=~\"$job\",instance=~\"$instance\"").count();
+            let named = expression.matches("tollgate_").count() + expression.matches("process_").count();
+            assert!(named > 0 && chosen == named, "{title}: {expression}");
+        }
+    }
+    let variables: Vec<_> =
+        parsed["templating"]["list"].as_array().unwrap().iter().map(|variable| variable["name"].as_str()).collect();
+    assert_eq!(variables, [Some("datasource"), Some("job"), Some("instance")]);
+    assert!(dashboard.contains("rate(process_cpu_seconds_total{"), "a panel of CPU");
 
     let served = serve("files", &redis_url(), &[]);
     let mut replica = Replica::connect(served.address).await;
@@ -374,15 +480,4 @@ async fn dashboard_alerts_and_docs_name_what_there_is() {
     let families: BTreeSet<String> = families.collect();
     assert_eq!(families, in_docs.into_iter().map(str::to_owned).collect());
     assert!(metrics_in(&runbook).iter().all(|name| there.contains(name) || families.contains(*name)));
-
-    let names = alerts.lines().filter_map(|line| line.trim().strip_prefix("- alert: "));
-    let headings = runbook.lines().filter_map(|line| line.strip_prefix("## Tollgate"));
-    let names: BTreeSet<String> = names.map(str::to_owned).collect();
-    assert_eq!(names, headings.map(|rest| format!("Tollgate{rest}")).collect());
-    for name in &names {
-        assert!(
-            alerts.contains(&format!("runbook: docs/RUNBOOK.md#{}\n", name.to_lowercase())),
-            "{name} says where to look"
-        );
-    }
 }

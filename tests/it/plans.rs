@@ -354,7 +354,7 @@ async fn plans_are_shown_as_the_catalog_has_them() {
     let expected = [
         ("tokens", "tokens", 100.0, false, "monthly"),
         ("daily", "tokens", 50.0, false, "daily"),
-        ("soft", "tokens", 0.0, true, "monthly"),
+        ("soft", "tokens", f64::INFINITY, true, "monthly"),
     ];
     assert_eq!(groups, expected);
     assert_eq!((plan.on_plan_change.as_str(), plan.limit_groups[0].events.join(",").as_str()), ("block", "t"));
@@ -463,18 +463,18 @@ plans: { p: { period: monthly, limit_groups: [{ id: g, unit: count, quota: 2, ma
         let table = "
             on one
             clock U 2031-01-15T12:00:00Z
-            track U x enforce => MATCHED g.used=1
-            reserve U x as=A => allowed g.held=1
+            track U x 1 enforce => MATCHED g.used=1
+            reserve U x 1 as=A => allowed g.held=1
             on OTHER
-            track U x enforce => MATCHED
-            track U x enforce => MATCHED g.used=2
-            track U x enforce => BLOCKED
+            track U x 1 enforce => MATCHED
+            track U x 1 enforce => MATCHED g.used=2
+            track U x 1 enforce => BLOCKED
             on one
             usage U => g.used=1 g.held=1
-            track U x enforce => BLOCKED
+            track U x 1 enforce => BLOCKED
             on OTHER
             commit A => COMMITTED g.used=2
-            track U x enforce => BLOCKED
+            track U x 1 enforce => BLOCKED
             on one
             usage U => g.used=2 g.held=0
         ";
@@ -551,4 +551,26 @@ plans:
         usage v => g.start=2031-01-24T23:00:00Z
     ";
     check(ZONES, table).await;
+}
+
+#[tokio::test]
+async fn the_example_counts_a_cached_token_once_and_prices_a_model_that_it_does_not_list() {
+    check(
+        tollgate::catalog::EXAMPLE,
+        "
+        subscribe u pro => plan=pro
+        # OpenAI's usage: 117231 prompt tokens, 115584 of them cached, and 225 of the answer.
+        reserve u llm.tokens prompt_tokens=117231 completion_tokens=225 @provider=openai @model=gpt-4o as=A => allowed tokens_total.held=117456
+        commit A uncached_tokens=1647 cached_tokens=115584 => tokens_total.used=13431 spend.used=29.53275 !overage
+        track u llm.tokens prompt_tokens=117231 completion_tokens=225 uncached_tokens=1647 cached_tokens=115584 => tokens_total.requested=13431
+        # Who sends the numbers as they are pays in full, and not more.
+        track u llm.tokens prompt_tokens=117231 completion_tokens=225 cached_tokens=115584 => tokens_total.requested=117456
+        subscribe v pro => plan=pro
+        track v llm.tokens prompt_tokens=1000 completion_tokens=1000 @provider=openai @model=gpt-5 => groups=tokens_total,spend spend.used=7.5
+        track v llm.tokens 1000 => spend.requested=6 tokens_total.requested=1000
+        reserve v llm.tokens prompt_tokens=1400000 completion_tokens=0 @model=gpt-5 => denied spend.requested=2100 tokens_total.shortfall=0
+        track v image.render => spend.requested=4 images_total.requested=1
+    ",
+    )
+    .await;
 }

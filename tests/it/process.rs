@@ -139,8 +139,26 @@ fn the_catalog_commands_answer_for_people_and_for_editors() {
     let output = tollgate().arg("check-catalog").arg(root.join("catalogs/example.yaml")).output().unwrap();
     assert!(output.status.success());
     assert!(String::from_utf8_lossy(&output.stdout).contains("is valid: 4 plans"));
+    assert_eq!(String::from_utf8_lossy(&output.stderr), "", "the example has no warnings");
+    let priced = scratch("priced.yaml");
+    std::fs::create_dir_all(priced.parent().unwrap()).unwrap();
+    let groups = "
+      - { id: t, unit: tokens, quota: 9, match: [{ event: x }] }
+      - { id: c, unit: cents, quota: 9, match: [{ event: x, metadata: { model: a } }] }";
+    std::fs::write(&priced, format!("plans:\n  p:\n    period: daily\n    limit_groups:{groups}\n")).unwrap();
+    let output = tollgate().arg("check-catalog").arg(&priced).output().unwrap();
+    assert!(output.status.success(), "a warning fails nothing");
+    let told = String::from_utf8_lossy(&output.stderr);
+    let warned = format!("warning: {}: line 6, plans.p.limit_groups[1].match[0]: prices \"x\"", priced.display());
+    assert!(told.starts_with(&warned) && told.contains("model \"unlisted\""), "{told}");
     let bad = scratch("bad.yaml");
     std::fs::create_dir_all(bad.parent().unwrap()).unwrap();
+    let one = scratch("one.yaml");
+    let group = "{ id: g, unit: count, quota: 1, match: [{ event: '*' }] }";
+    std::fs::write(&one, format!("plans: {{ p: {{ period: daily, limit_groups: [ {group} ] }} }}")).unwrap();
+    let output = tollgate().arg("check-catalog").arg(&one).output().unwrap();
+    let told = String::from_utf8_lossy(&output.stdout);
+    assert!(told.trim_end().ends_with("is valid: 1 plan, 1 limit group"), "{told}");
     std::fs::write(&bad, "plans:\n  p:\n    period: sometimes\n    limit_groups: []\n").unwrap();
     let told = failed(&tollgate().arg("check-catalog").arg(&bad).output().unwrap());
     assert!(told.contains("line 3, plans.p.period") && told.contains("line 4, plans.p.limit_groups"), "{told}");

@@ -3,11 +3,15 @@
 use std::io::{BufRead as _, BufReader};
 use std::process::Stdio;
 
+use tollgate::ledger::RedisOptions;
+use tollgate::meter::MeterOptions;
+
 use crate::redis_access::{lists, set_user};
+use crate::scenario::Scenario;
 use crate::support::redis_cluster::RedisCluster;
 use crate::support::redis_server::RedisServer;
-use crate::support::scratch;
 use crate::support::served::tollgate;
+use crate::support::{Replica, redis_options, scratch};
 
 /// The log of a start, up to the line which says that it serves.
 async fn log(url: String) -> String {
@@ -44,7 +48,9 @@ async fn what_redis_may_forget_is_said_at_the_start_with_what_to_set() {
     let redis = RedisServer::start(scratch("checks"), "");
     redis.ready().await;
     has(&log(redis.url()).await, &["WARN", "no append-only file", "appendonly yes", "no maxmemory"]);
-    let durable = RedisServer::start(scratch("checks-durable"), "--appendonly yes --maxmemory 100mb");
+    has(&log(redis.url()).await, &["WARN", "frees what has expired", "lazyfree-lazy-expire yes"]);
+    let flags = "--appendonly yes --maxmemory 100mb --lazyfree-lazy-expire yes";
+    let durable = RedisServer::start(scratch("checks-durable"), flags);
     durable.ready().await;
     let told = log(durable.url()).await;
     has(&told, &["appendfsync"]);
@@ -62,11 +68,46 @@ async fn what_cannot_be_checked_or_is_not_served_is_said_at_the_start() {
     let rest: Vec<_> = list.into_iter().filter(|rule| rule != "+info").collect();
     set_user(&redis, "tollgate", &rest).await;
     let url = format!("redis://tollgate:secret@127.0.0.1:{}", redis.port());
-    has(&log(url).await, &["WARN", "could not be checked", "+info"]);
+    let told = log(url).await;
+    has(&told, &["WARN", "could not be checked", "+info"]);
+    assert!(!told.contains("lazyfree"), "nothing is known of it: {told}");
     let cluster = RedisCluster::start("checks-cluster", false, "--cluster-require-full-coverage no").await;
-    has(&log(cluster.urls()[0].clone()).await, &["no append-only file"]);
+    let told = log(cluster.urls()[0].clone()).await;
+    has(&told, &["no append-only file"]);
+    assert_eq!(told.matches("lazyfree-lazy-expire yes").count(), cluster.nodes.len(), "{told}");
     for node in &cluster.nodes {
         let _: () = node.ask("CLUSTER DELSLOTS 16383").await.unwrap();
     }
     has(&log(cluster.urls()[0].clone()).await, &["WARN", "only 16383 of 16384 slots"]);
+}
+
+#[tokio::test]
+async fn a_deleted_user_with_much_to_forget_is_freed_beside_what_redis_serves() {
+    let redis = RedisServer::start(scratch("lazily"), "");
+    redis.ready().await;
+    let catalog = "
+default_plan: p
+plans: { p: { limit_groups: [{ id: g, unit: count, quota: 9999, period: monthly, match: [{ event: x }] }] } }
+";
+    let options = RedisOptions { urls: vec![redis.url()], ..redis_options() };
+    let replica = Replica::start_with(catalog, jiff::tz::db(), MeterOptions::default(), options).await;
+    let mut scenario = Scenario::new(vec![("", replica)]);
+    // Redis frees only what has more than 64 parts in a thread of its own.
+    let table: Vec<_> = (0..200).map(|number| format!("track u x id=t{number}")).collect();
+    scenario.run(&table.join("\n")).await;
+    let freed = || async {
+        let info: String = redis.ask("INFO memory").await.unwrap();
+        let line = info.lines().find_map(|line| line.strip_prefix("lazyfreed_objects:")).unwrap().to_owned();
+        line.parse::<u64>().unwrap()
+    };
+    let before = freed().await;
+    scenario.run("delete u").await;
+    // It counts once the thread is done.
+    for _ in 0..500 {
+        if freed().await >= before + 2 {
+            break;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    assert!(freed().await >= before + 2, "memory and agenda");
 }

@@ -64,7 +64,53 @@ async fn a_group_is_reported_as_the_catalog_describes_it() {
         clock u 2031-01-15T12:00:00Z
         usage u => tokens.label=Tokens tokens.unit=tokens tokens.quota=1000 tokens.hard tokens.start=2031-01-01T00:00:00Z
         usage u => tokens.reset=2031-02-01T00:00:00Z chats.label=chats chats.reset=2031-01-16T00:00:00Z !soft.hard
-        usage u => all.unlimited all.quota=0 all.remaining=0 !tokens.unlimited !tokens.exceeded
+        usage u => all.unlimited all.quota=inf all.remaining=inf !tokens.unlimited !tokens.exceeded
+    ",
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn an_unlimited_group_has_infinitely_much_left_in_every_answer() {
+    let left = "all.unlimited all.quota=inf all.remaining=inf";
+    check(
+        CATALOG,
+        &format!(
+            "
+        reserve u llm.tokens 100 as=A => allowed {left} all.held=1
+        can u llm.tokens 100 => allowed {left}
+        reserve u llm.tokens 1000 => denied {left} all.shortfall=0
+        commit A => {left} all.used=1
+        reserve u llm.tokens 100 as=B => allowed
+        release B => {left}
+        track u other => MATCHED {left} all.used=2
+        track u llm.tokens 1000 enforce => BLOCKED {left}
+        track u other.refund => {left} # what happened is not undone
+        usage u => {left} all.used=2 !tokens.unlimited tokens.quota=1000 tokens.remaining=900
+        subscribe u free quota:tokens=unlimited => override:tokens=unlimited
+        usage u => tokens.unlimited tokens.quota=inf tokens.remaining=inf
+    "
+        ),
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn a_quota_of_0_denies_also_what_costs_nothing_and_then_nothing_is_missing() {
+    let catalog = "
+default_plan: p
+plans:
+  p:
+    period: monthly
+    limit_groups: [{ id: none, unit: tokens, quota: 0, match: [{ event: t }] }]
+";
+    check(
+        catalog,
+        "
+        reserve u t 0 => denied LIMIT_REACHED none.quota=0 none.requested=0 none.shortfall=0 none.remaining=0 retry=never
+        can u t 0 => denied none.shortfall=0 retry=never
+        track u t 0 enforce => BLOCKED none.shortfall=0
+        reserve u t 2 => denied none.shortfall=2 retry=never
     ",
     )
     .await;

@@ -148,9 +148,106 @@ async fn quantities_may_come_as_metadata() {
         "
         track u llm.tokens @prompt_tokens=120 @completion_tokens=30.5 => tokens.used=151
         track u llm.tokens prompt_tokens=1 @prompt_tokens=1000 @completion_tokens=2 => tokens.used=154 # quantities come first
-        track u audio.transcribe @seconds=soon => code=InvalidArgument QUANTITY_MISSING limit_group_id=audio quantity=seconds
-        track u audio.transcribe @seconds=-1 => code=InvalidArgument QUANTITY_MISSING
+        track u audio.transcribe @seconds=007.50 => audio.used=7.5
     ",
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn a_measured_name_whose_metadata_is_no_decimal_number_is_an_error_and_no_other_rule_stands_in() {
+    let mut table = String::new();
+    // The second rule of `tokens` could count the quantity of these; the wrong number would then pass unseen.
+    for value in ["1,000", "1e3", "-5", "soon", "+1", ".5", "5.", "0x10", "1_000", "NaN"] {
+        for (call, key) in [
+            ("track u llm.tokens 7 @prompt_tokens=V @completion_tokens=20", "prompt_tokens"),
+            ("track u llm.tokens 7 @prompt_tokens=20 @completion_tokens=V", "completion_tokens"),
+            // The other one is missing altogether.
+            ("track u llm.tokens 7 @completion_tokens=V", "completion_tokens"),
+            ("track u llm.tokens 7 @completion_tokens=V enforce", "completion_tokens"),
+            ("reserve u llm.tokens 7 @prompt_tokens=V", "prompt_tokens"),
+            ("can u llm.tokens 7 @prompt_tokens=V", "prompt_tokens"),
+            ("track u llm.tokens.refund 7 @prompt_tokens=V", "prompt_tokens"),
+            ("track u llm.tokens.refund 7 of=A @prompt_tokens=V", "prompt_tokens"),
+            ("track u audio.transcribe @seconds=V", "seconds"),
+            // A default stands in for what is absent, not for what is wrong.
+            ("track u speech.make 3 @extra=V", "extra"),
+            ("track u image.render @quantity=V", "quantity"),
+        ] {
+            let call = call.replace('V', value);
+            table += &format!("{call} => code=InvalidArgument INVALID_FIELD field:event.metadata[\"{key}\"]\n");
+        }
+    }
+    check(
+        NUMBERS,
+        &format!(
+            "
+        reserve u llm.tokens 9 as=A => allowed
+        commit A => tokens.used=9
+        {table}
+        track u audio.transcribe @seconds=9007199254740992 => code=OutOfRange field:event.metadata[\"seconds\"]
+        track u audio.transcribe @seconds=0.0000001 => code=InvalidArgument field:event.metadata[\"seconds\"]
+        usage u => tokens.used=9 tokens.held=0 audio.used=0 images.used=0 speech.used=0
+        # What is named in the quantities is not looked up, nor what only other events are measured by.
+        track u llm.tokens prompt_tokens=1 completion_tokens=1 @prompt_tokens=1,000 => tokens.used=11
+        track u llm.tokens 1 @seconds=soon @quantity=many => tokens.used=12
+        reserve u llm.tokens prompt_tokens=1 completion_tokens=1 @seconds=soon @model=x as=B => allowed
+        commit B completion_tokens=2 => COMMITTED tokens.used=15
+        track u llm.tokens.refund prompt_tokens=1 completion_tokens=0 of=B @seconds=soon => tokens.used=14
+    "
+        ),
+    )
+    .await;
+}
+
+const NUMBERS: &str = r"
+default_plan: free
+plans:
+  free:
+    period: monthly
+    limit_groups:
+      - id: tokens
+        unit: tokens
+        quota: 10000
+        match:
+          - { event: llm.tokens, measure: { prompt_tokens: 1, completion_tokens: 1 } }
+          - { event: llm.tokens }
+      - { id: images, unit: count, quota: 20, match: [{ event: image.render }] }
+      - { id: audio, unit: seconds, quota: 60, match: [{ event: audio.transcribe, measure: { seconds: 1 } }] }
+      - id: speech
+        unit: seconds
+        quota: 60
+        match: [{ event: speech.make, measure: [{ name: quantity }, { name: extra, default: 0 }] }]
+      - { id: spend, unit: cents, quota: 60, match: [{ event: agent.run }] }
+";
+
+#[tokio::test]
+async fn an_event_without_numbers_is_one_thing_and_no_token_second_or_cent() {
+    let mut table = String::new();
+    for (event, group) in [("llm.tokens", "tokens"), ("speech.make", "speech"), ("agent.run", "spend")] {
+        for call in ["track u E", "track u E enforce", "reserve u E", "can u E", "track u E.refund"] {
+            let call = call.replace('E', event);
+            table += &format!("{call} => code=InvalidArgument QUANTITY_MISSING limit_group_id={group}\n");
+        }
+    }
+    check(
+        NUMBERS,
+        &format!(
+            "
+        {table}
+        usage u => tokens.used=0 tokens.held=0 speech.used=0 spend.used=0
+        track u image.render => images.used=1
+        track u image.render pixels=4000000 => images.used=2 # other quantities do not say how many
+        track u image.render @quantity=3 => images.used=5 # neither silently 1
+        track u image.render 0 => images.used=5
+        reserve u image.render as=A => allowed images.held=1
+        commit A => images.used=6
+        track u image.render.refund => images.used=5
+        track u image.render.refund of=A => images.used=4 images.unapplied=0
+        reserve u image.render id=r1 as=B => allowed
+        reserve u image.render id=r1 => allowed replayed
+    "
+        ),
     )
     .await;
 }

@@ -3,10 +3,13 @@
 use std::collections::BTreeMap;
 
 use tollgate::grpc::v1;
+use tollgate::ledger::RedisOptions;
+use tollgate::meter::MeterOptions;
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
 
-use crate::support::{Replica, fresh_user};
+use crate::support::redis_server::RedisServer;
+use crate::support::{Replica, fresh_user, nothing_contradicts_itself, redis_options, scratch};
 
 const CATALOG: &str = "
 default_plan: p
@@ -158,10 +161,15 @@ async fn every_other_field_is_checked_and_named() {
         let answer = metering.reserve(v1::ReserveRequest { ttl, ..reserve(&user) }).await;
         if good { drop(answer.unwrap()) } else { refused(answer, invalid, "ttl") }
     }
-    let request = v1::ReserveRequest { request_id: "r".repeat(65), ..reserve(&user) };
+    let request = v1::ReserveRequest { request_id: "r".repeat(256), ..reserve(&user) };
     refused(metering.reserve(request).await, invalid, "request_id");
-    let request = v1::ReserveRequest { request_id: "r".repeat(64), ..reserve(&user) };
-    assert!(metering.reserve(request).await.is_ok());
+    let request = v1::TrackRequest {
+        user_id: user.clone(),
+        event: Some(event("e")),
+        request_id: "r".repeat(256),
+        ..v1::TrackRequest::default()
+    };
+    refused(metering.track(request).await, invalid, "request_id");
 
     for reservation_id in [String::new(), "x".repeat(1201)] {
         let request = v1::CommitRequest { reservation_id: reservation_id.clone(), actual: None };
@@ -217,6 +225,50 @@ async fn every_other_field_is_checked_and_named() {
     refused(subscriptions.upsert_subscription(request).await, invalid, "plan_id");
 }
 
+/// ONCE, through all that is kept of an id: the reservation's record counts its bytes in one.
+#[tokio::test]
+async fn a_request_id_may_have_255_bytes_and_is_remembered_whole() {
+    let redis = RedisServer::start(scratch("long-ids"), "");
+    redis.ready().await;
+    let options = RedisOptions { urls: vec![redis.url()], ..redis_options() };
+    let mut replica = Replica::start_with(CATALOG, jiff::tz::db(), MeterOptions::default(), options).await;
+    let user = fresh_user("long-ids");
+    let digest = format!("sha256:{}", "0123456789abcdef".repeat(4));
+    // The last two differ in their last byte.
+    for request_id in [digest, "ü".repeat(127), format!("{}a", "r".repeat(254)), format!("{}b", "r".repeat(254))] {
+        let request = v1::ReserveRequest {
+            user_id: user.clone(),
+            event: Some(event("e")),
+            request_id: request_id.clone(),
+            ..v1::ReserveRequest::default()
+        };
+        let held = replica.metering.reserve(request.clone()).await.unwrap().into_inner();
+        assert!(held.allowed && !held.replayed, "{request_id}");
+        let again = replica.metering.reserve(request.clone()).await.unwrap().into_inner();
+        assert_eq!((again.replayed, &again.reservation_id), (true, &held.reservation_id), "{request_id}");
+        let commit = v1::CommitRequest { reservation_id: held.reservation_id, actual: None };
+        replica.metering.commit(commit).await.unwrap();
+        let again = replica.metering.reserve(request).await.unwrap().into_inner();
+        assert_eq!((again.replayed, again.state()), (true, v1::ReservationState::Committed), "{request_id}");
+
+        let request = v1::TrackRequest {
+            user_id: format!("{user}-tracked"),
+            event: Some(event("e")),
+            request_id: request_id.clone(),
+            ..v1::TrackRequest::default()
+        };
+        let first = replica.metering.track(request.clone()).await.unwrap().into_inner();
+        let again = replica.metering.track(request).await.unwrap().into_inner();
+        assert_eq!((first.replayed, again.replayed, first.event_id), (false, true, again.event_id), "{request_id}");
+    }
+    for user_id in [user.clone(), format!("{user}-tracked")] {
+        let request = v1::GetUsageRequest { user_id, ..v1::GetUsageRequest::default() };
+        let usage = replica.metering.get_usage(request).await.unwrap().into_inner();
+        assert_eq!((usage.limits[0].used, usage.limits[0].held), (4.0, 0.0));
+    }
+    nothing_contradicts_itself(&[redis.url()]).await;
+}
+
 #[tokio::test]
 async fn users_with_odd_names_do_not_meet() {
     let mut replica = Replica::start(CATALOG).await;
@@ -238,6 +290,27 @@ async fn users_with_odd_names_do_not_meet() {
         let usage = replica.metering.get_usage(request).await.unwrap().into_inner();
         assert_eq!(usage.limits[0].used, index as f64 + 1.0, "{user:?}");
     }
+}
+
+#[tokio::test]
+async fn what_is_unlimited_is_infinity_in_json_and_no_field_is_left_out_for_it() {
+    use prost::Message as _;
+    use prost_reflect::{DescriptorPool, DynamicMessage};
+    let catalog = CATALOG.replace("1000", "unlimited");
+    let replica = Replica::start(&catalog).await;
+    let pool = DescriptorPool::decode(tollgate::grpc::v1::FILE_DESCRIPTOR_SET).unwrap();
+    let json = |name: &str, message: &[u8]| {
+        let kind = pool.get_message_by_name(name).unwrap();
+        serde_json::to_value(DynamicMessage::decode(kind, message).unwrap()).unwrap()
+    };
+    let request = v1::GetUsageRequest { user_id: fresh_user("infinity"), ..v1::GetUsageRequest::default() };
+    let usage = replica.metering.clone().get_usage(request).await.unwrap().into_inner();
+    let limit = &json("tollgate.v1.GetUsageResponse", &usage.encode_to_vec())["limits"][0];
+    assert_eq!((&limit["quota"], &limit["remaining"]), (&"Infinity".into(), &"Infinity".into()), "{limit}");
+    assert!(usage.limits[0].remaining >= 1e300, "a client that compares it lets the call through");
+    let plan = replica.plans.clone().get_plan(v1::GetPlanRequest { plan_id: "p".to_owned() }).await.unwrap();
+    let plan = json("tollgate.v1.GetPlanResponse", &plan.into_inner().encode_to_vec());
+    assert_eq!(plan["plan"]["limitGroups"][0]["quota"], "Infinity");
 }
 
 #[tokio::test]

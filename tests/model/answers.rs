@@ -40,7 +40,7 @@ pub fn invalid(reason: &str) -> Answer {
     fault(Code::InvalidArgument, reason)
 }
 
-/// SPEC does not say which facts, or with this reason which reason, a fault has.
+/// SPEC does not say which facts a fault has.
 const ANY: &str = "*";
 
 /// Of a group that matches.
@@ -50,7 +50,7 @@ pub fn unmeasured(group: &str, why: Unmeasured) -> Answer {
             let facts = vec![("limit_group_id", group.to_owned()), ("quantity", quantity)];
             fault_with(Code::InvalidArgument, "QUANTITY_MISSING", facts)
         }
-        Unmeasured::NotANumber => fault_with(Code::InvalidArgument, ANY, vec![(ANY, String::new())]),
+        Unmeasured::NotANumber => invalid("INVALID_FIELD"),
     }
 }
 
@@ -66,7 +66,7 @@ impl Answer {
             (Self::Fault(code, reason, _), Self::Fault(expected, expected_reason, facts))
                 if facts.contains_key(ANY) =>
             {
-                code == expected && (reason == expected_reason || expected_reason == ANY)
+                (code, reason) == (expected, expected_reason)
             }
             _ => self == expected,
         }
@@ -110,11 +110,11 @@ fn shown(standing: Standing<'_>) -> v1::LimitStatus {
         limit_group_id: id.to_owned(),
         label: label.to_owned(),
         unit: unit.word().to_owned(),
-        quota: unit.shown(quota.unwrap_or_default()),
+        quota: quota.map_or(f64::INFINITY, |quota| unit.shown(quota)),
         unlimited: quota.is_none(),
         used: unit.shown(used),
         held: unit.shown(held),
-        remaining: quota.map_or(0.0, |quota| unit.shown(quota.saturating_sub(used + held))),
+        remaining: quota.map_or(f64::INFINITY, |quota| unit.shown(quota.saturating_sub(used + held))),
         exceeded: quota.is_some_and(|quota| used + held > quota),
         hard,
         window_start: bounds.map(|(start, _)| timestamp(start)),

@@ -69,9 +69,6 @@ impl Model {
             if event.quantity.is_none() && event.quantities.is_empty() {
                 self.cover("an event that names no quantity");
             }
-            if price::is_unclear(&measures, event, group.unit) {
-                self.silent();
-            }
             let measure = match price::choose(&measures, event, group.unit) {
                 Ok(measure) => measure,
                 Err(why) => {
@@ -166,7 +163,7 @@ impl Model {
         if event.refunded().is_some() {
             return Err(invalid("REFUND_NOT_TRACKED"));
         }
-        let body = format!("reserve {event:?} {ttl_ms}");
+        let body = format!("reserve {:?} {ttl_ms}", event.normal());
         if let Some(memory) = self.users[user].recall(request_id) {
             let Id::Reserve { body: first, of } = memory else { return Err(self.reused("other RPC")) };
             if first != body {

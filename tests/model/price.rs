@@ -55,8 +55,8 @@ pub enum Unmeasured {
     NotANumber,
 }
 
-/// What the event has of a quantity: its own, else that of the metadata, else the default of the rule, else, for the `quantity` of an event
-/// that names none, 1 where the unit is `count`.
+/// What the event has of a quantity: its own, else that of the metadata, else the default of the rule, else, for `quantity`, 1 where
+/// the unit is `count`.
 fn value(term: &Term, event: &Event, unit: Unit) -> Result<Option<u128>, Unmeasured> {
     let own = if term.name == "quantity" { event.quantity } else { None };
     let named = event.quantities.get(&term.name).copied().or(own);
@@ -66,7 +66,7 @@ fn value(term: &Term, event: &Event, unit: Unit) -> Result<Option<u128>, Unmeasu
     if let Some(text) = event.metadata.get(&term.name) {
         return number(text).map(Some).ok_or(Unmeasured::NotANumber);
     }
-    let one = term.name == "quantity" && unit == Unit::Count && event.quantities.is_empty();
+    let one = term.name == "quantity" && unit == Unit::Count;
     Ok(term.default.or(one.then_some(MICRO)))
 }
 
@@ -87,18 +87,6 @@ pub fn choose<'a>(measures: &'a [Measure], event: &Event, unit: Unit) -> Result<
         }
     }
     Err(Unmeasured::Missing(missing.expect("a group that matches has a measure")))
-}
-
-/// Whether the event names no `quantity`, and the default of a rule or the metadata says another one than 1, which it means where the unit
-/// is `count`: SPEC does not say which of them counts.
-pub fn is_unclear(measures: &[Measure], event: &Event, unit: Unit) -> bool {
-    let absent = event.quantity.is_none() && event.quantities.is_empty() && unit == Unit::Count;
-    let said = |term: &Term| term.default.is_some() || event.metadata.contains_key(&term.name);
-    let is_unclear = |measure: &Measure| match measure {
-        Measure::Terms(terms) => terms.iter().any(|term| term.name == "quantity" && said(term)),
-        Measure::Events => false,
-    };
-    absent && measures.iter().any(is_unclear)
 }
 
 /// Whether the event itself names this quantity.

@@ -31,9 +31,6 @@ impl Model {
         let committed = event.as_ref().unwrap_or(&reservation.event);
         let mut measures = Vec::new();
         for claim in &reservation.claims {
-            if price::is_unclear(&claim.measures, committed, claim.unit) {
-                self.silent();
-            }
             let measure = price::choose(&claim.measures, committed, claim.unit);
             measures.push(measure.map_err(|why| unmeasured(&claim.group, why))?);
         }

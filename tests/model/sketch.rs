@@ -217,6 +217,12 @@ impl Event {
         }
     }
 
+    /// Two requests with the same are the same: an event without any number is one with quantity 1.
+    pub fn normal(&self) -> Self {
+        let unsaid = self.quantities.is_empty() && !self.metadata.contains_key("quantity");
+        Self { quantity: self.quantity.or(unsaid.then_some(MICRO)), ..self.clone() }
+    }
+
     /// For `X.refund`: `X`.
     pub fn refunded(&self) -> Option<&str> {
         self.name.strip_suffix(".refund")

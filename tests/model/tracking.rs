@@ -32,7 +32,7 @@ impl Model {
             self.cover("a reservation that is unknown or forgotten");
             return Err(fault(Code::NotFound, "RESERVATION_NOT_FOUND"));
         }
-        let body = format!("track {event:?} {enforce} {refund:?}");
+        let body = format!("track {:?} {enforce} {refund:?}", event.normal());
         if let Some(memory) = self.users[user].recall(request_id) {
             let Id::Track { body: first, number, claims, .. } = memory else { return Err(self.reused("other RPC")) };
             if first != body {

@@ -7,7 +7,11 @@
 mod abuse;
 mod access;
 mod envoy;
+mod envoy_kubernetes;
+mod envoy_proxy;
+mod malformed;
 mod raw;
+mod real_envoy;
 mod rolling;
 mod slow;
 #[path = "../common/mod.rs"]

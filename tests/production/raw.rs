@@ -10,6 +10,7 @@ use prost::Message;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tonic::Status;
+use tonic::codegen::http::response::Parts;
 use tonic::codegen::http::{HeaderMap, Request};
 
 /// What a test that is not about time waits for at most: a busy machine is no failure.
@@ -71,6 +72,23 @@ impl Raw {
         }
         let (response, body) = self.send.send_request(request.body(()).unwrap(), false)?;
         Ok(Begun { response, body })
+    }
+
+    /// Sends any request, whole, and returns the head and the body of its answer.
+    pub async fn send(&mut self, head: Request<()>, body: Bytes) -> Result<(Parts, Bytes), h2::Error> {
+        self.send.clone().ready().await?;
+        let (response, mut stream) = self.send.send_request(head, body.is_empty())?;
+        if !body.is_empty() {
+            stream.send_data(body, true)?;
+        }
+        let (head, mut body) = response.await?.into_parts();
+        let mut read = BytesMut::new();
+        while let Some(some) = body.data().await {
+            let some = some?;
+            body.flow_control().release_capacity(some.len())?;
+            read.extend(some);
+        }
+        Ok((head, read.freeze()))
     }
 
     pub async fn call(&mut self, path: &str, more: &[(&str, &str)], body: Bytes) -> Result<Answer, h2::Error> {

@@ -2,7 +2,8 @@
 
 use std::collections::{BTreeSet, HashSet};
 
-use crate::domain::amount::{Quantity, Weight};
+use crate::domain::amount::{Quantity, Unit, Weight};
+use crate::domain::event::QUANTITY;
 use crate::domain::pattern::{EventPattern, ValuePattern};
 use crate::domain::plan::{Condition, Measure, Rule, Term};
 
@@ -17,7 +18,7 @@ const MAX_CONDITIONS: usize = 32;
 const MAX_VALUES: usize = 100;
 
 impl Reader<'_> {
-    pub(super) fn rules(&mut self, node: &Node, path: &str) -> Option<Vec<Rule>> {
+    pub(super) fn rules(&mut self, node: &Node, path: &str, unit: Option<Unit>) -> Option<Vec<Rule>> {
         let items = self.list(node, path, MAX_RULES)?;
         let mut rules: Vec<Option<Rule>> = Vec::new();
         let mut reaches: Vec<Option<Reach>> = Vec::new();
@@ -25,10 +26,15 @@ impl Reader<'_> {
             let path = format!("{path}[{index}]");
             let rule = self.rule(item, &path);
             let reach = rule.as_ref().map(reach);
-            let hidden = |reach| reaches.iter().position(|earlier| earlier.as_ref().is_some_and(|it| hides(it, reach)));
+            let hidden =
+                |reach| reaches.iter().position(|earlier| earlier.as_ref().is_some_and(|it| hides(it, reach, unit)));
             if let Some(earlier) = reach.as_ref().and_then(hidden) {
+                // The same measure hides this one in either order.
+                let same =
+                    reaches[earlier].as_ref().map(|earlier| &earlier.measure) == reach.as_ref().map(|it| &it.measure);
+                let instead = if same { "" } else { ", or write this one first" };
                 let message =
-                    format!("is never reached: rule {earlier} applies to the same events; remove one of them");
+                    format!("is never reached: rule {earlier} applies to the same events; remove one of them{instead}");
                 self.report(item.line, &path, message);
             }
             rules.push(rule);
@@ -73,6 +79,7 @@ impl Reader<'_> {
             if entry.key.is_empty() || entry.key.len() > MAX_ID_BYTES {
                 self.report(entry.line, &path, format!("a metadata key must have 1 to {MAX_ID_BYTES} bytes"));
             }
+            self.refuse_star(&entry.key, entry.line, &path, "a metadata key");
             let values: Vec<(String, &Node)> = match &entry.value.value {
                 Value::List(_) => {
                     let items = self.list(&entry.value, &path, MAX_VALUES)?.iter().enumerate();
@@ -80,13 +87,22 @@ impl Reader<'_> {
                 }
                 _ => vec![(path, &entry.value)],
             };
-            let values = values.into_iter().map(|(path, value)| {
-                let text = self.scalar(value, &path, "a value, `prefix*`, or a list of these")?;
+            let values = values.into_iter().map(|(path, value_node)| {
+                let text = self.scalar(value_node, &path, "a value, `prefix*`, or a list of these")?;
                 if text.len() > MAX_TEXT_BYTES {
                     let message = format!("has {} bytes; a metadata value has at most {MAX_TEXT_BYTES}", text.len());
-                    self.report(value.line, &path, message);
+                    self.report(value_node.line, &path, message);
                 }
-                Some(ValuePattern::parse(text))
+                let value = ValuePattern::parse(text);
+                if value.is_err() {
+                    let message = format!(
+                        "is {}, and a star may only end a value, where it stands for any ending: list the values, or write a \
+                         prefix such as gpt-4o*",
+                        quoted(text)
+                    );
+                    self.report(value_node.line, &path, message);
+                }
+                value.ok()
             });
             let values = values.collect::<Vec<_>>().into_iter().collect::<Option<Vec<_>>>()?;
             Some(Condition { key: entry.key.clone(), values })
@@ -96,7 +112,7 @@ impl Reader<'_> {
 
     fn measure(&mut self, node: &Node, path: &str) -> Option<Measure> {
         let terms: Vec<Option<Term>> = match &node.value {
-            Value::Scalar { text, .. } if text == "quantity" => vec![Some(quantity())],
+            Value::Scalar { text, .. } if text == QUANTITY => vec![Some(quantity())],
             Value::Scalar { text, .. } if text == "events" => return Some(Measure::Events),
             Value::Scalar { .. } => {
                 let message =
@@ -138,6 +154,7 @@ impl Reader<'_> {
             if term.name.is_empty() || term.name.len() > MAX_ID_BYTES {
                 self.report(node.line, path, format!("a quantity's name must have 1 to {MAX_ID_BYTES} bytes"));
             }
+            self.refuse_star(&term.name, node.line, path, "a quantity's name");
             if !seen.insert(&term.name) {
                 self.report(node.line, path, format!("names {} twice; keep one", quoted(&term.name)));
             }
@@ -157,6 +174,14 @@ impl Reader<'_> {
             None => None,
         };
         Some(Term { name: name?, weight: weight?, default })
+    }
+
+    /// Keys and names are no patterns: one with a star would match only itself.
+    fn refuse_star(&mut self, text: &str, line: usize, path: &str, what: &str) {
+        if text.contains('*') {
+            let message = format!("{} is {what}, which takes no star: write each one that is meant", quoted(text));
+            self.report(line, path, message);
+        }
     }
 
     fn weight(&mut self, node: &Node, path: &str) -> Option<Weight> {
@@ -199,7 +224,7 @@ impl Reader<'_> {
 }
 
 fn quantity() -> Term {
-    Term { name: "quantity".to_owned(), weight: Weight::ONE, default: None }
+    Term { name: QUANTITY.to_owned(), weight: Weight::ONE, default: None }
 }
 
 /// Which events a rule is for, however its conditions are ordered, and what it measures of them.
@@ -224,10 +249,14 @@ fn reach(rule: &Rule) -> Reach {
 }
 
 /// Whether `earlier` applies whenever `later` does.
-fn hides(earlier: &Reach, later: &Reach) -> bool {
+fn hides(earlier: &Reach, later: &Reach, unit: Option<Unit>) -> bool {
+    let has_default = |term: &Term| match unit {
+        Some(unit) => term.default_in(unit).is_some(),
+        None => term.default.is_some(),
+    };
     let always = match &earlier.measure {
         Measure::Events => true,
-        Measure::Terms(terms) => terms.iter().all(|term| term.default.is_some()),
+        Measure::Terms(terms) => terms.iter().all(has_default),
     };
     let same = earlier.event == later.event && earlier.conditions == later.conditions;
     same && (always || earlier.measure == later.measure)

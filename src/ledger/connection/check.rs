@@ -1,8 +1,12 @@
 //! Whether a Redis can keep a ledger: its version, and that it does not evict; and what of its settings an operator should know.
 //!
-//! By INFO only, as managed services forbid CONFIG.
+//! By INFO, as managed services forbid CONFIG; what INFO does not say is asked of CONFIG where the access list allows it.
 
-use redis::InfoDict;
+use std::collections::HashMap;
+
+use redis::{Cmd, InfoDict};
+
+use crate::domain::counted::counted;
 
 use super::ConnectError;
 
@@ -67,8 +71,9 @@ pub(super) fn remarks(info: &InfoDict, wait_replicas: usize) -> Vec<Remark> {
         && info.get::<String>("role").as_deref() != Some("slave")
     {
         remarks.push(Remark::Warning(format!(
-            "it has {replicas} replicas, and --redis-wait-replicas asks for {wait_replicas}: calls that write are UNAVAILABLE until they \
-             are there"
+            "it has {}, and --redis-wait-replicas asks for {wait_replicas}: calls that write are UNAVAILABLE until they \
+             are there",
+            counted(replicas, "replica")
         )));
     }
     // Without any of these fields nothing is known of how it persists.
@@ -78,8 +83,9 @@ pub(super) fn remarks(info: &InfoDict, wait_replicas: usize) -> Vec<Remark> {
             let unsaved = number("rdb_changes_since_last_save").unwrap_or(0);
             let files = if saves { "only snapshots are written" } else { "no append-only file is written" };
             remarks.push(Remark::Warning(format!(
-                "{files}: when it ends unexpectedly, everything since the last snapshot ({unsaved} changes now) or everything at all is \
-                 forgotten: usage, holds and request ids. Set appendonly yes, and appendfsync everysec or always"
+                "{files}: when it ends unexpectedly, everything since the last snapshot ({} now) or everything at all is \
+                 forgotten: usage, holds and request ids. Set appendonly yes, and appendfsync everysec or always",
+                counted(unsaved, "change")
             )));
         }
         Some(1) => {
@@ -115,6 +121,39 @@ pub(super) fn tell(info: &InfoDict, node: &str, wait_replicas: usize) {
             Remark::Note(text) => tracing::info!(node, "{text}"),
         }
     }
+}
+
+/// How Redis frees what has expired: at once, or beside the calls.
+const LAZY_EXPIRY: &str = "lazyfree-lazy-expire";
+
+/// Asks whether the access list lets this user read that setting. To try it would leave an entry in `ACL LOG`. Where there is no such
+/// command, as with some managed services, the answer is no.
+pub(super) fn may_read_expiry() -> Cmd {
+    let mut ask = redis::cmd("EVAL");
+    ask.arg("local ran, may = pcall(redis.acl_check_cmd, 'CONFIG', 'GET', ARGV[1]) return (ran and may) and 1 or 0");
+    ask.arg(0).arg(LAZY_EXPIRY);
+    ask
+}
+
+/// Asks for that setting.
+pub(super) fn read_expiry() -> Cmd {
+    let mut ask = redis::cmd("CONFIG");
+    ask.arg("GET").arg(LAZY_EXPIRY);
+    ask
+}
+
+/// Writes to the log if that setting holds up calls.
+pub(super) fn tell_expiry(settings: &HashMap<String, String>, node: &str) {
+    if let Some(text) = remark_on_expiry(settings) {
+        tracing::warn!(node, "{text}");
+    }
+}
+
+fn remark_on_expiry(settings: &HashMap<String, String>) -> Option<&'static str> {
+    settings.get(LAZY_EXPIRY).is_some_and(|value| value == "no").then_some(
+        "it frees what has expired before it goes on: a user with a million remembered ids stops all calls for half a second. Set \
+         lazyfree-lazy-expire yes",
+    )
 }
 
 /// The access list forbids INFO.
@@ -197,6 +236,13 @@ mod tests {
     }
 
     #[test]
+    fn an_expiry_that_holds_up_calls_is_told_and_one_that_is_not_known_is_not() {
+        let told = |value: &str| remark_on_expiry(&HashMap::from([(LAZY_EXPIRY.to_owned(), value.to_owned())]));
+        assert!(told("no").is_some_and(|text| text.contains("lazyfree-lazy-expire yes")));
+        assert_eq!((told("yes"), remark_on_expiry(&HashMap::new())), (None, None));
+    }
+
+    #[test]
     fn memory_replicas_and_slots_are_told() {
         assert!(told("maxmemory:0\r\n").1[0].contains("maxmemory"));
         let (warnings, _) = told("role:slave\r\n");
@@ -204,7 +250,7 @@ mod tests {
         assert!(told("role:master\r\nconnected_slaves:1\r\n").1[0].contains("min-replicas-to-write 1"));
         assert!(told("role:master\r\nconnected_slaves:1\r\nmin_slaves_good_slaves:1\r\n").1.is_empty());
         assert!(told("role:master\r\nconnected_slaves:0\r\n").1.is_empty());
-        assert!(told("role:master\r\nconnected_slaves:1\r\n").0[0].contains("1 replicas"));
+        assert!(told("role:master\r\nconnected_slaves:1\r\n").0[0].contains("1 replica,"));
         assert!(told("role:master\r\nconnected_slaves:2\r\n").0.is_empty());
         assert_eq!(uncovered("cluster_state:ok\r\ncluster_slots_ok:16384\r\n"), None);
         assert!(uncovered("cluster_slots_ok:10923\r\n").is_some_and(|told| told.contains("10923 of 16384")));

@@ -15,6 +15,7 @@ use redis::cluster_routing::{MultipleNodeRoutingInfo, RoutingInfo, SingleNodeRou
 use redis::{Cmd, ConnectionInfo, ErrorKind, InfoDict, RedisError, ServerErrorKind, Value};
 
 use super::access::Identity;
+use super::clock::Reading;
 use super::node::lazy;
 use super::target::{at, tcp};
 use super::{AnyError, ConnectError, check, is_loading, permissions, timed_out};
@@ -210,12 +211,43 @@ impl Cluster {
                 answer => lacking.note(permission, answer).map_err(ConnectError::Unreachable)?,
             }
         }
-        lacking.verdict("a master of the cluster")
+        lacking.verdict("a master of the cluster")?;
+        self.check_expiry(connection).await;
+        Ok(())
+    }
+
+    /// Tells of masters that free what has expired before they go on, where all of them may be asked.
+    async fn check_expiry(&self, mut connection: ClusterConnection) {
+        let mut ask = async |command: Cmd| {
+            let masters = RoutingInfo::MultiNode((MultipleNodeRoutingInfo::AllMasters, None));
+            connection.route_command(command, masters).await.and_then(Value::extract_error)
+        };
+        let may_read = ask(check::may_read_expiry()).await.and_then(|told| Ok(redis::from_redis_value(told)?));
+        if may_read.is_ok_and(|may: HashMap<String, bool>| may.values().all(|may| *may))
+            && let Ok(told) = ask(check::read_expiry()).await
+            && let Ok(settings) = redis::from_redis_value::<HashMap<String, HashMap<String, String>>>(told)
+        {
+            for (node, settings) in settings {
+                check::tell_expiry(&settings, &format!("the master {node}"));
+            }
+        }
     }
 
     /// Sends a command that is for all masters.
     pub(super) async fn administer(&self, command: &Cmd) -> Result<Value, RedisError> {
         command.query_async(&mut self.connection(0)).await
+    }
+
+    /// What the masters' clocks say, each with the address of its master. None of them if one does not answer within `limit`.
+    pub(super) async fn clocks(&self, limit: Duration) -> Vec<(String, Reading)> {
+        let masters = RoutingInfo::MultiNode((MultipleNodeRoutingInfo::AllMasters, None));
+        let (asked, mut connection) = (Instant::now(), self.connection(0));
+        let told = tokio::time::timeout(limit, connection.route_command(redis::cmd("TIME"), masters)).await;
+        let Ok(Ok(Value::Map(told))) = told else { return Vec::new() };
+        let of = |(node, time): (Value, Value)| {
+            Some((redis::from_redis_value::<String>(node).ok()?, Reading::of(&time, asked)?))
+        };
+        told.into_iter().filter_map(of).collect()
     }
 
     /// Whether a node, asked at random, answers within `limit` and says that the cluster serves. One that does not answer is a

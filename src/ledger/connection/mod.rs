@@ -6,6 +6,7 @@
 pub(super) mod access;
 mod batch;
 pub(super) mod check;
+mod clock;
 mod cluster;
 mod functions;
 mod node;
@@ -29,6 +30,7 @@ use crate::telemetry::labels::RedisError as Kind;
 use crate::telemetry::{metrics, trace};
 use access::Identity;
 pub use access::RedisAccess;
+use clock::Clocks;
 use cluster::Cluster;
 use functions::Functions;
 use node::{Node, Source};
@@ -200,6 +202,7 @@ pub(super) struct Connections {
     to: To,
     functions: Arc<Functions>,
     timeout: Duration,
+    clocks: Arc<Clocks>,
 }
 
 /// A user's calls all take the same of several connections, so that they keep their order.
@@ -256,13 +259,19 @@ impl Connections {
                 }
             }
             lacking.verdict("this Redis")?;
+            let may_read: Result<bool, _> = node.administer(&check::may_read_expiry()).await;
+            if may_read.is_ok_and(|may| may)
+                && let Ok(settings) = node.administer(&check::read_expiry()).await
+            {
+                check::tell_expiry(&settings, "this Redis");
+            }
             Ok(To::Node(Arc::new(node)))
         };
         // Longer than the search for a master takes, which tells more.
         let limit = Duration::from_secs(15);
         let opened = tokio::time::timeout(limit, opened).await;
         let to = opened.map_err(|elapsed| ConnectError::Unreachable(elapsed.into()))??;
-        let connections = Self { to, functions, timeout: options.timeout };
+        let connections = Self { to, functions, timeout: options.timeout, clocks: Arc::default() };
         connections.load_functions().await;
         Ok(connections)
     }
@@ -275,7 +284,7 @@ impl Connections {
         owner: &Owner,
         args: &[&[u8]],
     ) -> Result<Vec<u8>, Fault> {
-        let (started, mut span) = (Instant::now(), trace::script(script.name));
+        let (started, mut span) = (Instant::now(), trace::script(script.name, || self.address()));
         let answer = match &self.to {
             To::Node(node) if node.batches() && script.batches => node.call(hash(owner), script, keys, args).await,
             _ => self.evaluate_alone(script, keys, owner, args).await.map_err(Arc::new),
@@ -342,6 +351,14 @@ impl Connections {
         self.functions.loaded();
     }
 
+    /// Where the Redis is that is asked. Of a cluster only the library knows.
+    fn address(&self) -> Option<(String, Option<u16>)> {
+        match &self.to {
+            To::Node(node) => Some(node.address()),
+            To::Cluster(_) => None,
+        }
+    }
+
     /// An error leaves the outcome unknown, unless it is an answer. Nothing is sent again that may have run.
     async fn ask(&self, owner: &Owner, command: &Cmd, writes: bool) -> Result<Value, RedisError> {
         match &self.to {
@@ -367,12 +384,18 @@ impl Connections {
     }
 
     /// Whether Redis answers within `limit` and takes writes, asked over every connection that calls take; of a cluster, whether it
-    /// serves.
+    /// serves. Tells operators of its clock as well.
     pub(super) async fn probe(&self, limit: Duration) -> Result<(), AnyError> {
         match &self.to {
-            To::Node(node) => node.probe(limit.min(self.timeout)).await?,
+            To::Node(node) => {
+                let reading = node.probe(limit.min(self.timeout)).await?;
+                self.clocks.tell(reading.map(|reading| ("redis".to_owned(), reading)));
+            }
             To::Cluster(cluster) => {
-                if !cluster.is_up(limit).await? {
+                // A master that hangs must not make the probe slow.
+                let (is_up, readings) = tokio::join!(cluster.is_up(limit), cluster.clocks(limit / 4));
+                self.clocks.tell(readings);
+                if !is_up? {
                     return Err("the cluster's state is not ok".into());
                 }
             }

@@ -6,7 +6,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use redis::aio::{ConnectionLike as _, ConnectionManager, ConnectionManagerConfig};
-use redis::{Cmd, ConnectionInfo, ErrorKind, RedisError, ServerErrorKind, Value};
+use redis::{Cmd, ConnectionAddr, ConnectionInfo, ErrorKind, RedisError, ServerErrorKind, Value};
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -14,6 +14,7 @@ use tokio::time::Instant;
 use super::super::script::Script;
 use super::access::Identity;
 use super::batch::{Answer, Batch, Call, Turn, Waiting};
+use super::clock::Reading;
 use super::functions::Functions;
 use super::{AnyError, RedisOptions, timed_out};
 
@@ -164,6 +165,16 @@ impl Node {
         }
     }
 
+    /// Where the node is, and its port: none for a Unix socket.
+    pub(super) fn address(&self) -> (String, Option<u16>) {
+        match self.source.master.borrow().info.addr() {
+            ConnectionAddr::Tcp(host, port) | ConnectionAddr::TcpTls { host, port, .. } => (host.clone(), Some(*port)),
+            ConnectionAddr::Unix(path) => (path.display().to_string(), None),
+            // The library may come to know others.
+            other => (other.to_string(), None),
+        }
+    }
+
     /// Whether calls of one script are sent together.
     pub(super) fn batches(&self) -> bool {
         self.batch > 1
@@ -227,20 +238,24 @@ impl Node {
         Err(timed_out())
     }
 
-    /// Whether the node answers within `limit` and takes writes, asked over every lane. So one that leads to a demoted or a silent
-    /// node is made anew even if no call, or none that writes, comes by.
-    pub(super) async fn probe(self: &Arc<Self>, limit: Duration) -> Result<(), RedisError> {
+    /// Whether the node answers within `limit` and takes writes, asked over every lane, and its time if it was quick to say it. So a
+    /// lane that leads to a demoted or a silent node is made anew even if no call, or none that writes, comes by.
+    pub(super) async fn probe(self: &Arc<Self>, limit: Duration) -> Result<Option<Reading>, RedisError> {
         // Writes nothing, but is declared as a script that does: Redis refuses it wherever it refuses to write, except for want
         // of memory, when commits and releases go on.
-        const WRITABLE: &str = "#!lua flags=allow-oom\nreturn 'OK'";
+        const WRITABLE: &str = "#!lua flags=allow-oom\nreturn redis.call('TIME')";
         let mut probes = JoinSet::new();
         for lane in 0..self.lanes.len() {
             let node = Arc::clone(self);
             let mut command = redis::cmd("EVAL");
             command.arg(WRITABLE).arg(0);
-            probes.spawn(async move { node.ask_within(lane, &command, false, limit).await.map(drop) });
+            let asked = std::time::Instant::now();
+            probes.spawn(async move {
+                node.ask_within(lane, &command, false, limit).await.map(|time| Reading::of(&time, asked))
+            });
         }
-        probes.join_all().await.into_iter().collect()
+        let readings: Result<Vec<_>, _> = probes.join_all().await.into_iter().collect();
+        Ok(readings?.into_iter().flatten().next())
     }
 
     /// The number of the master, and a connection to it.

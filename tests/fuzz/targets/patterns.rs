@@ -5,7 +5,7 @@
 use std::sync::LazyLock;
 
 use tollgate::domain::event::EventName;
-use tollgate::domain::pattern::{EventPattern, ValuePattern};
+use tollgate::domain::pattern::{EventPattern, MisplacedStar, ValuePattern};
 
 /// Every name of up to six of these letters.
 static NAMES: LazyLock<Vec<String>> = LazyLock::new(|| {
@@ -38,10 +38,15 @@ pub(super) fn run(input: &[u8]) {
         assert_eq!(one.overlaps(&other), both, "{one} {other}");
     }
     let value = match ValuePattern::parse(&text) {
-        ValuePattern::Exact(value) => value,
-        ValuePattern::Prefix(prefix) => format!("{prefix}*"),
+        Ok(ValuePattern::Exact(value)) => value,
+        Ok(ValuePattern::Prefix(prefix)) => format!("{prefix}*"),
+        Err(MisplacedStar) => {
+            assert!(text.contains('*'), "{text:?} has no star");
+            return;
+        }
     };
     assert_eq!(value, text);
+    assert!(value.find('*').is_none_or(|at| at + 1 == value.len()), "{value:?}");
 }
 
 fn parse(text: &str) -> Option<EventPattern> {

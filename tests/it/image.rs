@@ -1,0 +1,65 @@
+//! The image without Docker: its commands on the program, as the Dockerfile has them.
+#![cfg(target_os = "linux")]
+
+use std::path::Path;
+use std::process::Command;
+
+fn run(program: &str, arguments: &[&str], directory: &Path) -> String {
+    let output = Command::new(program).args(arguments).current_dir(directory).output().expect(program);
+    assert!(output.status.success(), "{program} {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// The instructions of the Dockerfile, each in one line.
+fn instructions() -> Vec<String> {
+    let text = include_str!("../../Dockerfile").replace("\\\n", " ");
+    text.lines().filter(|line| !line.trim_start().starts_with('#')).map(str::to_owned).collect()
+}
+
+#[test]
+fn the_program_of_the_image_is_stripped_and_its_symbols_are_kept_beside_it() {
+    let instructions = instructions();
+    let split: Vec<_> = instructions.iter().filter_map(|line| line.strip_prefix("RUN objcopy ")).collect();
+    let [split] = split.as_slice() else { panic!("one instruction splits the program: {instructions:?}") };
+    let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let built = directory.path().join("target/release/tollgate");
+    std::fs::create_dir_all(built.parent().unwrap()).unwrap();
+    // A small one stands for it: that of the tests has 200 MB of symbols, and other tests need the disk.
+    std::fs::write(directory.path().join("small.c"), "int main(void) {\n  return 42;\n}\n").unwrap();
+    run("cc", &["-g", "-Wl,--build-id", "-o", built.to_str().unwrap(), "small.c"], directory.path());
+    run("sh", &["-c", &format!("objcopy {split}")], directory.path());
+
+    let sections = |file: &str| run("readelf", &["--wide", "--section-headers", file], directory.path());
+    let (program, symbols) = (sections("tollgate"), sections("tollgate.debug"));
+    for section in [".debug_info", ".debug_line", ".symtab"] {
+        assert!(!program.contains(section) && symbols.contains(section), "{section}\n{program}\n{symbols}");
+    }
+    let ended = Command::new(directory.path().join("tollgate")).status().unwrap();
+    assert_eq!(ended.code(), Some(42), "it still runs");
+
+    // A debugger knows where the other half is, and that it is the other half.
+    assert!(run("readelf", &["--string-dump=.gnu_debuglink", "tollgate"], directory.path()).contains("tollgate.debug"));
+    let build_id = |file: &str| {
+        let notes = run("readelf", &["--notes", file], directory.path());
+        let id = notes.lines().find_map(|line| line.trim().strip_prefix("Build ID: ").map(str::to_owned));
+        id.unwrap_or_else(|| panic!("{file} has a build id: {notes}"))
+    };
+    assert_eq!(build_id("tollgate"), build_id("tollgate.debug"));
+    let names = run("nm", &["--defined-only", "tollgate.debug"], directory.path());
+    let main = names.lines().find_map(|line| line.strip_suffix(" T main")).expect("it has an address");
+    let found = run("addr2line", &["--exe=tollgate", main], directory.path());
+    assert!(found.contains("small.c:1"), "the stripped program leads to the lines of its code: {found}");
+}
+
+#[test]
+fn the_image_has_the_stripped_program_and_the_symbols_can_be_had() {
+    let instructions = instructions();
+    let stages: Vec<_> = instructions.iter().filter(|line| line.starts_with("FROM ")).map(String::as_str).collect();
+    assert_eq!(
+        stages,
+        ["FROM ${BUILDER} AS build", "FROM scratch AS debug", "FROM ${RUNTIME}"],
+        "the last is the image"
+    );
+    let copied: Vec<_> = instructions.iter().filter_map(|line| line.strip_prefix("COPY --from=build ")).collect();
+    assert_eq!(copied, ["/src/tollgate.debug /", "/src/tollgate /usr/local/bin/tollgate"]);
+}
