@@ -17,7 +17,8 @@ end
 local function commit(k, a)
   local ledger_key, memory_key, agenda_key, hold_key = unpack(KEYS, k + 1, k + 4)
   local _, nonce, has_actual, quantity, actual, replay_ms = unpack_some(ARGV[a + 1], 5, 1)
-  if quantity then actual.quantity = quantity end
+  -- What is named `quantity` among the quantities goes before the quantity itself, as in every event.
+  if quantity and not actual.quantity then actual.quantity = quantity end
   local field = 'r' .. nonce
 
   local led = open_ledger(ledger_key, call('GET', ledger_key))

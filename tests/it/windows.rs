@@ -251,6 +251,32 @@ plans: { p: { limit_groups: [{ id: n, unit: tokens, period: monthly, quota: 10, 
 }
 
 #[tokio::test]
+async fn the_first_subscription_to_the_default_plan_moves_no_window_that_is_open() {
+    let catalog = "
+default_plan: p
+plans:
+  p:
+    anchor: subscription_start
+    limit_groups: [{ id: n, unit: tokens, period: monthly, quota: 10, match: [{ event: t }] }]
+";
+    check(
+        catalog,
+        "
+        clock u 2031-01-15T12:00:00Z
+        track u t 6 => n.used=6 n.start=2031-01-01T00:00:00Z
+        reserve u t 1 ttl=1h as=A => n.held=1
+        subscribe u p => anchor=2031-01-15T12:00:00Z
+        usage u => n.used=6 n.held=1 n.start=2031-01-01T00:00:00Z n.reset=2031-02-01T00:00:00Z
+        commit A 1 => n.used=7
+        reserve u t 4 => denied n.shortfall=1
+        clock u 2031-02-01T00:00:00Z
+        track u t 2 => n.used=2 n.start=2031-02-01T00:00:00Z n.reset=2031-02-15T12:00:00Z
+    ",
+    )
+    .await;
+}
+
+#[tokio::test]
 async fn a_moved_anchor_makes_a_catalog_edit_of_the_anchor_take_effect() {
     let before = "
 plans: { p: { limit_groups: [{ id: n, unit: tokens, period: monthly, quota: 10, match: [{ event: t }] }] } }
