@@ -96,7 +96,7 @@ local function commit(k, a)
   record[R_STATE], record[R_LATE] = COMMITTED_STATE, late
   if has_actual then record[R_EVENT] = record[R_EVENT] .. pack(actual) end
   record[R_FORGET] = max(record[R_FORGET], now + replay_ms)
-  write_lapsed(agenda_key, memory_key, lapsed)
+  write_lapsed(led, agenda_key, memory_key, lapsed)
   write_record(memory_key, field, record)
   remember(led, agenda_key, field, record[R_FORGET])
   call('DEL', hold_key)

@@ -63,7 +63,11 @@ pub struct Difference {
 /// Returns how often each case of the contract occurred.
 pub async fn run_on(case: &Case, ground: &Ground) -> Result<BTreeMap<&'static str, u64>, Difference> {
     let (model, real) = compare_on(case, ground).await?;
-    let contradictions = real.contradictions().await;
+    let mut contradictions = real.contradictions().await;
+    if model.covered.contains_key("a wrong clock") {
+        // While the clock was ahead, the reservation expired; its key did not, and nothing is left that tells why.
+        contradictions.retain(|found| !found.contains(":hold:") || !found.ends_with(" that nothing is known of"));
+    }
     real.clean_up().await;
     if contradictions.is_empty() {
         return Ok(model.covered);

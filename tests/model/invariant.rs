@@ -10,7 +10,8 @@ use tollgate::grpc::v1::{GetUsageResponse, LimitStatus};
 use crate::answers::{Answer, timestamp};
 use crate::operations::{Call, Operation};
 use crate::reference::Model;
-use crate::windows::NEVER;
+use crate::sketch::{Group, Period};
+use crate::windows::{NEVER, frame};
 
 /// A window as answers name it: user, group, unit, start and end in seconds and nanoseconds.
 type Name = (usize, String, String, Option<(i64, i32, i64, i32)>);
@@ -49,6 +50,10 @@ impl Invariant {
         }
         for row in rows(found).iter().filter(|row| !row.window_closed) {
             let name = name(user, row);
+            if is_ambiguous(after, user, row) {
+                self.used.remove(&name);
+                continue;
+            }
             if let Some(used) = self.used.get(&name).filter(|used| **used > row.used) {
                 return Err(format!(
                     "{name:?}: used was {used}, and is {}, though nothing was refunded or reset",
@@ -74,6 +79,25 @@ fn name(user: usize, row: &LimitStatus) -> Name {
     let bounds = row.window_start.as_ref().zip(row.reset_time.as_ref());
     let bounds = bounds.map(|(start, end)| (start.seconds, start.nanos, end.seconds, end.nanos));
     (user, row.limit_group_id.clone(), row.unit.clone(), bounds)
+}
+
+/// Whether the row may be of a calendar window or of one that is counted from the user's anchor: where the anchor is on the calendar's
+/// grid, two windows of one group have the same name.
+fn is_ambiguous(model: &Model, user: usize, row: &LimitStatus) -> bool {
+    let (Some(subscription), Some(start)) = (&model.users[user].subscription, &row.window_start) else { return false };
+    let start = start.seconds * 1000 + i64::from(start.nanos) / 1_000_000;
+    let plans = || model.settings.catalogs.iter().flat_map(|catalog| &catalog.plans);
+    let of_row = |group: &&Group| group.id == row.limit_group_id && group.unit.word() == row.unit;
+    let starts_there = |anchored: bool| {
+        let anchor = anchored.then_some(subscription.anchor);
+        plans().any(|plan| {
+            let mut groups = plan.groups.iter().filter(of_row).filter(|group| group.period != Period::Lifetime);
+            groups.any(|group| {
+                (group.anchored || !anchored) && frame(group.period, plan.zone, anchor, start).start == start
+            })
+        })
+    };
+    starts_there(true) && starts_there(false)
 }
 
 /// The names of the windows that are kept, as far as the model knows.

@@ -177,11 +177,14 @@ impl Model {
             let (requested, lower) = self.lowered(claim, event)?;
             let user = &mut self.users[user];
             let mut applied = 0;
-            if let Some(lower) = lower.filter(|_| user.is_kept(claim.window)) {
+            if let Some(lower) = lower {
                 let back = claim.counted.as_ref().map_or(0, |counted| counted.charge) - lower.charge;
-                let window = &mut user.windows[claim.window];
-                applied = back.min(window.used);
-                window.used -= applied;
+                if user.is_kept(claim.window) {
+                    let window = &mut user.windows[claim.window];
+                    applied = back.min(window.used);
+                    window.used -= applied;
+                }
+                // Also where its window is gone: it is settled anew.
                 user.reservations.get_mut(&of).unwrap().claims[index].counted = Some(lower);
             }
             refunds.push((Claim { charge: requested, ..claim.clone() }, requested - applied));

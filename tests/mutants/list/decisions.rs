@@ -228,8 +228,8 @@ pub const CALLS: &[Mutant] = &[
     ),
     (
         "reserve",
-        "write_lapsed(agenda_key, memory_key, lapsed)\n      save_ledger(led)",
-        "write_lapsed(agenda_key, memory_key, lapsed)",
+        "write_lapsed(led, agenda_key, memory_key, lapsed)\n      save_ledger(led)",
+        "write_lapsed(led, agenda_key, memory_key, lapsed)",
     ),
     ("commit", "if quantity then actual.quantity = quantity end", ""),
     ("commit", "for name, value in pairs(actual) do amount[name] = value end", ""),

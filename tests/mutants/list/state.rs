@@ -77,7 +77,7 @@ pub const MEMORY: &[Mutant] = &[
         "lapse_early(led, record)",
     ),
     ("lib/agenda", "if lapse_early(led, record) then moves.records[#moves.records + 1] = { field, record } end", ""),
-    ("lib/agenda", "if led.was_wrong or agenda_expired then", "if agenda_expired then"),
+    ("lib/agenda", "if led.was_wrong or moves.expired then", "if moves.expired then"),
     ("lib/agenda", "for i = 1, #moves.records do write_record(memory_key, unpack(moves.records[i])) end", ""),
     (
         "lib/record",
@@ -298,8 +298,8 @@ pub const UNSEEN: &[Mutant] = &[
     ("lib/agenda", "      if forget_at < led.forget then led.forget = forget_at end", ""),
     (
         "lib/agenda",
-        "local agenda_expired = #due == 0 and led.live > 0 and call('EXISTS', agenda_key) == 0",
-        "local agenda_expired = false",
+        "moves.expired = #due == 0 and led.live > 0 and call('EXISTS', agenda_key) == 0",
+        "moves.expired = false",
     ),
     ("lib/ledger", "call('SET', led.key, packed, 'PXAT', expires)", "call('SET', led.key, packed)"),
     ("lib/ledger", "  if last == NEVER then\n    expires = NEVER\n", "  if false then\n    expires = NEVER\n"),
