@@ -18,8 +18,8 @@ local function entered_window(led, group)
   if led.time < group[G_START] or led.time >= group[G_END] then return false end
   if not led.groups[group[G_ID]] then return nil end
   local w = own_window(led, group)
-  -- Unlike a catalog edit, this leaves a window of another kind of anchor behind.
-  if not w and standing_window(led, group) then return open_window(led, group) end
+  -- Unlike a catalog edit, this leaves the window in force behind, so that no replica goes on in it.
+  if not w and window_in_force(led, group) then return open_window(led, group) end
   if w then
     local _, _, anchor = unpack_struct(FRAME_FORMAT, group[G_FRAME])
     if w[ANCHOR] ~= anchor then

@@ -10,6 +10,9 @@ use crate::reference::{Model, Outcome};
 use crate::sketch::{Event, Measure, Term};
 use crate::user::{Claim, Counted, State};
 
+/// What a refund asks of a group, what the reservation has counted there after it, and whether the group measures what it names.
+type Ask = (u128, Option<Counted>, bool);
+
 impl Model {
     /// Whose reservation it is, unless that is unknown or forgotten.
     fn owner(&mut self, of: u32) -> Result<usize, Answer> {
@@ -172,9 +175,18 @@ impl Model {
             self.cover("a refund of another event");
             return Err(invalid("REFUND_OF_ANOTHER_EVENT"));
         }
+        // It names quantities that some group was counted by. Of the others it asks nothing.
+        let mut asks = Vec::new();
+        for claim in &reservation.claims {
+            asks.push(self.lowered(claim, event)?);
+        }
+        let missing = asks.iter().find_map(|ask| ask.as_ref().err());
+        if let Some(missing) = missing.filter(|_| !asks.iter().flatten().any(|(_, _, measured)| *measured)) {
+            return Err(missing.clone());
+        }
         let mut refunds = Vec::new();
-        for (index, claim) in reservation.claims.iter().enumerate() {
-            let (requested, lower) = self.lowered(claim, event)?;
+        for (index, (claim, ask)) in reservation.claims.iter().zip(asks).enumerate() {
+            let (requested, lower, _) = ask.unwrap_or((0, None, false));
             let user = &mut self.users[user];
             let mut applied = 0;
             if let Some(lower) = lower {
@@ -196,22 +208,33 @@ impl Model {
         Ok(refunds)
     }
 
-    /// What a refund asks of a group, and what the reservation then has counted there: it is settled anew at the lower amount.
-    fn lowered(&mut self, claim: &Claim, refund: &Event) -> Result<(u128, Option<Counted>), Answer> {
+    /// What a refund asks of a group, and what the reservation then has counted there: it is settled anew at the lower amount. And whether
+    /// the group measures what the refund names; else an error inside, which counts if no group does.
+    fn lowered(&mut self, claim: &Claim, refund: &Event) -> Result<Result<Ask, Answer>, Answer> {
         let chosen = price::choose(&claim.measures, refund, claim.unit);
         // Never a group that is measured by events. If only the refund is, SPEC does not say what is asked of it.
         let Some(counted) = &claim.counted else {
             if chosen.is_err() || chosen.is_ok_and(|measure| *measure != Measure::Events) {
                 self.silent();
             }
-            return Ok((0, None));
+            return Ok(Ok((0, None, false)));
         };
+        for term in counted.terms.iter().filter(|term| !price::names(term, refund)) {
+            // Nor does SPEC say what a refund is that names a quantity in its metadata.
+            if refund.metadata.contains_key(&term.name) {
+                self.silent();
+            }
+        }
         let named: Vec<Term> = counted.terms.iter().filter(|term| price::names(term, refund)).cloned().collect();
         if named.is_empty() {
             // Another rule may price it. SPEC does not say by how much that lowers what was counted by this one.
-            let measure = chosen.map_err(|why| unmeasured(&claim.group, why))?;
-            self.silent();
-            return Ok((price::charge(measure, refund, claim.unit, true).unwrap_or_default(), None));
+            return Ok(match chosen {
+                Err(why) => Err(unmeasured(&claim.group, why)),
+                Ok(measure) => {
+                    self.silent();
+                    Ok((price::charge(measure, refund, claim.unit, true).unwrap_or_default(), None, true))
+                }
+            });
         }
         // Nor does it say what becomes of a default, or of what the metadata named.
         if counted.terms.iter().any(|term| !price::names(term, &counted.event)) {
@@ -230,7 +253,7 @@ impl Model {
         if price::charge(&all, refund, claim.unit, true) < Some(back) {
             self.cover("a refund gives back what was rounded up");
         }
-        Ok((back + in_vain, Some(Counted { event, charge: lower, ..counted.clone() })))
+        Ok(Ok((back + in_vain, Some(Counted { event, charge: lower, ..counted.clone() }), true)))
     }
 }
 

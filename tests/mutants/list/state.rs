@@ -224,7 +224,7 @@ pub const WINDOWS: &[Mutant] = &[
     ("lib/ledger", "w[HELD], w[NUMBER], windows[2] and 1 or 0)", "w[HELD], w[NUMBER], 0)"),
     ("lib/ledger", "w[HELD], w[NUMBER], windows[i + 1] and 1 or 0)", "w[HELD], w[NUMBER], 0)"),
     ("lib/subscription", "if led.time < group[G_START] or led.time >= group[G_END] then return false end", ""),
-    ("lib/subscription", "if not w and standing_window(led, group) then return open_window(led, group) end", ""),
+    ("lib/subscription", "if not w and window_in_force(led, group) then return open_window(led, group) end", ""),
     ("lib/subscription", "if w[ANCHOR] ~= anchor then", "if false then"),
     ("lib/subscription", "set_windows(led, group[G_ID], windows_after(led, group, w))", ""),
     ("lib/subscription", "if w == false then return false end", ""),
