@@ -26,6 +26,9 @@ local function entered_window(led, group)
       -- Counted from another anchor to the same start: it goes on, with its counters and its end.
       w[ANCHOR] = anchor
       w[FRAME] = pack_struct(FRAME_FORMAT, w[UNIT], w[PERIOD], anchor, w[START], w[END])
+      -- It is kept until the end of the one after it, which is counted from the new anchor.
+      local ends, _, _, after = group[G_END], unpack_struct(AROUND_FORMAT, group[G_AROUND])
+      w[KEPT] = w[END] < ends and ends or after
     end
   end
   set_windows(led, group[G_ID], windows_after(led, group, w))

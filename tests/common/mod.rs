@@ -180,12 +180,18 @@ pub fn keys(user: &str) -> UserKeys {
     UserKeys::new(&owner(user))
 }
 
+const ASKED: &str = "local redis_now = clock_of_redis()";
+const STEPPED: &str = "local redis_now = tonumber(call('GET', 'test-clock:' .. key) or '') or clock_of_redis()";
+
+/// This Lua, with the test clock in the place where the scripts ask for the time.
+pub fn with_stepped_clock(source: &str) -> String {
+    source.replacen(ASKED, STEPPED, 1)
+}
+
 /// The scripts, which take a user's test clock for Redis's, where there is one.
 pub fn stepped_scripts() -> &'static Scripts {
     static SCRIPTS: LazyLock<Scripts> = LazyLock::new(|| {
-        const ASKED: &str = "local redis_now = clock_of_redis()";
-        const STEPPED: &str = "local redis_now = tonumber(call('GET', 'test-clock:' .. key) or '') or clock_of_redis()";
-        let stepped = scripts().changed(|script| script.source.replacen(ASKED, STEPPED, 1)).as_functions();
+        let stepped = scripts().changed(|script| with_stepped_clock(&script.source)).as_functions();
         assert!(stepped.reserve.source.contains(STEPPED), "the scripts ask for the time in one place");
         stepped
     });

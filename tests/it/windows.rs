@@ -299,6 +299,33 @@ plans: { p: { limit_groups: [{ id: n, unit: tokens, period: monthly, quota: 10, 
 }
 
 #[tokio::test]
+async fn a_window_that_the_anchor_left_behind_is_left_by_all_replicas() {
+    let calendar = "
+plans: { p: { limit_groups: [{ id: n, unit: tokens, period: monthly, quota: 10, match: [{ event: t }] }] } }
+";
+    let anchored = calendar.replace("quota: 10", "anchor: subscription_start, quota: 10");
+    let mut scenario = replicas(&[("calendar", calendar), ("anchored", &anchored)]).await;
+    scenario
+        .run(
+            "
+            clock u 2031-01-15T12:00:00Z
+            on anchored
+            subscribe u p
+            track u t 6 => n.used=6 n.start=2031-01-15T12:00:00Z
+            clock u 2031-01-15T13:00:00Z
+            subscribe u p anchor=2031-01-15T13:00:00Z
+            on calendar
+            usage u => n.used=0 n.start=2031-01-15T13:00:00Z
+            on anchored
+            track u t 10 => n.used=10 n.start=2031-01-15T13:00:00Z
+            on calendar
+            reserve u t 1 => denied n.used=10
+        ",
+        )
+        .await;
+}
+
+#[tokio::test]
 async fn at_most_eight_windows_of_a_group_are_kept_and_the_one_that_ends_first_goes_first() {
     let periods = ["yearly", "monthly", "weekly", "daily", "hourly"];
     let mut catalogs = Vec::new();

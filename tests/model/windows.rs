@@ -279,6 +279,10 @@ impl Windows {
         let own =
             self.started(wanted.group, now).filter(open).filter(is_own).max_by_key(|window| self.all[*window].turn);
         let in_effect = || self.in_effect.get(&series(wanted.group)).copied();
+        // A wrong time has closed the one before. Is that in effect once more?
+        if own.is_none() && in_effect().is_some_and(|window| self.all[window].start > now) {
+            self.silent.set(true);
+        }
         let waits = |window: &usize| {
             let is_open = self.all[*window].is_open(now) && self.is_kept(*window, now);
             // A replica that moved the anchor and does not have this group has left the window as it was.

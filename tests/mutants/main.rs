@@ -73,7 +73,11 @@ async fn every_mutant_of_the_scripts_is_killed() {
         workers.spawn(async move {
             let mut outcomes = Vec::new();
             while let Some(mutant) = next(&queue) {
-                outcomes.push((mutant, kill::kill(mutant, &cases, &ledger).await));
+                let killed = kill::kill(mutant, &cases, &ledger).await;
+                if killed.is_none() {
+                    println!("survives: {mutant:?}");
+                }
+                outcomes.push((mutant, killed));
             }
             outcomes
         });

@@ -77,6 +77,7 @@ pub const MEMORY: &[Mutant] = &[
         "lapse_early(led, record)",
     ),
     ("lib/agenda", "if lapse_early(led, record) then moves.records[#moves.records + 1] = { field, record } end", ""),
+    ("lib/agenda", "if led.was_wrong then lapse_remembered(led, agenda_key, memory_key, moves) end", ""),
     ("lib/agenda", "if led.was_wrong or moves.expired then", "if moves.expired then"),
     ("lib/agenda", "for i = 1, #moves.records do write_record(memory_key, unpack(moves.records[i])) end", ""),
     (
@@ -161,8 +162,8 @@ pub const WINDOWS: &[Mutant] = &[
     ("lib/ledger", "(w[ANCHOR] == anchor or w[START] == group[G_START])", "w[START] == group[G_START]"),
     ("lib/ledger", "(w[ANCHOR] == anchor or w[START] == group[G_START])", "true"),
     ("lib/ledger", "if same_kind ~= nil and w[START] <= led.time then return", "if same_kind ~= nil then return"),
-    ("lib/ledger", "same_kind == false and led.time < w[END] and w or nil", "led.time < w[END] and w or nil"),
-    ("lib/ledger", "same_kind == false and led.time < w[END] and w or nil", "same_kind == false and w or nil"),
+    ("lib/ledger", "return same_kind == false and w or nil", "return w"),
+    ("lib/ledger", "return led.time < w[END] and w or nil, same_kind end", "return w, same_kind end"),
     (
         "lib/ledger",
         "own_window(led, group) or standing_window(led, group) or open_window",
@@ -226,6 +227,7 @@ pub const WINDOWS: &[Mutant] = &[
     ("lib/subscription", "if led.time < group[G_START] or led.time >= group[G_END] then return false end", ""),
     ("lib/subscription", "if not w and window_in_force(led, group) then return open_window(led, group) end", ""),
     ("lib/subscription", "if w[ANCHOR] ~= anchor then", "if false then"),
+    ("lib/subscription", "w[KEPT] = w[END] < ends and ends or after", ""),
     ("lib/subscription", "set_windows(led, group[G_ID], windows_after(led, group, w))", ""),
     ("lib/subscription", "if w == false then return false end", ""),
     ("lib/subscription", "if change == 'block' and group[G_QUOTA] >= 0 then", "if false then"),
