@@ -449,7 +449,13 @@ async fn refunded(ledger: &Ledger) -> bool {
     let one_rule = two(group("g", &of("{ n: 1 }")), group("h", &of("{ m: 1 }")));
     for (plan, asked) in [
         // A default comes back with the last of what was committed.
-        (with_default, vec![(measured(&[("n", "5")]), Some(vec![(11, 0), (0, 0)]))]),
+        (
+            with_default,
+            vec![
+                (measured(&[("@n", "4")]), Some(vec![(4, 0), (0, 0)])),
+                (measured(&[("n", "1")]), Some(vec![(7, 0), (0, 0)])),
+            ],
+        ),
         (
             other_rules,
             // In its metadata; by another rule, more than is left; and where only events are counted.
