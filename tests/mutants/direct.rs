@@ -172,6 +172,7 @@ pub async fn wrong(ledger: &Ledger) -> Option<&'static str> {
             "a ledger that nothing needs lives 7 days, and one with a lifetime group for ever",
             Box::pin(outlasts(ledger)),
         ),
+        ("a plan that has left a reservation is known, and of nothing else", Box::pin(left(ledger))),
         ("what is settled is not given back at its deadline", Box::pin(settled(ledger))),
         ("a refund of a reservation asks what its groups measure", Box::pin(refunded(ledger))),
         ("the memory of a request id goes with its reservation", Box::pin(forgotten(ledger))),
@@ -395,6 +396,36 @@ async fn outlasts(ledger: &Ledger) -> bool {
     user.plan = plan_at(minute, None, START + 3 * MINUTE);
     right &= user.track("").await.is_ok() && expires(&user).await == -1;
     user.delete().await;
+    right
+}
+
+/// Which plan the ledger was last used with, 2 minutes later, when no window is kept: of a live reservation, of a settled one, and of an
+/// event with a request id.
+async fn left(ledger: &Ledger) -> bool {
+    let mut right = true;
+    for (what, expected) in [("live", "p"), ("settled", "p"), ("tracked", "")] {
+        let user = User::new(ledger).await;
+        if what == "tracked" {
+            let (event, rest) = (event(), ("", false, "t", "digest", "event", false, 10 * MINUTE));
+            let (metadata, name, quantity, quantities, numeric) = codec::event(&event);
+            let (revision, ended, id, digest, event_id, enforce, replay) = rest;
+            let call = codec::encode(&(
+                revision, ended, id, digest, event_id, enforce, replay, metadata, name, quantity, quantities, numeric,
+            ));
+            let args: [&[u8]; 2] = [&call, &user.plan.message];
+            right &= ledger.run(&ledger.scripts().track, &user.keys.all(), &user.owner, &args).await.is_ok();
+        } else {
+            right &= held(user.reserve_for("a", 5 * MINUTE).await) == Some(1);
+        }
+        if what == "settled" {
+            right &= user.settle("a", false).await.is_ok();
+        }
+        user.step(2 * MINUTE).await;
+        let answer = ledger.run(&ledger.scripts().subscription_get, &user.keys.all(), &user.owner, &[]).await;
+        let plan = answer.ok().and_then(|reply| reply.subscription().ok()).map(|(_, _, plan)| plan);
+        right &= plan.as_deref() == Some(expected);
+        user.delete().await;
+    }
     right
 }
 
