@@ -17,7 +17,8 @@ end
 local function commit(k, a)
   local ledger_key, memory_key, agenda_key, hold_key = unpack(KEYS, k + 1, k + 4)
   local _, nonce, has_actual, quantity, actual, replay_ms = unpack_some(ARGV[a + 1], 5, 1)
-  if quantity then actual.quantity = quantity end
+  -- What is named `quantity` among the quantities goes before the quantity itself, as in every event.
+  if quantity and not actual.quantity then actual.quantity = quantity end
   local field = 'r' .. nonce
 
   local led = open_ledger(ledger_key, call('GET', ledger_key))
@@ -95,7 +96,7 @@ local function commit(k, a)
   record[R_STATE], record[R_LATE] = COMMITTED_STATE, late
   if has_actual then record[R_EVENT] = record[R_EVENT] .. pack(actual) end
   record[R_FORGET] = max(record[R_FORGET], now + replay_ms)
-  write_lapsed(agenda_key, memory_key, lapsed)
+  write_lapsed(led, agenda_key, memory_key, lapsed)
   write_record(memory_key, field, record)
   remember(led, agenda_key, field, record[R_FORGET])
   call('DEL', hold_key)

@@ -89,7 +89,8 @@ local function refund_reservation(k, a)
   if known then return tracked(led, known, read_claims(remembered, 1), true) end
 
   local record = load_record(led, keys.memory, field)
-  if not record then return fault('RESERVATION_NOT_FOUND') end
+  -- What has expired is unknown, also if Redis still has it.
+  if not record or (lapsed and lapsed.expired) then return fault('RESERVATION_NOT_FOUND') end
   if record[R_STATE] ~= COMMITTED_STATE then return fault('NOT_COMMITTED', '', state_name(record, now)) end
   local after_event, event_name, reserved_quantity, amounts, reserved_numeric = unpack_some(record[R_EVENT], 4, 0)
   if event_name ~= refunded then return fault('REFUND_OF_ANOTHER_EVENT', '', event_name) end

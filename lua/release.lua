@@ -27,7 +27,7 @@ local function release(k, a)
   led.live = max(led.live - 1, 0)
   record[R_STATE] = RELEASED_STATE
   record[R_FORGET] = max(record[R_FORGET], now + replay_ms)
-  write_lapsed(agenda_key, memory_key, lapsed)
+  write_lapsed(led, agenda_key, memory_key, lapsed)
   write_record(memory_key, field, record)
   remember(led, agenda_key, field, record[R_FORGET])
   call('DEL', hold_key)

@@ -49,7 +49,7 @@ local function reserve(k, a)
     local rows, wait_ms = denied_rows(matched), retry_after(led, agenda_key, matched)
     if lapsed or changed_subscription then
       undo_windows(led)
-      write_lapsed(agenda_key, memory_key, lapsed)
+      write_lapsed(led, agenda_key, memory_key, lapsed)
       save_ledger(led)
     end
     return DECISION .. pack('limit_reached', '', '', 0, rows, wait_ms, false)
@@ -69,12 +69,12 @@ local function reserve(k, a)
   local forget_at = deadline + settlement_ms
   local field = 'r' .. nonce
   local packed = record_bytes(HELD_STATE, 0, deadline, forget_at, request_id, event, concat(claims))
+  write_lapsed(led, agenda_key, memory_key, lapsed)
   if request_id == '' then
     call('HSET', memory_key, field, packed)
   else
     call('HSET', memory_key, field, packed, 'q' .. request_id, pack('reserve', digest, nonce))
   end
-  write_lapsed(agenda_key, memory_key, lapsed)
   call('ZADD', agenda_key, format('%d', deadline), field)
   -- For people who look with redis-cli; no script reads it.
   call('SET', hold_key, concat(shown, ' '), 'PX', format('%d', ttl_ms))

@@ -28,7 +28,7 @@ end
 -- All checks are done: from here on, writes.
 call('SET', keys.subscription, ARGV[2])
 if #steps > 0 then
-  write_lapsed(keys.agenda, keys.memory, lapsed)
+  write_lapsed(led, keys.agenda, keys.memory, lapsed)
   tidy_memory(led, keys.agenda, keys.memory, 0)
   save_ledger(led)
 end

@@ -43,7 +43,7 @@ local function track(k, a)
     local rows = denied_rows(matched)
     if lapsed or changed_subscription then
       undo_windows(led)
-      write_lapsed(keys.agenda, keys.memory, lapsed)
+      write_lapsed(led, keys.agenda, keys.memory, lapsed)
       save_ledger(led)
     end
     return TRACKED .. pack('blocked', '', rows, false)

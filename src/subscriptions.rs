@@ -105,8 +105,10 @@ impl Meter {
             if let (Some(entered), Some(last)) = (entered, before.last_plan(default_plan)) {
                 let enters = last != entered.id;
                 // An open window waits for nothing else: neither for a catalog edit nor for other overrides.
-                let moved = before.subscription.as_ref().map(|stored| stored.cycle_anchor_ms);
-                if enters || moved != Some(wanted.cycle_anchor_ms) {
+                // Who was on the default plan without a subscription had no anchor that could move.
+                let stored = before.subscription.as_ref();
+                let moved = stored.is_some_and(|stored| stored.cycle_anchor_ms != wanted.cycle_anchor_ms);
+                if enters || moved {
                     let plan =
                         self.planner.compiled(entered, Some(wanted.cycle_anchor_ms), overrides, before.now_ms)?;
                     steps.push(Step { apply: if enters { "enter" } else { "realign" }, plan });

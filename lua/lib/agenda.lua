@@ -29,14 +29,35 @@ local function give_back_all(led)
   led.live, led.due = 0, NEVER
 end
 
+-- ONE-CLOCK: where a time that was wrong has let a hold lapse before its deadline, the record says so from now on. Otherwise a commit would
+-- be in time, and give back once more.
+local function lapse_remembered(led, agenda_key, memory_key, moves)
+  local fields = call('ZRANGEBYSCORE', agenda_key, FORGETTING, '+inf')
+  for from = 1, #fields, CHUNK do
+    local to = min(from + CHUNK - 1, #fields)
+    local records = call('HMGET', memory_key, unpack(fields, from, to))
+    for i = 1, to - from + 1 do
+      local field = fields[from + i - 1]
+      local record = records[i] and sub(field, 1, 1) == 'r' and read_record(records[i])
+      if record and lapse_early(led, record) then
+        moves.records[#moves.records + 1] = { field, record }
+        moves[#moves + 1] = FORGETTING + record[R_FORGET]
+        moves[#moves + 1] = field
+        led.forget = min(led.forget, record[R_FORGET])
+      end
+    end
+  end
+end
+
 -- NO-LEAK: works out in memory what is due to come back. Returns the agenda entries to move, and in `records` the records that
--- change; nil if nothing was due. Whoever writes the ledger writes both with `write_lapsed`.
+-- change, and in `expired` whether agenda and memory have expired; nil if nothing was due. Whoever writes the ledger writes both with `write_lapsed`.
 local function give_back_due(led, agenda_key, memory_key)
   local now = led.time
   if led.due > now and not led.was_wrong then return nil end
   -- ONE-CLOCK: no deadline that was set by a clock that was wrong can be trusted. All holds lapse.
   local due = call('ZRANGEBYSCORE', agenda_key, '-inf', led.was_wrong and '(1e14' or now)
-  local moves = { records = {} }
+  local moves = { records = {}, lapsed = #due }
+  if led.was_wrong then lapse_remembered(led, agenda_key, memory_key, moves) end
   for from = 1, #due, CHUNK do
     local to = min(from + CHUNK - 1, #due)
     local records = call('HMGET', memory_key, unpack(due, from, to))
@@ -57,8 +78,8 @@ local function give_back_due(led, agenda_key, memory_key)
   led.live = max(led.live - #due, 0)
   -- The agenda expires a while after its last entry is to be forgotten, whether or not anybody has asked since the holds were due:
   -- then nothing is live.
-  local agenda_expired = #due == 0 and led.live > 0 and call('EXISTS', agenda_key) == 0
-  if led.was_wrong or agenda_expired then
+  moves.expired = #due == 0 and led.live > 0 and call('EXISTS', agenda_key) == 0
+  if led.was_wrong or moves.expired then
     give_back_all(led)
   else
     local first = call('ZRANGEBYSCORE', agenda_key, '(' .. format('%d', now), '(1e14', 'WITHSCORES', 'LIMIT', 0, 1)
@@ -67,13 +88,19 @@ local function give_back_due(led, agenda_key, memory_key)
   return moves
 end
 
-local function write_lapsed(agenda_key, memory_key, moves)
+local function write_lapsed(led, agenda_key, memory_key, moves)
   if not moves then return end
+  -- The memory expires at the same time. Redis may still have it, if its clock was ahead when this script or another one has asked for the
+  -- agenda: a reservation that has lapsed there must not be committed in time when the clock is set right.
+  if moves.expired then
+    call('DEL', memory_key)
+    led.memory, led.forget = 0, NEVER
+  end
   for from = 1, #moves, CHUNK do
     call('ZADD', agenda_key, unpack(moves, from, min(from + CHUNK - 1, #moves)))
   end
   for i = 1, #moves.records do write_record(memory_key, unpack(moves.records[i])) end
-  lapsed_holds = (lapsed_holds or 0) + #moves / 2
+  lapsed_holds = (lapsed_holds or 0) + moves.lapsed
 end
 
 -- The earliest live deadline, or nil. What is due has been given back.

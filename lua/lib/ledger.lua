@@ -152,14 +152,20 @@ local function own_window(led, group)
   end
 end
 
--- The open window that stands although its group has another kind of anchor now: a catalog edit of the anchor waits for its end.
-local function standing_window(led, group)
+-- The window in force of this unit and period: of those that have begun, the last one, if it is open. And whether it is of the group's
+-- kind of anchor.
+local function window_in_force(led, group)
   local unit, period, anchor = unpack_struct(FRAME_FORMAT, group[G_FRAME])
   for _, w in ipairs(led.groups[group[G_ID]]) do
     local same_kind = is_of_kind(w, unit, period, anchor)
-    -- Of those that have begun, only the last one is in force.
-    if same_kind ~= nil and w[START] <= led.time then return same_kind == false and led.time < w[END] and w or nil end
+    if same_kind ~= nil and w[START] <= led.time then return led.time < w[END] and w or nil, same_kind end
   end
+end
+
+-- The open window that stands although its group has another kind of anchor now: a catalog edit of the anchor waits for its end.
+local function standing_window(led, group)
+  local w, same_kind = window_in_force(led, group)
+  return same_kind == false and w or nil
 end
 
 -- `first`, and then the group's other windows. Of those that a moved anchor has left behind, only the last one is kept; of all, only

@@ -18,14 +18,17 @@ local function entered_window(led, group)
   if led.time < group[G_START] or led.time >= group[G_END] then return false end
   if not led.groups[group[G_ID]] then return nil end
   local w = own_window(led, group)
-  -- Unlike a catalog edit, this leaves a window of another kind of anchor behind.
-  if not w and standing_window(led, group) then return open_window(led, group) end
+  -- Unlike a catalog edit, this leaves the window in force behind, so that no replica goes on in it.
+  if not w and window_in_force(led, group) then return open_window(led, group) end
   if w then
     local _, _, anchor = unpack_struct(FRAME_FORMAT, group[G_FRAME])
     if w[ANCHOR] ~= anchor then
       -- Counted from another anchor to the same start: it goes on, with its counters and its end.
       w[ANCHOR] = anchor
       w[FRAME] = pack_struct(FRAME_FORMAT, w[UNIT], w[PERIOD], anchor, w[START], w[END])
+      -- It is kept until the end of the one after it, which is counted from the new anchor.
+      local ends, _, _, after = group[G_END], unpack_struct(AROUND_FORMAT, group[G_AROUND])
+      w[KEPT] = w[END] < ends and ends or after
     end
   end
   set_windows(led, group[G_ID], windows_after(led, group, w))

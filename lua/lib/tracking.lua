@@ -14,7 +14,7 @@ end
 
 -- Remembers the call if it has a request id, and writes the ledger: the last writes of the three scripts.
 local function write_tracked(keys, led, lapsed, request_id, digest, event_id, forget_at, claims)
-  write_lapsed(keys.agenda, keys.memory, lapsed)
+  write_lapsed(led, keys.agenda, keys.memory, lapsed)
   if request_id ~= '' then
     local field = 'q' .. request_id
     call('HSET', keys.memory, field, pack('track', digest, event_id, forget_at, claims_bytes(claims)))

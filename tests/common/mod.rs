@@ -11,6 +11,7 @@ pub mod proxy;
 pub mod redis_cluster;
 pub mod redis_server;
 pub mod served;
+pub mod timed_redis;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -93,7 +94,10 @@ pub fn redis_options() -> RedisOptions {
 /// A connection to the shared Redis, to look and to tamper.
 pub async fn redis() -> redis::aio::MultiplexedConnection {
     let client = redis::Client::open(redis_url()).expect("the URL is valid");
-    client.get_multiplexed_async_connection().await.expect("Redis answers")
+    // Patient: other programs may be busy, and no test is about how fast this is.
+    let patience = Some(Duration::from_secs(60));
+    let config = redis::AsyncConnectionConfig::new().set_connection_timeout(patience).set_response_timeout(patience);
+    client.get_multiplexed_async_connection_with_config(&config).await.expect("Redis answers")
 }
 
 /// A replica of the server, on the shared Redis unless told otherwise.
@@ -176,12 +180,18 @@ pub fn keys(user: &str) -> UserKeys {
     UserKeys::new(&owner(user))
 }
 
+const ASKED: &str = "local redis_now = clock_of_redis()";
+const STEPPED: &str = "local redis_now = tonumber(call('GET', 'test-clock:' .. key) or '') or clock_of_redis()";
+
+/// This Lua, with the test clock in the place where the scripts ask for the time.
+pub fn with_stepped_clock(source: &str) -> String {
+    source.replacen(ASKED, STEPPED, 1)
+}
+
 /// The scripts, which take a user's test clock for Redis's, where there is one.
 pub fn stepped_scripts() -> &'static Scripts {
     static SCRIPTS: LazyLock<Scripts> = LazyLock::new(|| {
-        const ASKED: &str = "local redis_now = clock_of_redis()";
-        const STEPPED: &str = "local redis_now = tonumber(call('GET', 'test-clock:' .. key) or '') or clock_of_redis()";
-        let stepped = scripts().changed(|script| script.source.replacen(ASKED, STEPPED, 1)).as_functions();
+        let stepped = scripts().changed(|script| with_stepped_clock(&script.source)).as_functions();
         assert!(stepped.reserve.source.contains(STEPPED), "the scripts ask for the time in one place");
         stepped
     });

@@ -77,3 +77,22 @@ async fn a_release_and_a_repeated_commit_are_right_after_a_clock_was_far_ahead()
     )
     .await;
 }
+
+#[tokio::test]
+async fn a_hold_that_lapsed_at_a_wrong_time_is_not_given_back_once_more() {
+    check(
+        CATALOG,
+        "
+        clock u 2031-01-15T12:00:00Z
+        reserve u x 2 ttl=10m as=A => allowed
+        reserve u x 2 ttl=10m as=C => allowed
+        clock u 2031-01-15T12:10:00Z # their deadline, too early
+        track u x 1 => month.used=1 month.held=0
+        clock u 2031-01-15T12:00:01Z
+        reserve u x 3 ttl=10m as=B => allowed month.held=3
+        commit A 2 => late COMMITTED month.used=3 month.held=3
+        release C => EXPIRED month.held=3
+    ",
+    )
+    .await;
+}

@@ -34,4 +34,5 @@ mod tls;
 mod traces;
 mod track;
 mod verify;
+mod windows;
 mod wire;

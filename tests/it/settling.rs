@@ -61,6 +61,20 @@ async fn a_commit_may_name_anything_where_only_events_are_counted_and_the_quanti
 }
 
 #[tokio::test]
+async fn a_commit_that_names_the_quantity_twice_is_counted_by_the_named_one_as_an_event_is() {
+    check(
+        CATALOG,
+        "
+        track u llm.tokens 16 quantity=4 => tokens.used=4
+        reserve u llm.tokens 16 quantity=4 as=A => allowed tokens.held=4
+        commit A 20 quantity=5 => COMMITTED tokens.used=9 calls.used=2
+        commit A 5 => COMMITTED replayed tokens.used=9
+    ",
+    )
+    .await;
+}
+
+#[tokio::test]
 async fn refunding_all_that_was_committed_gives_back_every_charge_whatever_the_rounding() {
     check(
         CATALOG,

@@ -528,6 +528,17 @@ async fn what_is_odd_but_possible_is_no_contradiction() {
             redis.call('ZREM', agenda, live) redis.call('HDEL', memory, live, 'qr1')",
             &["ledger: note: the user's clock is "],
         ),
+        // All live holds lapsed when a wrong clock was set right; the keys that it wrote stay, also when the reservation is forgotten.
+        (
+            "edit(live, function(it) it[2] = led[1] end) score(live, FORGETTING + get(live)[3])
+            led[2], led[3], tokens[1][8], calls[1][8] = 0, NEVER, 0, 0 save()",
+            &["hold:: note: shows a reservation that lapsed when Redis's clock, which had been ahead, was set right"],
+        ),
+        (
+            "led[2], led[3], tokens[1][8], calls[1][8] = 0, NEVER, 0, 0 save() redis.call('PEXPIRE', hold, 7200000)
+            redis.call('ZREM', agenda, live) redis.call('HDEL', memory, live, 'qr1')",
+            &["hold:: note: shows a reservation that lapsed when Redis's clock, which had been ahead, was set right"],
+        ),
         // DeleteUser was cut short: these keys expire alone, if they do.
         (
             "redis.call('DEL', unpack(KEYS))",

@@ -6,7 +6,7 @@ use prost_types::{Duration, Timestamp};
 use tollgate::grpc::v1;
 use tonic::Code;
 
-use crate::price::Unpriced;
+use crate::price::Unmeasured;
 use crate::sketch::{Group, Unit};
 use crate::user::{Claim, Reservation, User};
 use crate::windows::NEVER;
@@ -40,16 +40,36 @@ pub fn invalid(reason: &str) -> Answer {
     fault(Code::InvalidArgument, reason)
 }
 
-fn missing_quantity(group: &str, quantity: &str) -> Answer {
-    let facts = vec![("limit_group_id", group.to_owned()), ("quantity", quantity.to_owned())];
-    fault_with(Code::InvalidArgument, "QUANTITY_MISSING", facts)
+/// SPEC does not say which facts a fault has.
+const ANY: &str = "*";
+
+/// Of a group that matches.
+pub fn unmeasured(group: &str, why: Unmeasured) -> Answer {
+    match why {
+        Unmeasured::Missing(quantity) => {
+            let facts = vec![("limit_group_id", group.to_owned()), ("quantity", quantity)];
+            fault_with(Code::InvalidArgument, "QUANTITY_MISSING", facts)
+        }
+        Unmeasured::NotANumber => invalid("INVALID_FIELD"),
+    }
 }
 
-/// Why the event has no price in this group.
-pub fn unpriced(group: &str, unpriced: &Unpriced) -> Answer {
-    match unpriced {
-        Unpriced::Missing(quantity) => missing_quantity(group, quantity),
-        Unpriced::Unreadable => invalid("INVALID_FIELD"),
+/// Of a commit.
+pub fn nothing_measured() -> Answer {
+    fault_with(Code::InvalidArgument, "NOTHING_MEASURED", vec![(ANY, String::new())])
+}
+
+impl Answer {
+    /// Whether this is what the model expects, as far as SPEC says it.
+    pub fn is(&self, expected: &Self) -> bool {
+        match (self, expected) {
+            (Self::Fault(code, reason, _), Self::Fault(expected, expected_reason, facts))
+                if facts.contains_key(ANY) =>
+            {
+                (code, reason) == (expected, expected_reason)
+            }
+            _ => self == expected,
+        }
     }
 }
 

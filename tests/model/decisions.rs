@@ -3,12 +3,12 @@
 use tollgate::grpc::v1;
 use tonic::Code;
 
-use crate::answers::{Answer, claim_row, denied, duration, fault, invalid, row, timestamp, unpriced};
-use crate::price::{self, Unpriced};
+use crate::answers::{Answer, claim_row, denied, duration, fault, invalid, row, timestamp, unmeasured};
+use crate::price::{self, Unmeasured};
 use crate::reference::{Model, Outcome};
 use crate::sketch::{Event, Group, LARGEST, Measure, Period, Plan};
 use crate::user::{Claim, Id, Reservation, State};
-use crate::windows::NEVER;
+use crate::windows::{NEVER, Wanted};
 
 /// One group that an event feeds.
 pub struct Match<'a> {
@@ -35,7 +35,7 @@ impl Match<'_> {
             charge: self.charge,
             measures: self.measures.clone(),
             committed: None,
-            refunded: 0,
+            counted: None,
         }
     }
 }
@@ -57,23 +57,29 @@ impl Model {
             if measures.is_empty() {
                 continue;
             }
-            let window = self.users[user].window(group, anchor, plan.zone);
+            let wanted = Wanted { group, zone: plan.zone, cycle_anchor: anchor };
+            let this = &mut self.users[user];
+            let window = this.windows.current(wanted, this.now);
             if group.anchored
                 && group.period == Period::Monthly
                 && anchor.is_some_and(|anchor| is_late_day(anchor, plan))
             {
                 self.cover("an anchor on the 29th to 31st");
             }
+            if event.quantity.is_none() && event.quantities.is_empty() {
+                self.cover("an event that names no quantity");
+            }
             let measure = match price::choose(&measures, event, group.unit) {
                 Ok(measure) => measure,
                 Err(why) => {
                     self.cover(match why {
-                        Unpriced::Missing(_) => "a group matches but nothing is measurable",
-                        Unpriced::Unreadable => "a group matches but measures what is no number",
+                        Unmeasured::Missing(_) => "a group matches but nothing is measurable",
+                        Unmeasured::NotANumber => "a measured name that is no number",
                     });
-                    return Err(unpriced(&group.id, &why));
+                    return Err(unmeasured(&group.id, why));
                 }
             };
+
             let Some(charge) = price::charge(measure, event, group.unit, down) else {
                 self.cover("an amount that no counter can hold");
                 return Err(fault(Code::OutOfRange, "OUT_OF_RANGE"));
@@ -95,7 +101,7 @@ impl Model {
         let user = &self.users[user];
         match found.group.quota {
             Some(0) => !found.group.hard,
-            Some(quota) if found.group.hard => user.counted(found.window) + found.charge <= quota,
+            Some(quota) if found.group.hard => found.charge == 0 || user.counted(found.window) + found.charge <= quota,
             _ => true,
         }
     }
@@ -194,7 +200,7 @@ impl Model {
                 self.cover("a denied call with an id");
             }
             // Nothing of it stays, not even a window.
-            self.users[user] = before;
+            self.restore(user, before);
             return Ok(Answer::Reserve(answer));
         }
         if matches.iter().any(|found| self.overflows(user, found)) {
@@ -202,6 +208,7 @@ impl Model {
             return Err(fault(Code::OutOfRange, "OUT_OF_RANGE"));
         }
         self.cover("reserved");
+        self.cover_free(user, &matches);
         let claims = matches.iter().map(Match::claim).collect();
         self.uses_default(user, &plan);
         let user_now = &mut self.users[user];
@@ -211,6 +218,7 @@ impl Model {
             claims,
             deadline,
             forgotten: deadline + self.settings.settlement_ms,
+            remembered: deadline + self.settings.settlement_ms,
             state: State::Held,
             late: false,
         };
@@ -232,6 +240,19 @@ impl Model {
         self.cover(if full < matches.len() { "one of several groups is full" } else { "all groups are full" });
         if matches.iter().any(|found| found.group.quota == Some(0) && found.group.hard) {
             self.cover("quota 0 denies");
+        }
+        if matches.iter().any(|found| found.group.quota == Some(0) && found.group.hard && found.charge == 0) {
+            self.cover("quota 0 denies a charge of 0");
+        }
+    }
+
+    pub fn cover_free(&mut self, user: usize, matches: &[Match<'_>]) {
+        let over = |found: &Match<'_>| {
+            let counted = self.users[user].counted(found.window);
+            found.charge == 0 && found.group.hard && found.group.quota.is_some_and(|quota| counted > quota)
+        };
+        if matches.iter().any(over) {
+            self.cover("a charge of 0 fits a group that is over its quota");
         }
     }
 

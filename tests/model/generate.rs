@@ -1,7 +1,10 @@
 //! What to try: catalogs and sequences of operations, from a seed. Small worlds, so that things meet: few users, few ids, few names,
 //! times at and around every boundary.
 
-use std::collections::BTreeMap;
+#[path = "stories.rs"]
+mod stories;
+
+use std::collections::{BTreeMap, VecDeque};
 
 use fastrand::Rng;
 
@@ -43,6 +46,8 @@ struct Generator {
     model: Model,
     /// What was asked before, to be asked again.
     asked: Vec<Operation>,
+    /// What comes next.
+    planned: VecDeque<(usize, Option<usize>, Call)>,
 }
 
 /// The case of this seed.
@@ -52,7 +57,7 @@ pub fn case(seed: u64, length: u32) -> Case {
     // Month ends, leap days and changes of the clocks are near some of these: 2031-01-29 to 2033-03-31.
     let start = 1_927_411_200_000 + random.i64(0..792) * DAY + random.i64(0..DAY);
     let model = Model::new(settings.clone(), USERS, start);
-    let mut generator = Generator { random, model, asked: Vec::new() };
+    let mut generator = Generator { random, model, asked: Vec::new(), planned: VecDeque::new() };
     let mut operations = Vec::new();
     for number in 0..length {
         let operation = generator.operation(number);
@@ -73,10 +78,15 @@ fn once_in(random: &mut Rng, times: u32) -> bool {
 
 fn settings(random: &mut Rng) -> Settings {
     let catalog = catalog(random);
-    // The third replica has an edited catalog.
-    let edited = edited(random, &catalog);
+    // The third replica has an edited catalog, sometimes the second another one; or each has a catalog of its own, of few groups that all
+    // have the same ids.
+    let catalogs = match random.u32(..8) {
+        0 => (0..3).map(|_| crowded(random)).collect(),
+        1..4 => vec![catalog.clone(), edited(random, &catalog), edited(random, &catalog)],
+        _ => vec![catalog.clone(), catalog.clone(), edited(random, &catalog)],
+    };
     Settings {
-        catalogs: vec![catalog.clone(), catalog, edited],
+        catalogs,
         settlement_ms: pick(random, &[0, 1000, 60_000, 900_000, 5 * DAY]),
         replay_ms: pick(random, &[0, 1000, 60_000, 900_000, 5 * DAY]),
     }
@@ -105,7 +115,24 @@ fn catalog(random: &mut Rng) -> Catalog {
     Catalog { default_plan, plans }
 }
 
-/// Another price list: quotas, labels and rules differ, groups and a plan may be gone. Units, periods and anchors stay: those make another
+/// Plans in which the groups of one id have nothing in common, so that their windows are many.
+fn crowded(random: &mut Rng) -> Catalog {
+    let mut catalog = catalog(random);
+    let long = [Period::Daily, Period::Weekly, Period::Monthly, Period::Yearly, Period::Lifetime];
+    for plan in &mut catalog.plans {
+        plan.groups = GROUPS[..2].iter().map(|id| group(random, id)).collect();
+        for group in &mut plan.groups {
+            if once_in(random, 4) {
+                continue;
+            }
+            group.period = pick(random, &long);
+            group.rules = vec![Rule { pattern: "*".to_owned(), conditions: Vec::new(), measure: Measure::Events }];
+        }
+    }
+    catalog
+}
+
+/// Another price list: groups and a plan may be gone, and everything of a group may differ. Another unit, period or anchor makes another
 /// window.
 fn edited(random: &mut Rng, catalog: &Catalog) -> Catalog {
     let mut catalog = catalog.clone();
@@ -119,8 +146,22 @@ fn edited(random: &mut Rng, catalog: &Catalog) -> Catalog {
         for group in &mut plan.groups {
             if once_in(random, 2) {
                 group.label = "Edited".to_owned();
+                if once_in(random, 4) {
+                    group.unit = pick(random, &UNITS);
+                }
+                if once_in(random, 3) {
+                    group.period = pick(random, &PERIODS);
+                }
+                if once_in(random, 3) {
+                    group.anchored = !group.anchored;
+                }
+                if once_in(random, 6) {
+                    group.hard = !group.hard;
+                }
+                if once_in(random, 2) {
+                    group.rules = rules(random);
+                }
                 group.quota = quota(random, group.unit);
-                group.rules = rules(random);
             }
         }
     }
@@ -193,7 +234,7 @@ fn rule(random: &mut Rng) -> Rule {
             let mut names = QUANTITIES.to_vec();
             random.shuffle(&mut names);
             names.truncate(random.usize(1..=3));
-            let weights = [PICO, PICO, 2 * PICO, PICO / 2, PICO / 10, PICO / 4000, PICO / 1000, 1, 1_000_000 * PICO];
+            let weights = [PICO, PICO, 2 * PICO, PICO / 2, PICO / 10, PICO / 4000, PICO / 1000, 1, 0, 1_000_000 * PICO];
             let odd = random.u128(1..3 * PICO);
             let term = |name: &&str| {
                 let weight = if once_in(random, 6) { odd } else { pick(random, &weights) };
@@ -246,7 +287,9 @@ impl Generator {
         }
         // A measure may be named in metadata.
         if once_in(random, 4) {
-            let value = pick(random, &["12", "0.5", "3.000001", "many", "-1", "1e3", "9007199254740991"]);
+            let numbers = ["12", "0.5", "3.000001", "12", "9007199254740991"];
+            let texts = ["many", "-5", "1e3", "1,000", " 12", ""];
+            let value = if once_in(random, 2) { pick(random, &texts) } else { pick(random, &numbers) };
             metadata.insert(pick(random, &QUANTITIES).to_owned(), value.to_owned());
         }
         // Mostly with everything that a measure may name.
@@ -256,6 +299,7 @@ impl Generator {
         let (quantity, quantities) = match random.u32(..12) {
             0 => (Some(0), quantities.into_keys().map(|name| (name, 0)).collect()),
             1 => (self.exact_rest(user).or(quantity), BTreeMap::new()),
+            2 => (None, BTreeMap::new()),
             _ => (quantity, quantities),
         };
         let random = &mut self.random;
@@ -273,7 +317,7 @@ impl Generator {
         let (plan, _) = self.model.in_force_plan(replica, user)?;
         let group = &plan.groups[self.random.usize(..plan.groups.len())];
         let user = &self.model.users[user];
-        let window = user.current(&group.id)?;
+        let window = user.windows.last(group)?;
         let taken = if self.random.bool() { user.windows[window].used } else { user.counted(window) };
         let rest = group.quota?.checked_sub(taken)?;
         Some(rest * MICRO / group.unit.scale()).filter(|rest| *rest > 0 && *rest <= 8_000_000_000 * MICRO)
@@ -323,15 +367,23 @@ impl Generator {
     }
 
     fn operation(&mut self, number: u32) -> Operation {
-        let user = usize::from(once_in(&mut self.random, 4));
         let replica = self.random.usize(..self.model.settings.catalogs.len());
-        let call = match self.random.u32(..100) {
-            0..28 => self.reserve(user),
-            28..41 => Call::Commit { of: self.reservation(user), actual: self.actual() },
-            41..47 => Call::Release { of: self.reservation(user) },
+        if let Some((user, at, call)) = self.planned.pop_front() {
+            let replica = at.unwrap_or(replica);
+            let operation = Operation { number, replica, user, call };
+            self.asked.push(operation.clone());
+            return operation;
+        }
+        let user = usize::from(once_in(&mut self.random, 4));
+        let dice = self.random.u32(..100);
+        let call = match dice {
+            0..6 => self.story(dice, user, number),
+            6..27 => self.reserve(user),
+            27..42 => Call::Commit { of: self.reservation(user), actual: self.actual() },
+            42..47 => Call::Release { of: self.reservation(user) },
             47..57 => self.track(user),
-            57..64 => self.refund(user),
-            64..67 => Call::CanUse { event: self.event(user) },
+            57..65 => self.refund(user),
+            65..67 => Call::CanUse { event: self.event(user) },
             67..74 => self.usage(),
             74..79 => self.upsert(user),
             79..80 => Call::Subscription,
@@ -347,7 +399,7 @@ impl Generator {
 
     /// What was asked before, word for word or spelled otherwise, or changed a little.
     fn again(&mut self, number: u32, replica: usize) -> Operation {
-        let again = |asked: &&Operation| !matches!(asked.call, Call::Step(_) | Call::Delete);
+        let again = |asked: &&Operation| !matches!(asked.call, Call::Step(_) | Call::Jump(_) | Call::Delete);
         let remembered = |asked: &&Operation| match &asked.call {
             Call::Reserve { request_id, .. } | Call::Track { request_id, .. } => {
                 self.model.users[asked.user].recall(request_id).is_some()
@@ -366,16 +418,12 @@ impl Generator {
         (operation.number, operation.replica) = (number, replica);
         match &mut operation.call {
             Call::Reserve { event, ttl_ms, .. } => match self.random.u32(..8) {
-                0 => *event = event.normal(),
                 1 => *ttl_ms = Some(60_000),
                 2 => event.quantity = Some(5 * MICRO),
                 _ => {}
             },
-            Call::Track { event, enforce, .. } => match self.random.u32(..8) {
-                0 => *event = event.normal(),
-                1 => *enforce = !*enforce,
-                _ => {}
-            },
+            Call::Commit { actual, .. } if once_in(&mut self.random, 3) => *actual = self.actual(),
+            Call::Track { enforce, .. } if self.random.u32(..8) == 1 => *enforce = !*enforce,
             _ => {}
         }
         self.asked.push(operation.clone());
@@ -400,7 +448,13 @@ impl Generator {
         if once_in(random, 3) {
             return None;
         }
-        Some(Actual { quantity: once_in(random, 3).then(|| number(random)), quantities: numbers(random, 3) })
+        let quantity = once_in(random, 3).then(|| number(random));
+        if once_in(random, 6) {
+            // A total, or a name that no catalog has.
+            let name = pick(random, &["total_tokens", "completion_token"]);
+            return Some(Actual { quantity, quantities: [(name.to_owned(), number(random))].into() });
+        }
+        Some(Actual { quantity, quantities: numbers(random, 3) })
     }
 
     fn track(&mut self, user: usize) -> Call {
@@ -413,14 +467,18 @@ impl Generator {
     fn refund(&mut self, user: usize) -> Call {
         let mut event = self.event(user);
         let mut refund = None;
-        if !once_in(&mut self.random, 3) {
+        if !once_in(&mut self.random, 4) {
             let of = self.reservation(user);
             refund = Some(Refund { of, in_metadata: once_in(&mut self.random, 3) });
             // Mostly of the event that was reserved, with what it had.
             let reserved = self.model.users[user].reservations.get(&of).map(|reservation| reservation.event.clone());
-            if let Some(reserved) = reserved.filter(|_| !once_in(&mut self.random, 6)) {
+            if let Some(reserved) = reserved.filter(|_| !once_in(&mut self.random, 5)) {
                 event = reserved;
-                if once_in(&mut self.random, 2) {
+                let left = self.left(user, of).filter(|_| !once_in(&mut self.random, 3));
+                if let Some(left) = left {
+                    // All that was committed, or what is left of it.
+                    event = left;
+                } else if once_in(&mut self.random, 2) {
                     event.quantity = Some(number(&mut self.random));
                     event.quantities.extend(numbers(&mut self.random, 2));
                 }
@@ -428,6 +486,12 @@ impl Generator {
         }
         event.name.push_str(".refund");
         Call::Track { event, request_id: self.request_id(), enforce: once_in(&mut self.random, 8), refund }
+    }
+
+    /// What a reservation has counted and not yet given back, as an event.
+    fn left(&self, user: usize, of: u32) -> Option<Event> {
+        let claims = &self.model.users[user].reservations.get(&of)?.claims;
+        claims.iter().find_map(|claim| claim.counted.as_ref()).map(|counted| counted.event.clone())
     }
 
     fn usage(&mut self) -> Call {
@@ -454,6 +518,7 @@ impl Generator {
                     let quota = match self.random.u32(..5) {
                         0 => Quota::Unlimited,
                         1 => Quota::Amount(number(&mut self.random)),
+                        2 => Quota::Amount(self.random.u128(1..5 * MICRO)),
                         _ => Quota::Amount(self.random.u128(0..300) * MICRO),
                     };
                     overrides.insert(id.to_owned(), quota);
@@ -467,6 +532,10 @@ impl Generator {
             _ => None,
         };
         let anchor = once_in(&mut self.random, 4).then(|| {
+            if once_in(&mut self.random, 2) {
+                // Along the grid of some group, as a payment provider moves it.
+                return When::WindowStart(self.random.usize(..8), pick(&mut self.random, &[0, 0, 0, 0, 1, -DAY]));
+            }
             let spans = [0, -1, -1000, -3_600_000, -DAY, -20 * DAY, -45 * DAY, 1000, DAY, 40 * DAY];
             When::After(pick(&mut self.random, &spans))
         });

@@ -199,15 +199,14 @@ fn explains(model: &Model, records: &[Record], done: u32, seen: &mut HashSet<(u3
     let open = || records.iter().enumerate().filter(|(index, _)| done & (1 << index) == 0);
     // What began after another open call has ended comes after it.
     let Some(first_end) = open().map(|(_, record)| record.ended).min() else { return true };
-    if !seen.insert((done, format!("{:?}", model.users))) {
+    if !seen.insert((done, format!("{:?} {:?}", model.clock, model.users))) {
         return false;
     }
     open().filter(|(_, record)| record.began < first_end).any(|(index, record)| {
         if gave_up(record, records) {
             return explains(model, records, done | 1 << index, seen);
         }
-        let mut next =
-            Model { users: model.users.clone(), settings: model.settings.clone(), covered: Default::default() };
+        let mut next = Model { covered: Default::default(), ..model.clone() };
         next.apply(&record.operation) == record.answer && explains(&next, records, done | 1 << index, seen)
     })
 }

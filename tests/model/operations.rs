@@ -52,8 +52,10 @@ pub enum Call {
         end: Option<When>,
     },
     Delete,
-    /// Not a call: time passes for the user. It never goes back.
+    /// Not a call: Redis's clock goes on.
     Step(When),
+    /// Not a call: Redis's clock is set so many milliseconds forwards or backwards.
+    Jump(i64),
 }
 
 /// Of which reservation a refund is.
@@ -88,6 +90,8 @@ pub enum When {
     Forgotten(u32, i64),
     /// From the end of the current window of the group with this number in the plan.
     WindowEnd(usize, i64),
+    /// From the start of the open window with this number, of those that follow a cycle anchor.
+    WindowStart(usize, i64),
     /// From the end of the subscription.
     SubscriptionEnd(i64),
 }

@@ -46,58 +46,59 @@ fn number(text: &str) -> Option<u128> {
     Some(whole.parse::<u128>().ok()? * MICRO + format!("{decimals:0<6}").parse::<u128>().ok()?)
 }
 
-/// What an event has for a term.
-enum Value {
-    Known(u128),
-    Missing,
-    /// Its metadata has something that is no decimal number.
-    Unreadable,
-}
-
-fn value(term: &Term, event: &Event, unit: Unit) -> Value {
-    let own = if term.name == "quantity" { event.quantity } else { None };
-    let named = event.quantities.get(&term.name).copied();
-    // An absent quantity means 1, but only where things are counted.
-    let implied = (term.name == "quantity" && unit == Unit::Count).then_some(MICRO);
-    match (named.or(own), event.metadata.get(&term.name)) {
-        (Some(value), _) => Value::Known(value),
-        (None, Some(text)) => number(text).map_or(Value::Unreadable, Value::Known),
-        (None, None) => term.default.or(implied).map_or(Value::Missing, Value::Known),
-    }
-}
-
-/// Why an event has no price.
-pub enum Unpriced {
+/// Why no rule of a group that matches can measure the event.
+#[derive(Debug)]
+pub enum Unmeasured {
     /// The first quantity that is missing.
     Missing(String),
-    /// The name of what is no number.
-    Unreadable,
+    /// A measured name whose value in the metadata is no decimal number.
+    NotANumber,
 }
 
-/// The first measure that the event has everything for; else the first quantity that is missing.
-pub fn choose<'a>(measures: &'a [Measure], event: &Event, unit: Unit) -> Result<&'a Measure, Unpriced> {
+/// What the event has of a quantity: its own, else that of the metadata, else the default of the rule, else, for `quantity`, 1 where
+/// the unit is `count`.
+fn value(term: &Term, event: &Event, unit: Unit) -> Result<Option<u128>, Unmeasured> {
+    let own = if term.name == "quantity" { event.quantity } else { None };
+    let named = event.quantities.get(&term.name).copied().or(own);
+    if named.is_some() {
+        return Ok(named);
+    }
+    if let Some(text) = event.metadata.get(&term.name) {
+        return number(text).map(Some).ok_or(Unmeasured::NotANumber);
+    }
+    let one = term.name == "quantity" && unit == Unit::Count;
+    Ok(term.default.or(one.then_some(MICRO)))
+}
+
+/// The first measure that the event has everything for.
+pub fn choose<'a>(measures: &'a [Measure], event: &Event, unit: Unit) -> Result<&'a Measure, Unmeasured> {
     let mut missing = None;
     for measure in measures {
         let Measure::Terms(terms) = measure else { return Ok(measure) };
-        if terms.iter().any(|term| matches!(value(term, event, unit), Value::Unreadable)) {
-            return Err(Unpriced::Unreadable);
+        let mut complete = true;
+        for term in terms {
+            if value(term, event, unit)?.is_none() {
+                complete = false;
+                missing = missing.or(Some(term.name.clone()));
+            }
         }
-        match terms.iter().find(|term| matches!(value(term, event, unit), Value::Missing)) {
-            None => return Ok(measure),
-            Some(term) => missing = missing.or(Some(term.name.clone())),
+        if complete {
+            return Ok(measure);
         }
     }
-    Err(Unpriced::Missing(missing.expect("a group that matches has a measure")))
+    Err(Unmeasured::Missing(missing.expect("a group that matches has a measure")))
+}
+
+/// Whether the event itself names this quantity.
+pub fn names(term: &Term, event: &Event) -> bool {
+    event.quantities.contains_key(&term.name) || (term.name == "quantity" && event.quantity.is_some())
 }
 
 /// In the unit's smallest, rounded up once, or down; `None` above the largest counter.
 pub fn charge(measure: &Measure, event: &Event, unit: Unit, down: bool) -> Option<u128> {
     let Measure::Terms(terms) = measure else { return Some(1) };
-    let known = |term: &Term| match value(term, event, unit) {
-        Value::Known(value) => BigUint::from(value),
-        Value::Missing | Value::Unreadable => unreachable!("it was chosen for that"),
-    };
-    let sum: BigUint = terms.iter().map(|term| known(term) * term.weight * unit.scale()).sum();
+    let value = |term: &Term| value(term, event, unit).ok().flatten().expect("it was chosen for that");
+    let sum: BigUint = terms.iter().map(|term| BigUint::from(value(term)) * term.weight * unit.scale()).sum();
     let one = BigUint::from(MICRO * PICO);
     let units = if down { sum / one } else { (sum + &one - 1_u32) / one };
     u128::try_from(units).ok().filter(|units| *units <= unit.most())

@@ -22,7 +22,8 @@ use crate::answers::{Answer, duration, timestamp};
 use crate::operations::{Actual, Call, Operation, Quota, Refund, When};
 use crate::reference::Settings;
 use crate::sketch::{Event, double};
-use crate::support::{Step, fresh_user, owner, redis, redis_url, step_clock};
+use crate::support::timed_redis::TimedRedis;
+use crate::support::{Step, fresh_user, owner, redis_url, step_clock};
 
 /// A reservation that nobody ever made, of a user who is none of the test's.
 const NOBODYS: &str = "AAAAAAAAAAAAAAAAAAAAAA.default:nobody";
@@ -31,6 +32,8 @@ pub struct Real {
     replicas: Vec<(Metering, Subscriptions)>,
     users: Vec<String>,
     names: Names,
+    /// None: the shared one.
+    redis: Option<Arc<TimedRedis>>,
 }
 
 /// What the service has named at random.
@@ -65,17 +68,32 @@ impl Real {
             replicas: settings.catalogs.iter().enumerate().map(replica).collect(),
             users: (0..users).map(|_| fresh_user("model")).collect(),
             names: Names::default(),
+            redis: None,
         }
     }
 
-    /// The user's time is this from now on.
+    /// The same, on this Redis.
+    pub fn on(self, redis: Arc<TimedRedis>) -> Self {
+        Self { redis: Some(redis), ..self }
+    }
+
+    /// Redis's clock says this from now on when this user calls; one whose own clock can be set says it to all.
     pub async fn set_clock(&self, user: usize, to: Step) {
-        step_clock(&self.users[user], to).await;
+        match &self.redis {
+            Some(redis) => redis.set_clock(to),
+            None => {
+                step_clock(&self.users[user], to).await;
+            }
+        }
+    }
+
+    fn redis_url(&self) -> String {
+        self.redis.as_ref().map_or_else(redis_url, |redis| redis.url())
     }
 
     /// What contradicts itself in what is stored of the users.
     pub async fn contradictions(&self) -> Vec<String> {
-        let (_, findings) = tollgate::verify::run(&[redis_url()]).await.expect("Redis can be read");
+        let (_, findings) = tollgate::verify::run(&[self.redis_url()]).await.expect("Redis can be read");
         let tags: Vec<_> = self.users.iter().map(|user| format!("{{{}}}", owner(user).tag())).collect();
         let of_users = |finding: &&Finding| tags.iter().any(|tag| finding.key.contains(tag));
         let found = findings.iter().filter(|finding| finding.kind == Kind::Contradiction).filter(of_users);
@@ -92,8 +110,10 @@ impl Real {
         let ids = self.names.reservations.values().filter_map(|id| id.parse::<ReservationId>().ok());
         let holds: Vec<_> = ids.map(|id| UserKeys::new(&id.owner).hold(id.nonce.as_str())).collect();
         if !holds.is_empty() {
+            let client = redis::Client::open(self.redis_url()).expect("the URL is valid");
+            let mut connection = client.get_multiplexed_async_connection().await.expect("Redis answers");
             let mut command = redis::cmd("UNLINK");
-            let () = command.arg(holds).query_async(&mut redis().await).await.expect("keys can be deleted");
+            let () = command.arg(holds).query_async(&mut connection).await.expect("keys can be deleted");
         }
     }
 
@@ -184,7 +204,7 @@ impl Real {
                 let answer = subscriptions.delete_user(asked(v1::DeleteUserRequest { user_id })).await;
                 answer.map(|_| Answer::Deleted)
             }
-            Call::Step(_) => Ok(Answer::Stepped),
+            Call::Step(_) | Call::Jump(_) => Ok(Answer::Stepped),
         };
         answer.unwrap_or_else(|status| fault(&status))
     }

@@ -1,5 +1,6 @@
 //! The reference model: what SPEC says, in memory, for one caller after another. Small and obvious rather than fast; written from the
-//! contract and from docs/adr/0004, not from the scripts.
+//! contract and from docs/adr/0004, not from the scripts. Where the contract is silent the model says so ([`Model::silent`]), and
+//! the operation is left out, rather than to repeat what the scripts happen to do.
 //!
 //! What is held is never counted: it is the sum over the reservations that are live at the time (NO-LEAK by definition).
 
@@ -11,8 +12,8 @@ use crate::answers::{Answer, fault_with};
 use crate::operations::{Call, Operation, Quota, When};
 use crate::sketch::{Catalog, Plan};
 use crate::standing::quota;
-use crate::user::User;
-use crate::windows::NEVER;
+use crate::user::{FARTHEST_AHEAD, User};
+use crate::windows::{NEVER, Wanted, Window};
 
 /// What the operator has configured.
 #[derive(Debug, Clone)]
@@ -23,9 +24,14 @@ pub struct Settings {
     pub replay_ms: i64,
 }
 
+#[derive(Clone)]
 pub struct Model {
     pub settings: Settings,
     pub users: Vec<User>,
+    /// Redis's.
+    pub clock: i64,
+    /// The answer to the last operation depends on what SPEC does not say.
+    pub silent: bool,
     /// How often each case of the contract has occurred.
     pub covered: BTreeMap<&'static str, u64>,
 }
@@ -43,11 +49,25 @@ enum InForce<'a> {
 impl Model {
     pub fn new(settings: Settings, users: usize, now: i64) -> Self {
         let users = (0..users).map(|number| User::new(format!("user{number}"), now)).collect();
-        Self { settings, users, covered: BTreeMap::new() }
+        Self { settings, users, clock: now, silent: false, covered: BTreeMap::new() }
     }
 
     pub fn cover(&mut self, case: &'static str) {
         *self.covered.entry(case).or_default() += 1;
+    }
+
+    /// What follows depends on what SPEC does not say.
+    pub fn silent(&self) {
+        self.users[0].windows.silent.set(true);
+    }
+
+    /// The user is as before a call that is denied; what was found out on the way stays known.
+    pub fn restore(&mut self, user: usize, before: User) {
+        let windows = std::mem::take(&mut self.users[user].windows);
+        self.users[user] = before;
+        let kept = &self.users[user].windows;
+        kept.silent.set(windows.silent.get());
+        kept.notes.replace(windows.notes.take());
     }
 
     /// The time that an operation means.
@@ -61,6 +81,11 @@ impl Model {
             When::SubscriptionEnd(ms) => {
                 user.subscription.as_ref().and_then(|subscription| subscription.end).unwrap_or(user.now) + ms
             }
+            When::WindowStart(group, ms) => {
+                let open = |window: &&Window| window.is_anchored() && (window.start..window.end).contains(&user.now);
+                let starts: Vec<i64> = user.windows.iter().filter(open).map(|window| window.start).collect();
+                if starts.is_empty() { user.now } else { starts[group % starts.len()] + ms }
+            }
             When::WindowEnd(group, ms) => {
                 let ends = user.windows.iter().filter(|window| window.end > user.now && window.end < NEVER);
                 let mut ends: Vec<i64> = ends.map(|window| window.end).collect();
@@ -72,14 +97,95 @@ impl Model {
 
     /// Does the operation, and answers.
     pub fn apply(&mut self, operation: &Operation) -> Answer {
+        self.silent = false;
+        match &operation.call {
+            Call::Step(when) => self.set_clock(self.resolve(operation.user, when).max(self.clock)),
+            Call::Jump(ms) => self.set_clock(self.clock + ms),
+            _ => return self.ask(operation),
+        }
+        Answer::Stepped
+    }
+
+    fn ask(&mut self, operation: &Operation) -> Answer {
+        self.tick();
         let before = self.users.clone();
         let outcome = self.call(operation);
-        match outcome {
-            Ok(answer) => answer,
+        for user in &mut self.users {
+            self.silent |= user.windows.silent.take();
+            for what in user.windows.notes.take() {
+                *self.covered.entry(what).or_default() += 1;
+            }
+        }
+        let asked = self.asked(operation);
+        let answer = match outcome {
+            Ok(answer) => {
+                if let Some(user) = asked.filter(|_| wrote(&answer)) {
+                    let user = &mut self.users[user];
+                    user.stored = Some(user.now);
+                }
+                answer
+            }
             // ALL-OR-NOTHING: what is refused changes nothing.
             Err(refused) => {
                 self.users = before;
                 refused
+            }
+        };
+        if let Some(user) = asked {
+            let user = &mut self.users[user];
+            user.seen = Some(user.now);
+            user.furthest = user.furthest.max(user.now);
+        }
+        answer
+    }
+
+    /// Whose state an operation is about.
+    fn asked(&self, operation: &Operation) -> Option<usize> {
+        match &operation.call {
+            Call::Commit { of, .. } | Call::Release { of } => {
+                self.users.iter().position(|user| user.reservations.contains_key(of))
+            }
+            Call::Delete => None,
+            _ => Some(operation.user),
+        }
+    }
+
+    /// Redis's clock says this from now on, unless SPEC is silent about what follows: which calls store their time is not said of those
+    /// that change nothing, nor what a subscription is that a wrong time has seen end.
+    fn set_clock(&mut self, to: i64) {
+        let back = to < self.clock;
+        let is_clear = |user: &User| {
+            let Some(seen) = user.seen else { return true };
+            let ended = user.subscription.as_ref().and_then(|subscription| subscription.end);
+            let wrong = |clock: i64| user.stored.is_some_and(|stored| stored - clock > FARTHEST_AHEAD);
+            let written = user.stored == Some(seen) || seen <= to;
+            let unseen = ended.is_none_or(|end| end <= to || end > seen);
+            // A wrong time that was perhaps not yet corrected in writing is not to become right again.
+            if back { written && unseen } else { !wrong(self.clock) || wrong(to) }
+        };
+        if !self.users.iter().all(is_clear) {
+            return;
+        }
+        if back {
+            let wrong = |user: &User| user.stored.is_some_and(|stored| stored - to > FARTHEST_AHEAD);
+            let is_wrong = self.users.iter().any(wrong);
+            self.cover(if is_wrong { "a wrong clock" } else { "the clock goes back a little" });
+        }
+        self.clock = to;
+        for user in &mut self.users {
+            // Also the keys of who was not called may expire by it.
+            user.furthest = user.furthest.max(to);
+        }
+        self.tick();
+    }
+
+    /// ONE-CLOCK: every user's time, by Redis's clock.
+    fn tick(&mut self) {
+        for user in &mut self.users {
+            user.windows.asked(user.furthest);
+            let lives = user.earliest_deadline().is_some();
+            if user.tick(self.clock, self.settings.settlement_ms) && lives {
+                *self.covered.entry("a hold lapses by a wrong clock").or_default() += 1;
             }
         }
     }
@@ -116,12 +222,7 @@ impl Model {
                 self.cover("delete user");
                 Ok(Answer::Deleted)
             }
-            Call::Step(when) => {
-                let to = self.resolve(user, when);
-                let user = &mut self.users[user];
-                user.now = user.now.max(to);
-                Ok(Answer::Stepped)
-            }
+            Call::Step(_) | Call::Jump(_) => unreachable!("they are no calls"),
         }
     }
 
@@ -190,20 +291,24 @@ impl Model {
         }
     }
 
-    /// Every group of the plan goes on in the window that the plan's anchor asks for; `change` says with what.
+    /// Every group of the plan goes on in its own kept window, and `change` says with what. `change` is empty where the plan stays, and
+    /// only the cycle anchor was moved.
     pub fn enter(&mut self, user: usize, plan: &Plan, anchor: Option<i64>, change: &'static str) {
         for group in &plan.groups {
+            let wanted = Wanted { group, zone: plan.zone, cycle_anchor: anchor };
             let user = &mut self.users[user];
-            let full = if change == "block" { group.quota } else { None };
-            if !user.has_window(&group.id) && full.is_none() {
-                continue;
-            }
-            let window = user.realigned(group, anchor, plan.zone);
-            let window = &mut user.windows[window];
-            match full {
-                Some(quota) => window.used = quota,
-                None if change == "reset" => window.used = 0,
-                None => {}
+            let goes_on = user.windows.realign(wanted, user.now);
+            match (change, group.quota, goes_on) {
+                ("block", Some(quota), _) => {
+                    let window = user.windows.current(wanted, user.now);
+                    let window = &mut user.windows[window];
+                    if window.used > quota {
+                        *self.covered.entry("block where more is used").or_default() += 1;
+                    }
+                    window.used = window.used.max(quota);
+                }
+                ("reset", _, Some(window)) => user.windows[window].used = 0,
+                _ => {}
             }
         }
         match change {
@@ -212,5 +317,15 @@ impl Model {
             "carry" => self.cover("plan change: carry"),
             _ => {}
         }
+    }
+}
+
+/// Whether an answer says that something was written, and with it the user's time.
+fn wrote(answer: &Answer) -> bool {
+    match answer {
+        Answer::Reserve(answer) => answer.allowed && !answer.replayed,
+        Answer::Commit(answer) => !answer.replayed,
+        Answer::Track(answer) => !answer.event_id.is_empty() && !answer.replayed,
+        _ => false,
     }
 }

@@ -3,19 +3,20 @@
 use tollgate::grpc::v1;
 use tonic::Code;
 
-use crate::answers::{Answer, already_committed, claim_row, fault, fault_with, invalid, unpriced};
+use crate::answers::{Answer, already_committed, claim_row, fault, fault_with, invalid, nothing_measured, unmeasured};
 use crate::operations::Actual;
 use crate::price;
 use crate::reference::{Model, Outcome};
-use crate::sketch::{Event, Measure};
-use crate::user::{Claim, State, User};
+use crate::sketch::{Event, Measure, Term};
+use crate::user::{Claim, Counted, State};
+
+/// What a refund asks of a group, what the reservation has counted there after it, and whether the group measures what it names.
+type Ask = (u128, Option<Counted>, bool);
 
 impl Model {
     /// Whose reservation it is, unless that is unknown or forgotten.
     fn owner(&mut self, of: u32) -> Result<usize, Answer> {
-        let known =
-            |user: &User| user.reservations.get(&of).is_some_and(|reservation| user.now < reservation.forgotten);
-        match self.users.iter().position(known) {
+        match self.users.iter().position(|user| user.remembers_reservation(of)) {
             Some(user) => Ok(user),
             None => {
                 self.cover("a reservation that is unknown or forgotten");
@@ -30,17 +31,18 @@ impl Model {
         let now = self.users[user].now;
         let state = reservation.state_at(now);
         let event = actual.map(|actual| with_actual(&reservation.event, actual));
-        let mut charges = Vec::new();
+        let committed = event.as_ref().unwrap_or(&reservation.event);
+        let mut measures = Vec::new();
         for claim in &reservation.claims {
-            charges.push(match &event {
-                None => Some(claim.charge),
-                Some(event) => {
-                    let measure = price::choose(&claim.measures, event, claim.unit);
-                    let measure = measure.map_err(|why| unpriced(&claim.group, &why))?;
-                    price::charge(measure, event, claim.unit, false)
-                }
-            });
+            let measure = price::choose(&claim.measures, committed, claim.unit);
+            measures.push(measure.map_err(|why| unmeasured(&claim.group, why))?);
         }
+        if actual.is_some_and(|actual| measures_nothing(&measures, actual)) {
+            self.cover("a commit that measures nothing");
+            return Err(nothing_measured());
+        }
+        let charge = |(claim, measure): (&Claim, &&Measure)| price::charge(measure, committed, claim.unit, false);
+        let charges: Vec<_> = reservation.claims.iter().zip(&measures).map(charge).collect();
         let overage = reservation
             .claims
             .iter()
@@ -69,6 +71,7 @@ impl Model {
         settled.state = State::Committed;
         settled.late = late;
         settled.forgotten = settled.forgotten.max(now + self.settings.replay_ms);
+        settled.remembered = settled.remembered.max(now + self.settings.replay_ms);
         self.users[user].reservations.insert(of, settled);
         for (index, (claim, charge)) in reservation.claims.iter().zip(&charges).enumerate() {
             let most = claim.unit.most();
@@ -84,7 +87,9 @@ impl Model {
                 self.cover("a settling whose window is gone");
             }
             let user = &mut self.users[user];
-            user.reservations.get_mut(&of).unwrap().claims[index].committed = Some(charge);
+            let claim = &mut user.reservations.get_mut(&of).unwrap().claims[index];
+            claim.committed = Some(charge);
+            claim.counted = counted(measures[index], committed, charge);
         }
         self.cover(match state {
             State::Held => "commit in time",
@@ -129,6 +134,7 @@ impl Model {
             State::Held => {
                 reservation.state = State::Released;
                 reservation.forgotten = reservation.forgotten.max(now + replay_ms);
+                reservation.remembered = reservation.remembered.max(now + replay_ms);
                 self.cover("release in time");
             }
             State::Released => self.cover("release twice"),
@@ -169,29 +175,31 @@ impl Model {
             self.cover("a refund of another event");
             return Err(invalid("REFUND_OF_ANOTHER_EVENT"));
         }
-        let mut claims = Vec::new();
+        // It names quantities that some group was counted by. Of the others it asks nothing.
+        let mut asks = Vec::new();
         for claim in &reservation.claims {
-            let measure = price::choose(&claim.measures, event, claim.unit);
-            let measure = measure.map_err(|why| unpriced(&claim.group, &why))?;
-            let charge = match measure {
-                Measure::Events => Some(0),
-                Measure::Terms(_) => price::charge(measure, event, claim.unit, true),
-            };
-            let charge = charge.ok_or_else(|| fault(Code::OutOfRange, "OUT_OF_RANGE"))?;
-            claims.push(Claim { charge, ..claim.clone() });
+            asks.push(self.lowered(claim, event)?);
+        }
+        let missing = asks.iter().find_map(|ask| ask.as_ref().err());
+        if let Some(missing) = missing.filter(|_| !asks.iter().flatten().any(|(_, _, measured)| *measured)) {
+            return Err(missing.clone());
         }
         let mut refunds = Vec::new();
-        for (index, claim) in claims.into_iter().enumerate() {
+        for (index, (claim, ask)) in reservation.claims.iter().zip(asks).enumerate() {
+            let (requested, lower, _) = ask.unwrap_or((0, None, false));
             let user = &mut self.users[user];
             let mut applied = 0;
-            if user.is_kept(claim.window) {
-                let window = &mut user.windows[claim.window];
-                applied = claim.charge.min(claim.committed.unwrap_or_default() - claim.refunded).min(window.used);
-                window.used -= applied;
-                user.reservations.get_mut(&of).unwrap().claims[index].refunded += applied;
+            if let Some(lower) = lower {
+                let back = claim.counted.as_ref().map_or(0, |counted| counted.charge) - lower.charge;
+                if user.is_kept(claim.window) {
+                    let window = &mut user.windows[claim.window];
+                    applied = back.min(window.used);
+                    window.used -= applied;
+                }
+                // Also where its window is gone: it is settled anew.
+                user.reservations.get_mut(&of).unwrap().claims[index].counted = Some(lower);
             }
-            let unapplied = claim.charge - applied;
-            refunds.push((claim, unapplied));
+            refunds.push((Claim { charge: requested, ..claim.clone() }, requested - applied));
         }
         self.cover("a refund of a reservation");
         if refunds.iter().any(|(_, unapplied)| *unapplied > 0) {
@@ -199,6 +207,86 @@ impl Model {
         }
         Ok(refunds)
     }
+
+    /// What a refund asks of a group, and what the reservation then has counted there: it is settled anew at the lower amount. And whether
+    /// the group measures what the refund names; else an error inside, which counts if no group does.
+    fn lowered(&mut self, claim: &Claim, refund: &Event) -> Result<Result<Ask, Answer>, Answer> {
+        let chosen = price::choose(&claim.measures, refund, claim.unit);
+        // Never a group that is measured by events. If only the refund is, SPEC does not say what is asked of it.
+        let Some(counted) = &claim.counted else {
+            if chosen.is_err() || chosen.is_ok_and(|measure| *measure != Measure::Events) {
+                self.silent();
+            }
+            return Ok(Ok((0, None, false)));
+        };
+        for term in counted.terms.iter().filter(|term| !price::names(term, refund)) {
+            // Nor does SPEC say what a refund is that names a quantity in its metadata.
+            if refund.metadata.contains_key(&term.name) {
+                self.silent();
+            }
+        }
+        let named: Vec<Term> = counted.terms.iter().filter(|term| price::names(term, refund)).cloned().collect();
+        if named.is_empty() {
+            // Another rule may price it. SPEC does not say by how much that lowers what was counted by this one.
+            return Ok(match chosen {
+                Err(why) => Err(unmeasured(&claim.group, why)),
+                Ok(measure) => {
+                    self.silent();
+                    Ok((price::charge(measure, refund, claim.unit, true).unwrap_or_default(), None, true))
+                }
+            });
+        }
+        // Nor does it say what becomes of a default, or of what the metadata named.
+        if counted.terms.iter().any(|term| !price::names(term, &counted.event)) {
+            self.silent();
+        }
+        let all = Measure::Terms(named.clone());
+        if price::charge(&all, refund, claim.unit, true).is_none() {
+            return Err(fault(Code::OutOfRange, "OUT_OF_RANGE"));
+        }
+        let event = without(&counted.event, refund, &named);
+        let asked_in_vain = without(refund, &counted.event, &named);
+        let in_vain = price::charge(&all, &asked_in_vain, claim.unit, true).unwrap_or_default();
+        let measure = Measure::Terms(counted.terms.clone());
+        let lower = price::charge(&measure, &event, claim.unit, false).unwrap_or_default();
+        let back = counted.charge - lower;
+        if price::charge(&all, refund, claim.unit, true) < Some(back) {
+            self.cover("a refund gives back what was rounded up");
+        }
+        Ok(Ok((back + in_vain, Some(Counted { event, charge: lower, ..counted.clone() }), true)))
+    }
+}
+
+/// Whether an actual names no quantity that any group is measured by, though some group is measured by quantities.
+fn measures_nothing(measures: &[&Measure], actual: &Actual) -> bool {
+    let names = |name: &str| actual.quantities.contains_key(name) || (name == "quantity" && actual.quantity.is_some());
+    let mut by_quantities = measures.iter().filter_map(|measure| match measure {
+        Measure::Terms(terms) => Some(terms),
+        Measure::Events => None,
+    });
+    measures.iter().any(|measure| **measure != Measure::Events)
+        && !by_quantities.any(|terms| terms.iter().any(|term| names(&term.name)))
+}
+
+/// What a commit has counted, to be refunded; nothing where events are counted.
+fn counted(measure: &Measure, event: &Event, charge: u128) -> Option<Counted> {
+    let Measure::Terms(terms) = measure else { return None };
+    Some(Counted { terms: terms.clone(), event: event.clone(), charge })
+}
+
+/// The event without the quantities of the refund, none of them below 0.
+fn without(event: &Event, refund: &Event, terms: &[Term]) -> Event {
+    let mut event = event.clone();
+    for Term { name, .. } in terms {
+        let of = |event: &Event| {
+            let own = if name == "quantity" { event.quantity } else { None };
+            event.quantities.get(name).copied().or(own)
+        };
+        if let (Some(there), Some(back)) = (of(&event), of(refund)) {
+            event.quantities.insert(name.clone(), there.saturating_sub(back));
+        }
+    }
+    event
 }
 
 /// The event with what was really used; what the actual does not name stays as reserved.

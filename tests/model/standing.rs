@@ -10,7 +10,8 @@ use crate::operations::Quota;
 use crate::price;
 use crate::reference::{Model, Outcome};
 use crate::sketch::{Group, MICRO, Unit, double};
-use crate::user::{Shown, Subscription, User};
+use crate::user::{Subscription, User};
+use crate::windows::{Shown, Wanted};
 
 impl Model {
     pub fn usage(&mut self, replica: usize, user: usize, pattern: &str, at: Option<i64>) -> Outcome {
@@ -23,8 +24,9 @@ impl Model {
             if !pattern.is_empty() && !group.rules.iter().any(|rule| price::overlap(&rule.pattern, pattern)) {
                 continue;
             }
+            let wanted = Wanted { group, zone: plan.zone, cycle_anchor: anchor };
             let user = &mut self.users[user];
-            match user.window_at(group, anchor, plan.zone, at) {
+            match user.windows.at(wanted, user.now, at) {
                 Some(Shown::Kept(window)) => {
                     limits.push(row(group, user.bounds(window), (user.windows[window].used, user.held(window))));
                 }
@@ -107,6 +109,9 @@ impl Model {
             self.cover("an upsert that changes nothing");
             return self.subscription(user);
         }
+        if stored.as_ref().is_some_and(|stored| stored.ended(now) && !stored.fallen) {
+            self.cover("a renewal after an end that nobody has seen");
+        }
         // What the user was on until now: an end that nobody has seen comes first.
         let default_plan = catalog.default_plan();
         if let (Some(default_plan), Some(stored)) = (default_plan, &stored) {
@@ -115,8 +120,16 @@ impl Model {
         let last = match (&stored, default_plan) {
             (Some(stored), Some(default_plan)) if stored.ended(now) => Some(default_plan.id.clone()),
             (Some(stored), _) => Some(stored.plan.clone()),
-            (None, _) => self.users[user].default_used.clone(),
+            // A default plan that left nothing counts as no plan.
+            (None, _) => self.users[user].default_used.clone().filter(|_| {
+                let left = self.users[user].has_left_something();
+                if !left {
+                    *self.covered.entry("a default plan that left nothing").or_default() += 1;
+                }
+                left
+            }),
         };
+        let moved = stored.as_ref().is_some_and(|stored| stored.anchor != wanted.anchor);
         let ended = wanted.ended(now);
         let mut entered = if ended { default_plan.cloned() } else { Some(plan.clone()) };
         for group in entered.iter_mut().flat_map(|plan| &mut plan.groups).filter(|_| !ended) {
@@ -124,10 +137,11 @@ impl Model {
         }
         let anchor = Some(wanted.anchor);
         self.users[user].subscription = Some(Subscription { fallen: ended && default_plan.is_some(), ..wanted });
-        if let (Some(entered), Some(last)) = (&entered, &last) {
-            self.enter(user, entered, anchor, if entered.id == *last { "same plan" } else { entered.change });
-        } else {
-            self.cover("the first plan ever");
+        match (&entered, &last) {
+            (Some(entered), Some(last)) if entered.id != *last => self.enter(user, entered, anchor, entered.change),
+            (Some(entered), _) if moved => self.enter(user, entered, anchor, ""),
+            (_, None) => self.cover("the first plan ever"),
+            _ => {}
         }
         self.subscription(user)
     }

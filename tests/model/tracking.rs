@@ -60,7 +60,7 @@ impl Model {
                 } else if enforce && matches.iter().any(|found| !self.fits(user, found)) {
                     self.cover("an enforced track is blocked");
                     let limits = self.rows(user, &matches, true);
-                    self.users[user] = before;
+                    self.restore(user, before);
                     return Ok(Answer::Track(v1::TrackResponse {
                         match_status: v1::MatchStatus::Blocked.into(),
                         limits,
@@ -90,6 +90,7 @@ impl Model {
             self.cover("a track passes a limit");
         }
         self.cover("tracked");
+        self.cover_free(user, matches);
         for found in matches {
             self.users[user].windows[found.window].used += found.charge;
         }

@@ -5,21 +5,27 @@ use std::collections::{BTreeMap, BTreeSet};
 use tollgate::grpc::v1;
 
 use crate::operations::Quota;
-use crate::sketch::{Event, Group, Measure, Period, Unit};
-use crate::windows;
+use crate::sketch::{Event, Measure, Term, Unit};
+use crate::windows::Windows;
+
+/// A stored time that is further ahead of Redis's than this was wrong.
+pub const FARTHEST_AHEAD: i64 = 5 * 60_000;
 
 #[derive(Debug, Clone)]
 pub struct User {
     pub name: String,
-    /// ONE-CLOCK: it only ever moves forward.
+    /// The user's time, as the last call found it.
     pub now: i64,
+    /// The latest time in the user's ledger: of the last call that certainly wrote something.
+    pub stored: Option<i64>,
+    /// The time of the last call, whether or not that wrote its time: SPEC does not say it of calls that change nothing.
+    pub seen: Option<i64>,
+    /// The latest time of any call.
+    pub furthest: i64,
     pub subscription: Option<Subscription>,
     /// The default plan, once something was counted or held by it without a subscription.
     pub default_used: Option<String>,
-    /// Every window there ever was; a claim names its own by its place here.
-    pub windows: Vec<Window>,
-    /// By group: the current window, and the one before it.
-    kept: BTreeMap<String, (usize, Option<usize>)>,
+    pub windows: Windows,
     /// By the operation that made it.
     pub reservations: BTreeMap<u32, Reservation>,
     /// Also those of before the user was deleted.
@@ -39,22 +45,13 @@ pub struct Subscription {
 }
 
 #[derive(Debug, Clone)]
-pub struct Window {
-    unit: Unit,
-    period: Period,
-    anchor: Option<i64>,
-    pub start: i64,
-    pub end: i64,
-    kept: i64,
-    pub used: u128,
-}
-
-#[derive(Debug, Clone)]
 pub struct Reservation {
     pub event: Event,
     pub claims: Vec<Claim>,
     pub deadline: i64,
     pub forgotten: i64,
+    /// So long it is certainly remembered; SPEC is silent about how much longer, if a wrong clock ended it.
+    pub remembered: i64,
     pub state: State,
     pub late: bool,
 }
@@ -72,7 +69,16 @@ pub struct Claim {
     pub charge: u128,
     pub measures: Vec<Measure>,
     pub committed: Option<u128>,
-    pub refunded: u128,
+    pub counted: Option<Counted>,
+}
+
+/// What a reservation has counted in a group that is measured by quantities, since it was committed and perhaps refunded in part.
+#[derive(Debug, Clone)]
+pub struct Counted {
+    pub terms: Vec<Term>,
+    /// With what was refunded taken off its quantities.
+    pub event: Event,
+    pub charge: u128,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -128,19 +134,38 @@ impl User {
         Self {
             name,
             now,
+            stored: None,
+            seen: None,
+            furthest: i64::MIN,
             subscription: None,
             default_used: None,
-            windows: Vec::new(),
-            kept: BTreeMap::new(),
+            windows: Windows::default(),
             reservations: BTreeMap::new(),
             reserved: BTreeSet::new(),
             ids: BTreeMap::new(),
         }
     }
 
-    /// Everything goes, but time does not go back.
+    /// Everything goes.
     pub fn delete(&mut self) {
         *self = Self { reserved: std::mem::take(&mut self.reserved), ..Self::new(self.name.clone(), self.now) };
+    }
+
+    /// ONE-CLOCK: the user's time, where Redis's clock says `clock`. A stored time that is too far ahead of that was wrong: every live
+    /// hold lapses. Returns whether it was.
+    pub fn tick(&mut self, clock: i64, settlement_ms: i64) -> bool {
+        let stored = self.stored.unwrap_or(clock);
+        if stored - clock <= FARTHEST_AHEAD {
+            self.now = clock.max(stored);
+            return false;
+        }
+        self.now = clock;
+        self.windows.corrected(clock);
+        for held in self.reservations.values_mut().filter(|held| held.state_at(clock) == State::Held) {
+            held.state = State::Expired;
+            held.remembered = held.forgotten.min(clock + settlement_ms);
+        }
+        true
     }
 
     fn live(&self) -> impl Iterator<Item = &Reservation> {
@@ -165,14 +190,27 @@ impl User {
         self.live().map(|reservation| reservation.deadline).min()
     }
 
+    /// Whether a memory is still there. SPEC is silent about what was forgotten by a wrong time.
+    fn remembers(&self, remembered: i64, forgotten: i64) -> bool {
+        let perhaps = self.now >= remembered || forgotten <= self.furthest;
+        if perhaps && self.now < forgotten {
+            self.windows.silent.set(true);
+        }
+        self.now < forgotten
+    }
+
+    pub fn remembers_reservation(&self, of: u32) -> bool {
+        self.reservations.get(&of).is_some_and(|this| self.remembers(this.remembered, this.forgotten))
+    }
+
     /// What the request id stands for, unless that is forgotten.
     pub fn recall(&self, request_id: &str) -> Option<Id> {
         let id = self.ids.get(request_id)?;
-        let forgotten = match id {
-            Id::Reserve { of, .. } => self.reservations[of].forgotten,
-            Id::Track { forgotten, .. } => *forgotten,
+        let remembered = match id {
+            Id::Reserve { of, .. } => self.remembers_reservation(*of),
+            Id::Track { forgotten, .. } => self.remembers(*forgotten, *forgotten),
         };
-        (self.now < forgotten).then(|| id.clone())
+        remembered.then(|| id.clone())
     }
 
     /// When the reservation or the tracked event of this operation is forgotten.
@@ -184,127 +222,17 @@ impl User {
         self.reservations.get(&of).map(|reservation| reservation.forgotten).or(tracked)
     }
 
-    /// The current and the previous window are kept, each until the end of the window after it.
+    /// Whether what is counted in this window is still known.
     pub fn is_kept(&self, window: usize) -> bool {
-        self.now < self.windows[window].kept
-            && self.kept.values().any(|(current, previous)| *current == window || *previous == Some(window))
+        self.windows.is_kept(window, self.now)
     }
 
-    /// The window that was opened last, also if it has ended.
-    pub fn current(&self, group: &str) -> Option<usize> {
-        self.kept.get(group).map(|(current, _)| *current)
-    }
-
-    pub fn has_window(&self, group: &str) -> bool {
-        let kept = |window: usize| self.now < self.windows[window].kept;
-        self.kept.get(group).is_some_and(|(current, previous)| kept(*current) || previous.is_some_and(kept))
-    }
-
-    fn is_open(&self, window: usize, group: &Group) -> bool {
-        let window = &self.windows[window];
-        window.unit == group.unit && window.period == group.period && self.now < window.end
-    }
-
-    /// The group's window now. One that is open stands until its end. Else the one before it, if that is open (it was replaced
-    /// before its end) and of the same anchor; else a new one.
-    pub fn window(&mut self, group: &Group, anchor: Option<i64>, zone: &str) -> usize {
-        if let Some((current, previous)) = self.kept.get(&group.id).copied() {
-            if self.is_open(current, group) {
-                return current;
-            }
-            if let Some(previous) = self.way_back(group, anchor, previous) {
-                self.kept.insert(group.id.clone(), (previous, Some(current)));
-                return previous;
-            }
-        }
-        self.open(group, anchor, zone)
-    }
-
-    fn way_back(&self, group: &Group, anchor: Option<i64>, previous: Option<usize>) -> Option<usize> {
-        previous.filter(|previous| {
-            self.is_open(*previous, group) && self.windows[*previous].anchor == anchor_of(group, anchor)
-        })
-    }
-
-    fn open(&mut self, group: &Group, anchor: Option<i64>, zone: &str) -> usize {
-        let mut frame = windows::frame(group.period, zone, anchor_of(group, anchor), self.now);
-        let mut previous = None;
-        if let Some((before, _)) = self.kept.get(&group.id).copied() {
-            let old = &self.windows[before];
-            let ended = self.now >= old.end;
-            // Windows of one kind do not overlap.
-            if ended && old.unit == group.unit && old.period == group.period {
-                frame.start = frame.start.max(old.end);
-            }
-            let precedes = old.end > frame.previous.map_or(0, |previous| previous.0);
-            previous = Some(before).filter(|_| !ended || precedes);
-        }
-        let anchor = anchor_of(group, anchor);
-        let window = Window {
-            unit: group.unit,
-            period: group.period,
-            anchor,
-            start: frame.start,
-            end: frame.end,
-            kept: frame.kept,
-            used: 0,
-        };
-        self.windows.push(window);
-        let opened = self.windows.len() - 1;
-        self.kept.insert(group.id.clone(), (opened, previous));
-        opened
-    }
-
-    /// The same, for a subscription that may have moved the anchor: that starts a new window at 0.
-    pub fn realigned(&mut self, group: &Group, anchor: Option<i64>, zone: &str) -> usize {
-        let current = self.window(group, anchor, zone);
-        let wanted = anchor_of(group, anchor);
-        if self.windows[current].anchor == wanted {
-            return current;
-        }
-        let (_, previous) = self.kept[&group.id];
-        if let Some(previous) = self.way_back(group, anchor, previous) {
-            self.kept.insert(group.id.clone(), (previous, Some(current)));
-            return previous;
-        }
-        let frame = windows::frame(group.period, zone, anchor_of(group, anchor), self.now);
-        let window = &mut self.windows[current];
-        if (window.start, window.end) == (frame.start, frame.end) {
-            (window.anchor, window.kept, window.used) = (wanted, frame.kept, 0);
-            return current;
-        }
-        self.open(group, anchor, zone)
-    }
-
-    /// For GetUsage: the window at a time, if that is in the current or the previous one.
-    pub fn window_at(&mut self, group: &Group, anchor: Option<i64>, zone: &str, at: Option<i64>) -> Option<Shown> {
-        let current = self.window(group, anchor, zone);
-        let (start, end) = self.bounds(current);
-        let Some(at) = at.filter(|at| !(start..end).contains(at)) else { return Some(Shown::Kept(current)) };
-        let kept = self.kept[&group.id].1.filter(|previous| {
-            let previous = &self.windows[*previous];
-            previous.unit == group.unit && previous.period == group.period && self.now < previous.kept
-        });
-        if let Some(previous) = kept {
-            let (start, end) = self.bounds(previous);
-            return (start..end).contains(&at).then_some(Shown::Kept(previous));
-        }
-        let (from, to) = windows::frame(group.period, zone, anchor_of(group, anchor), self.now).previous?;
-        (at >= from && at < to && at < start).then_some(Shown::Empty(from, to))
+    /// Whether a window or a reservation of the user's is left.
+    pub fn has_left_something(&self) -> bool {
+        self.windows.is_any_kept(self.now) || self.reservations.keys().any(|of| self.remembers_reservation(*of))
     }
 
     pub fn bounds(&self, window: usize) -> (i64, i64) {
         (self.windows[window].start, self.windows[window].end)
     }
-}
-
-/// A window that GetUsage shows: one that is kept, or one in which nothing happened.
-pub enum Shown {
-    Kept(usize),
-    Empty(i64, i64),
-}
-
-/// A lifetime window has no anchor, whatever the catalog says.
-fn anchor_of(group: &Group, anchor: Option<i64>) -> Option<i64> {
-    anchor.filter(|_| group.anchored && group.period != Period::Lifetime)
 }

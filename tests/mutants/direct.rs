@@ -168,6 +168,13 @@ pub async fn wrong(ledger: &Ledger) -> Option<&'static str> {
         ("what was held comes back although the agenda has expired", Box::pin(returns(ledger))),
         ("everything expires by itself, and not before it is needed", Box::pin(expires(ledger))),
         ("the ledger expires after the last window that it keeps", Box::pin(outlived(ledger))),
+        (
+            "a ledger that nothing needs lives 7 days, and one with a lifetime group for ever",
+            Box::pin(outlasts(ledger)),
+        ),
+        ("a plan that has left a reservation is known, and of nothing else", Box::pin(left(ledger))),
+        ("what is settled is not given back at its deadline", Box::pin(settled(ledger))),
+        ("a refund of a reservation asks what its groups measure", Box::pin(refunded(ledger))),
         ("the memory of a request id goes with its reservation", Box::pin(forgotten(ledger))),
         ("the time is Redis's own, to the millisecond", Box::pin(own_time(ledger))),
         ("a price that no counter holds is out of range, whatever its last term", Box::pin(overpriced(ledger))),
@@ -323,20 +330,25 @@ async fn expires(ledger: &Ledger) -> bool {
     let user = User::new(ledger).await;
     let mut right = held(user.reserve("a").await) == Some(1);
     let needed = START + TTL + MINUTE;
-    let expires = async |key: String| user.look::<i64>("PEXPIRETIME", key).await;
-    for key in [user.keys.ledger(), user.keys.memory(), user.keys.agenda()] {
-        right &= (needed..needed + 60 * MINUTE).contains(&expires(key).await);
-    }
+    // The ledger lives 7 days longer.
+    let expires = async || {
+        let mut expiries = Vec::new();
+        for key in [user.keys.ledger(), user.keys.memory(), user.keys.agenda()] {
+            expiries.push(user.look::<i64>("PEXPIRETIME", key).await);
+        }
+        expiries[0] -= 7 * DAY;
+        expiries
+    };
+    let in_time = |expiry: &i64, needed: i64| (needed..needed + 60 * MINUTE).contains(expiry);
+    right &= expires().await.iter().all(|expiry| in_time(expiry, needed));
     // Another call, after which nothing expires at another time.
     right &= held(user.reserve("b").await) == Some(2);
-    right &= (needed..needed + 60 * MINUTE).contains(&expires(user.keys.ledger()).await) && user.knows_its_end().await;
+    right &= in_time(&expires().await[0], needed) && user.knows_its_end().await;
     // A settling that comes late is remembered longer.
     user.step(TTL + MINUTE - 1).await;
     right &= user.settle("a", true).await.is_ok();
     let needed = START + TTL + 2 * MINUTE - 1;
-    for key in [user.keys.ledger(), user.keys.memory(), user.keys.agenda()] {
-        right &= (needed..needed + 60 * MINUTE).contains(&expires(key).await);
-    }
+    right &= expires().await.iter().all(|expiry| in_time(expiry, needed));
     right &= user.knows_its_end().await;
     user.delete().await;
     let lifetime = User::on(ledger, "lifetime").await;
@@ -351,11 +363,162 @@ async fn outlived(ledger: &Ledger) -> bool {
     let mut user = User::on(ledger, "yearly").await;
     let yearly = user.plan.until_ms;
     let expires = async |key: String| user.look::<i64>("PEXPIRETIME", key).await;
-    let mut right = user.track("").await.is_ok() && expires(user.keys.ledger()).await > yearly + 364 * DAY;
+    let mut right = user.track("").await.is_ok();
+    // As a clock that jumps ahead expires keys early, twice as long as the windows last.
+    right &= expires(user.keys.ledger()).await > START + 2 * (yearly + 364 * DAY - START);
     user.plan = plan("period: minute, id: g, unit: count, quota: 9, match: [{ event: e }]");
     let expires = async |key: String| user.look::<i64>("PEXPIRETIME", key).await;
     right &= user.track("").await.is_ok() && expires(user.keys.ledger()).await > yearly + 364 * DAY;
     user.delete().await;
+    right
+}
+
+async fn outlasts(ledger: &Ledger) -> bool {
+    let expires = async |user: &User<'_>| user.look::<i64>("PEXPIRETIME", user.keys.ledger()).await;
+    let mut user = User::new(ledger).await;
+    let mut right = user.track("").await.is_ok();
+    user.step(60 * MINUTE).await;
+    let call = codec::encode(&("", "", vec!["realign"]));
+    let minute = "period: minute, id: g, unit: count, quota: 9, match: [{ event: e }]";
+    user.plan = plan_at(minute, None, START + 60 * MINUTE);
+    let stored = subscription("1");
+    let args: [&[u8]; 3] = [&call, &stored, &user.plan.message];
+    let answer = ledger.run(&ledger.scripts().subscription_put, &user.keys.all(), &user.owner, &args).await;
+    right &= answer.is_ok_and(|reply| reply.current().is_ok());
+    right &= expires(&user).await >= START + 60 * MINUTE + 7 * DAY;
+    user.delete().await;
+    // Once it has a lifetime group, it expires no more, also when that is not the group's first window.
+    let mut user = User::new(ledger).await;
+    right &= user.track("").await.is_ok() && expires(&user).await > START;
+    user.plan = plan("period: lifetime, id: g, unit: count, quota: 9, match: [{ event: e }]");
+    right &= user.track("").await.is_ok() && expires(&user).await == -1;
+    user.step(3 * MINUTE).await;
+    user.plan = plan_at(minute, None, START + 3 * MINUTE);
+    right &= user.track("").await.is_ok() && expires(&user).await == -1;
+    user.delete().await;
+    right
+}
+
+/// Which plan the ledger was last used with, 2 minutes later, when no window is kept: of a live reservation, of a settled one, and of an
+/// event with a request id.
+async fn left(ledger: &Ledger) -> bool {
+    let mut right = true;
+    for (what, expected) in [("live", "p"), ("settled", "p"), ("tracked", "")] {
+        let user = User::new(ledger).await;
+        if what == "tracked" {
+            let (event, rest) = (event(), ("", false, "t", "digest", "event", false, 10 * MINUTE));
+            let (metadata, name, quantity, quantities, numeric) = codec::event(&event);
+            let (revision, ended, id, digest, event_id, enforce, replay) = rest;
+            let call = codec::encode(&(
+                revision, ended, id, digest, event_id, enforce, replay, metadata, name, quantity, quantities, numeric,
+            ));
+            let args: [&[u8]; 2] = [&call, &user.plan.message];
+            right &= ledger.run(&ledger.scripts().track, &user.keys.all(), &user.owner, &args).await.is_ok();
+        } else {
+            right &= held(user.reserve_for("a", 5 * MINUTE).await) == Some(1);
+        }
+        if what == "settled" {
+            right &= user.settle("a", false).await.is_ok();
+        }
+        user.step(2 * MINUTE).await;
+        let answer = ledger.run(&ledger.scripts().subscription_get, &user.keys.all(), &user.owner, &[]).await;
+        let plan = answer.ok().and_then(|reply| reply.subscription().ok()).map(|(_, _, plan)| plan);
+        right &= plan.as_deref() == Some(expected);
+        user.delete().await;
+    }
+    right
+}
+
+async fn settled(ledger: &Ledger) -> bool {
+    let mut right = true;
+    for commit in [true, false] {
+        let user = User::on(ledger, "yearly").await;
+        right &= user.reserve("a").await.is_ok() && user.reserve_for("b", 3 * TTL).await.is_ok();
+        right &= user.settle("a", commit).await.is_ok();
+        user.step(TTL + 1).await;
+        right &= held(user.reserve("c").await) == Some(2);
+        user.delete().await;
+    }
+    right
+}
+
+/// What a refund of `nonce` asks of each group, and what of that did not come back; none if it measures nothing.
+async fn refund(user: &User<'_>, nonce: &str, event: &Event) -> Option<Vec<(u64, u64)>> {
+    let (_, _, quantity, quantities, numeric) = codec::event(event);
+    let call = codec::encode(&(nonce, "", "", "refund", "e", MINUTE, quantity, quantities, numeric));
+    let keys = [user.keys.ledger(), user.keys.memory(), user.keys.agenda()];
+    let reply = user.ledger.run(&user.ledger.scripts().refund_reservation, &keys, &user.owner, &[&call]).await;
+    let tracked = reply.ok()?.tracked().ok()?;
+    Some(tracked.standings.iter().map(|standing| (standing.requested, standing.unapplied)).collect())
+}
+
+/// An event `e` with these quantities; `quantity` is its own, and what starts with `@` is in its metadata.
+fn measured(parts: &[(&str, &str)]) -> Event {
+    let mut event = event();
+    for (name, amount) in parts {
+        let number = Quantity::from_decimal(amount).expect("a number");
+        match name.strip_prefix('@') {
+            Some(name) => drop(event.metadata.insert(name.to_owned(), (*amount).to_owned())),
+            None if *name == "quantity" => event.quantity = Some(number),
+            None => drop(event.quantities.insert((*name).to_owned(), number)),
+        }
+    }
+    event
+}
+
+async fn refunded(ledger: &Ledger) -> bool {
+    let group = |id: &str, rules: &str| format!("period: minute, id: {id}, unit: tokens, quota: 900, match: [{rules}]");
+    let of = |measure: &str| format!("{{ event: e, measure: {measure} }}");
+    let two = |one: String, other: String| plan(&format!("{one} }}, {{ {other}"));
+    let mut right = true;
+    let other_rules = two(
+        group("g", &format!("{}, {}", of("{ n: 1 }"), of("quantity"))),
+        group("h", &format!("{}, {}", of("{ m: 1 }"), of("events"))),
+    );
+    let with_default = "[{ name: n, weight: 1 }, { name: d, weight: 2, default: 3 }]";
+    let with_default = two(group("g", &of(with_default)), group("h", &of("{ m: 1 }")));
+    let one_rule = two(group("g", &of("{ n: 1 }")), group("h", &of("{ m: 1 }")));
+    for (plan, asked) in [
+        // A default comes back with the last of what was committed.
+        (
+            with_default,
+            vec![
+                (measured(&[("@n", "4")]), Some(vec![(4, 0), (0, 0)])),
+                (measured(&[("n", "1")]), Some(vec![(7, 0), (0, 0)])),
+            ],
+        ),
+        (
+            other_rules,
+            // In its metadata; by another rule, more than is left; and where only events are counted.
+            vec![
+                (measured(&[("@n", "1")]), Some(vec![(1, 0), (0, 0)])),
+                (measured(&[("quantity", "7.5")]), Some(vec![(7, 3), (0, 0)])),
+            ],
+        ),
+        (one_rule, vec![(measured(&[("n", "1")]), Some(vec![(1, 0), (0, 0)])), (measured(&[("x", "1")]), None)]),
+    ] {
+        let mut user = User::new(ledger).await;
+        user.plan = plan;
+        let event = measured(&[("n", "5"), ("m", "3")]);
+        let mut keys = user.keys.all();
+        let call = call_of_track(&event, "", &false);
+        right &= ledger.run(&ledger.scripts().track, &keys, &user.owner, &[&call, &user.plan.message]).await.is_ok();
+        keys.push(user.keys.hold("a"));
+        let call = call_of_reserve(&event, "a", TTL, "");
+        right &= held(ledger.run(&ledger.scripts().reserve, &keys, &user.owner, &[&call, &user.plan.message]).await)
+            .is_some();
+        // What measures nothing names the first group.
+        let keys = [user.keys.ledger(), user.keys.memory(), user.keys.agenda(), user.keys.hold("a")];
+        let call = codec::encode(&("a", true, false, BTreeMap::from([("x", 1)]), MINUTE));
+        let refused =
+            ledger.run(&ledger.scripts().commit, &keys, &user.owner, &[&call]).await.and_then(Reply::committed);
+        right &= refused.is_err_and(|fault| fault.to_string().contains("\"g\""));
+        right &= user.settle("a", true).await.is_ok();
+        for (asked, expected) in asked {
+            right &= refund(&user, "a", &asked).await == expected;
+        }
+        user.delete().await;
+    }
     right
 }
 
@@ -436,20 +599,20 @@ async fn unopened(ledger: &Ledger) -> bool {
 /// Whoever has started on a 28th of February has years that end like those of a 29th, but for the leap years.
 async fn realigned(ledger: &Ledger) -> bool {
     let mut user = User::new(ledger).await;
-    // 2034-05-18, 2028-02-29 and 2029-02-28.
+    // 2034-05-18, 2028-02-29, 2029-02-28 and 2036-02-29.
     let (now, leap_day, day_before) = (START + 365 * DAY, 1_835_395_200_000, 1_866_931_200_000);
+    let kept: i64 = 2_087_856_000_000;
     step_clock(&user.name, Step::To(now)).await;
     let group = "period: yearly, anchor: subscription_start, id: g, unit: count, quota: 9, match: [{ event: e }]";
-    let mut expiries = Vec::new();
     user.plan = plan_at(group, Some(day_before), now);
     let mut right = user.track("").await.is_ok();
-    expiries.push(user.look::<i64>("PEXPIRETIME", user.keys.ledger()).await);
+    let is_kept = |packed: &[u8], until: i64| packed.windows(7).any(|bytes| bytes == &until.to_le_bytes()[..7]);
+    right &= is_kept(&user.look::<Vec<u8>>("GET", user.keys.ledger()).await, kept - DAY);
     let call = codec::encode(&("", "p", vec!["realign"]));
     let args: [&[u8]; 3] = [&call, &subscription("1"), &plan_at(group, Some(leap_day), now).message];
     let answer = ledger.run(&ledger.scripts().subscription_put, &user.keys.all(), &user.owner, &args).await;
     right &= answer.is_ok_and(|reply| reply.current().is_ok());
-    expiries.push(user.look::<i64>("PEXPIRETIME", user.keys.ledger()).await);
-    right &= expiries[1] - expiries[0] == DAY;
+    right &= is_kept(&user.look::<Vec<u8>>("GET", user.keys.ledger()).await, kept);
     user.delete().await;
     right
 }

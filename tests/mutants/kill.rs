@@ -8,7 +8,7 @@ use crate::campaign;
 use crate::direct;
 use crate::generate::Case;
 use crate::list::Mutant;
-use crate::support::{redis, stepped_scripts};
+use crate::support::{redis, stepped_scripts, with_stepped_clock};
 
 /// The scripts with the mutant in them.
 ///
@@ -19,7 +19,7 @@ fn mutated(mutant: &Mutant) -> &'static Scripts {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("lua").join(file).with_extension("lua");
     let source = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
     assert_eq!(source.matches(text).count(), 1, "{file} has this once: {text}");
-    let code = code_of(&source);
+    let code = with_stepped_clock(&code_of(&source));
     let wrong = code.replacen(text, replacement, 1);
     // The whole file, as others may have the same text.
     let changed = stepped_scripts().changed(|script| script.source.replacen(&code, &wrong, 1));

@@ -60,6 +60,12 @@ async fn every_mutant_of_the_scripts_is_killed() {
     // Most die in the first cases; few need the last ones.
     let cases = (1..=setting("TOLLGATE_MODEL_CASES", 200)).map(|seed| generate::case(seed, LENGTH));
     let cases: Arc<[generate::Case]> = cases.collect();
+    for (index, case) in cases.iter().enumerate() {
+        let Ok((_, real)) = campaign::compare(case, &ledger).await else {
+            panic!("seed {}: without a mutant", index + 1)
+        };
+        real.clean_up().await;
+    }
     let queue: Arc<Mutex<Vec<_>>> = Arc::new(Mutex::new(list::all().collect()));
     let mut workers = JoinSet::new();
     for _ in 0..WORKERS {
@@ -67,7 +73,11 @@ async fn every_mutant_of_the_scripts_is_killed() {
         workers.spawn(async move {
             let mut outcomes = Vec::new();
             while let Some(mutant) = next(&queue) {
-                outcomes.push((mutant, kill::kill(mutant, &cases, &ledger).await));
+                let killed = kill::kill(mutant, &cases, &ledger).await;
+                if killed.is_none() {
+                    println!("survives: {mutant:?}");
+                }
+                outcomes.push((mutant, killed));
             }
             outcomes
         });

@@ -6,7 +6,7 @@ use crate::ledger::inspection::HoldEntry;
 use super::super::stored::{Record, State};
 use super::{FORGETTING, Findings, Moment, SLACK_MS, time_of, word};
 
-/// No reservation lives longer.
+/// No reservation lives longer. So Redis's clock was ahead when it wrote a key that expires later than that.
 const LONGEST_HOLD_MS: i64 = 3_600_000;
 
 /// A key that shows a live hold, or should be there.
@@ -17,9 +17,36 @@ pub fn hold(keys: &UserKeys, moment: &Moment, nonce: &str, hold: &HoldEntry, fin
         // DeleteUser deletes these keys last; they expire alone where it does not come to that.
         let text = format!("shows a reservation of a user who was deleted, and expires at {expires_at_ms}");
         findings.note(&keys.hold(nonce), text);
+    } else if outlives_a_wrong_clock(moment, hold) {
+        let text = format!(
+            "shows a reservation that lapsed when Redis's clock, which had been ahead, was set right; nothing decides by this key, and it \
+             expires at {expires_at_ms}"
+        );
+        findings.note(&keys.hold(nonce), text);
     } else if let Some(problem) = hold_problem(moment, hold) {
         findings.contradiction(&keys.hold(nonce), problem);
     }
+}
+
+/// Whether the reservation of this key lapsed early, or was forgotten, because the clock that the key was written by was wrong.
+///
+/// All live holds lapse with the first call after such a clock was set right. Scripts do not spell keys, so that those of the holds stay
+/// until they expire. A key that shows a hold which is still live, or one that has been settled, is another matter.
+fn outlives_a_wrong_clock(moment: &Moment, hold: &HoldEntry) -> bool {
+    let HoldEntry { kind, expires_at_ms, text: _, score, record } = hold;
+    if kind != "string" || *expires_at_ms < 0 {
+        return false;
+    }
+    if record.is_empty() {
+        return *expires_at_ms > moment.redis_ms + LONGEST_HOLD_MS + SLACK_MS;
+    }
+    // Only such a lapse moves a deadline to an earlier time.
+    let has_lapsed = time_of(score).is_ok_and(|score| score >= FORGETTING);
+    has_lapsed
+        && Record::decode(record).is_ok_and(|record| {
+            let has_passed = moment.ledger.as_ref().is_some_and(|ledger| record.deadline <= ledger.time);
+            record.state == State::Held && has_passed && *expires_at_ms > record.deadline + SLACK_MS
+        })
 }
 
 fn hold_problem(moment: &Moment, hold: &HoldEntry) -> Option<String> {
