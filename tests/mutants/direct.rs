@@ -158,6 +158,7 @@ fn held(reply: Result<Reply, Fault>) -> Option<u64> {
 pub async fn wrong(ledger: &Ledger) -> Option<&'static str> {
     type Check<'a> = Pin<Box<dyn Future<Output = bool> + Send + 'a>>;
     let checks: Vec<(_, Check<'_>)> = vec![
+        ("a plan that is entered again goes on in its window", Box::pin(entered_again(ledger))),
         ("a window ends with its last millisecond", Box::pin(window_end(ledger))),
         ("a subscription is replaced only by who has read it", Box::pin(replaced(ledger))),
         ("a live hold is visible, until it is settled or expires", Box::pin(visible(ledger))),
@@ -613,6 +614,31 @@ async fn realigned(ledger: &Ledger) -> bool {
     let answer = ledger.run(&ledger.scripts().subscription_put, &user.keys.all(), &user.owner, &args).await;
     right &= answer.is_ok_and(|reply| reply.current().is_ok());
     right &= is_kept(&user.look::<Vec<u8>>("GET", user.keys.ledger()).await, kept);
+    user.delete().await;
+    right
+}
+
+/// Whoever enters a plan again is back in its window, which then also waits for a catalog edit of the anchor.
+async fn entered_again(ledger: &Ledger) -> bool {
+    let mut user = User::new(ledger).await;
+    let group =
+        |anchor| format!("period: monthly, anchor: {anchor}, id: g, unit: count, quota: 9, match: [{{ event: e }}]");
+    let (calendar, anchored) = (group("calendar"), group("subscription_start"));
+    // Of May; and from the 28th of April to that of May.
+    let anchor = START - 20 * DAY;
+    user.plan = plan_at(&calendar, None, START);
+    let mut right = user.track("").await.is_ok();
+    for (before, revision, group) in [("", "1", &anchored), ("1", "2", &calendar)] {
+        let call = codec::encode(&(before, "p", vec!["enter"]));
+        let args: [&[u8]; 3] = [&call, &subscription(revision), &plan_at(group, Some(anchor), START).message];
+        let answer = ledger.run(&ledger.scripts().subscription_put, &user.keys.all(), &user.owner, &args).await;
+        right &= answer.is_ok_and(|reply| reply.current().is_ok());
+    }
+    user.step(11 * DAY).await;
+    let plan = plan_at(&anchored, Some(anchor), START + 11 * DAY);
+    let args: [&[u8]; 2] = [&codec::encode(&("2", false, -1)), &plan.message];
+    let answer = ledger.run(&ledger.scripts().usage, &user.keys.all(), &user.owner, &args).await;
+    right &= answer.ok().and_then(|reply| reply.usage().ok()).is_some_and(|standings| standings[0].used == 1);
     user.delete().await;
     right
 }

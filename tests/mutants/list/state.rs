@@ -192,13 +192,12 @@ pub const WINDOWS: &[Mutant] = &[
         "if whole(windows[i])[END] > whole(windows[earliest])[END] then earliest = i end",
     ),
     ("lib/ledger", "if #windows > MOST_WINDOWS then", "if #windows >= MOST_WINDOWS then"),
-    ("lib/ledger", "local is_left = same_kind and w[ANCHOR] ~= anchor", "local is_left = false"),
     (
         "lib/ledger",
         "and w[END] <= now and w[END] > start then start = w[END] end",
         "and w[END] > start then start = w[END] end",
     ),
-    ("lib/ledger", "if same_kind ~= nil and not is_left and w[END] <= now", "if not is_left and w[END] <= now"),
+    ("lib/ledger", "if same_kind ~= nil and w[END] <= now", "if w[END] <= now"),
     ("lib/ledger", "then start = w[END] end", "then start = start end"),
     ("lib/ledger", "if start ~= group[G_START] then frame =", "if false then frame ="),
     (
