@@ -196,8 +196,10 @@ local function open_window(led, group)
   local unit, period, anchor = unpack_struct(FRAME_FORMAT, frame)
   for _, w in ipairs(led.groups[group[G_ID]] or {}) do
     local same_kind = is_of_kind(w, unit, period, anchor)
-    -- It starts no earlier than the one before it ended, although another catalog or time-zone database puts the boundary elsewhere.
-    if same_kind ~= nil and w[END] <= now and w[END] > start then start = w[END] end
+    local is_left = same_kind and w[ANCHOR] ~= anchor
+    -- It starts no earlier than the one before it ended, although another catalog or time-zone database puts the boundary elsewhere. One that
+    -- a moved anchor has left behind is not before it: the new windows are counted as the anchor says.
+    if same_kind ~= nil and not is_left and w[END] <= now and w[END] > start then start = w[END] end
   end
   if start ~= group[G_START] then frame = pack_struct(FRAME_FORMAT, unit, period, anchor, start, ends) end
   local _, _, kept = unpack_struct(AROUND_FORMAT, group[G_AROUND])

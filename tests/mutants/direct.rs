@@ -14,26 +14,26 @@ use tollgate::ledger::codec::{self, Reply};
 use tollgate::ledger::{Ledger, UserKeys};
 
 use crate::support::{Step, fresh_user, owner, redis, step_clock};
-use crate::together;
+use crate::{together, windows_direct as windows};
 
 /// 2033-05-18T03:33:20Z.
 pub const START: i64 = 2_000_000_000_000;
 pub const MINUTE: i64 = 60_000;
-const DAY: i64 = 86_400_000;
+pub const DAY: i64 = 86_400_000;
 /// Of a reservation here; it is remembered for a minute more.
 const TTL: i64 = 5000;
 
-struct User<'a> {
+pub struct User<'a> {
     ledger: &'a Ledger,
-    name: String,
-    owner: Owner,
-    keys: UserKeys,
-    plan: CompiledPlan,
+    pub name: String,
+    pub owner: Owner,
+    pub keys: UserKeys,
+    pub plan: CompiledPlan,
 }
 
 impl<'a> User<'a> {
     /// Whose time is `START`, on a plan with a limit of 9 a minute.
-    async fn new(ledger: &'a Ledger) -> Self {
+    pub async fn new(ledger: &'a Ledger) -> Self {
         Self::on(ledger, "minute").await
     }
 
@@ -61,7 +61,7 @@ impl<'a> User<'a> {
         self.ledger.run(&self.ledger.scripts().reserve, &keys, &self.owner, &[&call, &self.plan.message]).await
     }
 
-    async fn track(&self, request_id: &str) -> Result<Reply, Fault> {
+    pub async fn track(&self, request_id: &str) -> Result<Reply, Fault> {
         let call = call_of_track(&event(), request_id, &false);
         let keys = self.keys.all();
         self.ledger.run(&self.ledger.scripts().track, &keys, &self.owner, &[&call, &self.plan.message]).await
@@ -80,7 +80,7 @@ impl<'a> User<'a> {
     }
 
     /// What one of Redis's commands says of one of the user's keys.
-    async fn look<T: redis::FromRedisValue>(&self, command: &str, key: String) -> T {
+    pub async fn look<T: redis::FromRedisValue>(&self, command: &str, key: String) -> T {
         redis::cmd(command).arg(key).query_async(&mut redis().await).await.expect("Redis answers")
     }
 
@@ -102,11 +102,11 @@ impl<'a> User<'a> {
         said == done
     }
 
-    async fn step(&self, ms: i64) {
+    pub async fn step(&self, ms: i64) {
         step_clock(&self.name, Step::To(START + ms)).await;
     }
 
-    async fn delete(self) {
+    pub async fn delete(self) {
         let keys = self.keys.all();
         let script = &self.ledger.scripts().user_delete;
         let _: Result<Reply, Fault> = self.ledger.run(script, &keys, &self.owner, &[]).await;
@@ -118,7 +118,7 @@ pub fn plan(group: &str) -> CompiledPlan {
     plan_at(group, None, START)
 }
 
-fn plan_at(group: &str, cycle_anchor_ms: Option<i64>, at_ms: i64) -> CompiledPlan {
+pub fn plan_at(group: &str, cycle_anchor_ms: Option<i64>, at_ms: i64) -> CompiledPlan {
     let catalog = format!("plans: {{ p: {{ limit_groups: [{{ {group} }}] }} }}");
     let catalog = catalog::parse(&catalog, jiff::tz::db()).unwrap_or_else(|problems| panic!("{problems}"));
     compile(&catalog.plans()[0], cycle_anchor_ms, &BTreeMap::new(), at_ms).expect("the time has a calendar")
@@ -158,7 +158,8 @@ fn held(reply: Result<Reply, Fault>) -> Option<u64> {
 pub async fn wrong(ledger: &Ledger) -> Option<&'static str> {
     type Check<'a> = Pin<Box<dyn Future<Output = bool> + Send + 'a>>;
     let checks: Vec<(_, Check<'_>)> = vec![
-        ("a plan that is entered again goes on in its window", Box::pin(entered_again(ledger))),
+        ("a moved anchor says where its windows start", Box::pin(windows::moved_back(ledger))),
+        ("a plan that is entered again goes on in its window", Box::pin(windows::entered_again(ledger))),
         ("a window ends with its last millisecond", Box::pin(window_end(ledger))),
         ("a subscription is replaced only by who has read it", Box::pin(replaced(ledger))),
         ("a live hold is visible, until it is settled or expires", Box::pin(visible(ledger))),
@@ -180,7 +181,7 @@ pub async fn wrong(ledger: &Ledger) -> Option<&'static str> {
         ("the time is Redis's own, to the millisecond", Box::pin(own_time(ledger))),
         ("a price that no counter holds is out of range, whatever its last term", Box::pin(overpriced(ledger))),
         ("a blocked event leaves no window open", Box::pin(unopened(ledger))),
-        ("a window of another anchor is kept as long as that says", Box::pin(realigned(ledger))),
+        ("a window of another anchor is kept as long as that says", Box::pin(windows::realigned(ledger))),
         ("a prefix is not enough for a name that ends with it", Box::pin(prefix(ledger))),
         ("calls that travel together are answered as each would be alone", Box::pin(together::right(ledger))),
     ];
@@ -203,7 +204,7 @@ async fn window_end(ledger: &Ledger) -> bool {
     right
 }
 
-fn subscription(revision: &str) -> Vec<u8> {
+pub fn subscription(revision: &str) -> Vec<u8> {
     codec::encode_subscription(&Subscription {
         revision: revision.to_owned(),
         plan_id: "p".to_owned(),
@@ -593,52 +594,6 @@ async fn unopened(ledger: &Ledger) -> bool {
     let span = [&user.plan.from_ms.to_le_bytes()[..6], &user.plan.until_ms.to_le_bytes()[..7]].concat();
     right &= packed.starts_with(&(START + MINUTE).to_le_bytes()[..6]);
     right &= packed[6..8] == [0, 0] && !packed.windows(13).any(|bytes| bytes == span);
-    user.delete().await;
-    right
-}
-
-/// Whoever has started on a 28th of February has years that end like those of a 29th, but for the leap years.
-async fn realigned(ledger: &Ledger) -> bool {
-    let mut user = User::new(ledger).await;
-    // 2034-05-18, 2028-02-29, 2029-02-28 and 2036-02-29.
-    let (now, leap_day, day_before) = (START + 365 * DAY, 1_835_395_200_000, 1_866_931_200_000);
-    let kept: i64 = 2_087_856_000_000;
-    step_clock(&user.name, Step::To(now)).await;
-    let group = "period: yearly, anchor: subscription_start, id: g, unit: count, quota: 9, match: [{ event: e }]";
-    user.plan = plan_at(group, Some(day_before), now);
-    let mut right = user.track("").await.is_ok();
-    let is_kept = |packed: &[u8], until: i64| packed.windows(7).any(|bytes| bytes == &until.to_le_bytes()[..7]);
-    right &= is_kept(&user.look::<Vec<u8>>("GET", user.keys.ledger()).await, kept - DAY);
-    let call = codec::encode(&("", "p", vec!["realign"]));
-    let args: [&[u8]; 3] = [&call, &subscription("1"), &plan_at(group, Some(leap_day), now).message];
-    let answer = ledger.run(&ledger.scripts().subscription_put, &user.keys.all(), &user.owner, &args).await;
-    right &= answer.is_ok_and(|reply| reply.current().is_ok());
-    right &= is_kept(&user.look::<Vec<u8>>("GET", user.keys.ledger()).await, kept);
-    user.delete().await;
-    right
-}
-
-/// Whoever enters a plan again is back in its window, which then also waits for a catalog edit of the anchor.
-async fn entered_again(ledger: &Ledger) -> bool {
-    let mut user = User::new(ledger).await;
-    let group =
-        |anchor| format!("period: monthly, anchor: {anchor}, id: g, unit: count, quota: 9, match: [{{ event: e }}]");
-    let (calendar, anchored) = (group("calendar"), group("subscription_start"));
-    // Of May; and from the 28th of April to that of May.
-    let anchor = START - 20 * DAY;
-    user.plan = plan_at(&calendar, None, START);
-    let mut right = user.track("").await.is_ok();
-    for (before, revision, group) in [("", "1", &anchored), ("1", "2", &calendar)] {
-        let call = codec::encode(&(before, "p", vec!["enter"]));
-        let args: [&[u8]; 3] = [&call, &subscription(revision), &plan_at(group, Some(anchor), START).message];
-        let answer = ledger.run(&ledger.scripts().subscription_put, &user.keys.all(), &user.owner, &args).await;
-        right &= answer.is_ok_and(|reply| reply.current().is_ok());
-    }
-    user.step(11 * DAY).await;
-    let plan = plan_at(&anchored, Some(anchor), START + 11 * DAY);
-    let args: [&[u8]; 2] = [&codec::encode(&("2", false, -1)), &plan.message];
-    let answer = ledger.run(&ledger.scripts().usage, &user.keys.all(), &user.owner, &args).await;
-    right &= answer.ok().and_then(|reply| reply.usage().ok()).is_some_and(|standings| standings[0].used == 1);
     user.delete().await;
     right
 }

@@ -39,6 +39,7 @@ mod tracking;
 mod user;
 #[path = "../model/windows.rs"]
 mod windows;
+mod windows_direct;
 
 mod direct;
 mod kill;

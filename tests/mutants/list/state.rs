@@ -99,6 +99,7 @@ pub const WINDOWS: &[Mutant] = &[
         "if now < start or now >= ends then return nil end",
         "if now < start or now > ends then return nil end",
     ),
+    ("lib/ledger", "local is_left = same_kind and w[ANCHOR] ~= anchor", "local is_left = false"),
     ("lib/ledger", "led.opened = led.opened + 1", ""),
     ("lib/subscription", "if plan and revision == '' then led.plan = plan[P_ID] end", ""),
     ("lib/subscription", "led.time >= ends", "led.time > ends"),
@@ -197,7 +198,7 @@ pub const WINDOWS: &[Mutant] = &[
         "and w[END] <= now and w[END] > start then start = w[END] end",
         "and w[END] > start then start = w[END] end",
     ),
-    ("lib/ledger", "if same_kind ~= nil and w[END] <= now", "if w[END] <= now"),
+    ("lib/ledger", "if same_kind ~= nil and not is_left and w[END] <= now", "if not is_left and w[END] <= now"),
     ("lib/ledger", "then start = w[END] end", "then start = start end"),
     ("lib/ledger", "if start ~= group[G_START] then frame =", "if false then frame ="),
     (
