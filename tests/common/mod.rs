@@ -17,7 +17,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, LazyLock};
+use std::sync::{Arc, LazyLock, OnceLock};
 use std::time::Duration;
 
 use tokio::runtime::Runtime;
@@ -69,9 +69,12 @@ fn remove_leftovers(parent: &Path) {
     }
 }
 
+/// The URL of the shared Redis, once a test has asked for it. To look does not start it, which would block.
+static SHARED_URL: OnceLock<String> = OnceLock::new();
+
 /// The URL of the shared Redis.
 pub fn redis_url() -> String {
-    REDIS.url()
+    SHARED_URL.get_or_init(|| REDIS.url()).clone()
 }
 
 /// The data directory of the shared Redis and of others that a test starts.
@@ -123,7 +126,7 @@ impl Replica {
     ) -> Self {
         let catalog = Arc::new(catalog::parse(catalog, zones).unwrap_or_else(|problems| panic!("{problems}")));
         // On the shared Redis, users' clocks can be stepped.
-        let stepped = redis.urls == [redis_url()];
+        let stepped = SHARED_URL.get().is_some_and(|url| redis.urls == [url.as_str()]);
         let address = on_runtime_async(async move {
             let ledger = Ledger::connect(&redis).await.expect("Redis can be used");
             let ledger = if stepped { with_stepped_clocks(ledger).await } else { ledger };
