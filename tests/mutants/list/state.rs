@@ -78,7 +78,6 @@ pub const MEMORY: &[Mutant] = &[
     ),
     ("lib/agenda", "if lapse_early(led, record) then moves.records[#moves.records + 1] = { field, record } end", ""),
     ("lib/agenda", "if led.was_wrong then lapse_remembered(led, agenda_key, memory_key, moves) end", ""),
-    ("lib/agenda", "if led.was_wrong or moves.expired then", "if moves.expired then"),
     ("lib/agenda", "for i = 1, #moves.records do write_record(memory_key, unpack(moves.records[i])) end", ""),
     (
         "lib/record",
@@ -88,7 +87,6 @@ pub const MEMORY: &[Mutant] = &[
     ("lib/record", "if led.time >= record[R_FORGET] then return nil end", ""),
     ("lib/record", "  lapse_early(led, record)\n", ""),
     ("lib/record", "or record[R_STATE] ~= HELD_STATE or deadline <= now", "or deadline <= now"),
-    ("lib/record", "now, now + record[R_FORGET] - deadline", "now, record[R_FORGET]"),
 ];
 
 /// ONE-CLOCK and SELF-CONTAINED: windows, and what plans do to them.
@@ -162,8 +160,6 @@ pub const WINDOWS: &[Mutant] = &[
     ("lib/ledger", "(w[ANCHOR] == anchor or w[START] == group[G_START])", "w[ANCHOR] == anchor"),
     ("lib/ledger", "(w[ANCHOR] == anchor or w[START] == group[G_START])", "w[START] == group[G_START]"),
     ("lib/ledger", "(w[ANCHOR] == anchor or w[START] == group[G_START])", "true"),
-    ("lib/ledger", "if same_kind ~= nil and w[START] <= led.time then return", "if same_kind ~= nil then return"),
-    ("lib/ledger", "return same_kind == false and w or nil", "return w"),
     ("lib/ledger", "return led.time < w[END] and w or nil, same_kind end", "return w, same_kind end"),
     (
         "lib/ledger",
