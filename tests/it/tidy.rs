@@ -71,11 +71,12 @@ fn a_file_can_be_held_in_mind() {
 
 #[test]
 fn every_script_says_what_it_takes_and_answers_and_checks_before_it_writes() {
-    const WRITES: [&str; 8] = [
+    const WRITES: [&str; 9] = [
         "call('SET'",
         "call('HSET'",
         "call('ZADD'",
         "call('DEL'",
+        "call('UNLINK'",
         "save_ledger(",
         "write_lapsed(",
         "write_subscription(",
