@@ -56,9 +56,10 @@ const RESERVED: [&str; 25] = [
 
 /// The other keywords of Rust, which a field has with an underscore behind it.
 const RUST_KEYWORDS: [&str; 40] = [
-    "abstract", "as", "async", "await", "become", "box", "const", "continue", "crate", "dyn", "enum", "extern", "final",
-    "fn", "gen", "impl", "let", "loop", "macro", "match", "mod", "move", "mut", "override", "priv", "pub", "ref", "self",
-    "static", "struct", "super", "trait", "try", "type", "typeof", "unsafe", "unsized", "use", "virtual", "where",
+    "abstract", "as", "async", "await", "become", "box", "const", "continue", "crate", "dyn", "enum", "extern",
+    "final", "fn", "gen", "impl", "let", "loop", "macro", "match", "mod", "move", "mut", "override", "priv", "pub",
+    "ref", "self", "static", "struct", "super", "trait", "try", "type", "typeof", "unsafe", "unsized", "use",
+    "virtual", "where",
 ];
 
 /// The formats, in the order of the file.
