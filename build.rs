@@ -3,6 +3,8 @@
 
 #[path = "build/formats.rs"]
 mod formats;
+#[path = "build/layout.rs"]
+mod layout;
 
 use std::error::Error;
 use std::path::{Path, PathBuf};
@@ -22,6 +24,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     fs::write(out.join("formats_tests.rs"), formats::rust_tests(&formats)?)?;
     // For tests, which run all of it.
     fs::write(out.join("formats_library.lua"), formats::lua(&formats, None))?;
+    fs::write(out.join("redis-layout.md"), layout::page(&fs::read_to_string("build/redis-layout.md")?, &formats)?)?;
     assemble_scripts(Path::new("lua"), &formats, &out)
 }
 
