@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use crate::domain::amount::Quantity;
 use crate::domain::counted::counted;
-use crate::domain::packed::{Misfit, Reader};
+use crate::ledger::packed::{Misfit, Reader};
 
 use super::value::{Undecodable, Value, not_a};
 

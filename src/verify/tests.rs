@@ -4,7 +4,7 @@ use serde_bytes::ByteBuf;
 
 use crate::catalog::NEVER_MS;
 use crate::domain::id::{AppId, Owner, UserId};
-use crate::domain::packed::{push_integer, push_text};
+use crate::ledger::packed::{push_integer, push_text};
 use crate::ledger::UserKeys;
 use crate::ledger::codec::encode;
 use crate::ledger::inspection::UserState;
