@@ -1,4 +1,10 @@
-//! Generates the gRPC code from `proto/` and puts the Lua scripts together from `lua/` and `lua/lib/`.
+//! Generates the gRPC code from `proto/`, what reads and writes stored values from `lua/formats.toml`, and puts the Lua scripts together
+//! from `lua/` and `lua/lib/`.
+
+#[path = "build/formats.rs"]
+mod formats;
+#[path = "build/layout.rs"]
+mod layout;
 
 use std::error::Error;
 use std::path::{Path, PathBuf};
@@ -9,10 +15,17 @@ use prost::Message as _;
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo::rerun-if-changed=proto");
     println!("cargo::rerun-if-changed=lua");
+    println!("cargo::rerun-if-changed=build");
     let out = PathBuf::from(env::var("OUT_DIR")?);
     generate_grpc(&out)?;
     generate_envoy(&out)?;
-    assemble_scripts(Path::new("lua"), &out)
+    let formats = formats::parse(&fs::read_to_string("lua/formats.toml")?)?;
+    fs::write(out.join("formats.rs"), formats::rust(&formats)?)?;
+    fs::write(out.join("formats_tests.rs"), formats::rust_tests(&formats)?)?;
+    // For tests, which run all of it.
+    fs::write(out.join("formats_library.lua"), formats::lua(&formats, None))?;
+    fs::write(out.join("redis-layout.md"), layout::page(&fs::read_to_string("build/redis-layout.md")?, &formats)?)?;
+    assemble_scripts(Path::new("lua"), &formats, &out)
 }
 
 fn generate_grpc(out: &Path) -> Result<(), Box<dyn Error>> {
@@ -32,8 +45,8 @@ fn generate_envoy(out: &Path) -> Result<(), Box<dyn Error>> {
 }
 
 /// Writes `OUT_DIR/<name>.lua` for every `lua/<name>.lua`: its shebang, then the libraries that its `-- uses:` line
-/// names, in that order, then the script itself.
-fn assemble_scripts(from: &Path, out: &Path) -> Result<(), Box<dyn Error>> {
+/// names, in that order, then the script itself. The library `formats` is generated: of it comes what the others name.
+fn assemble_scripts(from: &Path, formats: &[formats::Format], out: &Path) -> Result<(), Box<dyn Error>> {
     for entry in fs::read_dir(from)? {
         let path = entry?.path();
         if path.extension().is_none_or(|extension| extension != "lua") {
@@ -45,13 +58,21 @@ fn assemble_scripts(from: &Path, out: &Path) -> Result<(), Box<dyn Error>> {
             return Err(format!("{} does not start with #!lua", path.display()).into());
         }
         let uses = body.lines().find_map(|line| line.strip_prefix("-- uses: ")).unwrap_or_default();
-        let mut script = format!("{shebang}\n");
+        let mut parts = Vec::new();
         for library in uses.split_whitespace() {
+            if library == "formats" {
+                parts.push(None);
+                continue;
+            }
             let library = from.join("lib").join(format!("{library}.lua"));
             let text = fs::read_to_string(&library).map_err(|error| format!("{}: {error}", library.display()))?;
-            script.push_str(&without_comments(&text));
+            parts.push(Some(without_comments(&text)));
         }
-        script.push_str(&without_comments(body));
+        parts.push(Some(without_comments(body)));
+        let written: String = parts.iter().flatten().map(String::as_str).collect();
+        let library = formats::lua(formats, Some(&written));
+        let script: String = parts.iter().map(|part| part.as_deref().unwrap_or(&library)).collect();
+        let script = format!("{shebang}\n{script}");
         fs::write(out.join(path.file_name().ok_or("a script without a name")?), script)?;
     }
     Ok(())

@@ -3,6 +3,7 @@
 mod api_keys;
 pub mod codec;
 mod connection;
+pub mod formats;
 pub mod inspection;
 pub mod keys;
 mod script;

@@ -15,6 +15,7 @@ mod example;
 mod functions;
 mod guarantees;
 mod image;
+mod layout;
 mod logs;
 mod manifests;
 mod observability;

@@ -1,0 +1,261 @@
+//! Reads `lua/formats.toml`, and makes from it what Lua and Rust read and write stored values, calls and answers with.
+
+use std::error::Error;
+use std::fmt::Write as _;
+
+use serde::Deserialize;
+
+/// One format: a name, what it is, and its fields in order.
+pub struct Format {
+    pub name: String,
+    pub about: String,
+    pub fields: Vec<Field>,
+}
+
+/// One field of a format.
+pub struct Field {
+    pub name: String,
+    pub code: String,
+    pub kind: Kind,
+    pub about: String,
+}
+
+/// How a field is stored.
+#[derive(Clone, Copy)]
+pub enum Kind {
+    /// An integer of so many bytes that is not negative.
+    Unsigned(usize),
+    /// An integer of so many bytes.
+    Signed(usize),
+    /// So many bytes.
+    Bytes(usize),
+    /// Bytes after their length, which has so many bytes.
+    Text(usize),
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Declared {
+    about: String,
+    fields: Vec<DeclaredField>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct DeclaredField {
+    name: String,
+    r#type: String,
+    about: String,
+}
+
+/// Names that a field cannot have: the keywords of Lua, and the other locals of the generated functions.
+const RESERVED: [&str; 25] = [
+    "and", "break", "do", "else", "elseif", "end", "false", "for", "function", "if", "in", "local", "nil", "not", "or",
+    "repeat", "return", "then", "true", "until", "while", "packed", "offset", "after", "reader",
+];
+
+/// The other keywords of Rust, which a field has with an underscore behind it.
+const RUST_KEYWORDS: [&str; 40] = [
+    "abstract", "as", "async", "await", "become", "box", "const", "continue", "crate", "dyn", "enum", "extern",
+    "final", "fn", "gen", "impl", "let", "loop", "macro", "match", "mod", "move", "mut", "override", "priv", "pub",
+    "ref", "self", "static", "struct", "super", "trait", "try", "type", "typeof", "unsafe", "unsized", "use",
+    "virtual", "where",
+];
+
+/// The formats, in the order of the file.
+pub fn parse(text: &str) -> Result<Vec<Format>, Box<dyn Error>> {
+    let table: toml::Table = text.parse()?;
+    let mut formats = Vec::new();
+    for (name, value) in table {
+        let declared: Declared = value.try_into().map_err(|error| format!("formats.toml: {name}: {error}"))?;
+        let mut fields = Vec::new();
+        for field in declared.fields {
+            if RESERVED.contains(&field.name.as_str()) {
+                return Err(format!("formats.toml: {name}: a field cannot be named {}", field.name).into());
+            }
+            let kind = kind(&field.r#type).ok_or_else(|| format!("formats.toml: {name}: type {}", field.r#type))?;
+            fields.push(Field { name: field.name, code: field.r#type, kind, about: field.about });
+        }
+        formats.push(Format { name, about: declared.about, fields });
+    }
+    Ok(formats)
+}
+
+fn kind(code: &str) -> Option<Kind> {
+    let width = |prefix: &str| code.strip_prefix(prefix)?.parse::<usize>().ok();
+    match (width("text"), width("u"), width("i"), width("b")) {
+        (Some(width @ (1 | 2 | 4)), ..) => Some(Kind::Text(width)),
+        (_, Some(width @ 1..=7), ..) => Some(Kind::Unsigned(width)),
+        (_, _, Some(width @ 1..=7), _) => Some(Kind::Signed(width)),
+        (_, _, _, Some(width @ 1..)) => Some(Kind::Bytes(width)),
+        _ => None,
+    }
+}
+
+impl Format {
+    /// `IdleCounter` for `idle_counter`.
+    fn type_name(&self) -> String {
+        self.name.split('_').map(|word| word[..1].to_uppercase() + &word[1..]).collect()
+    }
+
+    /// The format string of Lua's `struct`.
+    fn lua_format(&self) -> String {
+        let codes = self.fields.iter().map(|field| match field.kind {
+            Kind::Unsigned(1) => "B".to_owned(),
+            Kind::Unsigned(width) => format!("I{width}"),
+            Kind::Signed(width) => format!("i{width}"),
+            Kind::Bytes(width) => format!("c{width}"),
+            Kind::Text(1) => "Bc0".to_owned(),
+            Kind::Text(2) => "Hc0".to_owned(),
+            Kind::Text(width) => format!("I{width}c0"),
+        });
+        format!("'<{}'", codes.collect::<String>())
+    }
+
+    /// How many bytes it takes, if that is fixed.
+    pub fn size(&self) -> Option<usize> {
+        self.fields
+            .iter()
+            .map(|field| match field.kind {
+                Kind::Unsigned(width) | Kind::Signed(width) | Kind::Bytes(width) => Some(width),
+                Kind::Text(_) => None,
+            })
+            .sum()
+    }
+}
+
+/// A piece of the Lua library `formats`: a local and its text.
+struct Piece {
+    name: String,
+    text: String,
+}
+
+fn lua_pieces(format: &Format) -> [Piece; 3] {
+    let (name, codes) = (&format.name, format.lua_format());
+    let constant = format!("{}_FORMAT", name.to_uppercase());
+    let locals: Vec<_> = format.fields.iter().map(|field| field.name.as_str()).collect();
+    let pairs: Vec<_> = locals.iter().map(|name| format!("{name} = {name}")).collect();
+    let values = format.fields.iter().map(|field| match field.kind {
+        Kind::Text(_) => format!("#value.{0}, value.{0}", field.name),
+        _ => format!("value.{}", field.name),
+    });
+    let values: Vec<_> = values.collect();
+    let read = format!(
+        "local function read_{name}(packed, offset)\n  local {}, after = unpack_struct({codes}, packed, offset or 1)\n  \
+         return {{ {} }}, after\nend\n",
+        locals.join(", "),
+        pairs.join(", ")
+    );
+    let write =
+        format!("local function write_{name}(value)\n  return pack_struct({codes}, {})\nend\n", values.join(", "));
+    [
+        Piece { text: format!("local {constant} = {codes}\n"), name: constant },
+        Piece { name: format!("read_{name}"), text: read },
+        Piece { name: format!("write_{name}"), text: write },
+    ]
+}
+
+/// The Lua library `formats`: of each format `<NAME>_FORMAT`, `read_<name>(packed, offset)`, which returns a table and the offset after
+/// it, and `write_<name>(value)`, which returns the bytes. Only what `script` names, if there is one.
+pub fn lua(formats: &[Format], script: Option<&str>) -> String {
+    let is_word = |character: char| character.is_ascii_alphanumeric() || character == '_';
+    let words: Option<std::collections::HashSet<&str>> =
+        script.map(|text| text.split(|character| !is_word(character)).collect());
+    let mut library = String::new();
+    for piece in formats.iter().flat_map(lua_pieces) {
+        if words.as_ref().is_none_or(|words| words.contains(piece.name.as_str())) {
+            library.push_str(&piece.text);
+        }
+    }
+    library
+}
+
+/// The name of a field in Rust.
+fn rust_name(name: &str) -> String {
+    if RUST_KEYWORDS.contains(&name) { format!("{name}_") } else { name.to_owned() }
+}
+
+/// The structs of Rust, which `src/ledger/formats.rs` includes.
+pub fn rust(formats: &[Format]) -> Result<String, std::fmt::Error> {
+    let mut code = String::new();
+    for format in formats {
+        let name = format.type_name();
+        let (mut fields, mut reads, mut writes) = (String::new(), String::new(), String::new());
+        for field in &format.fields {
+            let known = rust_name(&field.name);
+            let (held, read, write) = match field.kind {
+                Kind::Unsigned(width) => (
+                    "i64".to_owned(),
+                    format!("reader.integer({width})?"),
+                    format!("push_unsigned(bytes, self.{known}, {width})"),
+                ),
+                Kind::Signed(width) => (
+                    "i64".to_owned(),
+                    format!("reader.signed({width})?"),
+                    format!("push_signed(bytes, self.{known}, {width})"),
+                ),
+                Kind::Bytes(width) => (
+                    format!("[u8; {width}]"),
+                    "array(reader)?".to_owned(),
+                    format!("bytes.extend_from_slice(&self.{known})"),
+                ),
+                Kind::Text(width) => (
+                    "Vec<u8>".to_owned(),
+                    format!("reader.blob({width})?.to_vec()"),
+                    format!("push_blob(bytes, &self.{known}, {width})"),
+                ),
+            };
+            writeln!(fields, "    /// {}.\n    pub {known}: {held},", sentence(&field.about))?;
+            writeln!(reads, "            {known}: {read},")?;
+            writeln!(writes, "        {write};")?;
+        }
+        write!(
+            code,
+            "/// {about}.\n#[derive(Debug, Clone, PartialEq, Eq, Default)]\npub struct {name} {{\n{fields}}}\n\n\
+             impl {name} {{\n    /// How many bytes it takes, if that is fixed.\n    pub const SIZE: Option<usize> = {size:?};\n\n    \
+             /// Reads it from the front.\n    ///\n    /// # Errors\n    /// [`Misfit::TooShort`].\n    \
+             pub fn read(reader: &mut Reader<'_>) -> Result<Self, Misfit> {{\n        Ok(Self {{\n{reads}        }})\n    }}\n\n    \
+             /// Appends it.\n    ///\n    /// # Panics\n    /// If a value does not fit into its field: callers have bounded them.\n    \
+             pub fn write(&self, bytes: &mut Vec<u8>) {{\n{writes}    }}\n}}\n\n",
+            about = sentence(&format.about),
+            size = format.size(),
+        )?;
+    }
+    Ok(code)
+}
+
+/// As a sentence of a doc comment, without its full stop.
+fn sentence(about: &str) -> String {
+    let mut characters = about.chars();
+    characters.next().map_or_else(String::new, |first| first.to_uppercase().chain(characters).collect())
+}
+
+/// Calls of `round_trip` with the smallest and the largest values of each format, which the tests of `src/ledger/formats.rs` include.
+pub fn rust_tests(formats: &[Format]) -> Result<String, std::fmt::Error> {
+    let mut code = String::from("#[test]\nfn every_format_is_read_as_it_was_written() {\n");
+    for format in formats {
+        let name = format.type_name();
+        for largest in [false, true] {
+            let fields = format.fields.iter().map(|field| {
+                let value = match field.kind {
+                    Kind::Unsigned(width) if largest => format!("(1 << {}) - 1", 8 * width),
+                    Kind::Signed(width) if largest => format!("(1 << {}) - 1", 8 * width - 1),
+                    Kind::Signed(width) => format!("-(1 << {})", 8 * width - 1),
+                    Kind::Unsigned(_) => "0".to_owned(),
+                    Kind::Bytes(width) => format!("[{}; {width}]", if largest { 255 } else { 0 }),
+                    Kind::Text(width) if largest => format!("vec![254; {}]", if width == 1 { 255 } else { 65_535 }),
+                    Kind::Text(_) => "Vec::new()".to_owned(),
+                };
+                format!("{}: {value}", rust_name(&field.name))
+            });
+            let fields: Vec<_> = fields.collect();
+            writeln!(
+                code,
+                "    round_trip({name}::SIZE, &{name} {{ {} }}, {name}::write, {name}::read);",
+                fields.join(", ")
+            )?;
+        }
+    }
+    code.push_str("}\n");
+    Ok(code)
+}

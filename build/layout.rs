@@ -1,0 +1,34 @@
+//! Makes `docs/reference/redis-layout.md`: the text of `build/redis-layout.md`, with a table in the place of each `{format}`.
+
+use std::collections::BTreeSet;
+use std::error::Error;
+use std::fmt::Write as _;
+
+use crate::formats::Format;
+
+/// The page. Each format must have its place in the text.
+pub fn page(text: &str, formats: &[Format]) -> Result<String, Box<dyn Error>> {
+    let mut missing: BTreeSet<&str> = formats.iter().map(|format| format.name.as_str()).collect();
+    let mut page = String::new();
+    for line in text.lines() {
+        let name = line.strip_prefix('{').and_then(|rest| rest.strip_suffix('}'));
+        match name.map(|name| formats.iter().find(|format| format.name == name).ok_or(name)) {
+            Some(Ok(format)) => {
+                missing.remove(format.name.as_str());
+                table(&mut page, format)?;
+            }
+            Some(Err(name)) => return Err(format!("build/redis-layout.md: there is no format {name}").into()),
+            None => writeln!(page, "{line}")?,
+        }
+    }
+    if missing.is_empty() { Ok(page) } else { Err(format!("build/redis-layout.md: {missing:?} have no place").into()) }
+}
+
+fn table(page: &mut String, format: &Format) -> std::fmt::Result {
+    let size = format.size().map_or_else(String::new, |size| format!(", {size} bytes"));
+    writeln!(page, "### {}{size}\n\n{}.\n\n| field | type | |\n|---|---|---|", format.name, format.about)?;
+    for field in &format.fields {
+        writeln!(page, "| `{}` | `{}` | {} |", field.name, field.code, field.about)?;
+    }
+    writeln!(page)
+}
