@@ -1,7 +1,7 @@
 //! Stored values, calls and answers of the scripts, as `lua/formats.toml` declares them. `build.rs` generates these structs, and the Lua
 //! that reads and writes the same bytes. `docs/reference/redis-layout.md` shows what is where.
 
-use crate::domain::packed::{Misfit, Reader, push_integer};
+use super::packed::{Misfit, Reader, push_integer};
 
 include!(concat!(env!("OUT_DIR"), "/formats.rs"));
 
