@@ -242,13 +242,7 @@ impl Meter {
         }
     }
 
-    async fn refund(
-        &self,
-        owner: &Owner,
-        event: &Event,
-        refunded: &EventName,
-        once: &Once,
-    ) -> Result<Tracked, Fault> {
+    async fn refund(&self, owner: &Owner, event: &Event, refunded: &EventName, once: &Once) -> Result<Tracked, Fault> {
         let replay_ms = millis(self.options.replay_window);
         let mut attempts = self.attempts(owner);
         loop {

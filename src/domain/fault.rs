@@ -101,10 +101,14 @@ pub enum Fault {
     #[error("the ledger did not answer, and the outcome is unknown: ask again, with the same request_id")]
     Unavailable(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// The reservation was made by a plan that this replica does not have, and that the archive does not have either.
-    #[error("the plan by which the reservation was made is neither in the catalog nor in the archive: nothing was done, ask again")]
+    #[error(
+        "the plan by which the reservation was made is neither in the catalog nor in the archive: nothing was done, ask again"
+    )]
     PlanNotArchived,
     /// A newer version has written what is stored of the user.
-    #[error("what is stored of the user was written by a newer version of Tollgate than this replica: nothing was done, ask again")]
+    #[error(
+        "what is stored of the user was written by a newer version of Tollgate than this replica: nothing was done, ask again"
+    )]
     FormatUnknown,
     /// As many calls as this replica takes are under way.
     #[error("as many calls are under way as this replica takes: nothing was done, ask again")]

@@ -114,13 +114,16 @@ impl Ledger {
             }
             Reply::Stale(stored) => Err(NoAnswer::Stale(stored)),
             Reply::Fault(fault) => {
-                let digest = if fault.plan == [0; 8] { about.plan.map_or([0; 8], |plan| plan.digest) } else { fault.plan };
+                let digest =
+                    if fault.plan == [0; 8] { about.plan.map_or([0; 8], |plan| plan.digest) } else { fault.plan };
                 let plan = self.plan_of(&digest, fault.group > 0, about).await;
                 Err(told(&fault, plan.as_deref(), about.plan_id).into())
             }
             Reply::CommittedOtherwise(digest, claims) => {
                 let committed = match self.plan_of(&digest, !claims.is_empty(), about).await {
-                    Some(plan) => claims.iter().map(|claim| committed(claim, &plan.groups)).collect::<Result<_, _>>()?,
+                    Some(plan) => {
+                        claims.iter().map(|claim| committed(claim, &plan.groups)).collect::<Result<_, _>>()?
+                    }
                     None => Vec::new(),
                 };
                 Err(Fault::AlreadyCommitted { committed }.into())

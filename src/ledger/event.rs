@@ -159,7 +159,10 @@ mod tests {
         assert_eq!(measured(Some("2"), &[], &[("quantity", "4")]), json!([4, 2]));
         assert_eq!(measured(None, &[], &[("quantity", "4"), ("seconds", "0.25")]), json!([4, 4, 5, [0, 250_000]]));
         assert_eq!(measured(None, &[], &[("debt", "-1"), ("in", "1,000")]), json!([1, true, 2, true]));
-        assert_eq!(measured(None, &[("in", "9007199254740991")], &[("in", "x")]), json!([2, 9_007_199_254_740_991_u64]));
+        assert_eq!(
+            measured(None, &[("in", "9007199254740991")], &[("in", "x")]),
+            json!([2, 9_007_199_254_740_991_u64])
+        );
     }
 
     #[test]

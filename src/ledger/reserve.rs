@@ -72,12 +72,7 @@ impl Ledger {
             None => None,
             Some(state) => Some(Hold {
                 // ONCE: a replay names the reservation of the first call.
-                id: ReservationId {
-                    field: once.field,
-                    suffix: answer.suffix,
-                    plan: answer.plan,
-                    owner: owner.clone(),
-                },
+                id: ReservationId { field: once.field, suffix: answer.suffix, plan: answer.plan, owner: owner.clone() },
                 state,
                 deadline_ms: answer.deadline_ms,
                 replayed: answer.replayed,

@@ -54,7 +54,8 @@ struct Blob(String, i64, i64, i64, Vec<(String, String)>);
 const UNLIMITED: &str = "unlimited";
 
 fn encoded(subscription: &Subscription) -> Vec<u8> {
-    let Subscription { revision: _, plan_id, start_ms, end_ms, cycle_anchor_ms, fallen_to: _, overrides } = subscription;
+    let Subscription { revision: _, plan_id, start_ms, end_ms, cycle_anchor_ms, fallen_to: _, overrides } =
+        subscription;
     let overrides = overrides.iter().map(|(group, quota)| match quota {
         QuotaOverride::Amount(amount) => (group.clone(), amount.to_string()),
         QuotaOverride::Unlimited => (group.clone(), UNLIMITED.to_owned()),

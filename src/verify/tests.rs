@@ -4,10 +4,10 @@ use serde_bytes::ByteBuf;
 
 use crate::catalog::NEVER_MS;
 use crate::domain::id::{AppId, Owner, UserId};
-use crate::ledger::packed::{push_integer, push_text};
 use crate::ledger::UserKeys;
 use crate::ledger::codec::encode;
 use crate::ledger::inspection::UserState;
+use crate::ledger::packed::{push_integer, push_text};
 
 use super::checks::{self, Findings};
 use super::stored::{Ledger, Record, Request, Subscription};

@@ -307,12 +307,7 @@ impl Connections {
         })
     }
 
-    async fn evaluate_alone(
-        &self,
-        script: &Script,
-        owner: &Owner,
-        message: &Message,
-    ) -> Result<Vec<u8>, RedisError> {
+    async fn evaluate_alone(&self, script: &Script, owner: &Owner, message: &Message) -> Result<Vec<u8>, RedisError> {
         let mut answer = Err(timed_out());
         for (name, subject) in self.functions.ways(script) {
             answer = self.ask(owner, &batch::command(name, subject, &[message]), script.writes).await;

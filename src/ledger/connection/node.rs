@@ -182,12 +182,7 @@ impl Node {
     }
 
     /// Calls a script over the lane that belongs to `hash`, together with others that come while something is under way there.
-    pub(super) async fn call(
-        self: &Arc<Self>,
-        hash: usize,
-        script: &'static Script,
-        message: Message,
-    ) -> Answer {
+    pub(super) async fn call(self: &Arc<Self>, hash: usize, script: &'static Script, message: Message) -> Answer {
         let number = hash % self.lanes.len();
         let (call, answer) = Call::new(script, hash, message, Instant::now() + self.timeout);
         if let Some(connection) = self.lanes[number].waiting.push(call, self.source.master.borrow().number) {
