@@ -10,7 +10,6 @@ pub mod descriptor;
 pub mod event;
 pub mod fault;
 pub mod id;
-pub mod packed;
 pub mod pattern;
 pub mod plan;
 pub mod subscription;

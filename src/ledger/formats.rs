@@ -1,7 +1,7 @@
 //! Stored values, calls and answers of the scripts, as `lua/formats.toml` declares them. `build.rs` generates these structs, and the Lua
 //! that reads and writes the same bytes. `docs/reference/redis-layout.md` shows what is where.
 
-use crate::domain::packed::{Misfit, Reader, push_integer};
+use super::packed::{Misfit, Reader, push_integer};
 
 include!(concat!(env!("OUT_DIR"), "/formats.rs"));
 
@@ -59,6 +59,6 @@ mod tests {
     #[test]
     #[should_panic(expected = "does not fit into 2 bytes")]
     fn a_value_beyond_its_field_is_a_mistake_of_the_caller() {
-        Windows { schedules: 0, count: 1 << 16 }.write(&mut Vec::new());
+        Windows { count: 1 << 16 }.write(&mut Vec::new());
     }
 }

@@ -1,8 +1,8 @@
-//! Reads a live Redis for `tollgate verify`: finds the users, and reads what is stored of each. Nothing is written. A
-//! script looks at a few hundred entries; only the one for a user's live holds must see all of them at once, which for the most there
-//! may be (10,000, about 4 MB) takes some tens of milliseconds.
+//! Reads a live Redis for `tollgate verify`: finds the users, and reads what is stored of each. Nothing is written, and a script looks at
+//! a few hundred entries; where a user's state changes too often for that, at a few thousand.
 //!
-//! Each answer is one moment of the user's state: what it contradicts in itself is no race with the calls that go on.
+//! Each answer is one moment of the user's state: what it contradicts in itself is no race with the calls that go on. Answers with
+//! the same stamp are of one state.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -15,18 +15,15 @@ use redis::{Cmd, ConnectionInfo, ErrorKind, IntoConnectionInfo as _, RedisError,
 use serde::Deserialize;
 use serde_bytes::ByteBuf;
 
-use crate::domain::id::Owner;
+use crate::domain::id::{Field, Owner, PlanDigest};
 
 use super::connection::access::Identity;
 use super::connection::check::judge_version;
 use super::script::{Script, scripts};
 use super::{ConnectError, RedisAccess, UserKeys, keys};
 
-/// How many keys one `SCAN`, and how many entries one script looks at.
+/// How many keys one `SCAN` looks at.
 const PAGE: usize = 250;
-
-/// The most live holds a user may have; one more is read, to see that there are more.
-pub const MOST_HOLDS: u64 = 10_000;
 
 /// How long an answer may take.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -46,39 +43,50 @@ impl From<RedisError> for Unreadable {
 
 /// What of a user was seen at one moment.
 #[derive(Debug, Clone, Deserialize)]
-pub struct UserState {
+pub struct Seen {
     /// Redis's own time.
     pub redis_ms: i64,
-    /// Of subscription, ledger, memory and agenda, in the words of `TYPE`.
-    pub types: [String; 4],
+    /// Of the state and both memories, in the words of `TYPE`.
+    pub types: [String; 3],
     /// When each of them expires; -1 for never, -2 where there is none.
-    pub expiries_ms: [i64; 4],
-    /// Empty if there is none.
-    pub subscription: ByteBuf,
-    /// Empty if there is none.
-    pub ledger: ByteBuf,
-    /// How many agenda entries are deadlines.
-    pub live: u64,
-    /// These: entry, score, record. At most [`MOST_HOLDS`] and one.
-    pub holds: Vec<(ByteBuf, String, ByteBuf)>,
-    /// The scores of the first and the last agenda entry that is only remembered.
-    pub remembered: Vec<String>,
+    pub expiries_ms: [i64; 3],
+    /// The first answer has all of it, the others its beginning with head and memory. Empty if there is none.
+    pub state: ByteBuf,
+    /// The same until something is written that decides.
+    pub stamp: String,
+    /// The undo of each memory; empty if there is none.
+    pub undos: [ByteBuf; 2],
+    /// Some fields of each memory. A field may come twice.
+    pub pages: [Page; 2],
 }
 
-/// A field of a user's memory, and what it has to agree with. What there is not is empty.
+/// Some fields of one memory.
 #[derive(Debug, Clone, Deserialize)]
-pub struct MemoryEntry {
-    /// Its name.
-    pub field: ByteBuf,
-    /// Its value.
-    pub value: ByteBuf,
-    /// Its score in the agenda.
-    pub score: String,
-    /// The value of the request of a reservation, or of the reservation of a request.
-    pub other: ByteBuf,
+pub struct Page {
+    /// Where the next page begins; empty after the last.
+    next: String,
+    /// Names and values, one after the other.
+    fields: Vec<ByteBuf>,
 }
 
-/// A key that shows a live hold, and its reservation. What there is not is empty.
+impl Page {
+    /// The fields, by name and value.
+    pub fn fields(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
+        self.fields.chunks_exact(2).map(|pair| (pair[0].as_slice(), pair[1].as_slice()))
+    }
+}
+
+/// Where the reading of the memories stands.
+#[derive(Debug, Clone)]
+pub struct Cursors([String; 2]);
+
+impl Default for Cursors {
+    fn default() -> Self {
+        Self(["0", "0"].map(str::to_owned))
+    }
+}
+
+/// A key that shows a live hold, and its record. What there is not is empty.
 #[derive(Debug, Clone, Deserialize)]
 pub struct HoldEntry {
     /// In the words of `TYPE`.
@@ -87,30 +95,40 @@ pub struct HoldEntry {
     pub expires_at_ms: i64,
     /// Its value.
     pub text: ByteBuf,
-    /// The score of the reservation in the agenda.
-    pub score: String,
-    /// Its record.
-    pub record: ByteBuf,
+    /// The record in each memory.
+    pub records: [ByteBuf; 2],
 }
 
-/// A part of something, all of it seen at one moment: Redis's time, the ledger, and the entries.
-#[derive(Debug)]
-pub struct Part<T> {
+/// Keys that show live holds, all of them seen at one moment.
+#[derive(Debug, Deserialize)]
+pub struct Holds {
     /// Redis's own time.
     pub redis_ms: i64,
-    /// Empty if there is none.
-    pub ledger: ByteBuf,
-    /// Some of all.
-    pub entries: Vec<T>,
+    /// The beginning of the state, with head and memory. Empty if there is none.
+    pub head: ByteBuf,
+    /// The undo of each memory; empty if there is none.
+    pub undos: [ByteBuf; 2],
+    /// The holds, in the order of the question.
+    pub holds: Vec<HoldEntry>,
+}
+
+/// A plan of the archive.
+#[derive(Debug, Clone, Deserialize)]
+pub struct ArchivedPlan {
+    /// In the words of `TYPE`.
+    pub kind: String,
+    /// When it expires; -1 for never, -2 where there is none.
+    pub expires_at_ms: i64,
+    /// The message; empty if there is none.
+    pub message: ByteBuf,
 }
 
 #[derive(Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum Answer {
-    Inspected(UserState),
-    Memory(i64, ByteBuf, String, Vec<MemoryEntry>),
-    Agenda(String, Vec<(ByteBuf, String)>),
-    Holds(i64, ByteBuf, Vec<HoldEntry>),
+    Inspected(Seen),
+    Holds(Holds),
+    Plan(ArchivedPlan),
 }
 
 /// Where a scan stands: which node, and its cursor there.
@@ -242,40 +260,26 @@ impl Inspector {
         Ok((keys, next))
     }
 
-    /// What has to be seen at one moment.
+    /// What has to be seen at one moment, and about `count` fields of each memory from `cursors` on. Where to go on; `None` after
+    /// the last field.
     ///
     /// # Errors
     /// [`Unreadable`].
-    pub async fn user(&self, owner: &Owner) -> Result<UserState, Unreadable> {
-        let most = (MOST_HOLDS + 1).to_string();
-        match self.ask(&scripts().inspect, &UserKeys::new(owner).all(), &[most.as_str()]).await? {
-            Answer::Inspected(state) => Ok(state),
-            _ => Err(unfitting()),
-        }
-    }
-
-    /// Some of the memory, from `cursor` on, and the next cursor; a field may come twice. It begins and ends with `0`.
-    ///
-    /// # Errors
-    /// [`Unreadable`].
-    pub async fn memory(&self, owner: &Owner, cursor: &str) -> Result<(Part<MemoryEntry>, String), Unreadable> {
-        let keys = UserKeys::new(owner);
-        let keys = [keys.ledger(), keys.memory(), keys.agenda()];
-        match self.ask(&scripts().inspect_memory, &keys, &[cursor, &PAGE.to_string()]).await? {
-            Answer::Memory(redis_ms, ledger, next, entries) => Ok((Part { redis_ms, ledger, entries }, next)),
-            _ => Err(unfitting()),
-        }
-    }
-
-    /// Some of the agenda, from `cursor` on: its entries that the memory knows nothing of with their scores, and the next cursor.
-    ///
-    /// # Errors
-    /// [`Unreadable`].
-    pub async fn agenda(&self, owner: &Owner, cursor: &str) -> Result<(Vec<(ByteBuf, String)>, String), Unreadable> {
-        let keys = UserKeys::new(owner);
-        match self.ask(&scripts().inspect_agenda, &[keys.memory(), keys.agenda()], &[cursor, &PAGE.to_string()]).await?
-        {
-            Answer::Agenda(next, entries) => Ok((entries, next)),
+    pub async fn user(
+        &self,
+        owner: &Owner,
+        cursors: &Cursors,
+        count: usize,
+    ) -> Result<(Seen, Option<Cursors>), Unreadable> {
+        let [one, two] = &cursors.0;
+        let count = count.to_string();
+        let args = [one, two, &count].map(|argument| argument.as_bytes());
+        match self.ask(&scripts().inspect, &UserKeys::new(owner).all(), &args).await? {
+            Answer::Inspected(seen) => {
+                let next = seen.pages.each_ref().map(|page| page.next.clone());
+                let more = next.iter().any(|cursor| !cursor.is_empty());
+                Ok((seen, more.then_some(Cursors(next))))
+            }
             _ => Err(unfitting()),
         }
     }
@@ -284,21 +288,30 @@ impl Inspector {
     ///
     /// # Errors
     /// [`Unreadable`].
-    pub async fn holds(&self, owner: &Owner, nonces: &[String]) -> Result<Part<HoldEntry>, Unreadable> {
+    pub async fn holds(&self, owner: &Owner, fields: &[Field]) -> Result<Holds, Unreadable> {
         let user_keys = UserKeys::new(owner);
-        let mut keys = vec![user_keys.ledger(), user_keys.memory(), user_keys.agenda()];
-        keys.extend(nonces.iter().map(|nonce| user_keys.hold(nonce)));
-        let nonces: Vec<_> = nonces.iter().map(String::as_str).collect();
-        match self.ask(&scripts().inspect_holds, &keys, &nonces).await? {
-            Answer::Holds(redis_ms, ledger, entries) if entries.len() == nonces.len() => {
-                Ok(Part { redis_ms, ledger, entries })
-            }
+        let mut keys = user_keys.all().to_vec();
+        keys.extend(fields.iter().map(|field| user_keys.hold(field)));
+        let args: Vec<_> = fields.iter().map(<[u8; 16]>::as_slice).collect();
+        match self.ask(&scripts().inspect_holds, &keys, &args).await? {
+            Answer::Holds(holds) if holds.holds.len() == fields.len() => Ok(holds),
+            _ => Err(unfitting()),
+        }
+    }
+
+    /// A plan of the archive.
+    ///
+    /// # Errors
+    /// [`Unreadable`].
+    pub async fn plan(&self, digest: &PlanDigest) -> Result<ArchivedPlan, Unreadable> {
+        match self.ask(&scripts().inspect_plan, &[keys::plan(digest)], &[]).await? {
+            Answer::Plan(plan) => Ok(plan),
             _ => Err(unfitting()),
         }
     }
 
     /// Runs a script that may only read, so that a replica or a user who may only read will do.
-    async fn ask(&self, script: &Script, keys: &[String], args: &[&str]) -> Result<Answer, Unreadable> {
+    async fn ask(&self, script: &Script, keys: &[String], args: &[&[u8]]) -> Result<Answer, Unreadable> {
         let command = |name: &str, subject: &str| {
             let mut command = redis::cmd(name);
             command.arg(subject).arg(keys.len()).arg(keys).arg(args);

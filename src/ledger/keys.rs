@@ -1,29 +1,40 @@
-//! The one place that spells keys: `tollgate2:{app:user}:what`.
+//! The one place that spells keys: `tollgate3:{app:user}:u`, and what belongs to it.
 //!
-//! `2` is the schema version of the values. All keys of a user carry one hash tag, so that a script touches one slot. What belongs to no
+//! `3` is the version of what is stored. All keys of a user carry one hash tag, so that a script touches one slot. What belongs to no
 //! user has a name without braces.
 
-use crate::domain::id::Owner;
+use crate::domain::id::{Field, Owner, PlanDigest, base64url, from_base64url};
 
-const PREFIX: &str = "tollgate2:{";
+const PREFIX: &str = "tollgate3:{";
+
+/// Follows the hash tag in the key of a user's state.
+const OF_USER: &str = "}:u";
+
+/// Follows that in the keys of holds.
+const OF_HOLD: &str = ":h:";
+
+/// Begins the keys of plans.
+const OF_PLAN: &str = "tollgate3:plan:";
 
 /// The API keys of all apps, by their ids, and their revision.
-pub const API_KEYS: &str = "tollgate2:api-keys";
+pub const API_KEYS: &str = "tollgate3:api-keys";
 
 /// What a key is, by its name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum KeyKind {
-    /// One of the four in [`UserKeys::all`].
+    /// One of the three in [`UserKeys::all`].
     State(Owner),
-    /// Shows the live hold with this nonce.
-    Hold(Owner, String),
+    /// Shows the live hold with this name.
+    Hold(Owner, Field),
+    /// A plan, by its digest.
+    Plan(PlanDigest),
     /// [`API_KEYS`].
     ApiKeys,
     /// Nothing that Tollgate writes.
     Unknown,
 }
 
-/// What `SCAN` has to match to find the keys of all users, and what else was written under their schema version.
+/// What `SCAN` has to match to find the keys of all users, and what else was written under their version.
 #[must_use]
 pub fn pattern() -> String {
     format!("{}*", PREFIX.trim_end_matches('{'))
@@ -35,6 +46,12 @@ pub fn nobodys() -> String {
     pattern().replace('*', "nobody")
 }
 
+/// The key of the archive that holds the plan of this digest.
+#[must_use]
+pub fn plan(digest: &PlanDigest) -> String {
+    [OF_PLAN, &base64url(digest)].concat()
+}
+
 /// Reads a key.
 #[must_use]
 pub fn kind(key: &[u8]) -> KeyKind {
@@ -42,13 +59,16 @@ pub fn kind(key: &[u8]) -> KeyKind {
         return KeyKind::ApiKeys;
     }
     let read = || {
-        let (tag, what) = std::str::from_utf8(key).ok()?.strip_prefix(PREFIX)?.split_once("}:")?;
-        let owner = Owner::from_tag(tag)?;
-        match what.strip_prefix("hold:") {
-            Some(nonce) if !nonce.is_empty() => Some(KeyKind::Hold(owner, nonce.to_owned())),
-            None if UserKeys::STATE.contains(&what) => Some(KeyKind::State(owner)),
-            _ => None,
+        let key = std::str::from_utf8(key).ok()?;
+        if let Some(digest) = key.strip_prefix(OF_PLAN) {
+            return from_base64url(digest).map(KeyKind::Plan);
         }
+        let (tag, what) = key.strip_prefix(PREFIX)?.split_once(OF_USER)?;
+        let owner = Owner::from_tag(tag)?;
+        if what.is_empty() || UserKeys::MEMORIES.contains(&what) {
+            return Some(KeyKind::State(owner));
+        }
+        from_base64url(what.strip_prefix(OF_HOLD)?).map(|field| KeyKind::Hold(owner, field))
     };
     read().unwrap_or(KeyKind::Unknown)
 }
@@ -56,56 +76,41 @@ pub fn kind(key: &[u8]) -> KeyKind {
 /// The keys of one user.
 #[derive(Debug, Clone)]
 pub struct UserKeys {
-    prefix: String,
+    state: String,
 }
 
 impl UserKeys {
-    const STATE: [&str; 4] = ["subscription", "ledger", "memory", "agenda"];
+    const MEMORIES: [&str; 2] = [":1", ":2"];
 
     /// The keys of `owner`.
     #[must_use]
     pub fn new(owner: &Owner) -> Self {
-        Self { prefix: [PREFIX, owner.tag(), "}:"].concat() }
+        Self { state: [PREFIX, owner.tag(), OF_USER].concat() }
     }
 
-    /// The subscription. It stays until it is deleted.
+    /// The user's clock, counters, windows and subscription.
     #[must_use]
-    pub fn subscription(&self) -> String {
-        self.named("subscription")
+    pub fn state(&self) -> &str {
+        &self.state
     }
 
-    /// Counters, windows and the user's clock.
+    /// What is remembered of reservations and requests, in two hashes of which one is young and the other old.
     #[must_use]
-    pub fn ledger(&self) -> String {
-        self.named("ledger")
-    }
-
-    /// What is remembered of reservations and requests.
-    #[must_use]
-    pub fn memory(&self) -> String {
-        self.named("memory")
-    }
-
-    /// When each of these comes due.
-    #[must_use]
-    pub fn agenda(&self) -> String {
-        self.named("agenda")
+    pub fn memories(&self) -> [String; 2] {
+        Self::MEMORIES.map(|memory| [&self.state, memory].concat())
     }
 
     /// Shows one live hold to people; it expires with it.
     #[must_use]
-    pub fn hold(&self, nonce: &str) -> String {
-        [&self.prefix, "hold:", nonce].concat()
+    pub fn hold(&self, field: &Field) -> String {
+        [&self.state, OF_HOLD, &base64url(field)].concat()
     }
 
-    fn named(&self, what: &str) -> String {
-        [&self.prefix, what].concat()
-    }
-
-    /// The keys that most scripts take, in their order.
+    /// The keys that every script of a user takes, in their order.
     #[must_use]
-    pub fn all(&self) -> Vec<String> {
-        vec![self.subscription(), self.ledger(), self.memory(), self.agenda()]
+    pub fn all(&self) -> [String; 3] {
+        let [one, two] = self.memories();
+        [self.state.clone(), one, two]
     }
 }
 
@@ -122,7 +127,23 @@ mod tests {
             assert_eq!(kind(key.as_bytes()), KeyKind::State(owner.clone()), "{key}");
         }
         assert_eq!(kind(API_KEYS.as_bytes()), KeyKind::ApiKeys);
-        assert_eq!(kind(keys.hold("n").as_bytes()), KeyKind::Hold(owner, "n".to_owned()));
+        assert_eq!(kind(plan(b"a digest").as_bytes()), KeyKind::Plan(*b"a digest"));
+        assert_eq!(kind(keys.hold(&[7; 16]).as_bytes()), KeyKind::Hold(owner, [7; 16]));
+    }
+
+    #[test]
+    fn keys_are_spelt_as_the_documentation_says() {
+        let owner = Owner::new(&AppId::default(), &UserId::parse("alice").unwrap());
+        let keys = UserKeys::new(&owner);
+        let all = keys.all();
+        assert_eq!(
+            all.each_ref().map(String::as_str),
+            ["tollgate3:{default:alice}:u", "tollgate3:{default:alice}:u:1", "tollgate3:{default:alice}:u:2"]
+        );
+        assert_eq!((keys.state(), &keys.memories()[..]), (all[0].as_str(), &all[1..]));
+        assert_eq!(keys.hold(&[0; 16]), "tollgate3:{default:alice}:u:h:AAAAAAAAAAAAAAAAAAAAAA");
+        assert_eq!(plan(&[0; 8]), "tollgate3:plan:AAAAAAAAAAA");
+        assert_eq!(pattern(), "tollgate3:*");
     }
 
     #[test]
@@ -130,17 +151,25 @@ mod tests {
         let odd = [
             "",
             "x",
-            "{u}:ledger",
-            "{:u}:ledger",
-            "{a:}:ledger",
-            "{a:u}:foo",
-            "{a:u}:hold:",
+            "{u}:u",
+            "{:u}:u",
+            "{a:}:u",
+            "{a:u}:a",
+            "{a:u}:u:3",
+            "{a:u}:u:",
+            "{a:u}:u:h:",
+            "{a:u}:u:h:AAAA",
+            "{a:u}:uh:AAAAAAAAAAAAAAAAAAAAAA",
             "{a:u}:",
-            "{a:u b}:ledger",
+            "{a:u b}:u",
+            "plan:",
+            "plan:AAAAAAAAAAAA",
+            "plan",
         ];
         for rest in odd {
-            assert_eq!(kind(format!("tollgate2:{rest}").as_bytes()), KeyKind::Unknown, "{rest}");
+            assert_eq!(kind(format!("tollgate3:{rest}").as_bytes()), KeyKind::Unknown, "{rest}");
         }
-        assert_eq!(kind(b"tollgate2:{a:u}:ledger\xff"), KeyKind::Unknown);
+        assert_eq!(kind(b"tollgate3:{a:u}:u\xff"), KeyKind::Unknown);
+        assert_eq!(kind(b"tollgate2:{a:u}:u"), KeyKind::Unknown);
     }
 }

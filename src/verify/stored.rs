@@ -1,179 +1,193 @@
 //! What is stored, decoded: only the shape is held against what the scripts write; the checks judge the numbers. The formats are those
-//! of `lua/lib/ledger.lua`, `lua/lib/record.lua`, `lua/lib/once.lua` and `lua/lib/subscription.lua`.
+//! of `lua/formats.toml`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Display;
 
 use crate::domain::amount::Quantity;
 use crate::domain::counted::counted;
-use crate::domain::packed::{Misfit, Reader};
+use crate::domain::id::Field;
+use crate::ledger::formats;
+use crate::ledger::packed::{Misfit, Reader};
 
 use super::value::{Undecodable, Value, not_a};
 
-/// At most this many windows of one group are kept.
-const MOST_WINDOWS: usize = 8;
+/// The largest time of what is stored: never, and in the place of an anchor the calendar.
+pub const NEVER_MS: i64 = (1 << 48) - 1;
 
-/// A user's ledger.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Ledger {
-    /// The user's clock.
-    pub time: i64,
-    /// How many holds are live.
-    pub live: i64,
-    /// No live deadline is earlier.
-    pub due: i64,
-    /// Nothing is to be forgotten earlier.
-    pub forget: i64,
-    /// When memory and agenda expire.
-    pub memory: i64,
-    /// When the ledger's own key expires, as it was last told.
-    pub expires: i64,
-    /// By group: its windows, the one that was opened or entered last first.
-    pub groups: BTreeMap<String, Vec<Window>>,
-    /// The number of the latest window.
-    pub opened: i64,
-}
+/// The format that this version writes, and the only one that it reads.
+const FORMAT: i64 = 1;
 
-/// A window of one group.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[allow(missing_docs)]
-pub struct Window {
-    pub unit: i64,
-    pub period: i64,
-    pub anchor: i64,
-    pub start: i64,
-    pub end: i64,
-    pub kept: i64,
-    pub used: i64,
-    pub held: i64,
-    pub number: i64,
-}
+/// The field of a memory that has its undo.
+pub const UNDO: &[u8] = b"u";
 
-/// What one group was charged by a reservation or a tracked event.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[allow(missing_docs)]
-pub struct Claim {
-    pub group: String,
-    pub unit: i64,
-    pub quota: i64,
-    pub start: i64,
-    pub end: i64,
-    /// The window's number.
-    pub window: i64,
-    pub charge: i64,
-}
-
-/// States of a reservation as stored.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[allow(missing_docs)]
-pub enum State {
-    Held,
-    Committed,
-    Released,
-}
-
-/// A reservation, as it is remembered.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Record {
-    /// As stored; a lapsed one is still held here.
-    pub state: State,
-    /// Until when it holds.
-    pub deadline: i64,
-    /// Until when it is remembered.
-    pub forget: i64,
-    /// Empty for a call without one.
-    pub request_id: String,
-    /// Each with what was committed (0: nothing yet), and how much of that was refunded.
-    pub claims: Vec<(Claim, i64, i64)>,
-    /// Whether it was committed late.
-    pub late: bool,
-}
-
-/// What a request id has done.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Request {
-    /// It made the reservation with this nonce.
-    Reserve {
-        /// Its name among the user's reservations.
-        nonce: String,
-    },
-    /// It counted.
-    Track {
-        /// Until when that is remembered.
-        forget: i64,
-        /// Each with what of a refund could not be given back.
-        claims: Vec<(Claim, i64)>,
-    },
-}
-
-/// A subscription, as far as it can contradict itself.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[allow(missing_docs)]
-pub struct Subscription {
-    pub revision: String,
-    pub plan: String,
-    pub start: i64,
-    pub end: i64,
-    pub cycle_anchor: i64,
-    pub fallen_to: String,
-}
-
-/// Says of what it is that it does not fit.
-fn of(name: &str) -> impl Fn(Misfit) -> Undecodable + use<'_> {
+/// What is of a misfit, of whatever has this name.
+fn of(name: impl Display) -> impl Fn(Misfit) -> Undecodable {
     move |misfit| Undecodable::new(format!("{name} does not fit its format: {misfit}"))
 }
 
-/// A byte that is 0 or 1.
-fn flag(reader: &mut Reader<'_>, what: &str, name: &str) -> Result<bool, Undecodable> {
-    match reader.integer(1).map_err(of(name))? {
-        0 => Ok(false),
-        1 => Ok(true),
-        other => not_a(format_args!("{what} of {name}"), other, "0 or 1"),
+fn at_end(reader: &Reader<'_>, name: impl Display) -> Result<(), Undecodable> {
+    match reader.0.len() {
+        0 => Ok(()),
+        more => Err(Undecodable::new(format!("{name} is followed by {} too many", counted(more, "byte")))),
     }
 }
 
-fn at_end(reader: &Reader<'_>, name: &str) -> Result<(), Undecodable> {
-    let rest = reader.0.len();
-    if rest == 0 {
+/// Some of one format after the other.
+fn several<T>(
+    reader: &mut Reader<'_>,
+    count: i64,
+    name: &str,
+    read: impl Fn(&mut Reader<'_>) -> Result<T, Misfit>,
+) -> Result<Vec<T>, Undecodable> {
+    (1..=count).map(|number| read(reader).map_err(of(format_args!("{name} {number}")))).collect()
+}
+
+fn known_format(format: i64, name: &str) -> Result<(), Undecodable> {
+    if format == FORMAT {
         return Ok(());
     }
-    Err(Undecodable::new(format!("{name} is followed by {} too many", counted(rest, "byte"))))
+    let text = format!("{name} has format {format}, and this version of Tollgate knows {FORMAT}: verify with a newer one");
+    Err(Undecodable::new(text))
 }
 
-impl Ledger {
-    /// Decodes the value of a ledger key.
+fn text(bytes: &[u8], name: impl Display) -> Result<&str, Undecodable> {
+    std::str::from_utf8(bytes).map_err(|_| of(name)(Misfit::NotText))
+}
+
+/// A user's state.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct State {
+    /// The beginning.
+    pub head: Head,
+    /// There is none without a subscription.
+    pub terms: Option<formats::Terms>,
+    /// When windows are.
+    pub schedules: Vec<formats::Schedule>,
+    /// Those of the groups of the plan.
+    pub counters: Vec<formats::Counter>,
+    /// In the order of their times.
+    pub deadlines: Vec<Deadline>,
+    /// By group: its windows, the one that was opened or entered last first.
+    pub groups: BTreeMap<String, Vec<Window>>,
+    /// The subscription; empty if there is none.
+    pub blob: Vec<u8>,
+}
+
+/// The beginning of a state: head and memory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Head {
+    /// The head.
+    pub head: formats::Head,
+    /// There may be none.
+    pub memory: Option<formats::Memory>,
+}
+
+/// A deadline, or a page of them, with the amounts that come back then.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub struct Deadline {
+    pub at: i64,
+    pub is_page: bool,
+    pub sum: Sum,
+}
+
+/// What some holds hold together.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Sum {
+    /// How many holds.
+    pub holds: i64,
+    /// Their amounts, by the number of the window.
+    pub parts: BTreeMap<i64, i128>,
+}
+
+impl Sum {
+    fn read(reader: &mut Reader<'_>, holds: i64, parts: i64, name: &str) -> Result<Self, Undecodable> {
+        let mut sum = Self { holds, parts: BTreeMap::new() };
+        for part in several(reader, parts, &format!("{name}, part"), formats::Part::read)? {
+            if sum.parts.insert(part.balance, part.amount.into()).is_some() {
+                return not_a(format_args!("window {} of {name}", part.balance), "there twice", "there once");
+            }
+        }
+        Ok(sum)
+    }
+
+    /// Adds another one.
+    pub fn add(&mut self, other: &Self) {
+        self.holds += other.holds;
+        for (window, amount) in &other.parts {
+            *self.parts.entry(*window).or_default() += amount;
+        }
+    }
+}
+
+/// A window of one group.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Window {
+    /// Its place.
+    pub stored: formats::Window,
+    /// Its own counter, or that of its place, if there is one.
+    pub counter: formats::Counter,
+    /// What its counter says, if there is one.
+    pub schedule: formats::Schedule,
+}
+
+impl Head {
+    /// Decodes the beginning of a state.
     ///
     /// # Errors
     /// Where it is not of the shape that scripts write.
     pub fn decode(packed: &[u8]) -> Result<Self, Undecodable> {
-        const NAME: &str = "the ledger";
+        Self::read(&mut Reader(packed))
+    }
+
+    fn read(reader: &mut Reader<'_>) -> Result<Self, Undecodable> {
+        const NAME: &str = "the state";
+        known_format(reader.clone().integer(1).map_err(of(NAME))?, NAME)?;
+        let head = formats::Head::read(reader).map_err(of(NAME))?;
+        text(&head.plan, NAME)?;
+        if !(0..=2).contains(&head.young) {
+            return not_a("the number of the young memory", head.young, "1 or 2, or 0 for none");
+        }
+        let memory = (head.young != 0).then(|| formats::Memory::read(reader).map_err(of(NAME))).transpose()?;
+        Ok(Self { head, memory })
+    }
+}
+
+impl State {
+    /// Decodes the value of a state key.
+    ///
+    /// # Errors
+    /// Where it is not of the shape that scripts write.
+    pub fn decode(packed: &[u8]) -> Result<Self, Undecodable> {
+        const NAME: &str = "the state";
         let mut reader = Reader(packed);
-        let mut numbers = [0; 7];
-        for (number, width) in numbers.iter_mut().zip([6, 2, 7, 7, 7, 7, 4]) {
-            *number = reader.integer(width).map_err(of(NAME))?;
+        let beginning = Head::read(&mut reader)?;
+        let head = &beginning.head;
+        if !(0..=2).contains(&head.subscribed) {
+            return not_a("`subscribed`", head.subscribed, "0, 1 or 2");
         }
-        reader.text(1).map_err(of(NAME))?;
-        let count = reader.integer(2).map_err(of(NAME))?;
-        let mut groups = BTreeMap::new();
-        for _ in 0..count {
-            let id = reader.text(1).map_err(of(NAME))?;
-            let name = format!("group {id:?}");
-            let (mut windows, mut more) = (Vec::new(), true);
-            while more {
-                if windows.len() == MOST_WINDOWS {
-                    return not_a(&name, "one of more windows", "one of at most 8");
-                }
-                let which = if windows.is_empty() { "current" } else { "earlier" };
-                let (window, follows) = Window::decode(&mut reader, &format!("the {which} window of {name}"))?;
-                windows.push(window);
-                more = follows;
+        let terms = (head.subscribed != 0).then(|| formats::Terms::read(&mut reader).map_err(of(NAME))).transpose()?;
+        let schedules = several(&mut reader, head.schedules, "schedule", formats::Schedule::read)?;
+        let is_live = head.live > 0;
+        let counters = several(&mut reader, head.groups, "counter", |reader| counter(reader, is_live))?;
+        let length = usize::try_from(head.deadlines).unwrap_or(usize::MAX);
+        let deadlines = deadlines(Reader(reader.bytes(length).map_err(of("the list of deadlines"))?))?;
+        let count = formats::Windows::read(&mut reader).map_err(of(NAME))?.count;
+        let mut groups: BTreeMap<String, Vec<Window>> = BTreeMap::new();
+        let mut last = String::new();
+        for number in 1..=count {
+            let window = Window::read(&mut reader, number, &counters, &schedules)?;
+            let group = text(&window.stored.group, format_args!("window {number}"))?.to_owned();
+            if group != last && groups.contains_key(&group) {
+                return not_a(format_args!("group {group:?}"), "in two places", "in one");
             }
-            if groups.insert(id.to_owned(), windows).is_some() {
-                return not_a(&name, "there twice", "there once");
-            }
+            last.clone_from(&group);
+            groups.entry(group).or_default().push(window);
         }
-        at_end(&reader, NAME)?;
-        let [time, live, due, forget, memory, expires, opened] = numbers;
-        Ok(Self { time, live, due, forget, memory, expires, groups, opened })
+        let blob = formats::Subscription::read(&mut reader).map_err(of(NAME))?.blob;
+        // What follows is of a later version.
+        Ok(Self { head: beginning, terms, schedules, counters, deadlines, groups, blob })
     }
 
     /// Every window, with its group and whether it is the current one.
@@ -184,123 +198,334 @@ impl Ledger {
     }
 }
 
+/// A counter as it is stored while holds are live, or while none is.
+fn counter(reader: &mut Reader<'_>, is_live: bool) -> Result<formats::Counter, Misfit> {
+    if is_live {
+        return formats::Counter::read(reader);
+    }
+    let formats::IdleCounter { number, schedule, used } = formats::IdleCounter::read(reader)?;
+    Ok(formats::Counter { number, schedule, used, held: 0 })
+}
+
+fn deadlines(mut reader: Reader<'_>) -> Result<Vec<Deadline>, Undecodable> {
+    let mut deadlines = Vec::new();
+    while !reader.is_at_end() {
+        let name = format!("deadline {}", deadlines.len() + 1);
+        let formats::Deadline { at, kind, holds, parts } = formats::Deadline::read(&mut reader).map_err(of(&name))?;
+        if !(0..=1).contains(&kind) {
+            return not_a(format_args!("the kind of {name}"), kind, "0 or 1");
+        }
+        deadlines.push(Deadline { at, is_page: kind == 1, sum: Sum::read(&mut reader, holds, parts, &name)? });
+    }
+    Ok(deadlines)
+}
+
 impl Window {
-    /// The window, and whether another one of the group follows.
-    fn decode(reader: &mut Reader<'_>, name: &str) -> Result<(Self, bool), Undecodable> {
-        let misfit = of(name);
-        let window = Self {
-            unit: reader.integer(1).map_err(&misfit)?,
-            period: reader.integer(1).map_err(&misfit)?,
-            anchor: reader.signed(7).map_err(&misfit)?,
-            start: reader.integer(6).map_err(&misfit)?,
-            end: reader.integer(7).map_err(&misfit)?,
-            kept: reader.integer(7).map_err(&misfit)?,
-            used: reader.integer(7).map_err(&misfit)?,
-            held: reader.integer(7).map_err(&misfit)?,
-            number: reader.integer(4).map_err(&misfit)?,
+    fn read(
+        reader: &mut Reader<'_>,
+        number: i64,
+        counters: &[formats::Counter],
+        schedules: &[formats::Schedule],
+    ) -> Result<Self, Undecodable> {
+        let name = format!("window {number}");
+        let stored = formats::Window::read(reader).map_err(of(&name))?;
+        let counter = match stored.place {
+            // It has its held amount at any time.
+            0 => formats::Counter::read(reader).map_err(of(&name))?,
+            place => match nth(counters, place) {
+                Some(counter) => counter.clone(),
+                None => return not_a(format_args!("the counter of {name}"), place, "one of those of the state"),
+            },
         };
-        Ok((window, flag(reader, "what follows", name)?))
+        let Some(schedule) = nth(schedules, counter.schedule).cloned() else {
+            return not_a(format_args!("the schedule of {name}"), counter.schedule, "one of those of the state");
+        };
+        Ok(Self { stored, counter, schedule })
+    }
+
+    /// The number that claims know it by.
+    pub fn number(&self) -> i64 {
+        self.counter.number
+    }
+
+    /// What makes it the same window, apart from its start.
+    pub fn kind(&self) -> (i64, i64, i64) {
+        (self.stored.unit, self.stored.period, self.schedule.anchor)
     }
 }
 
-/// The claims up to the end, each with its second and third number; `measured` if each has measures.
-fn claims(mut reader: Reader<'_>, measured: bool) -> Result<Vec<(Claim, i64, i64)>, Undecodable> {
-    let mut claims = Vec::new();
-    while !reader.is_at_end() {
-        let name = format!("claim {}", claims.len() + 1);
-        let misfit = of(&name);
-        let mut numbers = [0; 6];
-        for (number, width) in numbers.iter_mut().zip([7, 7, 7, 6, 7, 4]) {
-            *number = reader.integer(width).map_err(&misfit)?;
+/// What stands at a place that is counted from 1.
+pub fn nth<T>(values: &[T], place: i64) -> Option<&T> {
+    usize::try_from(place).ok()?.checked_sub(1).and_then(|index| values.get(index))
+}
+
+/// States of a record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub enum RecordState {
+    Held,
+    Committed { late: bool },
+    Released,
+    Tracked,
+}
+
+impl RecordState {
+    /// In a word.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Held => "held",
+            Self::Committed { .. } => "committed",
+            Self::Released => "released",
+            Self::Tracked => "a tracked event",
         }
-        let mut terms = Reader(reader.blob(2).map_err(&misfit)?);
-        let group = terms.text(1).map_err(&misfit)?.to_owned();
-        let unit = terms.integer(1).map_err(&misfit)?;
-        let quota = terms.signed(7).map_err(&misfit)?;
-        flag(&mut terms, "`hard`", &name)?;
-        terms.text(2).map_err(&misfit)?;
-        at_end(&terms, &format!("what {name} says of its group"))?;
-        let measures = reader.blob(4).map_err(&misfit)?;
-        if measures.is_empty() == measured {
-            let what = if measured { "some" } else { "none" };
-            return not_a(format_args!("measures of {name}"), counted(measures.len(), "byte"), what);
-        }
-        Value::read_all(measures, &format!("the measures of {name}"))?;
-        let [charge, second, third, start, end, window] = numbers;
-        claims.push((Claim { group, unit, quota, start, end, window, charge }, second, third));
     }
-    if claims.is_empty() {
-        return not_a("the list of claims", "empty", "one of at least 1");
-    }
-    Ok(claims)
+}
+
+/// A reservation or a tracked event, as it is remembered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Record {
+    /// What stands before the spans.
+    pub stored: formats::Record,
+    /// As stored; a reservation that has lapsed is still held here.
+    pub state: RecordState,
+    /// The event's name; empty for a tracked event that is remembered without it.
+    pub name: String,
+    /// Starts and ends of windows.
+    pub spans: Vec<formats::Span>,
+    /// What the groups were charged.
+    pub claims: Vec<formats::Claim>,
+    /// What was committed, or what of a tracked refund could not be applied, by claim.
+    pub first: Option<Vec<i64>>,
+    /// What was refunded, by claim.
+    pub second: Option<Vec<i64>>,
+    /// The quotas, by claim.
+    pub quotas: Option<Vec<i64>>,
 }
 
 impl Record {
-    /// Decodes the value of a reservation's field.
+    /// Decodes the value of a record's field.
     ///
     /// # Errors
     /// Where it is not of the shape that scripts write.
     pub fn decode(packed: &[u8]) -> Result<Self, Undecodable> {
         const NAME: &str = "the record";
         let mut reader = Reader(packed);
-        let state = match reader.integer(1).map_err(of(NAME))? {
-            1 => State::Held,
-            2 => State::Committed,
-            3 => State::Released,
-            other => return not_a("the state", other, "1 (held), 2 (committed) or 3 (released)"),
+        known_format(reader.clone().integer(1).map_err(of(NAME))?, NAME)?;
+        let stored = formats::Record::read(&mut reader).map_err(of(NAME))?;
+        let state = match stored.state {
+            1 => RecordState::Held,
+            2 => RecordState::Committed { late: false },
+            3 => RecordState::Committed { late: true },
+            4 => RecordState::Released,
+            5 => RecordState::Tracked,
+            other => return not_a("the state", other, "in 1 to 5"),
         };
-        let late = flag(&mut reader, "`late`", NAME)?;
-        let deadline = reader.integer(6).map_err(of(NAME))?;
-        let forget = reader.integer(6).map_err(of(NAME))?;
-        let request_id = reader.text(1).map_err(of(NAME))?.to_owned();
-        match &Value::read_all(reader.blob(4).map_err(of(NAME))?, "the event")?[..] {
-            [name, _, quantities, _, settled @ ..] if settled.len() <= 1 => {
-                name.text("the event's name")?;
-                quantities.map("the event's quantities")?;
-                settled.iter().try_for_each(|settled| settled.map("the settled quantities").map(drop))?;
-            }
-            other => return not_a("the event", format!("one of {}", counted(other.len(), "value")), "one of 4 or 5"),
+        if !(0..=1).contains(&stored.paged) {
+            return not_a("`paged` of the record", stored.paged, "0 or 1");
         }
-        Ok(Self { state, deadline, forget, request_id, claims: claims(reader, true)?, late })
+        let name = event_name(&stored.what, state)?;
+        quantities(&stored.quantities, "the quantities")?;
+        quantities(&stored.settled, "the settled quantities")?;
+        let [columns, has_quotas] = [stored.columns & 3, stored.columns & 4];
+        if columns == 3 || stored.columns != columns + has_quotas {
+            return not_a("the code of the columns", stored.columns, "0, 1 or 2, and 4 more with quotas");
+        }
+        let spans = several(&mut reader, stored.spans, "span", formats::Span::read)?;
+        let claims = several(&mut reader, stored.claims, "claim", formats::Claim::read)?;
+        if claims.is_empty() {
+            return not_a("the list of claims", "empty", "one of at least 1");
+        }
+        let mut column = |name, is_there: bool| {
+            let read = |reader: &mut Reader<'_>| formats::Amount::read(reader).map(|amount| amount.units);
+            is_there.then(|| several(&mut reader, stored.claims, name, read)).transpose()
+        };
+        let first = column("committed", columns >= 1)?;
+        let second = column("refunded", columns >= 2)?;
+        let read = |reader: &mut Reader<'_>| formats::Quota::read(reader).map(|quota| quota.units);
+        let quotas = (has_quotas > 0).then(|| several(&mut reader, stored.claims, "quota", read)).transpose()?;
+        // What follows is of a later version.
+        Ok(Self { stored, state, name, spans, claims, first, second, quotas })
     }
 }
 
-impl Request {
-    /// Decodes the value of a request's field.
+/// The name of the event, which its metadata follow.
+fn event_name(packed: &[u8], state: RecordState) -> Result<String, Undecodable> {
+    match &Value::read_all(packed, "the event")?[..] {
+        [] if state == RecordState::Tracked => Ok(String::new()),
+        [name, metadata] => {
+            for (key, value) in metadata.map("the event's metadata")? {
+                value.text(format_args!("the event's metadata {key:?}"))?;
+            }
+            Ok(name.text("the event's name")?.to_owned())
+        }
+        other => not_a("the event", format!("one of {}", counted(other.len(), "value")), "one of 2"),
+    }
+}
+
+/// A list of places and values, or nothing.
+fn quantities(packed: &[u8], name: &str) -> Result<(), Undecodable> {
+    if packed.is_empty() {
+        return Ok(());
+    }
+    let value = Value::read(packed)?;
+    let values = value.values(name)?;
+    let mut places = BTreeSet::new();
+    for pair in values.chunks(2) {
+        let [place, value] = pair else { return not_a(name, "of an odd length", "of pairs") };
+        let place = place.integer(format_args!("a place of {name}"))?;
+        if place < 1 || !places.insert(place) {
+            return not_a(format_args!("place {place} of {name}"), "there twice, or below 1", "there once");
+        }
+        match value {
+            Value::Integer(_) | Value::Flag(true) => {}
+            Value::List(parts) if matches!(parts[..], [Value::Integer(_), Value::Integer(_)]) => {}
+            other => return not_a(format_args!("the value at place {place} of {name}"), other, "a quantity"),
+        }
+    }
+    Ok(())
+}
+
+/// What a field of a memory is, by its name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FieldKind {
+    /// A reservation or a tracked event.
+    Record(Field),
+    /// The deadline of a page.
+    Bucket(i64),
+    /// The undo of the memory's last writing.
+    Undo,
+}
+
+impl FieldKind {
+    /// Reads a name; `None` for one that no script writes.
+    pub fn of(name: &[u8]) -> Option<Self> {
+        match name {
+            UNDO => Some(Self::Undo),
+            [b'd', deadline @ ..] if deadline.len() == 6 => Reader(deadline).integer(6).ok().map(Self::Bucket),
+            _ => name.try_into().ok().map(Self::Record),
+        }
+    }
+}
+
+/// Decodes the value of a bucket's field.
+///
+/// # Errors
+/// Where it is not of the shape that scripts write.
+pub fn bucket(packed: &[u8]) -> Result<Sum, Undecodable> {
+    const NAME: &str = "the bucket";
+    let mut reader = Reader(packed);
+    let formats::Bucket { holds, parts } = formats::Bucket::read(&mut reader).map_err(of(NAME))?;
+    let sum = Sum::read(&mut reader, holds, parts, NAME)?;
+    at_end(&reader, NAME)?;
+    Ok(sum)
+}
+
+/// What the last writing of a memory has replaced.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Undo {
+    /// That of the writing.
+    pub sequence: i64,
+    /// Each field, with its value before; `None` if it was not there.
+    pub before: BTreeMap<Vec<u8>, Option<Vec<u8>>>,
+}
+
+impl Undo {
+    /// Decodes the value of an undo.
     ///
     /// # Errors
     /// Where it is not of the shape that scripts write.
     pub fn decode(packed: &[u8]) -> Result<Self, Undecodable> {
-        let values = Value::read_all(packed, "the request")?;
-        let kind = values.first().map_or(Ok(""), |kind| kind.text("the kind of request"))?;
-        match (kind, &values[..]) {
-            ("reserve", [_, digest, nonce]) => {
-                digest.text("the digest")?;
-                Ok(Self::Reserve { nonce: nonce.text("the nonce")?.to_owned() })
+        const NAME: &str = "the undo";
+        let mut reader = Reader(packed);
+        let formats::Undo { sequence, count } = formats::Undo::read(&mut reader).map_err(of(NAME))?;
+        let mut before = BTreeMap::new();
+        for field in several(&mut reader, count, "field of the undo", formats::UndoField::read)? {
+            let name = field.field.escape_ascii().to_string();
+            let value = match (field.was, field.before.is_empty()) {
+                (0, true) => None,
+                (1, false) => Some(field.before),
+                (was, _) => {
+                    let found = format!("{was}, and its value of {}", counted(field.before.len(), "byte"));
+                    return not_a(format_args!("`was` of field {name:?} of the undo"), found, "0 without, or 1 with one");
+                }
+            };
+            if matches!(FieldKind::of(&field.field), None | Some(FieldKind::Undo)) {
+                return not_a(format_args!("field {name:?} of the undo"), "another one", "a record or a bucket");
             }
-            ("track", [_, digest, event_id, forget, packed]) => {
-                digest.text("the digest")?;
-                event_id.text("the event id")?;
-                let packed = packed.bytes("the claims")?;
-                let claims = claims(Reader(packed), false)?.into_iter().map(|(claim, unapplied, _)| (claim, unapplied));
-                Ok(Self::Track { forget: forget.integer("the time to forget it")?, claims: claims.collect() })
-            }
-            (_, values) => {
-                let found = format!("one of {}", counted(values.len(), "value"));
-                not_a("the request", found, "that of a reserve, with 3 values, or of a track, with 5")
+            if before.insert(field.field, value).is_some() {
+                return not_a(format_args!("field {name:?} of the undo"), "there twice", "there once");
             }
         }
+        at_end(&reader, NAME)?;
+        Ok(Self { sequence, before })
     }
 }
 
-impl Subscription {
-    /// Decodes the value of a subscription key.
+/// A plan of the archive, as far as records can contradict it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Plan {
+    /// Id, unit and period of each group.
+    pub groups: Vec<(String, i64, i64)>,
+}
+
+impl Plan {
+    /// Decodes a plan of the archive.
     ///
     /// # Errors
     /// Where it is not of the shape that is written.
     pub fn decode(packed: &[u8]) -> Result<Self, Undecodable> {
         let value = Value::read(packed)?;
-        let [revision, plan, start, end, cycle_anchor, fallen_to, overrides] = value.list("the subscription")?;
+        let [id, change, names, schedules, groups] = value.list("the plan")?;
+        id.text("the plan's id")?;
+        match change.text("the plan's change")? {
+            "carry" | "reset" | "block" => {}
+            other => return not_a("the plan's change", format!("{other:?}"), "carry, reset or block"),
+        }
+        for name in names.values("the plan's names")? {
+            name.text("one of the plan's names")?;
+        }
+        let mut periods = Vec::new();
+        for schedule in schedules.values("the plan's schedules")? {
+            let [period, _anchored] = schedule.list("one of the plan's schedules")?;
+            periods.push(period.integer("the period of a schedule")?);
+        }
+        let mut found = Vec::new();
+        for group in groups.values("the plan's groups")? {
+            let [id, unit, schedule, quota, _hard, label, rules] = group.list("one of the plan's groups")?;
+            let place = schedule.integer("the schedule of a group")?;
+            let Some(period) = nth(&periods, place) else {
+                return not_a("the schedule of a group", place, "one of the plan's");
+            };
+            quota.integer("the quota of a group")?;
+            label.text("the label of a group")?;
+            for rule in rules.values("the rules of a group")? {
+                let [_kind, _pattern, _conditions, _measure] = rule.list("a rule of a group")?;
+            }
+            found.push((id.text("the id of a group")?.to_owned(), unit.integer("the unit of a group")?, *period));
+        }
+        Ok(Self { groups: found })
+    }
+}
+
+/// A subscription, as far as it can contradict itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub struct Subscription {
+    pub plan: String,
+    pub start: i64,
+    pub end: i64,
+    pub cycle_anchor: i64,
+}
+
+impl Subscription {
+    /// Decodes the blob of a state, which `src/ledger/subscription.rs` writes.
+    ///
+    /// # Errors
+    /// Where it is not of the shape that is written.
+    pub fn decode(packed: &[u8]) -> Result<Self, Undecodable> {
+        let value = Value::read(packed)?;
+        let [plan, start, end, cycle_anchor, overrides] = value.list("the subscription")?;
         for pair in overrides.values("the overrides")? {
             let [group, quota] = pair.list("an override")?;
             let name = format!("the quota of {:?}", group.text("the group of an override")?);
@@ -310,12 +535,10 @@ impl Subscription {
             }
         }
         Ok(Self {
-            revision: revision.text("the revision")?.to_owned(),
             plan: plan.text("the plan")?.to_owned(),
             start: start.integer("the start")?,
             end: end.integer("the end")?,
             cycle_anchor: cycle_anchor.integer("the cycle anchor")?,
-            fallen_to: fallen_to.text("the plan it fell to")?.to_owned(),
         })
     }
 }

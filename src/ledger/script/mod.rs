@@ -93,14 +93,12 @@ scripts! {
     subscription_put,
     /// Deletes a user.
     user_delete,
-    /// What of a user must be seen at one moment.
+    /// What of a user must be seen at one moment, and some of the memories.
     inspect,
-    /// Some of a user's memory.
-    inspect_memory,
-    /// Some of a user's agenda.
-    inspect_agenda,
     /// Keys that show live holds.
     inspect_holds,
+    /// A plan of the archive.
+    inspect_plan,
     /// Reads the API keys.
     api_keys,
     /// Adds or takes away an API key.

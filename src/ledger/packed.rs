@@ -77,6 +77,16 @@ impl<'a> Reader<'a> {
         Ok(self.integer(width)? << above >> above)
     }
 
+    /// The next bytes, so many as the array takes.
+    ///
+    /// # Errors
+    /// [`Misfit::TooShort`].
+    pub fn array<const N: usize>(&mut self) -> Result<[u8; N], Misfit> {
+        let (array, rest) = self.0.split_first_chunk().ok_or(Misfit::TooShort)?;
+        self.0 = rest;
+        Ok(*array)
+    }
+
     /// Text after a length of `width` bytes.
     ///
     /// # Errors

@@ -1,0 +1,464 @@
+//! A plan as the scripts read it: one MessagePack message of what the catalog says, known by its digest.
+//!
+//! It is an array of
+//! - the plan's id, and what entering it does to counters: `carry`, `reset` or `block`;
+//! - every name that a rule measures, sorted: a measure says a name by its place;
+//! - every schedule, as a period's number and whether windows are counted from the subscription's anchor: a group says one by its place;
+//! - every group, as id, unit, schedule, quota in smallest units (-1: unlimited), `hard`, label, and rules: kind (0 any event, 1 this one,
+//!   2 those that begin so), pattern, conditions, measure.
+//!
+//! A condition is a key, the exact values as a set, and prefixes. A measure is 1 (`events`), or four values for each term: name, weight or
+//! -1, the weight's limbs or false, default or false. The windows of a time are not part of it: those are [`frames`](super::frames).
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::de::IgnoredAny;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+
+use super::archive::Archived;
+use crate::domain::amount::{MAX_UNITS, Unit, Weight};
+use crate::domain::id::{PlanDigest, beginning};
+use crate::domain::pattern::{EventPattern, ValuePattern};
+use crate::domain::plan::{
+    Anchor, Condition, LimitGroup, Measure, OnPlanChange, Period, Plan, Quota, Rule, Term, measured_names,
+};
+
+/// A plan as the scripts read it.
+#[derive(Debug)]
+pub struct CompiledPlan {
+    /// Tells it from all others.
+    pub digest: PlanDigest,
+    /// An argument of the scripts.
+    pub message: Box<[u8]>,
+    /// Its id in the catalog.
+    pub id: String,
+    /// Every name that a rule measures, sorted.
+    pub names: Vec<String>,
+    /// Every key of metadata that a condition asks for, sorted.
+    pub asked: Vec<String>,
+    /// What answers say of the groups, in their order.
+    pub groups: Vec<Words>,
+    /// When it was put into the archive.
+    pub(super) archived: Archived,
+}
+
+/// What answers say of a group, whoever asks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub struct Words {
+    pub id: String,
+    pub label: String,
+    pub unit: Unit,
+    pub quota: Quota,
+    pub hard: bool,
+}
+
+/// A message that is no plan's.
+#[derive(Debug, thiserror::Error)]
+pub enum NoPlan {
+    /// It does not have the form of one.
+    #[error("the message of a plan is not understood: {0}")]
+    Form(#[from] rmp_serde::decode::Error),
+    /// It has a number that is none of its kind.
+    #[error("the message of a plan has {0} for a {1}")]
+    Number(i64, &'static str),
+}
+
+/// The message, without the parts that only scripts read.
+#[derive(Deserialize)]
+struct Message(String, IgnoredAny, Vec<String>, IgnoredAny, Vec<MessageGroup>);
+
+/// Id, unit, schedule, quota, hard, label, rules.
+#[derive(Deserialize)]
+struct MessageGroup(String, u8, IgnoredAny, i64, bool, String, Vec<MessageRule>);
+
+/// Kind, pattern, conditions, measure.
+#[derive(Deserialize)]
+struct MessageRule(IgnoredAny, IgnoredAny, Vec<(String, IgnoredAny, IgnoredAny)>, IgnoredAny);
+
+impl CompiledPlan {
+    /// Compiles a plan of a catalog.
+    ///
+    /// # Panics
+    /// Never: what is written here can be read.
+    #[must_use]
+    pub fn of(plan: &Plan) -> Self {
+        Self::read(message(plan).into()).expect("a plan can be read as it was written")
+    }
+
+    /// Reads a plan that was written by any replica.
+    ///
+    /// # Errors
+    /// [`NoPlan`].
+    pub fn read(message: Box<[u8]>) -> Result<Self, NoPlan> {
+        let Message(id, _, names, _, groups) = rmp_serde::from_slice(&message)?;
+        let mut asked = BTreeSet::new();
+        let words = |MessageGroup(id, unit, _, quota, hard, label, rules)| {
+            for MessageRule(_, _, conditions, _) in rules {
+                asked.extend(conditions.into_iter().map(|(key, ..)| key));
+            }
+            let unit = Unit::from_code(unit).ok_or(NoPlan::Number(unit.into(), "unit"))?;
+            let quota = match u64::try_from(quota) {
+                Ok(units) if units <= MAX_UNITS => Quota::Limited(units),
+                Err(_) if quota == -1 => Quota::Unlimited,
+                _ => return Err(NoPlan::Number(quota, "quota")),
+            };
+            Ok(Words { id, label, unit, quota, hard })
+        };
+        let groups = groups.into_iter().map(words).collect::<Result<_, _>>()?;
+        let asked = asked.into_iter().collect();
+        let digest = digest_of(&message);
+        Ok(Self { digest, message, id, names, asked, groups, archived: Archived::default() })
+    }
+
+    /// How many bytes of memory it takes, about.
+    #[must_use]
+    pub fn weight(&self) -> usize {
+        let texts = self.names.iter().chain(&self.asked).map(|text| text.len() + size_of::<String>());
+        let words = self.groups.iter().map(|words| words.id.len() + words.label.len() + size_of::<Words>());
+        size_of::<Self>() + self.message.len() + self.id.len() + texts.chain(words).map(|bytes| bytes + 16).sum::<usize>()
+    }
+}
+
+/// What a message is known by.
+#[must_use]
+pub fn digest_of(message: &[u8]) -> PlanDigest {
+    beginning(&Sha256::digest(message))
+}
+
+/// When the windows of a group are: the period, and whether they are counted from a subscription's anchor, if there is one.
+pub(super) fn schedule(group: &LimitGroup) -> (Period, bool) {
+    // A lifetime is one window, from the beginning, whatever the subscription.
+    (group.period, group.anchor == Anchor::SubscriptionStart && group.period != Period::Lifetime)
+}
+
+/// Every schedule of the plan, in the order in which groups first have them.
+pub(super) fn schedules(plan: &Plan) -> Vec<(Period, bool)> {
+    let mut schedules = Vec::new();
+    for group in &plan.groups {
+        let schedule = schedule(group);
+        if !schedules.contains(&schedule) {
+            schedules.push(schedule);
+        }
+    }
+    schedules
+}
+
+/// The number of a period in messages and in what is stored.
+pub(super) fn period_code(period: Period) -> u8 {
+    match period {
+        Period::Minute => 1,
+        Period::Hourly => 2,
+        Period::Daily => 3,
+        Period::Weekly => 4,
+        Period::Monthly => 5,
+        Period::Yearly => 6,
+        Period::Lifetime => 7,
+    }
+}
+
+fn message(plan: &Plan) -> Vec<u8> {
+    let measured = measured_names(&plan.groups);
+    let names: Vec<_> = measured.iter().map(String::as_str).collect();
+    let schedules = schedules(plan);
+    let change = match plan.on_plan_change {
+        OnPlanChange::Carry => "carry",
+        OnPlanChange::Reset => "reset",
+        OnPlanChange::Block => "block",
+    };
+    let mut message = Vec::new();
+    write_list(&mut message, 5);
+    write(&mut message, &plan.id);
+    write(&mut message, &change);
+    write(&mut message, &names);
+    let codes: Vec<_> = schedules.iter().map(|(period, anchored)| (period_code(*period), *anchored)).collect();
+    write(&mut message, &codes);
+    write_list(&mut message, plan.groups.len());
+    for group in &plan.groups {
+        let schedule = place_of(&schedules, |other| *other == schedule(group));
+        write_group(&mut message, group, schedule, &names);
+    }
+    message
+}
+
+/// The place of what is in the list, from 1 on.
+fn place_of<T>(list: &[T], is_it: impl FnMut(&T) -> bool) -> usize {
+    list.iter().position(is_it).expect("the list has what the plan has") + 1
+}
+
+/// A quota as the scripts read it.
+pub(super) fn quota_code(quota: Quota) -> i64 {
+    match quota {
+        Quota::Limited(units) => i64::try_from(units).expect("a quota is at most 2^53 - 1"),
+        Quota::Unlimited => -1,
+    }
+}
+
+/// Appends a value.
+fn write(message: &mut Vec<u8>, value: &impl Serialize) {
+    rmp_serde::encode::write(message, value).expect("numbers and text can be encoded");
+}
+
+/// Appends the head of a list of so many values.
+fn write_list(message: &mut Vec<u8>, length: usize) {
+    let length = u32::try_from(length).expect("a catalog has fewer");
+    rmp::encode::write_array_len(message, length).expect("memory takes it");
+}
+
+fn write_group(message: &mut Vec<u8>, group: &LimitGroup, schedule: usize, names: &[&str]) {
+    write_list(message, 7);
+    write(message, &group.id);
+    write(message, &group.unit.code());
+    write(message, &schedule);
+    write(message, &quota_code(group.quota));
+    write(message, &group.hard);
+    write(message, &group.label);
+    write_list(message, group.rules.len());
+    for rule in &group.rules {
+        write_rule(message, rule, group.unit, names);
+    }
+}
+
+fn write_rule(message: &mut Vec<u8>, rule: &Rule, unit: Unit, names: &[&str]) {
+    let (kind, pattern) = match &rule.event {
+        EventPattern::Any => (0, String::new()),
+        EventPattern::Exact(name) => (1, name.clone()),
+        EventPattern::Prefix(prefix) => (2, format!("{prefix}.")),
+    };
+    write_list(message, 4);
+    write(message, &kind);
+    write(message, &pattern);
+    write(message, &rule.conditions.iter().map(compiled_condition).collect::<Vec<_>>());
+    match &rule.measure {
+        Measure::Events => write(message, &1),
+        Measure::Terms(terms) => {
+            write_list(message, 4 * terms.len());
+            for term in terms {
+                write_term(message, term, unit, names);
+            }
+        }
+    }
+}
+
+/// Key, exact values as a set, prefixes.
+fn compiled_condition(condition: &Condition) -> (&str, BTreeMap<&str, bool>, BTreeSet<&str>) {
+    let mut exact = BTreeMap::new();
+    let mut prefixes = BTreeSet::new();
+    for value in &condition.values {
+        match value {
+            ValuePattern::Exact(text) => drop(exact.insert(text.as_str(), true)),
+            ValuePattern::Prefix(prefix) => drop(prefixes.insert(prefix.as_str())),
+        }
+    }
+    (&condition.key, exact, prefixes)
+}
+
+/// Four values: the place of the name, whole weight or -1, limbs or false, default or false.
+///
+/// EXACT: the weight in smallest units per 1 of the quantity, times 10^12, as an integer: at most 10^24.
+fn write_term(message: &mut Vec<u8>, term: &Term, unit: Unit, names: &[&str]) {
+    let scaled = u128::from(term.weight.pico()) * u128::from(unit.scale());
+    let one = u128::from(Weight::ONE.pico());
+    let (whole, limbs) = if scaled % one == 0 {
+        (i64::try_from(scaled / one).expect("at most 10^12"), None)
+    } else {
+        let limb_count = scaled.checked_ilog(1_000_000).map_or(0, |log| log + 1);
+        let limbs = (0..limb_count).map(|place| (scaled / 1_000_000_u128.pow(place) % 1_000_000) as u32);
+        (-1, Some(limbs.collect::<Vec<_>>()))
+    };
+    write(message, &place_of(names, |name| *name == term.name));
+    write(message, &whole);
+    write(message, &OrFalse(limbs));
+    write(message, &OrFalse(term.default_in(unit)));
+}
+
+/// `None` as `false`: a nil would leave a hole in a Lua array.
+struct OrFalse<T>(Option<T>);
+
+impl<T: Serialize> Serialize for OrFalse<T> {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match &self.0 {
+            Some(value) => value.serialize(serializer),
+            None => serializer.serialize_bool(false),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value as Json, json};
+
+    use super::*;
+    use crate::catalog::parse;
+
+    fn plan(text: &str) -> Plan {
+        parse(text, jiff::tz::db()).unwrap_or_else(|problems| panic!("{problems}")).plans()[0].clone()
+    }
+
+    /// A plan of one group with this text among its fields.
+    fn plan_of(group: &str) -> Plan {
+        plan(&format!("plans: {{ p: {{ limit_groups: [ {{ id: a, {group} }} ] }} }}"))
+    }
+
+    /// The whole message, as the scripts read it.
+    fn message(plan: &Plan) -> Json {
+        rmp_serde::from_slice(&CompiledPlan::of(plan).message).unwrap()
+    }
+
+    /// The one measure of the one group of a plan.
+    fn measure(plan: &Plan) -> Json {
+        message(plan)[4][0][6][0][3].clone()
+    }
+
+    #[test]
+    fn a_plan_is_written_as_the_scripts_read_it() {
+        let plan = plan(
+            r"
+plans:
+  p:
+    on_plan_change: reset
+    limit_groups:
+      - id: spend
+        label: Spend
+        unit: cents
+        period: daily
+        quota: 5
+        match:
+          - { event: llm.tokens, metadata: { model: [gpt-4o, o1, gpt-4o-*], provider: openai }, measure: { in: 0.00025 } }
+          - { event: llm.*, measure: { name: cached, weight: 0.1, default: 1.5 } }
+          - { event: '*', measure: events }
+      - { id: all, unit: count, period: lifetime, quota: unlimited, hard: false, match: [ { event: x } ] }
+",
+        );
+        let conditions =
+            json!([["model", { "gpt-4o": true, "o1": true }, ["gpt-4o-"]], ["provider", { "openai": true }, []]]);
+        let spend_rules = json!([
+            [1, "llm.tokens", conditions, [2, 250, false, false]],
+            [2, "llm.", [], [1, 100_000, false, [1, 500_000]]],
+            [0, "", [], 1],
+        ]);
+        let expected = json!([
+            "p",
+            "reset",
+            ["cached", "in", "quantity"],
+            [[3, false], [7, false]],
+            [
+                ["spend", 4, 1, 5_000_000, true, "Spend", spend_rules],
+                ["all", 1, 2, -1, false, "all", [[1, "x", [], [3, 1, false, 1]]]],
+            ],
+        ]);
+        assert_eq!(message(&plan), expected);
+        let compiled = CompiledPlan::of(&plan);
+        assert_eq!((compiled.id.as_str(), &compiled.names[..]), ("p", &["cached", "in", "quantity"].map(String::from)[..]));
+        assert_eq!(compiled.asked, ["model", "provider"]);
+        let words = |id: &str, label: &str, unit, quota, hard| {
+            let (id, label) = (id.to_owned(), label.to_owned());
+            Words { id, label, unit, quota, hard }
+        };
+        let spend = words("spend", "Spend", Unit::Cents, Quota::Limited(5_000_000), true);
+        assert_eq!(compiled.groups, [spend, words("all", "all", Unit::Count, Quota::Unlimited, false)]);
+    }
+
+    #[test]
+    fn a_plan_is_known_by_all_that_it_says_and_by_nothing_else() {
+        let text = "unit: count, period: daily, quota: 1, match: [ { event: x } ]";
+        let digest = |text: &str| CompiledPlan::of(&plan_of(text)).digest;
+        assert_eq!(digest(text), digest(text));
+        assert_eq!(digest(text), digest_of(&CompiledPlan::of(&plan_of(text)).message));
+        for (from, to) in [("quota: 1", "quota: 2"), ("daily", "weekly"), ("x", "y"), ("unit: count", "unit: tokens")] {
+            assert_ne!(digest(text), digest(&text.replace(from, to)), "{to}");
+        }
+        let read = CompiledPlan::read(CompiledPlan::of(&plan_of(text)).message).unwrap();
+        assert_eq!((read.digest, read.id.as_str()), (digest(text), "p"));
+        assert!(read.weight() > read.message.len());
+    }
+
+    #[test]
+    fn what_is_no_plan_is_not_read() {
+        let packed = |value: Json| CompiledPlan::read(rmp_serde::to_vec(&value).unwrap().into());
+        let plan = |unit: u8, quota: i64| {
+            let group = json!(["a", unit, 1, quota, true, "A", [[1, "x", [["key", {}, []]], [1, 1, false, 1]]]]);
+            json!(["p", "carry", ["quantity"], [[1, false]], [group]])
+        };
+        let read = packed(plan(1, 5)).unwrap();
+        assert_eq!((read.groups[0].quota, &read.asked[..]), (Quota::Limited(5), &["key".to_owned()][..]));
+        assert_eq!(packed(plan(4, -1)).unwrap().groups[0].quota, Quota::Unlimited);
+        assert!(matches!(packed(plan(5, 5)), Err(NoPlan::Number(5, "unit"))));
+        assert!(matches!(packed(plan(1, -2)), Err(NoPlan::Number(-2, "quota"))));
+        assert!(matches!(packed(plan(1, 1 << 53)), Err(NoPlan::Number(_, "quota"))));
+        for value in [json!(null), json!(["p"]), json!(["p", "carry", [1], [], []])] {
+            assert!(matches!(packed(value.clone()), Err(NoPlan::Form(_))), "{value}");
+        }
+        assert!(CompiledPlan::read(Box::default()).is_err());
+    }
+
+    #[test]
+    fn an_absent_quantity_is_1_where_things_are_counted_and_nothing_elsewhere() {
+        let measure = |unit: &str, measure: &str| {
+            let rule = format!("{{ event: x, measure: {measure} }}");
+            super::tests::measure(&plan_of(&format!("unit: {unit}, period: daily, quota: 1, match: [ {rule} ]")))
+        };
+        assert_eq!(measure("count", "quantity"), json!([1, 1, false, 1]));
+        // `other` is the first of the names, and the second of the terms.
+        assert_eq!(measure("count", "{ quantity: 4, other: 1 }"), json!([2, 4, false, 1, 1, 1, false, false]));
+        assert_eq!(measure("count", "{ name: quantity, default: 7 }"), json!([1, 1, false, 7]));
+        for (unit, weight) in [("tokens", 1), ("seconds", 1_000), ("cents", 1_000_000)] {
+            assert_eq!(measure(unit, "quantity"), json!([1, weight, false, false]), "{unit}");
+            assert_eq!(measure(unit, "{ name: quantity, default: 2 }"), json!([1, weight, false, 2]), "{unit}");
+        }
+    }
+
+    #[test]
+    fn groups_share_the_schedules_of_their_plan() {
+        let text = r"
+plans:
+  p:
+    limit_groups:
+      - { id: a, unit: count, period: daily, anchor: subscription_start, quota: 1, match: [ { event: x } ] }
+      - { id: b, unit: count, period: lifetime, anchor: subscription_start, quota: 1, match: [ { event: x } ] }
+      - { id: c, unit: count, period: daily, quota: 1, match: [ { event: x } ] }
+      - { id: d, unit: tokens, period: daily, anchor: subscription_start, quota: 1, match: [ { event: x } ] }
+      - { id: e, unit: count, period: lifetime, quota: 1, match: [ { event: x } ] }
+";
+        let message = message(&plan(text));
+        assert_eq!(message[3], json!([[3, true], [7, false], [3, false]]));
+        let places: Vec<_> = message[4].as_array().unwrap().iter().map(|group| group[2].as_u64().unwrap()).collect();
+        assert_eq!(places, [1, 2, 3, 1, 2]);
+    }
+
+    #[test]
+    fn a_period_and_a_plan_change_have_a_code() {
+        let periods = ["minute", "hourly", "daily", "weekly", "monthly", "yearly", "lifetime"];
+        for (period, code) in periods.into_iter().zip(1..) {
+            let plan = plan_of(&format!("unit: count, period: {period}, quota: 1, match: [ {{ event: x }} ]"));
+            assert_eq!(message(&plan)[3], json!([[code, false]]), "{period}");
+            assert_eq!(plan.groups[0].period.as_str(), period);
+        }
+        for change in ["carry", "reset", "block"] {
+            let group = "{ id: a, unit: count, period: daily, quota: 1, match: [ { event: x } ] }";
+            let plan = plan(&format!("plans: {{ p: {{ on_plan_change: {change}, limit_groups: [ {group} ] }} }}"));
+            assert_eq!(message(&plan)[1], json!(change));
+        }
+    }
+
+    #[test]
+    fn a_weight_is_an_integer_in_limbs_of_a_million() {
+        let cases = [
+            ("tokens", "0", json!([0, false])),
+            ("tokens", "1", json!([1, false])),
+            ("tokens", "1.5", json!([-1, [0, 500_000, 1]])),
+            ("tokens", "0.000000000001", json!([-1, [1]])),
+            ("tokens", "123456.654321000001", json!([-1, [1, 654_321, 123_456]])),
+            ("seconds", "0.0005", json!([-1, [0, 500_000]])),
+            ("seconds", "0.001", json!([1, false])),
+            ("cents", "0.0000001", json!([-1, [0, 100_000]])),
+            ("cents", "1000000", json!([1_000_000_000_000_i64, false])),
+        ];
+        for (unit, weight, expected) in cases {
+            let rule = format!("{{ event: x, measure: {{ p: {weight} }} }}");
+            let term = measure(&plan_of(&format!("unit: {unit}, period: daily, quota: 5, match: [ {rule} ]")));
+            assert_eq!(json!([term[1], term[2]]), expected, "{unit} {weight}");
+        }
+    }
+}
