@@ -1,7 +1,8 @@
 //! `tollgate verify`: reads the whole state of a live Redis, and reports what contradicts itself.
 //!
-//! Users are found by `SCAN`. What of a user must agree is read by one script at one moment (`ledger::inspection`), decoded (`stored`),
-//! and judged by pure functions (`checks`). So calls that go on meanwhile are never mistaken for contradictions.
+//! Users are found by `SCAN`. What of a user must agree is read by scripts (`ledger::inspection`), decoded (`stored`), and judged by pure
+//! functions (`checks`). What several scripts have read belongs together only if nothing was written meanwhile; otherwise it is
+//! read again. So calls that go on meanwhile are never mistaken for contradictions.
 
 mod checks;
 mod stored;
@@ -9,25 +10,34 @@ mod stored;
 mod tests;
 mod value;
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fmt;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::Mutex;
 use tokio::task::JoinSet;
 
-use crate::domain::id::Owner;
-use crate::ledger::inspection::{Inspector, ScanPosition, Unreadable};
+use crate::domain::id::{Field, Owner, PlanDigest};
+use crate::ledger::inspection::{Cursors, Inspector, ScanPosition, Unreadable};
 use crate::ledger::keys::{KeyKind, kind};
 use crate::ledger::{ConnectError, RedisAccess, UserKeys};
 
-use checks::{Findings, Moment};
+use checks::{Findings, HoldMoment, Judged, Reading};
+use stored::Plan;
 
 /// How many users are read at the same time.
 const AT_ONCE: usize = 16;
 
 /// How many `hold` keys one script looks at.
 const HOLDS_AT_ONCE: usize = 100;
+
+/// About how many fields of each memory one script looks at. A user whose state changes while it is read is read again, by larger pieces.
+const FIELDS_AT_ONCE: [usize; 4] = [250, 250, 1000, 4000];
+
+/// So many plans of the archive are remembered: an installation has fewer.
+const MOST_PLANS: usize = 1000;
 
 /// What is wrong with a `hold` key is looked at again after this: `DeleteUser` deletes these keys a moment after the others.
 const SECOND_LOOK: Duration = Duration::from_millis(300);
@@ -64,14 +74,14 @@ impl fmt::Display for Finding {
 pub struct Report {
     /// Users with any key.
     pub users: u64,
-    /// Windows in their ledgers.
+    /// Windows in their states.
     pub windows: u64,
-    /// Live holds in their agendas.
+    /// Live holds in their states.
     pub live_holds: u64,
     /// Reservations that are remembered.
     pub reservations: u64,
-    /// Request ids that are remembered.
-    pub requests: u64,
+    /// Tracked events that are remembered.
+    pub tracked: u64,
     /// What cannot be.
     pub contradictions: u64,
     /// What is only worth knowing.
@@ -80,10 +90,10 @@ pub struct Report {
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { users, windows, live_holds, reservations, requests, contradictions, notes } = self;
+        let Self { users, windows, live_holds, reservations, tracked, contradictions, notes } = self;
         write!(
             f,
-            "users {users}, windows {windows}, live holds {live_holds}, reservations {reservations}, requests {requests}: \
+            "users {users}, windows {windows}, live holds {live_holds}, reservations {reservations}, tracked events {tracked}: \
              contradictions {contradictions}, notes {notes}"
         )
     }
@@ -120,21 +130,25 @@ pub async fn run_telling(
     mut tell: impl FnMut(&Finding),
 ) -> Result<Report, VerifyError> {
     let inspector = Inspector::connect(urls, access).await?;
+    let plans = Plans { inspector: inspector.clone(), known: Arc::default() };
     let (mut report, mut seen, mut told) = (Report::default(), HashSet::new(), HashSet::new());
     let mut position = Some(ScanPosition::default());
     while let Some(from) = position {
         let (keys, next) = inspector.scan(from).await?;
         position = next;
-        let (users, unknown) = sort(&keys, &mut seen);
+        let Sorted { users, plans: archived, unknown } = sort(&keys, &mut seen);
         report.users += users.values().filter(|(_, part)| part.is_new).count() as u64;
         let mut all = Findings { found: unknown, ..Findings::default() };
+        for digest in archived {
+            plans.check(digest, &mut all).await?;
+        }
         let mut waiting = users.into_values();
         let mut working = JoinSet::new();
         loop {
             while working.len() < AT_ONCE
                 && let Some((owner, part)) = waiting.next()
             {
-                working.spawn(verify_user(inspector.clone(), owner, part));
+                working.spawn(verify_user(inspector.clone(), plans.clone(), owner, part));
             }
             let Some(done) = working.join_next().await else { break };
             all.add(done.expect("a check neither panics nor is cancelled")?);
@@ -154,7 +168,7 @@ pub async fn run_telling(
         report.windows += all.windows;
         report.live_holds += all.live_holds;
         report.reservations += all.reservations;
-        report.requests += all.requests;
+        report.tracked += all.tracked;
     }
     Ok(report)
 }
@@ -165,96 +179,152 @@ struct UserPart {
     /// The user was not met before.
     is_new: bool,
     /// Of `hold` keys.
-    nonces: Vec<String>,
+    holds: Vec<Field>,
+}
+
+/// The keys of a page.
+#[derive(Default)]
+struct Sorted {
+    users: BTreeMap<String, (Owner, UserPart)>,
+    plans: Vec<PlanDigest>,
+    unknown: Vec<Finding>,
 }
 
 /// Sorts keys by user. What belongs to nobody is found.
-fn sort(keys: &[Vec<u8>], seen: &mut HashSet<Owner>) -> (BTreeMap<String, (Owner, UserPart)>, Vec<Finding>) {
-    let mut users: BTreeMap<String, (Owner, UserPart)> = BTreeMap::new();
-    let mut unknown = Vec::new();
+fn sort(keys: &[Vec<u8>], seen: &mut HashSet<Owner>) -> Sorted {
+    let mut sorted = Sorted::default();
     for key in keys {
-        let (owner, nonce) = match kind(key) {
+        let (owner, hold) = match kind(key) {
             KeyKind::State(owner) => (owner, None),
-            KeyKind::Hold(owner, nonce) => (owner, Some(nonce)),
+            KeyKind::Hold(owner, field) => (owner, Some(field)),
+            KeyKind::Plan(digest) => {
+                sorted.plans.push(digest);
+                continue;
+            }
             KeyKind::ApiKeys => continue,
             KeyKind::Unknown => {
                 let key = key.escape_ascii().to_string();
-                unknown.push(Finding { kind: Kind::Contradiction, key, what: "belongs to nothing".to_owned() });
+                sorted.unknown.push(Finding { kind: Kind::Contradiction, key, what: "belongs to nothing".to_owned() });
                 continue;
             }
         };
-        let (_, part) = users.entry(owner.tag().to_owned()).or_insert_with(|| (owner.clone(), UserPart::default()));
+        let part = sorted.users.entry(owner.tag().to_owned());
+        let (_, part) = part.or_insert_with(|| (owner.clone(), UserPart::default()));
         part.is_new |= seen.insert(owner);
-        part.nonces.extend(nonce);
+        part.holds.extend(hold);
     }
-    (users, unknown)
+    sorted
 }
 
-async fn verify_user(inspector: Inspector, owner: Owner, part: UserPart) -> Result<Findings, Unreadable> {
+/// The plans of the archive, each read once.
+#[derive(Clone)]
+struct Plans {
+    inspector: Inspector,
+    known: Arc<Mutex<HashMap<PlanDigest, Option<Plan>>>>,
+}
+
+impl Plans {
+    /// Reads one, and tells what is wrong with it.
+    async fn check(&self, digest: PlanDigest, findings: &mut Findings) -> Result<Option<Plan>, Unreadable> {
+        let archived = self.inspector.plan(&digest).await?;
+        let plan = checks::archived_plan(&digest, &archived, findings);
+        let mut known = self.known.lock().await;
+        if known.len() < MOST_PLANS {
+            known.insert(digest, plan.clone());
+        }
+        Ok(plan)
+    }
+
+    /// Those of these digests that are there. What is wrong with one is told where its key is met.
+    async fn all(
+        &self,
+        digests: impl Iterator<Item = PlanDigest>,
+    ) -> Result<BTreeMap<PlanDigest, Option<Plan>>, Unreadable> {
+        let mut found = BTreeMap::new();
+        for digest in digests {
+            let known = self.known.lock().await.get(&digest).cloned();
+            let plan = match known {
+                Some(Some(plan)) => Some(plan),
+                // It may be there by now.
+                _ => self.check(digest, &mut Findings::default()).await?,
+            };
+            found.insert(digest, plan);
+        }
+        Ok(found)
+    }
+}
+
+async fn verify_user(
+    inspector: Inspector,
+    plans: Plans,
+    owner: Owner,
+    part: UserPart,
+) -> Result<Findings, Unreadable> {
     let keys = UserKeys::new(&owner);
     let mut findings = Findings::default();
-    let mut nonces = part.nonces;
+    let mut holds = part.holds;
     if part.is_new {
-        let state = inspector.user(&owner).await?;
-        checks::user(&keys, &state, &mut findings);
-        let live = state.holds.iter().filter_map(|(field, _, _)| std::str::from_utf8(field).ok()?.strip_prefix('r'));
-        nonces.extend(live.map(str::to_owned));
-        verify_memory(&inspector, &owner, &keys, &mut findings).await?;
-        verify_agenda(&inspector, &owner, &keys, &mut findings).await?;
+        let mut judged = read_user(&inspector, &owner, &keys).await?;
+        let digests: BTreeSet<_> =
+            judged.charged.iter().map(|(digest, ..)| *digest).chain(judged.open.keys().copied()).collect();
+        let plans = plans.all(digests.into_iter()).await?;
+        checks::record_plans(&keys, &mut judged, &plans);
+        holds.append(&mut judged.live);
+        findings.add(judged.findings);
     }
-    nonces.sort();
-    nonces.dedup();
-    verify_holds(&inspector, &owner, &keys, &nonces, &mut findings).await?;
+    holds.sort_unstable();
+    holds.dedup();
+    verify_holds(&inspector, &owner, &keys, &holds, &mut findings).await?;
     Ok(findings)
 }
 
-async fn verify_memory(
-    inspector: &Inspector,
-    owner: &Owner,
-    keys: &UserKeys,
-    findings: &mut Findings,
-) -> Result<(), Unreadable> {
-    let mut cursor = "0".to_owned();
-    loop {
-        let (part, next) = inspector.memory(owner, &cursor).await?;
-        let moment = Moment::of(&part);
-        for entry in &part.entries {
-            checks::memory_entry(keys, &moment, entry, findings);
-        }
-        cursor = next;
-        if cursor == "0" {
-            return Ok(());
+/// Reads a user until nothing is written meanwhile, or as often as is worth while.
+async fn read_user(inspector: &Inspector, owner: &Owner, keys: &UserKeys) -> Result<Judged, Unreadable> {
+    let (last, first) = FIELDS_AT_ONCE.split_last().expect("there are several");
+    for count in first {
+        let (judged, at_once) = read_once(inspector, owner, keys, *count, false).await?;
+        if at_once {
+            return Ok(judged);
         }
     }
+    let (mut judged, at_once) = read_once(inspector, owner, keys, *last, true).await?;
+    if !at_once {
+        checks::note_of_changes(keys, &mut judged.findings);
+    }
+    Ok(judged)
 }
 
-async fn verify_agenda(
+/// Reads a user, and whether nothing was written meanwhile. Unless it is `to_the_end`, it stops where something was.
+async fn read_once(
     inspector: &Inspector,
     owner: &Owner,
     keys: &UserKeys,
-    findings: &mut Findings,
-) -> Result<(), Unreadable> {
-    let mut cursor = "0".to_owned();
-    loop {
-        let (unknown, next) = inspector.agenda(owner, &cursor).await?;
-        for (entry, score) in unknown {
-            checks::unknown_entry(keys, &entry, &score, findings);
-        }
-        cursor = next;
-        if cursor == "0" {
-            return Ok(());
-        }
+    count: usize,
+    to_the_end: bool,
+) -> Result<(Judged, bool), Unreadable> {
+    let (seen, mut next) = inspector.user(owner, &Cursors::default(), count).await?;
+    let mut reading = Reading::of(keys, &seen);
+    reading.add(&seen);
+    let (stamp, mut at_once) = (seen.stamp, true);
+    while let Some(cursors) = next
+        && (at_once || to_the_end)
+    {
+        let (seen, more) = inspector.user(owner, &cursors, count).await?;
+        at_once &= seen.stamp == stamp;
+        reading.add(&seen);
+        next = more;
     }
+    Ok((reading.finish(at_once), at_once))
 }
 
 async fn verify_holds(
     inspector: &Inspector,
     owner: &Owner,
     keys: &UserKeys,
-    nonces: &[String],
+    fields: &[Field],
     findings: &mut Findings,
 ) -> Result<(), Unreadable> {
-    for some in nonces.chunks(HOLDS_AT_ONCE) {
+    for some in fields.chunks(HOLDS_AT_ONCE) {
         let suspects = judge_holds(inspector, owner, keys, some, &mut Findings::default()).await?;
         if !suspects.is_empty() {
             tokio::time::sleep(SECOND_LOOK).await;
@@ -264,22 +334,22 @@ async fn verify_holds(
     Ok(())
 }
 
-/// The nonces of which something was found.
+/// The fields of the holds of which something was found.
 async fn judge_holds(
     inspector: &Inspector,
     owner: &Owner,
     keys: &UserKeys,
-    nonces: &[String],
+    fields: &[Field],
     findings: &mut Findings,
-) -> Result<Vec<String>, Unreadable> {
-    let part = inspector.holds(owner, nonces).await?;
-    let moment = Moment::of(&part);
+) -> Result<Vec<Field>, Unreadable> {
+    let holds = inspector.holds(owner, fields).await?;
+    let moment = HoldMoment::of(&holds);
     let mut suspects = Vec::new();
-    for (nonce, hold) in nonces.iter().zip(&part.entries) {
+    for (field, hold) in fields.iter().zip(&holds.holds) {
         let before = findings.found.len();
-        checks::hold(keys, &moment, nonce, hold, findings);
+        checks::hold(keys, &moment, field, hold, findings);
         if findings.found.len() > before {
-            suspects.push(nonce.clone());
+            suspects.push(*field);
         }
     }
     Ok(suspects)

@@ -1,9 +1,10 @@
 //! What is stored, decoded: only the shape is held against what the scripts write; the checks judge the numbers. The formats are those
 //! of `lua/formats.toml`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
 
+use crate::domain::amount::Quantity;
 use crate::domain::counted::counted;
 use crate::domain::id::Field;
 use crate::ledger::formats;
@@ -177,7 +178,7 @@ impl State {
         let mut groups: BTreeMap<String, Vec<Window>> = BTreeMap::new();
         let mut last = String::new();
         for number in 1..=count {
-            let window = Window::read(&mut reader, number, is_live, &counters, &schedules)?;
+            let window = Window::read(&mut reader, number, &counters, &schedules)?;
             let group = text(&window.stored.group, format_args!("window {number}"))?.to_owned();
             if group != last && groups.contains_key(&group) {
                 return not_a(format_args!("group {group:?}"), "in two places", "in one");
@@ -224,14 +225,14 @@ impl Window {
     fn read(
         reader: &mut Reader<'_>,
         number: i64,
-        is_live: bool,
         counters: &[formats::Counter],
         schedules: &[formats::Schedule],
     ) -> Result<Self, Undecodable> {
         let name = format!("window {number}");
         let stored = formats::Window::read(reader).map_err(of(&name))?;
         let counter = match stored.place {
-            0 => counter(reader, is_live).map_err(of(&name))?,
+            // It has its held amount at any time.
+            0 => formats::Counter::read(reader).map_err(of(&name))?,
             place => match nth(counters, place) {
                 Some(counter) => counter.clone(),
                 None => return not_a(format_args!("the counter of {name}"), place, "one of those of the state"),
@@ -370,14 +371,13 @@ fn quantities(packed: &[u8], name: &str) -> Result<(), Undecodable> {
     }
     let value = Value::read(packed)?;
     let values = value.values(name)?;
-    let mut before = 0;
+    let mut places = BTreeSet::new();
     for pair in values.chunks(2) {
         let [place, value] = pair else { return not_a(name, "of an odd length", "of pairs") };
         let place = place.integer(format_args!("a place of {name}"))?;
-        if place <= before {
-            return not_a(format_args!("place {place} of {name}"), format!("after place {before}"), "in order");
+        if place < 1 || !places.insert(place) {
+            return not_a(format_args!("place {place} of {name}"), "there twice, or below 1", "there once");
         }
-        before = place;
         match value {
             Value::Integer(_) | Value::Flag(true) => {}
             Value::List(parts) if matches!(parts[..], [Value::Integer(_), Value::Integer(_)]) => {}
@@ -510,5 +510,40 @@ impl Plan {
             found.push((id.text("the id of a group")?.to_owned(), unit.integer("the unit of a group")?, *period));
         }
         Ok(Self { groups: found })
+    }
+}
+
+/// A subscription, as far as it can contradict itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub struct Subscription {
+    pub plan: String,
+    pub start: i64,
+    pub end: i64,
+    pub cycle_anchor: i64,
+}
+
+impl Subscription {
+    /// Decodes the blob of a state, which `src/ledger/subscription.rs` writes.
+    ///
+    /// # Errors
+    /// Where it is not of the shape that is written.
+    pub fn decode(packed: &[u8]) -> Result<Self, Undecodable> {
+        let value = Value::read(packed)?;
+        let [plan, start, end, cycle_anchor, overrides] = value.list("the subscription")?;
+        for pair in overrides.values("the overrides")? {
+            let [group, quota] = pair.list("an override")?;
+            let name = format!("the quota of {:?}", group.text("the group of an override")?);
+            let text = quota.text(&name)?;
+            if text != "unlimited" && Quantity::from_decimal(text).is_err() {
+                return not_a(name, quota, "a number or \"unlimited\"");
+            }
+        }
+        Ok(Self {
+            plan: plan.text("the plan")?.to_owned(),
+            start: start.integer("the start")?,
+            end: end.integer("the end")?,
+            cycle_anchor: cycle_anchor.integer("the cycle anchor")?,
+        })
     }
 }

@@ -1,86 +1,118 @@
 //! The keys that show live holds. No script decides by them; people do.
 
+use crate::domain::id::Field;
 use crate::ledger::UserKeys;
-use crate::ledger::inspection::HoldEntry;
+use crate::ledger::inspection::{HoldEntry, Holds};
 
-use super::super::stored::{Record, State};
-use super::{FORGETTING, Findings, Moment, SLACK_MS, time_of, word};
+use super::super::stored::{Head, Record, RecordState, Undo};
+use super::memory::{is_live, lapsed_early};
+use super::{Findings, Generations, SLACK_MS};
 
-/// No reservation lives longer. So Redis's clock was ahead when it wrote a key that expires later than that.
-const LONGEST_HOLD_MS: i64 = 3_600_000;
+/// What some of these keys are judged by.
+pub struct HoldMoment {
+    redis_ms: i64,
+    /// None if there is none, or none that can be decoded.
+    head: Option<Head>,
+    undos: [Option<Undo>; 2],
+}
+
+impl HoldMoment {
+    /// When these keys were seen.
+    #[must_use]
+    pub fn of(holds: &Holds) -> Self {
+        Self {
+            redis_ms: holds.redis_ms,
+            head: Head::decode(&holds.head).ok(),
+            undos: holds.undos.each_ref().map(|undo| Undo::decode(undo).ok()),
+        }
+    }
+
+    fn generations(&self) -> Option<Generations<'_>> {
+        Generations::of(self.head.as_ref()?, self.undos.each_ref().map(Option::as_ref))
+    }
+
+    /// The record that counts. One that cannot be decoded is reported by itself.
+    fn record(&self, field: &Field, hold: &HoldEntry) -> Found {
+        let values = hold.records.each_ref().map(|value| Some(value.as_slice()).filter(|value| !value.is_empty()));
+        match self.generations().and_then(|generations| generations.value(field, values)) {
+            None => Found::Nothing,
+            Some(value) => Record::decode(value).map_or(Found::Undecodable, |record| Found::Record(Box::new(record))),
+        }
+    }
+
+    /// Whether a script has failed that wrote this record, and perhaps took its key away.
+    fn is_pending(&self, field: &Field) -> bool {
+        let pending = self.generations().and_then(|generations| generations.pending);
+        pending.is_some_and(|pending| pending.contains_key(field.as_slice()))
+    }
+}
+
+enum Found {
+    Nothing,
+    Undecodable,
+    Record(Box<Record>),
+}
 
 /// A key that shows a live hold, or should be there.
-pub fn hold(keys: &UserKeys, moment: &Moment, nonce: &str, hold: &HoldEntry, findings: &mut Findings) {
-    let expires_at_ms = hold.expires_at_ms;
-    let expires_soon = (0..=moment.redis_ms + LONGEST_HOLD_MS + SLACK_MS).contains(&expires_at_ms);
-    if hold.kind == "string" && hold.record.is_empty() && moment.ledger.is_none() && expires_soon {
-        // DeleteUser deletes these keys last; they expire alone where it does not come to that.
-        let text = format!("shows a reservation of a user who was deleted, and expires at {expires_at_ms}");
-        findings.note(&keys.hold(nonce), text);
-    } else if outlives_a_wrong_clock(moment, hold) {
-        let text = format!(
-            "shows a reservation that lapsed when Redis's clock, which had been ahead, was set right; nothing decides by this key, and it \
-             expires at {expires_at_ms}"
-        );
-        findings.note(&keys.hold(nonce), text);
-    } else if let Some(problem) = hold_problem(moment, hold) {
-        findings.contradiction(&keys.hold(nonce), problem);
+pub fn hold(keys: &UserKeys, moment: &HoldMoment, field: &Field, hold: &HoldEntry, findings: &mut Findings) {
+    let key = keys.hold(field);
+    let is_there = hold.kind != "none";
+    if is_there && hold.kind != "string" {
+        return findings.contradiction(&key, format!("is a {}, and not a string", hold.kind));
     }
-}
-
-/// Whether the reservation of this key lapsed early, or was forgotten, because the clock that the key was written by was wrong.
-///
-/// All live holds lapse with the first call after such a clock was set right. Scripts do not spell keys, so that those of the holds stay
-/// until they expire. A key that shows a hold which is still live, or one that has been settled, is another matter.
-fn outlives_a_wrong_clock(moment: &Moment, hold: &HoldEntry) -> bool {
-    let HoldEntry { kind, expires_at_ms, text: _, score, record } = hold;
-    if kind != "string" || *expires_at_ms < 0 {
-        return false;
-    }
-    if record.is_empty() {
-        return *expires_at_ms > moment.redis_ms + LONGEST_HOLD_MS + SLACK_MS;
-    }
-    // Only such a lapse moves a deadline to an earlier time.
-    let has_lapsed = time_of(score).is_ok_and(|score| score >= FORGETTING);
-    has_lapsed
-        && Record::decode(record).is_ok_and(|record| {
-            let has_passed = moment.ledger.as_ref().is_some_and(|ledger| record.deadline <= ledger.time);
-            record.state == State::Held && has_passed && *expires_at_ms > record.deadline + SLACK_MS
-        })
-}
-
-fn hold_problem(moment: &Moment, hold: &HoldEntry) -> Option<String> {
-    let HoldEntry { kind, expires_at_ms, text, score, record } = hold;
-    let is_there = kind != "none";
-    if is_there && kind != "string" {
-        return Some(format!("is a {kind}, and not a string"));
-    }
-    let time = moment.ledger.as_ref().map(|ledger| ledger.time);
-    if record.is_empty() {
-        // A user's clock that is ahead may have forgotten it while Redis's lets the key live.
-        let forgotten = time.is_some_and(|time| *expires_at_ms >= 0 && *expires_at_ms <= time + SLACK_MS);
-        return (is_there && !forgotten).then(|| "shows a reservation that nothing is known of".to_owned());
-    }
-    // A record that cannot be decoded is reported by itself.
-    let record = Record::decode(record).ok()?;
-    let deadline = record.deadline;
+    let record = match moment.record(field, hold) {
+        Found::Undecodable => return,
+        Found::Nothing => return unknown(&key, moment, hold, findings),
+        Found::Record(record) => record,
+    };
+    let Some(head) = &moment.head else { return };
     if !is_there {
-        let is_live = record.state == State::Held && time_of(score).is_ok_and(|score| score < FORGETTING);
+        let deadline = record.stored.deadline;
         // Where the user's clock was ahead, the key ended before the deadline.
-        let expected =
-            time.is_some_and(|time| time <= moment.redis_ms + SLACK_MS) && deadline > moment.redis_ms + SLACK_MS;
-        return (is_live && expected).then(|| format!("is missing, but its reservation is live until {deadline}"));
+        let expected = head.head.time <= moment.redis_ms + SLACK_MS && deadline > moment.redis_ms + SLACK_MS;
+        if is_live(head, &record) && expected && !moment.is_pending(field) {
+            findings.contradiction(&key, format!("is missing, but its reservation is live until {deadline}"));
+        }
+    } else if lapsed_early(head, &record) {
+        let expires_at_ms = hold.expires_at_ms;
+        let text = "shows a reservation that lapsed when Redis's clock, which had been ahead, was set right";
+        if expires_at_ms < 0 {
+            findings.contradiction(&key, format!("{text}, and never expires"));
+        } else {
+            findings.note(&key, format!("{text}; nothing decides by this key, and it expires at {expires_at_ms}"));
+        }
+    } else if let Some(problem) = shown_problem(&record, hold) {
+        findings.contradiction(&key, problem);
     }
-    if record.state != State::Held {
-        return Some(format!("shows a reservation that is {}", word(record.state)));
+}
+
+/// A key without a record: a script failed that made it, its user was deleted, or the record was forgotten. It expires alone.
+fn unknown(key: &str, moment: &HoldMoment, hold: &HoldEntry, findings: &mut Findings) {
+    let expires_at_ms = hold.expires_at_ms;
+    // A user's clock that is ahead may have forgotten it while Redis's lets the key live.
+    let is_forgotten = moment.head.as_ref().is_some_and(|head| expires_at_ms <= head.head.time + SLACK_MS);
+    if hold.kind == "none" || (expires_at_ms >= 0 && is_forgotten) {
+        return;
     }
-    if *expires_at_ms < 0 {
+    let text = "shows a reservation that nothing is known of";
+    if expires_at_ms < 0 {
+        findings.contradiction(key, format!("{text}, and never expires"));
+    } else {
+        findings.note(key, format!("{text}, and expires at {expires_at_ms}"));
+    }
+}
+
+fn shown_problem(record: &Record, hold: &HoldEntry) -> Option<String> {
+    let (deadline, expires_at_ms) = (record.stored.deadline, hold.expires_at_ms);
+    if record.state != RecordState::Held {
+        return Some(format!("shows a reservation that is {}", record.state.word()));
+    }
+    if expires_at_ms < 0 {
         return Some(format!("never expires, but its reservation is live until {deadline}"));
     }
-    if *expires_at_ms > deadline + SLACK_MS {
+    if expires_at_ms > deadline + SLACK_MS {
         return Some(format!("expires at {expires_at_ms}, but its reservation is live until {deadline}"));
     }
-    let shown: Vec<_> = record.claims.iter().map(|(claim, _, _)| format!("{}={}", claim.group, claim.charge)).collect();
-    let (shown, text) = (shown.join(" "), String::from_utf8_lossy(text));
-    (text != shown).then(|| format!("shows {text:?}, but its reservation holds {shown:?}"))
+    let (text, name) = (String::from_utf8_lossy(&hold.text), &record.name);
+    (text != *name).then(|| format!("shows {text:?}, but its reservation is of event {name:?}"))
 }

@@ -1,56 +1,59 @@
 //! What must hold of what is stored. Pure functions: from what was seen at one moment to what contradicts itself in it.
 //!
-//! Every script works out what is due before it writes a ledger, and writes agenda and ledger at once. So these hold of what is stored
-//! at any time, although a hold that has become due since the last script still counts in it: `held` of a window is what the
-//! first half of the agenda holds there, `live` is the length of that half, and `due` is no later than its first deadline.
+//! Every script works out what is due before it writes a state, and writes the state at once. So these hold of what is stored at any
+//! time, although a hold that has become due since the last script still counts in it: `held` of a window is what the deadlines of the
+//! state hold there, and each of the deadlines holds what the live records with this deadline hold.
 //!
-//! Two exceptions: in a window that is kept no longer, nobody gives back what it holds; and an agenda that has expired has
-//! taken its deadlines along, which the next call that looks takes for due.
+//! One exception: in a window that is kept no longer, nobody gives back what it holds.
 
 mod hold;
 mod memory;
-mod user;
+mod plan;
+mod reading;
+mod state;
+
+use std::collections::BTreeMap;
 
 use crate::domain::amount::Unit;
-use crate::ledger::inspection::Part;
+use crate::domain::id::{Field, base64url};
 
-use super::stored::{Ledger, State};
+use super::stored::{FieldKind, Head, Undo};
 use super::{Finding, Kind};
 
-pub use hold::hold;
-pub use memory::{memory_entry, unknown_entry};
-pub use user::user;
-
-/// Agenda scores from here on are times to forget.
-const FORGETTING: i64 = 100_000_000_000_000;
+pub use hold::{HoldMoment, hold};
+pub use plan::{archived_plan, record_plans};
+pub use reading::{Judged, Reading, note_of_changes};
 
 /// By how much two readings of Redis's clock in one script may differ, and an expiry that was moved to another node.
 const SLACK_MS: i64 = 1000;
+
+/// Which plans charge which of their groups in which windows: the plan's digest, the group's place, the window's number.
+pub type Charged = std::collections::BTreeSet<([u8; 8], i64, i64)>;
 
 /// What is found of one user, and how much was looked at.
 #[derive(Debug, Default)]
 pub struct Findings {
     /// In the order of the checks.
     pub found: Vec<Finding>,
-    /// Windows in the ledger.
+    /// Windows in the state.
     pub windows: u64,
-    /// Live holds in the agenda.
+    /// Live holds in the state.
     pub live_holds: u64,
-    /// Records of reservations.
+    /// Reservations that are remembered.
     pub reservations: u64,
-    /// Memories of request ids.
-    pub requests: u64,
+    /// Tracked events that are remembered.
+    pub tracked: u64,
 }
 
 impl Findings {
     /// Adds what was found elsewhere.
     pub fn add(&mut self, other: Self) {
-        let Self { found, windows, live_holds, reservations, requests } = other;
+        let Self { found, windows, live_holds, reservations, tracked } = other;
         self.found.extend(found);
         self.windows += windows;
         self.live_holds += live_holds;
         self.reservations += reservations;
-        self.requests += requests;
+        self.tracked += tracked;
     }
 
     fn contradiction(&mut self, key: &str, what: String) {
@@ -62,30 +65,55 @@ impl Findings {
     }
 }
 
-/// What a part of the memory or some holds are judged by.
-pub struct Moment {
-    redis_ms: i64,
-    /// None if there is none, or none that can be decoded.
-    ledger: Option<Ledger>,
+/// Which of the two memories is which, by its index, and what of them counts.
+struct Generations<'a> {
+    head: &'a Head,
+    /// The index of the young one.
+    young: usize,
+    /// Whether its fields count.
+    young_counts: bool,
+    /// Whether those of the other one do.
+    old_counts: bool,
+    /// What a script has replaced that failed before it wrote the state.
+    pending: Option<&'a BTreeMap<Vec<u8>, Option<Vec<u8>>>>,
 }
 
-impl Moment {
-    /// When this part was seen.
-    #[must_use]
-    pub fn of<T>(part: &Part<T>) -> Self {
-        Self { redis_ms: part.redis_ms, ledger: Ledger::decode(&part.ledger).ok() }
+impl<'a> Generations<'a> {
+    /// None if the state has no memory.
+    fn of(head: &'a Head, undos: [Option<&'a Undo>; 2]) -> Option<Self> {
+        let memory = head.memory.as_ref()?;
+        let young = usize::from(head.head.young == 2);
+        let pending = undos[young].filter(|undo| undo.sequence > memory.sequence).map(|undo| &undo.before);
+        let counts = |expires_at_ms| expires_at_ms > head.head.time;
+        let (young_counts, old_counts) = (counts(memory.young_expires), counts(memory.old_expires));
+        Some(Self { head, young, young_counts, old_counts, pending })
+    }
+
+    /// What counts of a field that both memories may have.
+    fn value<'b>(&self, field: &[u8], values: [Option<&'b [u8]>; 2]) -> Option<&'b [u8]>
+    where
+        'a: 'b,
+    {
+        let young = match self.pending.and_then(|pending| pending.get(field)) {
+            Some(before) => before.as_deref(),
+            None => values[self.young],
+        };
+        young.filter(|_| self.young_counts).or_else(|| values[1 - self.young].filter(|_| self.old_counts))
     }
 }
 
-/// A score of the agenda.
-fn time_of(score: &str) -> Result<i64, String> {
-    let number: f64 = score.parse().map_err(|_| format!("{score:?} is no score"))?;
-    // Scores are integers far below 2^53.
-    if number.fract() == 0.0 && (0.0..9e15).contains(&number) {
-        Ok(number as i64)
-    } else {
-        Err(format!("its score in the agenda is {score}, and no time"))
+/// What a field is called in findings.
+fn field_name(name: &[u8]) -> String {
+    match FieldKind::of(name) {
+        Some(FieldKind::Record(field)) => record_name(&field),
+        Some(FieldKind::Bucket(deadline)) => format!("bucket {deadline}"),
+        Some(FieldKind::Undo) => "undo".to_owned(),
+        None => format!("field \"{}\"", name.escape_ascii()),
     }
+}
+
+fn record_name(field: &Field) -> String {
+    format!("record {}", base64url(field))
 }
 
 fn unit_of(code: i64) -> Option<Unit> {
@@ -94,12 +122,4 @@ fn unit_of(code: i64) -> Option<Unit> {
 
 fn is_amount(amount: i64, unit: Unit) -> bool {
     u64::try_from(amount).is_ok_and(|amount| amount <= unit.max_units())
-}
-
-fn word(state: State) -> &'static str {
-    match state {
-        State::Held => "held",
-        State::Committed => "committed",
-        State::Released => "released",
-    }
 }
