@@ -49,7 +49,9 @@ pub fn is_live(head: &Head, record: &Record) -> bool {
 /// Whether its hold lapsed when a wrong clock was corrected.
 pub fn lapsed_early(head: &Head, record: &Record) -> bool {
     let Some(memory) = &head.memory else { return false };
-    record.state == RecordState::Held && record.stored.epoch != memory.epoch && record.stored.deadline > memory.corrected
+    record.state == RecordState::Held
+        && record.stored.epoch != memory.epoch
+        && record.stored.deadline > memory.corrected
 }
 
 /// What is wrong with a record. `head` is of the moment of the record, `state` of that moment or an earlier one. `expires_at_ms` is when

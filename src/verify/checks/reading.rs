@@ -267,7 +267,8 @@ fn memory_expiry(reading: &mut Reading<'_>, index: usize, noted: i64, sequence: 
             reading.findings.contradiction(key, text);
         }
     } else if is_pending {
-        let text = "a script failed after it wrote this memory and before it wrote the state: what it wrote does not count";
+        let text =
+            "a script failed after it wrote this memory and before it wrote the state: what it wrote does not count";
         reading.findings.note(key, text.to_owned());
     } else if expires_at_ms < 0 {
         reading.findings.contradiction(key, "never expires".to_owned());
@@ -298,13 +299,7 @@ where
 }
 
 /// NO-LEAK: each deadline of the state holds what the live records with this deadline hold, no more and no less.
-fn sums(
-    key: &str,
-    state: &State,
-    facts: &HashMap<Field, Fact>,
-    buckets: &BTreeMap<i64, Sum>,
-    findings: &mut Findings,
-) {
+fn sums(key: &str, state: &State, facts: &HashMap<Field, Fact>, buckets: &BTreeMap<i64, Sum>, findings: &mut Findings) {
     let time = state.head.head.time;
     let kept: BTreeSet<i64> = state
         .windows()
