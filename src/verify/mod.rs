@@ -254,12 +254,7 @@ impl Plans {
     }
 }
 
-async fn verify_user(
-    inspector: Inspector,
-    plans: Plans,
-    owner: Owner,
-    part: UserPart,
-) -> Result<Findings, Unreadable> {
+async fn verify_user(inspector: Inspector, plans: Plans, owner: Owner, part: UserPart) -> Result<Findings, Unreadable> {
     let keys = UserKeys::new(&owner);
     let mut findings = Findings::default();
     let mut holds = part.holds;

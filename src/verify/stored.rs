@@ -47,7 +47,8 @@ fn known_format(format: i64, name: &str) -> Result<(), Undecodable> {
     if format == FORMAT {
         return Ok(());
     }
-    let text = format!("{name} has format {format}, and this version of Tollgate knows {FORMAT}: verify with a newer one");
+    let text =
+        format!("{name} has format {format}, and this version of Tollgate knows {FORMAT}: verify with a newer one");
     Err(Undecodable::new(text))
 }
 
@@ -447,7 +448,11 @@ impl Undo {
                 (1, false) => Some(field.before),
                 (was, _) => {
                     let found = format!("{was}, and its value of {}", counted(field.before.len(), "byte"));
-                    return not_a(format_args!("`was` of field {name:?} of the undo"), found, "0 without, or 1 with one");
+                    return not_a(
+                        format_args!("`was` of field {name:?} of the undo"),
+                        found,
+                        "0 without, or 1 with one",
+                    );
                 }
             };
             if matches!(FieldKind::of(&field.field), None | Some(FieldKind::Undo)) {

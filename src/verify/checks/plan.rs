@@ -26,7 +26,7 @@ pub fn archived_plan(digest: &PlanDigest, archived: &ArchivedPlan, findings: &mu
     if archived.expires_at_ms < 0 {
         findings.contradiction(&key, "never expires".to_owned());
     }
-    let found: PlanDigest = beginning(&Sha256::digest(&archived.message));
+    let found = digest_of(&archived.message);
     if found != *digest {
         findings.contradiction(&key, format!("has a plan whose digest is {}", base64url(&found)));
         return None;
@@ -38,6 +38,11 @@ pub fn archived_plan(digest: &PlanDigest, archived: &ArchivedPlan, findings: &mu
             None
         }
     }
+}
+
+/// What a plan is known by.
+pub fn digest_of(message: &[u8]) -> PlanDigest {
+    beginning(&Sha256::digest(message))
 }
 
 /// SELF-CONTAINED: what records are charged for is a group of their plan, in a window of this group. `plans` are those of the archive.

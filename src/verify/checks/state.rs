@@ -132,8 +132,7 @@ fn window_name(group: &str, window: &Window, is_current: bool) -> String {
 
 fn window_problems(window: &Window, state: &State) -> Vec<String> {
     let (stored, counter, schedule) = (&window.stored, &window.counter, &window.schedule);
-    let (unit, period, start, ends, kept) =
-        (stored.unit, stored.period, schedule.start, schedule.ends, schedule.kept);
+    let (unit, period, start, ends, kept) = (stored.unit, stored.period, schedule.start, schedule.ends, schedule.kept);
     let mut problems = Vec::new();
     match unit_of(unit) {
         None => problems.push(format!("the unit is {unit}, and not in 1 to 4")),
@@ -185,7 +184,8 @@ fn deadlines(key: &str, state: &State, redis_ms: i64, findings: &mut Findings) {
         }
         // A clock that is ahead was set, perhaps with nothing given back.
         if at <= time && time <= redis_ms {
-            findings.contradiction(key, format!("{name} had passed when the state was written at {time}, and it holds"));
+            findings
+                .contradiction(key, format!("{name} had passed when the state was written at {time}, and it holds"));
         }
         if deadline.sum.holds == 0 {
             findings.contradiction(key, format!("{name} is that of no hold"));
@@ -234,7 +234,8 @@ fn expiry(key: &str, state: &State, expires_at_ms: i64, findings: &mut Findings)
             findings.contradiction(key, format!("expires at {expires_at_ms}, but has {what}"));
         }
         None if expires_at_ms < 0 => {
-            findings.contradiction(key, "never expires, but has neither a subscription nor a lifetime group".to_owned());
+            findings
+                .contradiction(key, "never expires, but has neither a subscription nor a lifetime group".to_owned());
         }
         None if expires_at_ms < kept => {
             let text = format!("expires at {expires_at_ms}, before the last window is kept until {kept}");
@@ -263,7 +264,8 @@ fn subscription(key: &str, state: &State, findings: &mut Findings) {
     };
     if head.subscribed == 2 && (terms.ends == 0 || terms.ends > head.time) {
         let (ends, time) = (terms.ends, head.time);
-        let text = format!("has fallen to the default plan, but its subscription ends at {ends}, and the time is {time}");
+        let text =
+            format!("has fallen to the default plan, but its subscription ends at {ends}, and the time is {time}");
         findings.contradiction(key, text);
     }
     if terms.revision == [0; 8] {

@@ -1,0 +1,5 @@
+//! The checks without Redis, over a user who has something of everything. What scripts really write is in tests/it/verify.rs.
+
+mod contradictions;
+mod shapes;
+mod world;
