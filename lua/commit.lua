@@ -1,108 +1,108 @@
 #!lua flags=allow-oom
 -- commit: counts what was really used, in the reservation's groups and windows.
 --
--- KEYS: ledger, memory, agenda, hold
--- ARGV: call { nonce, whether actual values are given, their quantity or false, their quantities, replay window ms }
--- Answers: fault { reason, group, name }; already_committed [{ group, unit, units }];
---          committed { state, rows, overage, late, replayed }
--- uses: base price match ledger record agenda report
+-- KEYS: state, memory 1, memory 2, hold
+-- ARGV: settle_call, commit_call
+--       the message of the reservation's plan, or empty
+-- Answers: answer, fault, committed_otherwise
+-- uses: base formats each plan match price ledger windows memory deadlines save record answer begin
 
--- What the reservation's event measures, where the actual values do not say otherwise.
-local function actual_amount(record, actual)
-  local _, reserved_quantity, amount, numeric = unpack_message(record[R_EVENT])
-  for name, value in pairs(actual) do amount[name] = value end
-  return { reserved_quantity, amount, numeric }
-end
-
-local function commit(k, a)
-  local ledger_key, memory_key, agenda_key, hold_key = unpack(KEYS, k + 1, k + 4)
-  local _, nonce, has_actual, quantity, actual, replay_ms = unpack_some(ARGV[a + 1], 5, 1)
-  -- What is named `quantity` among the quantities goes before the quantity itself, as in every event.
-  if quantity and not actual.quantity then actual.quantity = quantity end
-  local field = 'r' .. nonce
-
-  local led = open_ledger(ledger_key, call('GET', ledger_key))
-  local now = led.time
-  local lapsed = give_back_due(led, agenda_key, memory_key)
-  local record = load_record(led, memory_key, field)
-  if not record then return fault('RESERVATION_NOT_FOUND') end
-  local claims = record[R_CLAIMS]
-
-  -- The charges: as reserved, or priced anew by the rules written with the reservation. What the actual does not name stays as
-  -- reserved, in a second commit as in the first: the record keeps what was reserved.
-  local charges, overage = {}, false
-  local amount = has_actual and actual_amount(record, actual)
-  -- A claim that is measured by quantities, and whether the actual names one that is measured.
-  local by_quantities, names_one
-  for i = 1, #claims do
-    local claim = claims[i]
-    local charge, measure = claim[C_CHARGE], nil
-    if amount then
-      charge, measure = first_price(claim[C_MEASURES], amount)
-      if not charge then return fault('QUANTITY_MISSING', claim[C_ID], measure) end
-      if measure ~= EVENTS then
-        by_quantities = by_quantities or { claim, measure }
-        names_one = names_one or measures_any(measure, actual)
-      end
+-- The charges by the rules of the reservation's plan. What the actual values do not name stays as reserved, in a second commit as in the
+-- first: the record keeps what was reserved. Else nil and a fault.
+local function price_anew(record, plan, quantities)
+  local actual, values = values_of(quantities), values_of(record.quantities)
+  for place, value in pairs(actual) do values[place] = value end
+  local charges, by_quantities, names_one = {}, nil, false
+  for i, match in ipairs(matches_of(plan, record.what)) do
+    local group = match.group
+    local charge, measure = first_price(match.measures, values)
+    if not charge then return nil, fault('QUANTITY_MISSING', group.place, plan.names[measure], plan.digest) end
+    if measure ~= EVENTS then
+      by_quantities = by_quantities or { group = group, measure = measure }
+      names_one = names_one or measures_any(measure, actual)
     end
     charges[i] = charge
-    if charge > claim[C_CHARGE] then overage = true end
   end
   -- TRUTH: what measures nothing says nothing of what was used.
   if by_quantities and not names_one then
-    return fault('NOTHING_MEASURED', by_quantities[1][C_ID], names_of(by_quantities[2]))
+    return nil, fault('NOTHING_MEASURED', by_quantities.group.place, names_of(by_quantities.measure, plan), plan.digest)
   end
-
-  local function rows_of_charges()
-    local rows = {}
-    for i = 1, #claims do rows[i] = claim_row(led, claims[i], charges[i]) end
-    return concat(rows)
-  end
-
-  local state = state_name(record, now)
-  -- TRUTH: at the deadline, and after it, the hold is gone; what was used counts all the same.
-  local late = state ~= 'held'
-
-  if state == 'committed' then
-    for i = 1, #claims do
-      if claims[i][C_COMMITTED] ~= charges[i] then return already_committed(claims) end
-    end
-    return COMMITTED .. pack(state, rows_of_charges(), overage, record[R_LATE], true)
-  end
-
-  for i = 1, #claims do
-    local claim, charge = claims[i], charges[i]
-    local most = MAX_UNITS[claim[C_UNIT]]
-    local w = kept_window(led, claim[C_ID], claim[C_WINDOW])
-    if w then
-      local still_held = w[HELD]
-      if not late then still_held = still_held - claim[C_CHARGE] end
-      most = most - w[USED] - still_held
-    end
-    if charge > most then return fault('OUT_OF_RANGE', claim[C_ID]) end
-  end
-
-  -- All checks are done: from here on, writes.
-  if not late then
-    give_back(led, claims)
-    led.live = max(led.live - 1, 0)
-  end
-  for i = 1, #claims do
-    local claim = claims[i]
-    local w = kept_window(led, claim[C_ID], claim[C_WINDOW])
-    if w then w[USED] = w[USED] + charges[i] end
-    claim[C_COMMITTED] = charges[i]
-  end
-  record[R_STATE], record[R_LATE] = COMMITTED_STATE, late
-  if has_actual then record[R_EVENT] = record[R_EVENT] .. pack(actual) end
-  record[R_FORGET] = max(record[R_FORGET], now + replay_ms)
-  write_lapsed(led, agenda_key, memory_key, lapsed)
-  write_record(memory_key, field, record)
-  remember(led, agenda_key, field, record[R_FORGET])
-  call('DEL', hold_key)
-  tidy_memory(led, agenda_key, memory_key, record[R_FORGET])
-  save_ledger(led)
-  return COMMITTED .. pack('committed', rows_of_charges(), overage, late, false)
+  return charges
 end
 
-return each(commit, 4, 1)
+local function charges_as_reserved(record)
+  local charges = {}
+  for i, claim in ipairs(record.claims) do charges[i] = claim.charge end
+  return charges
+end
+
+-- The fault of a group whose counter would pass its maximum, or nil.
+local function beyond_maximum(led, record, units, charges, late)
+  for i, claim in ipairs(record.claims) do
+    local most = units and MAX_UNITS[units[claim.group].unit] or MAX
+    local window = kept_window(led, claim.window)
+    if window then most = most - window.used - (window.held - (late and 0 or claim.charge)) end
+    if charges[i] > most then return fault('OUT_OF_RANGE', claim.group, '', record.plan) end
+  end
+end
+
+local function commit(k, a)
+  local packed = ARGV[a + 1]
+  local settle, at = read_settle_call(packed)
+  local used = read_commit_call(packed, at)
+  local led, failed = begin(k)
+  if not led then return failed end
+  local now, record = led.time, load_reservation(led, settle)
+  if not record then return fault('RESERVATION_NOT_FOUND') end
+  local claims, plan = record.claims, plan_of(settle.plan, ARGV[a + 2])
+
+  local charges
+  if used.actual == 0 then
+    charges = charges_as_reserved(record)
+  elseif plan then
+    charges, failed = price_anew(record, plan, used.quantities)
+    if not charges then return failed end
+  else
+    return fault('PLAN_NOT_ARCHIVED')
+  end
+  local overage = false
+  for i = 1, #claims do overage = overage or charges[i] > claims[i].charge end
+
+  local function rows()
+    local rows = {}
+    for i = 1, #claims do rows[i] = claim_row(led, claims[i], charges[i], 0) end
+    return rows
+  end
+
+  local state = state_of(record, now)
+  if state == STATE_COMMITTED then
+    for i = 1, #claims do
+      if claims[i].committed ~= charges[i] then return committed_otherwise(record) end
+    end
+    local was_late = record.state == COMMITTED_LATE
+    return answer({ state = state, replayed = true, overage = overage, late = was_late, plan = record.plan }, rows())
+  end
+  -- TRUTH: at the deadline, and after it, the hold is gone; what was used counts all the same.
+  local late = state ~= STATE_HELD
+  failed = beyond_maximum(led, record, plan and plan.groups, charges, late)
+  if failed then return failed end
+
+  -- All checks are done: from here on, writes.
+  local fields = late and {} or end_hold(led, record)
+  for i = 1, #claims do
+    local window = kept_window(led, claims[i].window)
+    if window then window.used = window.used + charges[i] end
+    claims[i].committed = charges[i]
+  end
+  record.state = late and COMMITTED_LATE or COMMITTED
+  record.settled = used.actual == 1 and used.quantities or ''
+  record.forget = max(record.forget, now + settle.replay_ms)
+  fields[#fields + 1], fields[#fields + 2] = settle.field, record_bytes(record)
+  write_fields(led, fields, record.forget)
+  call('DEL', KEYS[k + HOLD_KEY])
+  write_corrected(led)
+  save_ledger(led)
+  return answer({ state = STATE_COMMITTED, overage = overage, late = late, plan = record.plan }, rows())
+end
+
+return each(commit, 4, 2)

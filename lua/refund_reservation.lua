@@ -1,10 +1,11 @@
 #!lua
 -- refund_reservation: settles a committed reservation anew at a lower amount, in its groups and windows and by its rules.
 --
--- KEYS: ledger, memory, agenda
--- ARGV: call { nonce, request id, digest, event id, refunded event's name, replay window ms, quantity, quantities, numeric metadata }
+-- KEYS: state, memory 1, memory 2
+-- ARGV: settle_call, once, event (by the name of the refunded event)
+--       the message of the reservation's plan, or empty
 -- Answers: as track, without stale
--- uses: base price match ledger record agenda report once tracking
+-- uses: base formats each plan match price ledger windows memory deadlines save record answer begin tracking
 
 -- What the refund asks of a claim that is measured by a quantity which it names: the charge that falls away when the reservation is
 -- settled at what stays of its quantities, and that of what was never committed. `stays` takes in what stays of each quantity.
@@ -12,7 +13,7 @@ local function by_quantities(measure, left_charge, committed, asked, stays)
   local beyond, nothing_stays = {}, true
   for i = 1, #measure, 4 do
     local name = measure[i]
-    local value, refunded = value_of(committed, name), value_of(asked, name)
+    local value, refunded = committed[name], asked[name]
     -- What the refund names was committed by default, if not by name.
     if refunded and not value then value = measure[i + 3] end
     refunded = refunded or 0
@@ -23,34 +24,34 @@ local function by_quantities(measure, left_charge, committed, asked, stays)
     beyond[name] = less(refunded, value or 0)
   end
   -- EXACT: whoever refunds all that was committed gets all of the charge back, whatever the rounding and the defaults.
-  local charge = nothing_stays and 0 or price(measure, { false, stays, false })
-  return max(left_charge - charge, 0), price(measure, { false, beyond, false }, true)
+  local charge = nothing_stays and 0 or price(measure, stays)
+  return max(left_charge - charge, 0), price(measure, beyond, true)
 end
 
 -- What the refund asks of each claim, as { what falls away of its charge, what was never committed }; else nil and a fault.
-local function asked_of_claims(claims, committed, asked, stays)
+local function asked_of_claims(record, plan, committed, asked, stays)
   local asks, missing, measured = {}, nil, false
-  for i = 1, #claims do
-    local claim = claims[i]
-    local left_charge = claim[C_COMMITTED] - claim[C_REFUNDED]
+  for i, match in ipairs(matches_of(plan, record.what)) do
+    local claim, group, measures = record.claims[i], match.group, match.measures
+    local left_charge = claim.committed - claim.refunded
     local falls, beyond = 0, 0
-    local _, measure = first_price(claim[C_MEASURES], committed)
+    local _, measure = first_price(measures, committed)
     -- What happened is not undone: a group that counts events keeps its count.
     -- Also of a rule before the one that applied: whoever sends its names expects that they count.
-    for _, earlier in ipairs(decode(claim[C_MEASURES])) do
+    for _, earlier in ipairs(measures) do
       local no_number = unreadable(earlier, asked)
-      if no_number then return nil, fault('QUANTITY_MISSING', claim[C_ID], no_number) end
+      if no_number then return nil, fault('QUANTITY_MISSING', group.place, plan.names[no_number], plan.digest) end
       if earlier == measure then break end
     end
     if measure ~= EVENTS then
-      if measures_any(measure, asked.named) then
+      if measures_any(measure, asked) then
         measured = true
         falls, beyond = by_quantities(measure, left_charge, committed, asked, stays)
       else
         -- By another rule than it was committed by: so much less of the charge.
-        local charge, other = first_price(claim[C_MEASURES], asked, true)
+        local charge, other = first_price(measures, asked, true)
         if not charge then
-          missing = missing or fault('QUANTITY_MISSING', claim[C_ID], other)
+          missing = missing or fault('QUANTITY_MISSING', group.place, plan.names[other], plan.digest)
         elseif other ~= EVENTS then
           measured = true
           falls = min(charge, left_charge)
@@ -58,70 +59,67 @@ local function asked_of_claims(claims, committed, asked, stays)
         end
       end
     end
-    if beyond > MAX_UNITS[claim[C_UNIT]] - falls then return nil, fault('OUT_OF_RANGE', claim[C_ID]) end
+    if beyond > MAX_UNITS[group.unit] - falls then return nil, fault('OUT_OF_RANGE', group.place, '', plan.digest) end
     asks[i] = { falls, beyond }
   end
   if missing and not measured then return nil, missing end
   return asks
 end
 
--- What the refund says of each quantity, by name.
-local function named_by(quantity, quantities, numeric)
-  local named = {}
-  for name, value in pairs(numeric or {}) do named[name] = value end
-  if quantity then named.quantity = quantity end
-  for name, value in pairs(quantities) do named[name] = value end
-  return named
+-- The values as `values_of` reads them.
+local function quantities_of(values)
+  local list = {}
+  for place, value in pairs(values) do list[#list + 1], list[#list + 2] = place, value end
+  return pack(list)
 end
 
 local function refund_reservation(k, a)
-  local keys = { ledger = KEYS[k + 1], memory = KEYS[k + 2], agenda = KEYS[k + 3] }
-  local at, nonce, request_id, digest, event_id, refunded, replay_ms = unpack_some(ARGV[a + 1], 6, 1)
-  local _, quantity, quantities, numeric = unpack_some(ARGV[a + 1], 3, at)
-  local field = 'r' .. nonce
-
-  local led = open_ledger(keys.ledger, call('GET', keys.ledger))
+  local packed = ARGV[a + 1]
+  local settle, at = read_settle_call(packed)
+  local once
+  once, at = read_once(packed, at)
+  local event = read_event(packed, at)
+  local led, failed = begin(k)
+  if not led then return failed end
   local now = led.time
-  local lapsed = give_back_due(led, keys.agenda, keys.memory)
 
-  local known, remembered = recall(led, keys.memory, request_id, 'track', digest)
-  if known == 'reused' then return fault('REQUEST_ID_REUSED') end
-  if known then return tracked(led, known, read_claims(remembered, 1), true) end
+  local known = recall(led, once, true)
+  if known == false then return fault('REQUEST_ID_REUSED') end
+  if known then return tracked(led, known, true) end
 
-  local record = load_record(led, keys.memory, field)
-  -- What has expired is unknown, also if Redis still has it.
-  if not record or (lapsed and lapsed.expired) then return fault('RESERVATION_NOT_FOUND') end
-  if record[R_STATE] ~= COMMITTED_STATE then return fault('NOT_COMMITTED', '', state_name(record, now)) end
-  local after_event, event_name, reserved_quantity, amounts, reserved_numeric = unpack_some(record[R_EVENT], 4, 0)
-  if event_name ~= refunded then return fault('REFUND_OF_ANOTHER_EVENT', '', event_name) end
-
-  local event, settled = record[R_EVENT], {}
-  if after_event ~= -1 then
-    event, settled = sub(event, 1, after_event), unpack_message(sub(event, after_event + 1))
+  local record = load_reservation(led, settle)
+  if not record then return fault('RESERVATION_NOT_FOUND') end
+  if record.state ~= COMMITTED and record.state ~= COMMITTED_LATE then
+    return fault('NOT_COMMITTED', 0, STATE_WORDS[state_of(record, now)])
   end
-  for name, value in pairs(settled) do amounts[name] = value end
-  local asked = { quantity, quantities, numeric, named = named_by(quantity, quantities, numeric) }
-  local claims = record[R_CLAIMS]
-  local asks, failed = asked_of_claims(claims, { reserved_quantity, amounts, reserved_numeric }, asked, settled)
+  local event_name, refunded = unpack_message(record.what), unpack_message(event.what)
+  if event_name ~= refunded then return fault('REFUND_OF_ANOTHER_EVENT', 0, event_name) end
+  local plan = plan_of(settle.plan, ARGV[a + 2])
+  if not plan then return fault('PLAN_NOT_ARCHIVED') end
+
+  local settled, committed, asked = values_of(record.settled), values_of(record.quantities), values_of(event.quantities)
+  for place, value in pairs(settled) do committed[place] = value end
+  local asks
+  asks, failed = asked_of_claims(record, plan, committed, asked, settled)
   if not asks then return failed end
 
   -- All checks are done: from here on, writes.
   local refunds = {}
-  for i = 1, #claims do
-    local claim, falls, beyond = claims[i], asks[i][1], asks[i][2]
-    local w = kept_window(led, claim[C_ID], claim[C_WINDOW])
-    local applied = w and min(falls, w[USED]) or 0
-    if w then w[USED] = w[USED] - applied end
+  for i, claim in ipairs(record.claims) do
+    local falls, beyond = asks[i][1], asks[i][2]
+    local window = kept_window(led, claim.window)
+    local applied = window and min(falls, window.used) or 0
+    if window then window.used = window.used - applied end
     -- Also what could not be given back: whatever is counted in the window later is not this reservation's.
-    claim[C_REFUNDED] = claim[C_REFUNDED] + falls
+    claim.refunded = claim.refunded + falls
     refunds[i] = {
-      falls + beyond, falls + beyond - applied, 0, claim[C_SPAN], claim[C_WINDOW], claim[C_TERMS], '', claim[C_ID], claim[C_UNIT],
+      group = claim.group, window = claim.window, start = claim.start, ends = claim.ends, charge = falls + beyond,
+      committed = falls + beyond - applied, quota = claim.quota,
     }
   end
-  record[R_EVENT] = event .. pack(settled)
-  write_record(keys.memory, field, record)
-  write_tracked(keys, led, lapsed, request_id, digest, event_id, now + replay_ms, refunds)
-  return tracked(led, event_id, refunds, false)
+  record.settled = quantities_of(settled)
+  local made = write_tracked(led, once, record.plan, refunds, settle.replay_ms, { settle.field, record_bytes(record) }, record.forget)
+  return tracked(led, made, false)
 end
 
-return each(refund_reservation, 3, 1)
+return each(refund_reservation, 3, 2)

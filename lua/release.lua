@@ -1,39 +1,35 @@
 #!lua flags=allow-oom
 -- release: gives a reservation back.
 --
--- KEYS: ledger, memory, agenda, hold
--- ARGV: call { nonce, replay window ms }
--- Answers: fault { reason, group, name }; already_committed [{ group, unit, units }]; released { state, rows, replayed }
--- uses: base ledger record agenda report
+-- KEYS: state, memory 1, memory 2, hold
+-- ARGV: settle_call
+-- Answers: answer, fault, committed_otherwise
+-- uses: base formats each price ledger windows memory deadlines save record answer begin
 
 local function release(k, a)
-  local ledger_key, memory_key, agenda_key, hold_key = unpack(KEYS, k + 1, k + 4)
-  local _, nonce, replay_ms = unpack_some(ARGV[a + 1], 2, 1)
-  local field = 'r' .. nonce
-
-  local led = open_ledger(ledger_key, call('GET', ledger_key))
-  local now = led.time
-  local lapsed = give_back_due(led, agenda_key, memory_key)
-  local record = load_record(led, memory_key, field)
+  local settle = read_settle_call(ARGV[a + 1])
+  local led, failed = begin(k)
+  if not led then return failed end
+  local now, record = led.time, load_reservation(led, settle)
   if not record then return fault('RESERVATION_NOT_FOUND') end
-  local claims = record[R_CLAIMS]
 
-  local state = state_name(record, now)
-  if state == 'committed' then return already_committed(claims) end
-  if state ~= 'held' then return RELEASED .. pack(state, claim_rows(led, claims, C_CHARGE), state == 'released') end
+  local state = state_of(record, now)
+  if state == STATE_COMMITTED then return committed_otherwise(record) end
+  if state ~= STATE_HELD then
+    local rows = claim_rows(led, record.claims)
+    return answer({ state = state, replayed = state == STATE_RELEASED, plan = record.plan }, rows)
+  end
 
   -- All checks are done: from here on, writes.
-  give_back(led, claims)
-  led.live = max(led.live - 1, 0)
-  record[R_STATE] = RELEASED_STATE
-  record[R_FORGET] = max(record[R_FORGET], now + replay_ms)
-  write_lapsed(led, agenda_key, memory_key, lapsed)
-  write_record(memory_key, field, record)
-  remember(led, agenda_key, field, record[R_FORGET])
-  call('DEL', hold_key)
-  tidy_memory(led, agenda_key, memory_key, record[R_FORGET])
+  local fields = end_hold(led, record)
+  record.state = RELEASED
+  record.forget = max(record.forget, now + settle.replay_ms)
+  fields[#fields + 1], fields[#fields + 2] = settle.field, record_bytes(record)
+  write_fields(led, fields, record.forget)
+  call('DEL', KEYS[k + HOLD_KEY])
+  write_corrected(led)
   save_ledger(led)
-  return RELEASED .. pack('released', claim_rows(led, claims, C_CHARGE), false)
+  return answer({ state = STATE_RELEASED, plan = record.plan }, claim_rows(led, record.claims))
 end
 
 return each(release, 4, 1)

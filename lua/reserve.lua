@@ -1,88 +1,85 @@
 #!lua
 -- reserve: holds what an event may cost, in every limit group that it matches, or in none.
 --
--- KEYS: subscription, ledger, memory, agenda, hold
--- ARGV: call { revision, ended, request id, digest, nonce, ttl ms, settlement window ms, metadata, event name, quantity, quantities,
---       numeric metadata }; compiled plan, 'none' or 'unknown'
--- Answers: stale { now, redis time, subscription }; fault { reason, group, name };
---          decision { outcome, nonce, state, deadline, rows, retry after ms or -1, replayed }
--- uses: base price match ledger record agenda report subscription once decide
+-- KEYS: state, memory 1, memory 2, hold
+-- ARGV: basis, once, event, reserve_call
+--       the plan's message
+-- Answers: answer, stale, fault
+-- uses: base formats each plan match price ledger windows memory deadlines save record answer begin subscription decide
+
+-- The answer to a retry.
+local function replay(led, record)
+  local rows = claim_rows(led, record.claims)
+  local state = state_of(record, led.time)
+  return answer({ state = state, replayed = true, suffix = record.suffix, plan = record.plan, deadline = record.deadline }, rows)
+end
+
+-- Nothing is held. Only what has lapsed or ended meanwhile is written.
+local function deny(led, claims, plan, has_changed)
+  local wait_ms, rows = retry_after(led, claims), denied_rows(claims)
+  if led.lapsed > 0 or has_changed then
+    undo_windows(led)
+    write_corrected(led)
+    save_ledger(led)
+  end
+  return answer({ outcome = LIMIT_REACHED, plan = plan.digest, retry_after_ms = wait_ms }, rows)
+end
 
 local function reserve(k, a)
-  local subscription_key, ledger_key, memory_key, agenda_key, hold_key = unpack(KEYS, k + 1, k + 5)
-  local at, revision, ended, request_id, digest, nonce, ttl_ms, settlement_ms, metadata = unpack_some(ARGV[a + 1], 8, 1)
-  local event = sub(ARGV[a + 1], at + 1)
-  local name, quantity, quantities, numeric = unpack_message(event)
-  local plan = plan_of(ARGV[a + 2])
+  local packed = ARGV[a + 1]
+  local basis, at = read_basis(packed)
+  local once, event, terms
+  once, at = read_once(packed, at)
+  event, at = read_event(packed, at)
+  terms = read_reserve_call(packed, at)
+  local led, failed = begin(k)
+  if not led then return failed end
 
-  local stored = call('MGET', subscription_key, ledger_key)
-  local led, redis_time = open_ledger(ledger_key, stored[2])
-  local now = led.time
-  local lapsed = give_back_due(led, agenda_key, memory_key)
+  local record = recall(led, once, false)
+  if record == false then return fault('REQUEST_ID_REUSED') end
+  if record then return replay(led, record) end
 
-  local known, record = recall(led, memory_key, request_id, 'reserve', digest)
-  if known == 'reused' then return fault('REQUEST_ID_REUSED') end
-  if known then
-    local rows = claim_rows(led, record[R_CLAIMS], C_CHARGE)
-    return DECISION .. pack('allowed', known, state_name(record, now), record[R_DEADLINE], rows, -1, true)
-  end
+  local plan = basis.in_force == IN_FORCE and plan_of(basis.digest, ARGV[a + 2]) or nil
+  local frames = plan and open_frames(basis.frames)
+  local is_current, has_changed = check_subscription(led, basis, plan, frames)
+  if not is_current then return stale(led) end
+  if basis.in_force == UNKNOWN_PLAN then return fault('PLAN_UNKNOWN') end
+  if not plan then return answer({ outcome = NO_SUBSCRIPTION }, {}) end
 
-  local current, changed_subscription = check_subscription(led, stored[1], revision, ended, plan)
-  if not current then return stale(led, redis_time, stored[1]) end
-  if ARGV[a + 2] == 'unknown' then return fault('PLAN_UNKNOWN') end
-  if not plan then return DECISION .. pack('no_subscription', '', '', 0, '', -1, false) end
-
-  local matched, failed = assess(led, plan, name, metadata, { quantity, quantities, numeric })
-  if not matched then return failed or stale(led, redis_time, stored[1]) end
-  if #matched == 0 then return DECISION .. pack('unmatched_event', '', '', 0, '', -1, false) end
-
-  local allowed = all_fit(matched)
-  if allowed then
-    local group = overflow(matched)
-    if group then return fault('OUT_OF_RANGE', group) end
-    if led.live >= 10000 then return fault('TOO_MANY_HOLDS') end
+  local claims
+  claims, failed = assess(led, plan, frames, event)
+  if not claims then return failed or stale(led) end
+  if #claims == 0 then return answer({ outcome = UNMATCHED, plan = plan.digest }, {}) end
+  local is_allowed = all_fit(claims)
+  if is_allowed then
+    failed = overflow(claims, plan)
+    if failed then return failed end
+    if led.live >= MOST_HOLDS then return fault('TOO_MANY_HOLDS') end
   end
 
   -- All checks are done: from here on, writes.
-  write_subscription(subscription_key, changed_subscription)
-  if not allowed then
-    local rows, wait_ms = denied_rows(matched), retry_after(led, agenda_key, matched)
-    if lapsed or changed_subscription then
-      undo_windows(led)
-      write_lapsed(led, agenda_key, memory_key, lapsed)
-      save_ledger(led)
-    end
-    return DECISION .. pack('limit_reached', '', '', 0, rows, wait_ms, false)
+  if not is_allowed then return deny(led, claims, plan, has_changed) end
+  for i = 1, #claims do
+    local window = claims[i].window
+    window.held = window.held + claims[i].charge
   end
-
-  local claims, shown, rows = {}, {}, {}
-  for i = 1, #matched do
-    local match = matched[i]
-    local group, w, charge, measures = match[1], match[2], match[3], match[4]
-    local span, terms = span_of(w), group[G_TERMS]
-    w[HELD] = w[HELD] + charge
-    claims[i] = pack_struct(CLAIM_FORMAT, charge, 0, 0, span, w[NUMBER], #terms, terms, #measures, measures)
-    rows[i] = pack_struct(ROW_FORMAT, span, w[USED], w[HELD], charge, 0, 0, 0) .. terms
-    shown[i] = format('%s=%d', group[G_ID], charge)
-  end
-  local deadline = now + ttl_ms
-  local forget_at = deadline + settlement_ms
-  local field = 'r' .. nonce
-  local packed = record_bytes(HELD_STATE, 0, deadline, forget_at, request_id, event, concat(claims))
-  write_lapsed(led, agenda_key, memory_key, lapsed)
-  if request_id == '' then
-    call('HSET', memory_key, field, packed)
-  else
-    call('HSET', memory_key, field, packed, 'q' .. request_id, pack('reserve', digest, nonce))
-  end
-  call('ZADD', agenda_key, format('%d', deadline), field)
+  local deadline = ceil((led.time + terms.ttl_ms) / TENTH) * TENTH
+  local held = recorded(claims, frames)
+  local is_paged, bucket_field, bucket = add_deadline(led, deadline, parts_of(held))
+  local forget_at = deadline + terms.settlement_ms
+  local made = {
+    format = FORMAT, state = HELD, paged = is_paged and 1 or 0, epoch = led.memory and led.memory.epoch or 0, deadline = deadline,
+    forget = forget_at, digest = once.digest, suffix = once.suffix, plan = plan.digest, what = event.what,
+    quantities = event.quantities, settled = '', claims = held, rest = '',
+  }
+  local fields = { once.field, record_bytes(made) }
+  if is_paged then fields[3], fields[4] = bucket_field, bucket end
+  write_fields(led, fields, forget_at)
   -- For people who look with redis-cli; no script reads it.
-  call('SET', hold_key, concat(shown, ' '), 'PX', format('%d', ttl_ms))
-  led.live = led.live + 1
-  if deadline < led.due then led.due = deadline end
-  tidy_memory(led, agenda_key, memory_key, forget_at)
+  call('SET', KEYS[k + HOLD_KEY], claims.name, 'PX', deadline - led.time)
+  write_corrected(led)
   save_ledger(led)
-  return DECISION .. pack('allowed', nonce, 'held', deadline, concat(rows), -1, false)
+  return answer({ state = STATE_HELD, suffix = once.suffix, plan = plan.digest, deadline = deadline }, rows_of(claims))
 end
 
-return each(reserve, 5, 2)
+return each(reserve, 4, 2)

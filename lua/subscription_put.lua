@@ -1,35 +1,36 @@
 #!lua
 -- subscription_put: replaces the stored subscription, if it is still the one that the caller read.
 --
--- KEYS: subscription, ledger, memory, agenda
--- ARGV: call { the revision that the caller read or '', the plan that the ledger was last used with or '', for each plan that the
---       user comes to what to apply: 'enter' (its on_plan_change) or 'realign' (windows by another anchor) }; the new subscription;
---       these plans, compiled
--- Answers: stale { now, redis time, subscription }; put { how many clocks were corrected }
--- uses: base ledger record agenda subscription
+-- KEYS: state, memory 1, memory 2
+-- ARGV: [the revision that the caller read or '', the plan that subscription_get answered, the new revision, its end or 0, the plan that is in
+--       force from now on or '', whether the subscription has ended and that is the default plan, for each plan that the owner comes to what
+--       to apply: 'enter' (its on_plan_change) or 'realign' (windows by another anchor)]
+--       the new subscription
+--       of each of these plans: frames
+--                               its message
+-- Answers: stale, fault; put [how many clocks were corrected]
+-- uses: base formats each plan price ledger windows memory deadlines save record answer begin subscription
 
-local keys = { subscription = KEYS[1], ledger = KEYS[2], memory = KEYS[3], agenda = KEYS[4] }
-local revision, plan_before, steps = unpack(unpack_message(ARGV[1]))
+local read_revision, plan_before, revision, ends, plan_after, has_fallen, steps = unpack(unpack_message(ARGV[1]))
+local led, failed = begin(0)
+if not led then return failed end
+local stored_revision = led.terms and led.terms.revision or ''
+local plan_now = led.subscribed > 0 and led.plan or last_plan(led)
+if stored_revision ~= read_revision or plan_now ~= plan_before then return stale(led, plan_now) end
 
-local stored = call('MGET', keys.subscription, keys.ledger)
-local led, redis_time = open_ledger(keys.ledger, stored[2])
-local stored_revision = stored[1] and unpack_message(stored[1])[S_REVISION] or ''
-local plan_now = stored[1] and led.plan or last_plan(led, keys.memory, keys.agenda)
-if stored_revision ~= revision or plan_now ~= plan_before then return stale(led, redis_time, stored[1]) end
-
-local lapsed
-if #steps > 0 then lapsed = give_back_due(led, keys.agenda, keys.memory) end
+unfold(led)
 for i = 1, #steps do
-  local plan = unpack_message(ARGV[2 + i])
-  local change = steps[i] == 'enter' and plan[P_CHANGE] or 'carry'
-  if not enter_plan(led, plan, change) then return stale(led, redis_time, stored[1]) end
+  local frames, message = ARGV[1 + 2 * i], ARGV[2 + 2 * i]
+  -- Plans of which nobody has asked for the digest.
+  local plan = plan_of('step ' .. i, message)
+  local change = steps[i] == 'enter' and plan.change or 'carry'
+  if not enter_plan(led, plan, open_frames(frames), change) then return stale(led, plan_now) end
 end
 
 -- All checks are done: from here on, writes.
-call('SET', keys.subscription, ARGV[2])
-if #steps > 0 then
-  write_lapsed(led, keys.agenda, keys.memory, lapsed)
-  tidy_memory(led, keys.agenda, keys.memory, 0)
-  save_ledger(led)
-end
+local _, after = unpack_struct(SUBSCRIPTION_FORMAT, led.rest)
+led.rest = write_subscription({ blob = ARGV[2] }) .. sub(led.rest, after)
+led.subscribed, led.terms, led.plan = has_fallen and FALLEN or SUBSCRIBED, { revision = revision, ends = ends }, plan_after
+write_corrected(led)
+save_ledger(led)
 return pack({ put = { corrected_clocks or 0 } })

@@ -1,83 +1,86 @@
--- decide: what an event costs each group, and whether it fits. Needs base, price, match, ledger, record, report, agenda.
+-- decide: what an event costs each group, and whether it fits. Needs base, each, plan, match, price, windows, deadlines, answer.
 
--- The matched groups, in the catalog's order, as { group, window, charge, measures, the measure that applies }. Else nil and
--- a fault, or nil and nothing: a window is not current, compile again.
-local function assess(led, plan, name, metadata, amount, round_down)
-  local matched = {}
-  local groups = plan[P_GROUPS]
-  for i = 1, #groups do
-    local group = groups[i]
-    local measures = candidates(group[G_RULES], name, metadata)
-    if measures then
-      local w = current_window(led, group)
-      if not w then return nil end
-      local charge, measure = first_price(measures, amount, round_down)
-      -- Without a charge, the other is the name of what is missing.
-      if not charge then return nil, fault('QUANTITY_MISSING', group[G_ID], measure) end
-      if charge > MAX_UNITS[group[G_UNIT]] then return nil, fault('OUT_OF_RANGE', group[G_ID]) end
-      matched[#matched + 1] = { group, w, charge, measures, measure }
-    end
+-- The claims on the matched groups, in the catalog's order. Else nil and a fault, or nil and nothing: a window is not current, compile again.
+local function assess(led, plan, frames, event, round_down)
+  local matches, values = matches_of(plan, event.what), values_of(event.quantities)
+  local claims = { name = matches.name }
+  for i = 1, #matches do
+    local match = matches[i]
+    local group = match.group
+    local window = current_window(led, plan, frames, group)
+    if not window then return nil end
+    local charge, measure = first_price(match.measures, values, round_down)
+    -- Without a charge, the other is the place of the name that is missing.
+    if not charge then return nil, fault('QUANTITY_MISSING', group.place, plan.names[measure], plan.digest) end
+    if charge > MAX_UNITS[group.unit] then return nil, fault('OUT_OF_RANGE', group.place, '', plan.digest) end
+    claims[i] = { group = group, window = window, charge = charge, measure = measure, quota = quota_of(frames, group) }
   end
-  return matched
+  return claims
 end
 
 -- NO-OVERSHOOT: used + held + requested <= quota. Every amount is at most 2^53 - 1, so that the subtraction is exact where
 -- its result is not negative, and negative where it is. A charge of 0 fits a group that is full, but not one whose quota is 0.
-local function fits(group, w, charge)
-  local quota = group[G_QUOTA]
-  if not group[G_HARD] or quota < 0 then return true end
-  return quota > 0 and (charge == 0 or charge <= quota - w[USED] - w[HELD])
+local function fits(claim)
+  local quota, charge, window = claim.quota, claim.charge, claim.window
+  if not claim.group.hard or quota < 0 then return true end
+  return quota > 0 and (charge == 0 or charge <= quota - window.used - window.held)
 end
 
 -- Whether all groups have room (ALL-OR-NOTHING).
-local function all_fit(matched)
-  for i = 1, #matched do
-    if not fits(matched[i][1], matched[i][2], matched[i][3]) then return false end
+local function all_fit(claims)
+  for i = 1, #claims do
+    if not fits(claims[i]) then return false end
   end
   return true
 end
 
--- The id of a group whose counter would pass its maximum, or nil.
-local function overflow(matched)
-  for i = 1, #matched do
-    local group, w, charge = matched[i][1], matched[i][2], matched[i][3]
-    if charge > MAX_UNITS[group[G_UNIT]] - w[USED] - w[HELD] then return group[G_ID] end
+-- The fault of a group whose counter would pass its maximum, or nil.
+local function overflow(claims, plan)
+  for i = 1, #claims do
+    local claim = claims[i]
+    local group, window = claim.group, claim.window
+    if claim.charge > MAX_UNITS[group.unit] - window.used - window.held then
+      return fault('OUT_OF_RANGE', group.place, '', plan.digest)
+    end
   end
 end
 
 -- The rows of a denial, which say what is missing in each full group.
-local function denied_rows(matched)
+local function denied_rows(claims)
   local rows = {}
-  for i = 1, #matched do
-    local group, w, charge = matched[i][1], matched[i][2], matched[i][3]
-    local shortfall = 0
-    if not fits(group, w, charge) then
+  for i = 1, #claims do
+    local claim = claims[i]
+    local window, shortfall = claim.window, 0
+    if not fits(claim) then
       -- In this order, so that no sum passes 2^53 unless the answer does.
-      shortfall = min(max(charge - (group[G_QUOTA] - w[USED] - w[HELD]), 0), MAX)
+      shortfall = min(max(claim.charge - (claim.quota - window.used - window.held), 0), MAX)
     end
-    rows[i] = group_row(group, w, charge, shortfall)
+    rows[i] = row(claim.group.place, window, claim.charge, shortfall, claim.quota)
   end
-  return concat(rows)
+  return rows
 end
 
-local function matched_rows(matched)
+local function rows_of(claims)
   local rows = {}
-  for i = 1, #matched do rows[i] = group_row(matched[i][1], matched[i][2], matched[i][3]) end
-  return concat(rows)
+  for i = 1, #claims do
+    local claim = claims[i]
+    rows[i] = row(claim.group.place, claim.window, claim.charge, 0, claim.quota)
+  end
+  return rows
 end
 
 -- In how many milliseconds to ask again, or -1 if waiting does not help: of every full group the time at which there may be
 -- room, and of these the latest.
-local function retry_after(led, agenda_key, matched)
+local function retry_after(led, claims)
   local latest, deadline = led.time, nil
-  for i = 1, #matched do
-    local group, w, charge = matched[i][1], matched[i][2], matched[i][3]
-    if not fits(group, w, charge) then
-      local quota = group[G_QUOTA]
-      local at = whole(w)[END]
+  for i = 1, #claims do
+    local claim = claims[i]
+    if not fits(claim) then
+      local quota, charge, window = claim.quota, claim.charge, claim.window
+      local at = window.ends
       if charge > quota or quota == 0 then return -1 end
-      if charge <= quota - w[USED] then
-        deadline = deadline or earliest_deadline(led, agenda_key) or NEVER
+      if charge <= quota - window.used then
+        deadline = deadline or earliest_deadline(led) or NEVER
         at = min(at, deadline)
       end
       if at == NEVER then return -1 end
@@ -85,4 +88,18 @@ local function retry_after(led, agenda_key, matched)
     end
   end
   return latest - led.time
+end
+
+-- The claims as records keep them.
+local function recorded(claims, frames)
+  local recorded_claims = {}
+  for i = 1, #claims do
+    local claim = claims[i]
+    local window = claim.window
+    recorded_claims[i] = {
+      group = claim.group.place, window = window.number, start = window.start, ends = window.ends, charge = claim.charge,
+      committed = claim.unapplied, quota = frames.quotas and claim.quota or nil,
+    }
+  end
+  return recorded_claims
 end

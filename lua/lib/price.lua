@@ -1,16 +1,24 @@
 -- price: what an event costs a limit group, exactly. Needs base.
 --
--- A value is an integer, or { whole, millionths }. A measure is the number 1 (`events`: always 1), or flat terms of four: name, whole
--- weight or -1, weight limbs or false, default or false. A weight counts the group's smallest units per 1 of the quantity. Where it is
--- no integer, its limbs give weight x 10^12 in base 10^6, the lowest first.
+-- A value is an integer, or { whole, millionths }. A measure is the number 1 (`events`: always 1), or flat terms of four: the place of a name
+-- among the plan's names, whole weight or -1, weight limbs or false, default or false. A weight counts the group's smallest units per 1 of
+-- the quantity. Where it is no integer, its limbs give weight x 10^12 in base 10^6, the lowest first.
 --
--- An amount is { quantity or false, quantities, numeric metadata or false }. Of a name that is measured, the metadata has a value, or
--- `true` where the caller sent something that is no decimal number.
+-- Values are found by the place of their name. One is `true` where the caller sent metadata that is no decimal number.
 
 local BASE = 1000000
 
 -- The measure `events`.
 local EVENTS = 1
+
+-- The values of an event, by the place of their name.
+local function values_of(quantities)
+  local values = {}
+  if quantities == '' then return values end
+  local list = unpack_message(quantities)
+  for i = 1, #list, 2 do values[list[i]] = list[i + 1] end
+  return values
+end
 
 -- The limbs of a whole weight, which is at most 10^12.
 local function limbs_of(weight)
@@ -55,11 +63,6 @@ local function from_limbs(sum, highest)
   return total, rest
 end
 
--- What the amount says of a quantity, or nil.
-local function value_of(amount, name)
-  return amount[2][name] or (name == 'quantity' and amount[1]) or (amount[3] and amount[3][name]) or nil
-end
-
 -- `value - other`, or 0 where that is more.
 local function less(value, other)
   local whole, millionths = value, 0
@@ -75,9 +78,9 @@ local function less(value, other)
 end
 
 -- The names of the quantities that a measure counts, for people.
-local function names_of(measure)
+local function names_of(measure, plan)
   local names = {}
-  for i = 1, #measure, 4 do names[#names + 1] = measure[i] end
+  for i = 1, #measure, 4 do names[#names + 1] = plan.names[measure[i]] end
   return concat(names, ', ')
 end
 
@@ -90,15 +93,14 @@ local function measures_any(measure, values)
 end
 
 -- The charge in the group's smallest units, rounded once, after the sum: up, or down for refunds. It may be above any
--- counter's maximum, but is exact up to MAX. Nil, and the name of a quantity that is missing, if the measure does not apply.
-local function price(measure, amount, round_down)
+-- counter's maximum, but is exact up to MAX. Nil, and the place of a name that is missing, if the measure does not apply.
+local function price(measure, values, round_down)
   if measure == EVENTS then return 1 end
   local total, sum, highest = 0, nil, 0
   for i = 1, #measure, 4 do
-    local name, weight = measure[i], measure[i + 1]
-    local value = value_of(amount, name) or measure[i + 3]
-    if value == true then value = nil end
-    if not value then return nil, name end
+    local value = values[measure[i]] or measure[i + 3]
+    if not value or value == true then return nil, measure[i] end
+    local weight = measure[i + 1]
     if weight >= 0 and type(value) == 'number' then
       total = total + value * weight
     else
@@ -116,13 +118,25 @@ local function price(measure, amount, round_down)
   return total
 end
 
--- The first name that the measure looks up in the metadata, where it finds no decimal number; nil if there is none.
-local function unreadable(measure, amount)
-  local quantity, quantities, numeric = amount[1], amount[2], amount[3]
-  if not numeric or measure == EVENTS then return nil end
+-- The place of the first name that the measure looks up in the metadata, where it finds no decimal number; nil if there is none.
+local function unreadable(measure, values)
+  if measure == EVENTS then return nil end
   for i = 1, #measure, 4 do
-    local name = measure[i]
-    local named = quantities[name] or (quantity and name == 'quantity')
-    if numeric[name] == true and not named then return name end
+    if values[measure[i]] == true then return measure[i] end
   end
+end
+
+-- The charge by the first of the measures that applies, and that measure; else nil and the place of the first name that is missing.
+-- A measure that looks up what is no number ends the search: neither a later rule nor a default stands in for it.
+local function first_price(measures, values, round_down)
+  local missing
+  for i = 1, #measures do
+    local measure = measures[i]
+    local charge, lacks = price(measure, values, round_down)
+    if charge then return charge, measure end
+    local no_number = unreadable(measure, values)
+    if no_number then return nil, no_number end
+    missing = missing or lacks
+  end
+  return nil, missing
 end

@@ -1,85 +1,146 @@
--- record: what is remembered of reservations and requests. Needs base.
+-- record: what is remembered of reservations and tracked events. Needs base, formats, price, windows, memory, deadlines.
 --
--- SELF-CONTAINED: a reservation is settled by its record alone. A record is what RECORD_FORMAT says (state, whether it was committed late,
--- deadline, time to forget it, request id, event), and then its claims. The event is as the call brought it: name, quantity, quantities
--- and numeric metadata, as MessagePack. After a commit with actual values or a refund, the quantities follow that are settled otherwise
--- than reserved. A claim is what one group holds for it, as CLAIM_FORMAT says: charge, what was committed, how
--- much of that was refunded, the window's span and number, the group's terms, and the measures of the rules that held by name and
--- metadata, in the catalog's order, as MessagePack. Terms are what answers say of the group, and begin with its id and unit.
---
--- The claims of a tracked event are written alike, without measures; what of a refund could not be given back stands where a
--- reservation's have what was committed.
+-- SELF-CONTAINED: a reservation is settled by its record, and by the plan whose digest is in it. A record stands under its field, which is
+-- made of the request id, so that a retry finds it. Its claims say what each group was charged, and in which window.
 
-local RECORD_FORMAT = '<BBI6I6Bc0I4c0'
-local R_STATE, R_LATE, R_DEADLINE, R_FORGET, R_REQUEST, R_EVENT, R_CLAIMS = 1, 2, 3, 4, 5, 6, 7
+local HELD, COMMITTED, COMMITTED_LATE, RELEASED, TRACKED = 1, 2, 3, 4, 5
 
-local CLAIM_FORMAT = '<I7I7I7c13I4Hc0I4c0'
-local C_CHARGE, C_COMMITTED, C_REFUNDED, C_SPAN, C_WINDOW, C_TERMS, C_MEASURES, C_ID, C_UNIT = 1, 2, 3, 4, 5, 6, 7, 8, 9
-local C_UNAPPLIED = 2
+-- States in answers.
+local NO_STATE, STATE_HELD, STATE_COMMITTED, STATE_RELEASED, STATE_EXPIRED = 0, 1, 2, 3, 4
 
--- States of a reservation as stored. EXPIRED is not stored: it is HELD at or after the deadline.
-local HELD_STATE, COMMITTED_STATE, RELEASED_STATE = 1, 2, 3
+local STATE_WORDS = { 'held', 'committed', 'released', 'expired' }
 
-local STATE_NAMES = { 'held', 'committed', 'released' }
+-- `columns`: the claims are followed by what was committed, by what was refunded as well, and by the quotas.
+local WITH_COMMITTED, WITH_REFUNDED, WITH_QUOTAS = 1, 2, 4
 
-local function state_name(record, now)
-  if record[R_STATE] == HELD_STATE and now >= record[R_DEADLINE] then return 'expired' end
-  return STATE_NAMES[record[R_STATE]]
+local CLAIM_WIDTH, SPAN_WIDTH = 4, 2
+
+local function state_of(record, now)
+  local state = record.state
+  if state == HELD then return now >= record.deadline and STATE_EXPIRED or STATE_HELD end
+  if state == RELEASED then return STATE_RELEASED end
+  return STATE_COMMITTED
 end
 
-local function claim_bytes(charge, committed, refunded, span, number, terms, measures)
-  return pack_struct(CLAIM_FORMAT, charge, committed, refunded, span, number, #terms, terms, #measures, measures)
+-- What was committed where no column says so: as it was reserved. Of tracked events the column says what could not be applied.
+local function committed_unsaid(record, charge)
+  return record.state == TRACKED and 0 or charge
 end
 
-local function claims_bytes(claims)
-  local bytes = {}
-  for i = 1, #claims do
-    bytes[i] = claim_bytes(unpack(claims[i], 1, 7))
+-- The bytes of a record whose claims are tables.
+local function record_bytes(record)
+  local claims, spans, known, numbers = record.claims, {}, {}, {}
+  local count, columns = #claims, 0
+  for i = 1, count do
+    local claim = claims[i]
+    local of_start = known[claim.start]
+    local span = of_start and of_start[claim.ends]
+    if not span then
+      span = #spans / SPAN_WIDTH + 1
+      spans[#spans + 1], spans[#spans + 2] = claim.start, claim.ends
+      of_start = of_start or {}
+      of_start[claim.ends], known[claim.start] = span, of_start
+    end
+    local at = (i - 1) * CLAIM_WIDTH
+    numbers[at + 1], numbers[at + 2], numbers[at + 3], numbers[at + 4] = claim.group, claim.window, span, claim.charge
+    if claim.refunded and claim.refunded > 0 then
+      columns = WITH_REFUNDED
+    elseif columns == 0 and claim.committed and claim.committed ~= committed_unsaid(record, claim.charge) then
+      columns = WITH_COMMITTED
+    end
   end
-  return concat(bytes)
+  local with_quotas = count > 0 and claims[1].quota ~= nil
+  record.columns, record.spans, record.claims = columns + (with_quotas and WITH_QUOTAS or 0), #spans / SPAN_WIDTH, count
+  local parts = {
+    write_record(record), write_flat(SPAN_FORMAT, SPAN_WIDTH, record.spans, spans),
+    write_flat(CLAIM_FORMAT, CLAIM_WIDTH, count, numbers),
+  }
+  record.claims = claims
+  local function column(format, name)
+    local values = {}
+    for i = 1, count do values[i] = claims[i][name] end
+    parts[#parts + 1] = write_flat(format, 1, count, values)
+  end
+  if columns >= WITH_COMMITTED then column(AMOUNT_FORMAT, 'committed') end
+  if columns >= WITH_REFUNDED then column(AMOUNT_FORMAT, 'refunded') end
+  if with_quotas then column(QUOTA_FORMAT, 'quota') end
+  parts[#parts + 1] = record.rest
+  return concat(parts)
 end
 
--- The claims that stand in `packed` from a byte on.
-local function read_claims(packed, at)
+local function parse_record(packed)
+  local record, at = read_record(packed)
+  local count, columns = record.claims, record.columns
+  local spans, numbers
+  spans, at = read_flat(SPAN_FORMAT, SPAN_WIDTH, record.spans, packed, at)
+  numbers, at = read_flat(CLAIM_FORMAT, CLAIM_WIDTH, count, packed, at)
   local claims = {}
-  while at <= #packed do
-    local charge, committed, refunded, span, number, terms, measures
-    charge, committed, refunded, span, number, terms, measures, at = unpack_struct(CLAIM_FORMAT, packed, at)
-    local id, unit = unpack_struct('<Bc0B', terms)
-    claims[#claims + 1] = { charge, committed, refunded, span, number, terms, measures, id, unit }
+  for i = 1, count do
+    local from = (i - 1) * CLAIM_WIDTH
+    local span, charge = (numbers[from + 3] - 1) * SPAN_WIDTH, numbers[from + 4]
+    claims[i] = {
+      group = numbers[from + 1], window = numbers[from + 2], start = spans[span + 1], ends = spans[span + 2], charge = charge,
+      committed = committed_unsaid(record, charge), refunded = 0,
+    }
   end
-  return claims
+  local function column(format, name)
+    local values
+    values, at = read_flat(format, 1, count, packed, at)
+    for i = 1, count do claims[i][name] = values[i] end
+  end
+  local has_quotas = columns >= WITH_QUOTAS
+  if has_quotas then columns = columns - WITH_QUOTAS end
+  if columns >= WITH_COMMITTED then column(AMOUNT_FORMAT, 'committed') end
+  if columns >= WITH_REFUNDED then column(AMOUNT_FORMAT, 'refunded') end
+  if has_quotas then column(QUOTA_FORMAT, 'quota') end
+  record.claims, record.rest = claims, sub(packed, at)
+  return record
 end
 
-local function record_bytes(state, late, deadline, forget_at, request_id, event, claims)
-  return pack_struct(RECORD_FORMAT, state, late, deadline, forget_at, #request_id, request_id, #event, event) .. claims
-end
-
-local function read_record(packed)
-  local state, late, deadline, forget_at, request_id, event, at = unpack_struct(RECORD_FORMAT, packed)
-  return { state, late == 1, deadline, forget_at, request_id, event, read_claims(packed, at) }
-end
-
-local function write_record(memory_key, field, record)
-  local state, late, deadline, forget_at, request_id, event, claims = unpack(record)
-  call('HSET', memory_key, field, record_bytes(state, late and 1 or 0, deadline, forget_at, request_id, event, claims_bytes(claims)))
-end
-
--- ONE-CLOCK: where the ledger's time was wrong, no deadline of a hold can be trusted. The hold lapses now if it has not lapsed before,
--- and is remembered from now on. Returns whether that changed the record.
-local function lapse_early(led, record)
-  local now, deadline = led.time, record[R_DEADLINE]
-  if not led.was_wrong or record[R_STATE] ~= HELD_STATE or deadline <= now then return false end
-  record[R_DEADLINE], record[R_FORGET] = now, now + record[R_FORGET] - deadline
-  return true
-end
-
--- The reservation under `field`, unless it is unknown or forgotten.
-local function load_record(led, memory_key, field)
-  local packed = call('HGET', memory_key, field)
+-- The record under this field, unless it is unknown or forgotten.
+local function load_record(led, field)
+  local packed = known_field(led, field)
   if not packed then return nil end
-  local record = read_record(packed)
-  lapse_early(led, record)
-  if led.time >= record[R_FORGET] then return nil end
+  local record = parse_record(packed)
+  local memory = led.memory
+  -- ONE-CLOCK: after a wrong clock no deadline that was set before can be trusted. The hold has lapsed when the clock was corrected.
+  if record.state == HELD and record.epoch ~= memory.epoch and record.deadline > memory.corrected then
+    record.forget = memory.corrected + record.forget - record.deadline
+    record.deadline = memory.corrected
+  end
+  if led.time >= record.forget then return nil end
+  return record
+end
+
+-- The reservation that the call is about, or nil.
+local function load_reservation(led, settle)
+  local record = load_record(led, settle.field)
+  if not record or record.state == TRACKED then return nil end
+  -- Another one had the same request id before, and is forgotten.
+  if record.suffix ~= settle.suffix or record.plan ~= settle.plan then return nil end
+  return record
+end
+
+-- What the claims hold, as parts of deadlines.
+local function parts_of(claims)
+  local parts = {}
+  for i = 1, #claims do parts[2 * i - 1], parts[2 * i] = claims[i].window, claims[i].charge end
+  return parts
+end
+
+-- Gives back what the reservation holds before its deadline. Returns the fields of the memory to write with it.
+local function end_hold(led, record)
+  local parts = parts_of(record.claims)
+  give_back(led, parts)
+  local name, bucket = remove_deadline(led, record.deadline, record.paged == 1, parts)
+  return name and { name, bucket } or {}
+end
+
+-- What a request id has done: nil if it is new; false if it came with another body or RPC; else its record.
+local function recall(led, once, is_track)
+  if once.has_id == 0 then return nil end
+  local record = load_record(led, once.field)
+  if not record then return nil end
+  if (record.state == TRACKED) ~= is_track or record.digest ~= once.digest then return false end
   return record
 end

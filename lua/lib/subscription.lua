@@ -1,104 +1,123 @@
--- subscription: which plan a user is on, and what entering another one does. Needs base, ledger, record, agenda.
+-- subscription: which plan an owner is on, and what entering another one does. Needs base, formats, each, windows, memory, record.
 --
--- The subscription key holds { revision, plan, start, end or 0, cycle anchor, fallen, overrides }. `fallen` names the default
--- plan once a script has seen that the subscription ended, and is '' before.
+-- The state has the subscription's revision and end, and `subscribed` says whether a script has seen that it ended. The rest is a blob that
+-- only the service reads.
 
-local S_REVISION, S_FALLEN = 1, 6
+local SUBSCRIBED, FALLEN = 1, 2
 
--- A compiled plan is { id, on_plan_change, groups }.
-local P_ID, P_CHANGE, P_GROUPS = 1, 2, 3
+-- What a counter and the name of a record take.
+local COUNTER_BYTES, FIELD_BYTES = 20, 16
 
-local function stale(led, redis_time, packed)
-  return pack({ stale = { led.time, redis_time, packed or '' } })
+local function revision_of(led)
+  return led.terms and led.terms.revision or ZEROS_8
+end
+
+local function subscription_blob(led)
+  local at = 1
+  if led.windows then return (unpack_struct(SUBSCRIPTION_FORMAT, led.rest)) end
+  local count
+  count, at = unpack_struct(WINDOWS_FORMAT, led.tail)
+  for _ = 1, count do
+    local window
+    window, at = read_window(led.tail, at)
+    if window.place == 0 then at = at + COUNTER_BYTES end
+  end
+  return (unpack_struct(SUBSCRIPTION_FORMAT, led.tail, at))
+end
+
+-- How things are, for a service that has compiled its call for something else.
+local function stale(led, plan)
+  return write_stale({
+    kind = STALE_KIND, now = led.time, redis_now = led.redis_now, subscribed = led.subscribed, revision = revision_of(led),
+    plan = plan or led.plan, blob = led.subscribed > 0 and subscription_blob(led) or '',
+  })
 end
 
 -- The group's own window when its plan is entered or its anchor moved, in front of all others; nil if none is open, and false if the
 -- compiled one is not current.
-local function entered_window(led, group)
-  if led.time < group[G_START] or led.time >= group[G_END] then return false end
-  if not led.groups[group[G_ID]] then return nil end
-  local w = own_window(led, group)
+local function entered_window(led, group, frame)
+  if led.time < frame.start or led.time >= frame.ends then return false end
+  if not led.windows[group.id] then return nil end
+  local window = own_window(led, group, frame)
   -- Unlike a catalog edit, this leaves the window in force behind, so that no replica goes on in it.
-  if not w and window_in_force(led, group) then return open_window(led, group) end
-  if w then
-    local _, _, anchor = unpack_struct(FRAME_FORMAT, group[G_FRAME])
-    if w[ANCHOR] ~= anchor then
-      -- Counted from another anchor to the same start: it goes on, with its counters and its end.
-      w[ANCHOR] = anchor
-      w[FRAME] = pack_struct(FRAME_FORMAT, w[UNIT], w[PERIOD], anchor, w[START], w[END])
-      -- It is kept until the end of the one after it, which is counted from the new anchor.
-      local ends, _, _, after = group[G_END], unpack_struct(AROUND_FORMAT, group[G_AROUND])
-      w[KEPT] = w[END] < ends and ends or after
-    end
+  if not window and window_in_force(led, group, frame) then return open_window(led, group, frame) end
+  if not window then return nil end
+  if window.anchor ~= frame.anchor then
+    -- Counted from another anchor to the same start: it goes on, with its counters and its end. It is kept until the end of the one after
+    -- it, which is counted from the new anchor.
+    window.anchor = frame.anchor
+    window.kept = window.ends < frame.ends and frame.ends or frame.kept
   end
-  set_windows(led, group[G_ID], windows_after(led, group, w))
-  return w
+  set_windows(led, group.id, windows_after(led, group, frame, window))
+  return window
 end
 
--- The counters of a user who enters the plan, or whose anchor moved. False: a window is not current, compile again.
-local function enter_plan(led, plan, change)
-  local groups = plan[P_GROUPS]
-  for i = 1, #groups do
-    local group = groups[i]
-    local w = entered_window(led, group)
-    if w == false then return false end
-    if change == 'block' and group[G_QUOTA] >= 0 then
-      w = w or open_window(led, group)
+-- The counters of an owner who enters the plan, or whose anchor moved. False: a window is not current, compile again.
+local function enter_plan(led, plan, frames, change)
+  unfold(led)
+  for _, group in ipairs(plan.groups) do
+    local frame = frame_of(frames, group)
+    local window = entered_window(led, group, frame)
+    if window == false then return false end
+    local quota = quota_of(frames, group)
+    if change == 'block' and quota >= 0 then
+      window = window or open_window(led, group, frame)
       -- TRUTH: what is used is never lowered.
-      w[USED] = max(w[USED], group[G_QUOTA])
-    elseif w and change == 'reset' then
-      w[USED] = 0
+      window.used = max(window.used, quota)
+    elseif window and change == 'reset' then
+      window.used = 0
     end
   end
-  led.plan = plan[P_ID]
-  led.before = nil
+  arrange(led, plan, frames)
+  led.plan, led.windows_before = plan.id, nil
   return true
 end
 
 -- Whether a reservation is remembered, live or not.
-local function remembers_reservation(led, memory_key, agenda_key)
-  for _, field in ipairs(call('ZRANGEBYSCORE', agenda_key, '-inf', '(1e14')) do
-    if load_record(led, memory_key, field) then return true end
+local function remembers_reservation(led)
+  if led.live > 0 then return true end
+  local memory = led.memory
+  if not memory then return false end
+  for number, key in ipairs(led.memory_keys) do
+    local expires = number == led.young and memory.young_expires or memory.old_expires
+    local cursor = '0'
+    repeat
+      if expires <= led.time then break end
+      local found = call('HSCAN', key, cursor, 'COUNT', CHUNK)
+      cursor = found[1]
+      for i = 1, #found[2], 2 do
+        local field = found[2][i]
+        local record = #field == FIELD_BYTES and load_record(led, field)
+        if record and record.state ~= TRACKED then return true end
+      end
+    until cursor == '0'
   end
-  local from = 0
-  repeat
-    local range = { '(' .. format('%d', FORGETTING + led.time), '+inf', 'LIMIT', from, CHUNK }
-    local fields = call('ZRANGEBYSCORE', agenda_key, unpack(range))
-    for _, field in ipairs(fields) do
-      if sub(field, 1, 1) == 'r' then return true end
-    end
-    from = from + #fields
-  until #fields < CHUNK
   return false
 end
 
 -- The plan that the ledger was last used with; '' where that has left nothing, which counts as no plan.
-local function last_plan(led, memory_key, agenda_key)
-  if led.plan == '' or next(led.groups) or remembers_reservation(led, memory_key, agenda_key) then return led.plan end
+local function last_plan(led)
+  if led.plan == '' then return '' end
+  unfold(led)
+  if next(led.windows) or remembers_reservation(led) then return led.plan end
   return ''
 end
 
--- Reads the subscription and compares it with the one that the call was compiled for: `revision` ('' for none) and whether
--- it had `ended`. An ended subscription falls to the default plan, once. Returns whether all of it is current, and the
--- subscription to write, if it changed.
-local function check_subscription(led, packed, revision, ended, plan)
-  if not packed then
-    if plan and revision == '' then led.plan = plan[P_ID] end
-    return revision == ''
+-- Compares the stored subscription with the one that the call was compiled for. An ended subscription falls to the default plan, once.
+-- Returns whether all of it is current, and whether the subscription has changed.
+local function check_subscription(led, basis, plan, frames)
+  if basis.revision ~= revision_of(led) then return false end
+  local terms = led.terms
+  if not terms then
+    if plan then led.plan = plan.id end
+    return true
   end
-  -- What comes before the overrides, without the list that it is all in.
-  local _, stored_revision, stored_plan, _, ends, _, fallen = unpack_some(packed, 6, 1)
-  local has_ended = ends > 0 and led.time >= ends
-  if stored_revision ~= revision or has_ended ~= ended then return false end
-  if has_ended and plan and fallen == '' then
-    if stored_plan ~= plan[P_ID] and not enter_plan(led, plan, plan[P_CHANGE]) then return false end
-    local changed = unpack_message(packed)
-    changed[S_FALLEN] = plan[P_ID]
-    return true, changed
+  local has_ended = terms.ends > 0 and led.time >= terms.ends
+  if has_ended ~= (basis.ended == 1) then return false end
+  if has_ended and plan and led.subscribed == SUBSCRIBED then
+    if led.plan ~= plan.id and not enter_plan(led, plan, frames, plan.change) then return false end
+    led.subscribed, led.plan = FALLEN, plan.id
+    return true, true
   end
   return true
-end
-
-local function write_subscription(key, sub)
-  if sub then call('SET', key, pack(sub)) end
 end

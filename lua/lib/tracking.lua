@@ -1,27 +1,18 @@
--- tracking: what track and both refunds share. Needs base, record, report, agenda, ledger, once.
+-- tracking: what track and both refunds share. Needs base, memory, save, record, answer.
 
--- The answer, from what is remembered of the call.
-local function tracked(led, event_id, claims, replayed)
-  local rows = {}
-  for i = 1, #claims do rows[i] = claim_row(led, claims[i], claims[i][C_CHARGE], claims[i][C_UNAPPLIED]) end
-  return TRACKED .. pack('matched', event_id, concat(rows), replayed)
-end
-
--- What a group was charged, or of a refund given back, and what of that could not be.
-local function tracked_claim(group, w, charge, unapplied)
-  return { charge, unapplied, 0, span_of(w), w[NUMBER], group[G_TERMS], '', group[G_ID], group[G_UNIT] }
-end
-
--- Remembers the call if it has a request id, and writes the ledger: the last writes of the three scripts.
-local function write_tracked(keys, led, lapsed, request_id, digest, event_id, forget_at, claims)
-  write_lapsed(led, keys.agenda, keys.memory, lapsed)
-  if request_id ~= '' then
-    local field = 'q' .. request_id
-    call('HSET', keys.memory, field, pack('track', digest, event_id, forget_at, claims_bytes(claims)))
-    remember(led, keys.agenda, field, forget_at)
-  else
-    forget_at = 0
+-- Remembers the call if it has a request id, and writes the ledger: the last writes of the three scripts. `fields` are others to write
+-- to the memory, which are remembered until `forget_at` at most.
+local function write_tracked(led, once, plan_digest, claims, replay_ms, fields, forget_at)
+  local record = {
+    format = FORMAT, state = TRACKED, paged = 0, epoch = led.memory and led.memory.epoch or 0, deadline = 0, forget = led.time + replay_ms,
+    digest = once.digest, suffix = once.suffix, plan = plan_digest, what = '', quantities = '', settled = '', claims = claims, rest = '',
+  }
+  if once.has_id == 1 then
+    fields[#fields + 1], fields[#fields + 2] = once.field, record_bytes(record)
+    forget_at = max(forget_at, record.forget)
   end
-  tidy_memory(led, keys.agenda, keys.memory, forget_at)
+  if fields[1] then write_fields(led, fields, forget_at) end
+  write_corrected(led)
   save_ledger(led)
+  return record
 end

@@ -1,0 +1,223 @@
+-- deadlines: what comes back by itself, and when. Needs base, formats, ledger, windows, memory.
+--
+-- NO-LEAK: the state says what is held until which deadline, so that giving it back needs nothing else. Deadlines are whole tenths of a second.
+-- The first ones stand in the state by themselves. Beyond EXACT_BYTES a new deadline goes to a page, which stands for all deadlines of 12.8
+-- seconds with the sum of what they hold. A page's deadlines are buckets in the memory. Only the page that is due in part needs them: a
+-- page that is due as a whole gives back its sum.
+--
+-- Parts are a flat list: the number of a window, an amount, and so on.
+
+local EXACT_BYTES = 2048
+local TENTH, PAGE = 100, 12800
+local EXACT_KIND, PAGE_KIND = 0, 1
+local PART_WIDTH, PART_BYTES, DEADLINE_BYTES = 2, 11, 11
+
+local function bucket_name(deadline)
+  return pack_struct('<c1I6', 'd', deadline)
+end
+
+local function page_of(deadline)
+  return ceil(deadline / PAGE) * PAGE
+end
+
+-- Adds the parts to a list of them, or takes them off it.
+local function add_parts(list, parts, sign)
+  local searched = 1
+  for i = 1, #parts, 2 do
+    local balance, at = parts[i], nil
+    -- They nearly always stand in the same order.
+    if list[searched] == balance then
+      at = searched
+    else
+      for j = 1, #list, 2 do
+        if list[j] == balance then
+          at = j
+          break
+        end
+      end
+    end
+    if at then
+      list[at + 1] = max(list[at + 1] + sign * parts[i + 1], 0)
+      searched = at + 2
+    elseif sign > 0 then
+      list[#list + 1], list[#list + 2] = balance, parts[i + 1]
+    end
+  end
+end
+
+local function read_parts(packed, count, at)
+  return read_flat(PART_FORMAT, PART_WIDTH, count, packed, at)
+end
+
+local function write_entry(at_ms, kind, holds, parts)
+  local count = #parts / 2
+  return pack_struct(DEADLINE_FORMAT, at_ms, kind, holds, count) .. write_flat(PART_FORMAT, PART_WIDTH, count, parts)
+end
+
+-- Where the entry of this time and kind stands: its offset, that of the one after it, its holds and the number of its parts. If there is
+-- none, where it would stand.
+local function find_entry(led, at_ms, kind)
+  local packed, at = led.deadlines, 1
+  while at <= #packed do
+    local entry_at, entry_kind, holds, count, after = unpack_struct(DEADLINE_FORMAT, packed, at)
+    if entry_at == at_ms and entry_kind == kind then return at, after + PART_BYTES * count, holds, count end
+    if entry_at > at_ms or (entry_at == at_ms and entry_kind > kind) then return at, at end
+    at = after + PART_BYTES * count
+  end
+  return at, at
+end
+
+local function put_entry(led, from, to, entry)
+  local packed = led.deadlines
+  led.deadlines = sub(packed, 1, from - 1) .. entry .. sub(packed, to)
+end
+
+-- Adds a hold to the entry of this time and kind, or takes it off it.
+local function change_entry(led, at_ms, kind, parts, sign)
+  local from, to, holds, count = find_entry(led, at_ms, kind)
+  local is_new = from == to
+  -- Somebody has deleted a state and not the rest.
+  if is_new and sign < 0 then return end
+  local sums = is_new and {} or read_parts(led.deadlines, count, from + DEADLINE_BYTES)
+  holds = (holds or 0) + sign
+  add_parts(sums, parts, sign)
+  if holds <= 0 then
+    put_entry(led, from, to, '')
+    if kind == PAGE_KIND then led.pages = led.pages - 1 end
+  else
+    put_entry(led, from, to, write_entry(at_ms, kind, holds, sums))
+    if is_new and kind == PAGE_KIND then led.pages = led.pages + 1 end
+  end
+end
+
+-- The fields of the memory that say the same of a page's deadline: name and value.
+local function change_bucket(led, deadline, parts, sign)
+  local name = bucket_name(deadline)
+  local packed, sums, holds = known_field(led, name), {}, 0
+  if packed then
+    local count, at
+    holds, count, at = unpack_struct(BUCKET_FORMAT, packed)
+    sums = read_parts(packed, count, at)
+  end
+  add_parts(sums, parts, sign)
+  local count = #sums / 2
+  return name, pack_struct(BUCKET_FORMAT, max(holds + sign, 0), count) .. write_flat(PART_FORMAT, PART_WIDTH, count, sums)
+end
+
+-- Holds the parts until the deadline. Returns whether it is in a page, and then the bucket to write.
+local function add_deadline(led, deadline, parts)
+  local from, to = find_entry(led, deadline, EXACT_KIND)
+  led.live = led.live + 1
+  if from == to and #led.deadlines >= EXACT_BYTES then
+    change_entry(led, page_of(deadline), PAGE_KIND, parts, 1)
+    return true, change_bucket(led, deadline, parts, 1)
+  end
+  if from == to then
+    put_entry(led, from, to, write_entry(deadline, EXACT_KIND, 1, parts))
+  else
+    change_entry(led, deadline, EXACT_KIND, parts, 1)
+  end
+  return false
+end
+
+-- Holds them no longer. Returns the bucket to write, if there is one.
+local function remove_deadline(led, deadline, is_paged, parts)
+  led.live = max(led.live - 1, 0)
+  if not is_paged then
+    change_entry(led, deadline, EXACT_KIND, parts, -1)
+    return nil
+  end
+  change_entry(led, page_of(deadline), PAGE_KIND, parts, -1)
+  return change_bucket(led, deadline, parts, -1)
+end
+
+local function give_back(led, parts)
+  for i = 1, #parts, 2 do
+    local window = kept_window(led, parts[i])
+    -- Never less than nothing, whatever somebody has deleted by hand.
+    if window then window.held = max(window.held - parts[i + 1], 0) end
+  end
+end
+
+-- The buckets of a page after one time and up to another: deadline, holds, count of parts, the value and where the parts begin.
+local function buckets_of(led, page, after, until_ms)
+  local names, deadlines = {}, {}
+  local first = max(page - PAGE, after)
+  for deadline = floor(first / TENTH) * TENTH + TENTH, min(page, until_ms), TENTH do
+    names[#names + 1], deadlines[#deadlines + 1] = bucket_name(deadline), deadline
+  end
+  if names[1] then know(led, names) end
+  local buckets = {}
+  for i = 1, #names do
+    local packed = led.known[names[i]]
+    if packed then
+      local holds, count, at = unpack_struct(BUCKET_FORMAT, packed)
+      if holds > 0 then buckets[#buckets + 1] = { deadline = deadlines[i], holds = holds, parts = read_parts(packed, count, at) } end
+    end
+  end
+  return buckets
+end
+
+-- Gives back what of the pages is due before all of the page is. What was due when the state was written is not in it any more.
+local function give_back_buckets(led)
+  local now, at = led.time, 1
+  while at <= #led.deadlines do
+    local page, kind, _, count, after = unpack_struct(DEADLINE_FORMAT, led.deadlines, at)
+    if page - PAGE >= now then return end
+    if kind == PAGE_KIND then
+      for _, bucket in ipairs(buckets_of(led, page, led.stored_time, now)) do
+        give_back(led, bucket.parts)
+        led.lapsed, led.live = led.lapsed + bucket.holds, max(led.live - bucket.holds, 0)
+        -- As many holds as it has had.
+        local from, to, holds, parts = find_entry(led, page, PAGE_KIND)
+        if from == to then break end
+        local sums = read_parts(led.deadlines, parts, from + DEADLINE_BYTES)
+        add_parts(sums, bucket.parts, -1)
+        local left = holds - bucket.holds
+        put_entry(led, from, to, left > 0 and write_entry(page, PAGE_KIND, left, sums) or '')
+        if left <= 0 then
+          led.pages = led.pages - 1
+          after = from - PART_BYTES * count
+          break
+        end
+      end
+    end
+    at = after + PART_BYTES * count
+  end
+end
+
+-- NO-LEAK: works out in memory what is due to come back, and how many holds that were. Whoever writes the ledger writes it.
+local function give_back_due(led)
+  local packed, now, at = led.deadlines, led.time, 1
+  -- ONE-CLOCK: no deadline that was set by a clock that was wrong can be trusted. All holds lapse.
+  while at <= #packed do
+    local at_ms, kind, holds, count, after = unpack_struct(DEADLINE_FORMAT, packed, at)
+    if at_ms > now and not led.was_wrong then break end
+    local parts
+    parts, at = read_parts(packed, count, after)
+    give_back(led, parts)
+    led.lapsed, led.live = led.lapsed + holds, max(led.live - holds, 0)
+    if kind == PAGE_KIND then led.pages = led.pages - 1 end
+  end
+  if at > 1 then led.deadlines = sub(packed, at) end
+  if led.was_wrong then correct_memory(led) end
+  if led.pages > 0 then give_back_buckets(led) end
+end
+
+-- The earliest live deadline, or nil. What is due has been given back.
+local function earliest_deadline(led)
+  local at, earliest = 1, NEVER
+  while at <= #led.deadlines do
+    local at_ms, kind, _, count, after = unpack_struct(DEADLINE_FORMAT, led.deadlines, at)
+    if at_ms - PAGE >= earliest then break end
+    if kind == EXACT_KIND then
+      earliest = min(earliest, at_ms)
+    else
+      local bucket = buckets_of(led, at_ms, led.time, at_ms)[1]
+      -- Without its buckets a page is due as a whole.
+      earliest = min(earliest, bucket and bucket.deadline or at_ms)
+    end
+    at = after + PART_BYTES * count
+  end
+  return earliest < NEVER and earliest or nil
+end

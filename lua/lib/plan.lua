@@ -1,0 +1,32 @@
+-- plan: a compiled plan, as its message says it. Needs base.
+--
+-- A message is [id, on_plan_change, names, schedules, groups]. A group is [id, unit, schedule, quota, hard, label, rules]; a rule is
+-- [kind, pattern, conditions, measure]. Kind 0 is any name, 1 this name, 2 names that start with the pattern (which ends in a dot).
+-- A condition is [key, exact values as a set, prefixes]. Measures are those of price.
+
+-- What messages decode to, by their digest. Calls of all users of a plan share it, and no script changes it.
+local plans, plan_bytes = {}, 0
+
+local function group_of(place, message, schedules)
+  local schedule = schedules[message[3]]
+  local rules = {}
+  for i, rule in ipairs(message[7]) do
+    rules[i] = { kind = rule[1], pattern = rule[2], conditions = rule[3], measure = rule[4] }
+  end
+  return {
+    place = place, id = message[1], unit = message[2], schedule = message[3], period = schedule[1], quota = message[4],
+    hard = message[5], rules = rules,
+  }
+end
+
+-- The plan with this digest; nil where neither the message came along nor an earlier call has brought it.
+local function plan_of(digest, message)
+  local plan = plans[digest]
+  if plan or message == '' then return plan end
+  local id, change, names, schedules, groups = unpack(unpack_message(message))
+  plan = { digest = digest, id = id, change = change, names = names, groups = {}, matches = {}, match_bytes = 0 }
+  for place, group in ipairs(groups) do plan.groups[place] = group_of(place, group, schedules) end
+  if plan_bytes > MOST_REMEMBERED then plans, plan_bytes = {}, 0 end
+  plans[digest], plan_bytes = plan, plan_bytes + #message
+  return plan
+end

@@ -1,0 +1,288 @@
+-- windows: which windows an owner has, and which is a group's current one. Needs base, formats, ledger, plan.
+--
+-- A window is what its unit, period, kind of anchor and start make it (SPEC section 5, "identity of a window"). An open one stands until
+-- its end, whatever other windows of the same group come and go (SELF-CONTAINED). Claims and deadlines know a window by its number, which
+-- no other window of the owner ever has.
+--
+-- While the call's groups and anchors are those that the counters are arranged for, and none of their windows has ended, the counters say
+-- all that a call needs. Otherwise `unfold` reads every window into `led.windows`, by the id of its group: the one that was opened or
+-- entered last comes first. `arrange` then finds those of the plan's groups, and `fold` writes them as counters again.
+
+-- At most this many windows of one group are kept.
+local MOST_WINDOWS = 8
+
+-- What `frames` and one `frame` take in the call.
+local FRAMES_BYTES, FRAME_BYTES, OVERRIDE_BYTES = 11, 36, 9
+
+-- The part of a call that is of one owner. Its frames are read where one is asked for.
+local function open_frames(packed)
+  local frames = read_frames(packed)
+  frames.packed = packed
+  if frames.overrides > 0 then
+    frames.quotas = {}
+    local at = 1 + FRAMES_BYTES + frames.frames * FRAME_BYTES
+    for _ = 1, frames.overrides do
+      local group, quota
+      group, quota, at = unpack_struct(OVERRIDE_FORMAT, packed, at)
+      frames.quotas[group] = quota
+    end
+  end
+  return frames
+end
+
+-- The windows that the call was compiled for, of the group's schedule.
+local function frame_of(frames, group)
+  return (read_frame(frames.packed, 1 + FRAMES_BYTES + (group.schedule - 1) * FRAME_BYTES))
+end
+
+-- The quota in force, and whether it is one of the owner's own.
+local function quota_of(frames, group)
+  local quota = frames.quotas and frames.quotas[group.place]
+  return quota or group.quota, quota ~= nil
+end
+
+local function unfold(led)
+  if led.windows then return end
+  local windows, arranged, counters, times, tail = {}, {}, led.counters, led.times, led.tail
+  local count, at = unpack_struct(WINDOWS_FORMAT, tail)
+  for _ = 1, count do
+    local window, number, schedule, used, held
+    window, at = read_window(tail, at)
+    local place = window.place
+    if place > 0 then
+      local from = (place - 1) * COUNTER_WIDTH
+      number, schedule, used, held = counters[from + 1], counters[from + 2], counters[from + 3], counters[from + 4]
+      -- Whoever has asked for the window before has it in the hand.
+      local asked = led.at_place[place]
+      if asked then
+        asked.group, asked.unit, asked.period = window.group, window.unit, window.period
+        window, used, held = asked, asked.used, asked.held
+      end
+      arranged[place] = window
+    else
+      number, schedule, used, held, at = unpack_struct(COUNTER_FORMAT, tail, at)
+    end
+    local from = (schedule - 1) * SCHEDULE_WIDTH
+    window.number, window.used, window.held = number, used, held
+    window.anchor, window.start, window.ends, window.kept = times[from + 1], times[from + 2], times[from + 3], times[from + 4]
+    if window.kept > led.time then
+      local of_group = windows[window.group]
+      if of_group then of_group[#of_group + 1] = window else windows[window.group] = { window } end
+    elseif place > 0 then
+      arranged[place] = nil
+    end
+  end
+  led.windows, led.arranged, led.rest = windows, arranged, sub(tail, at)
+  -- Until somebody arranges them anew.
+  led.current_until = 0
+end
+
+-- Which schedule has these times, from 1.
+local function schedule_of(times, known, window)
+  local key = pack_struct(SCHEDULE_FORMAT, window.anchor, window.start, window.ends, window.kept)
+  local schedule = known[key]
+  if not schedule then
+    local size = #times
+    times[size + 1], times[size + 2], times[size + 3], times[size + 4] = window.anchor, window.start, window.ends, window.kept
+    schedule = size / SCHEDULE_WIDTH + 1
+    known[key] = schedule
+  end
+  return schedule
+end
+
+-- Writes what `unfold` has read.
+local function fold(led)
+  local times, known, counters, places, parts, last, count = {}, {}, {}, {}, { '' }, 0, 0
+  for place = 1, led.groups do
+    local window, at = led.arranged[place], (place - 1) * COUNTER_WIDTH
+    if window then
+      places[window] = place
+      counters[at + 1], counters[at + 2] = window.number, schedule_of(times, known, window)
+      counters[at + 3], counters[at + 4] = window.used, window.held
+    else
+      counters[at + 1], counters[at + 2], counters[at + 3], counters[at + 4] = 0, 0, 0, 0
+    end
+  end
+  for _, windows in pairs(led.windows) do
+    for i = 1, #windows do
+      local window = windows[i]
+      count, last = count + 1, max(last, window.kept)
+      window.place = places[window] or 0
+      parts[#parts + 1] = write_window(window)
+      if window.place == 0 then
+        local schedule = schedule_of(times, known, window)
+        parts[#parts + 1] = pack_struct(COUNTER_FORMAT, window.number, schedule, window.used, window.held)
+      end
+    end
+  end
+  parts[1] = pack_struct(WINDOWS_FORMAT, count)
+  parts[#parts + 1] = led.rest
+  led.times, led.counters, led.tail, led.last_kept = times, counters, concat(parts), last
+end
+
+-- A window that starts later was opened by a clock that was wrong, and is set aside until then.
+local function is_open(led, window)
+  return window.start <= led.time and led.time < window.ends
+end
+
+-- Whether the window is of the kind of the group and its frame: unit, period, and calendar or anchor. Nil if it is of another unit or
+-- period, false if only the kind of anchor differs.
+local function is_of_kind(window, group, frame)
+  if window.unit ~= group.unit or window.period ~= group.period then return nil end
+  return (window.anchor ~= CALENDAR) == (frame.anchor ~= CALENDAR)
+end
+
+-- The group's own window, if one is open: of its kind, and counted from its anchor, or from another one to the same start.
+local function own_window(led, group, frame)
+  for _, window in ipairs(led.windows[group.id] or {}) do
+    if is_of_kind(window, group, frame) and is_open(led, window)
+      and (window.anchor == frame.anchor or window.start == frame.start) then
+      return window
+    end
+  end
+end
+
+-- The window in force of this unit and period: of those that have begun, the last one, if it is open. And whether it is of the group's
+-- kind of anchor.
+local function window_in_force(led, group, frame)
+  for _, window in ipairs(led.windows[group.id] or {}) do
+    local same_kind = is_of_kind(window, group, frame)
+    if same_kind ~= nil and window.start <= led.time then return led.time < window.ends and window or nil, same_kind end
+  end
+end
+
+-- The open window that stands although its group has another kind of anchor now: a catalog edit of the anchor waits for its end.
+local function standing_window(led, group, frame)
+  local window, same_kind = window_in_force(led, group, frame)
+  return same_kind == false and window or nil
+end
+
+-- Replaces the group's windows.
+local function set_windows(led, id, windows)
+  -- What the windows were before one was opened; see `undo_windows`.
+  led.windows_before = led.windows_before or {}
+  if led.windows_before[id] == nil then led.windows_before[id] = led.windows[id] or false end
+  led.windows[id] = windows
+end
+
+-- A denied call changes nothing, and so leaves no window open that was not.
+local function undo_windows(led)
+  for id, windows in pairs(led.windows_before or {}) do
+    led.windows[id] = windows or nil
+    led.current_until = 0
+  end
+  if led.windows_before then led.arranged = {} end
+end
+
+-- `first`, and then the group's other windows. Of those that a moved anchor has left behind, only the last one is kept; of all, only
+-- MOST_WINDOWS: the one that ends first goes first.
+local function windows_after(led, group, frame, first)
+  local windows, left_behind = { first }, false
+  for _, window in ipairs(led.windows[group.id] or {}) do
+    local is_left = frame.anchor ~= CALENDAR and is_of_kind(window, group, frame) and window.anchor ~= frame.anchor
+    if window ~= first and not (is_left and left_behind) then windows[#windows + 1] = window end
+    if window ~= first and is_left then left_behind = true end
+  end
+  if #windows > MOST_WINDOWS then
+    local earliest = 2
+    for i = 3, #windows do
+      if windows[i].ends < windows[earliest].ends then earliest = i end
+    end
+    table.remove(windows, earliest)
+  end
+  return windows
+end
+
+-- Opens the window of the group's frame. Nil if that is not current: compile again.
+local function open_window(led, group, frame)
+  local now, start, ends = led.time, frame.start, frame.ends
+  if now < start or now >= ends then return nil end
+  for _, window in ipairs(led.windows[group.id] or {}) do
+    local same_kind = is_of_kind(window, group, frame)
+    local is_left = same_kind and window.anchor ~= frame.anchor
+    -- It starts no earlier than the one before it ended, although another catalog or time-zone database puts the boundary elsewhere. One that
+    -- a moved anchor has left behind is not before it: the new windows are counted as the anchor says.
+    if same_kind ~= nil and not is_left and window.ends <= now and window.ends > start then start = window.ends end
+  end
+  led.opened = led.opened + 1
+  local window = {
+    group = group.id, unit = group.unit, period = group.period, place = 0, number = led.opened, used = 0, held = 0,
+    anchor = frame.anchor, start = start, ends = ends, kept = frame.kept,
+  }
+  set_windows(led, group.id, windows_after(led, group, frame, window))
+  return window
+end
+
+-- Puts the window at the place of a group of the plan that the counters are arranged for.
+local function place_window(led, place, window)
+  led.arranged[place] = window
+  led.current_until = min(led.current_until, window.ends)
+end
+
+-- Finds the open windows of all groups of the plan.
+local function arrange(led, plan, frames)
+  unfold(led)
+  led.basis, led.groups, led.arranged, led.current_until = frames.basis, #plan.groups, {}, NEVER
+  for _, windows in pairs(led.windows) do
+    for i = 1, #windows do
+      -- One that is set aside comes into force by itself.
+      if windows[i].start > led.time then led.current_until = min(led.current_until, windows[i].start) end
+    end
+  end
+  for place, group in ipairs(plan.groups) do
+    if led.windows[group.id] then
+      local frame = frame_of(frames, group)
+      local window = own_window(led, group, frame) or standing_window(led, group, frame)
+      if window then place_window(led, place, window) end
+    end
+  end
+end
+
+-- Whether the counters are those of the plan's current windows.
+local function is_arranged(led, frames)
+  return led.basis == frames.basis and led.time < led.current_until
+end
+
+-- The group's window at the owner's time, opened if it is a new one; nil: compile again.
+local function current_window(led, plan, frames, group)
+  if not is_arranged(led, frames) then arrange(led, plan, frames) end
+  local place = group.place
+  local window
+  if led.windows then window = led.arranged[place] else window = window_at(led, place) end
+  if window then return window end
+  unfold(led)
+  -- `unfold` has forgotten until when the windows are current.
+  if not is_arranged(led, frames) then arrange(led, plan, frames) end
+  window = open_window(led, group, frame_of(frames, group))
+  if window then place_window(led, place, window) end
+  return window
+end
+
+-- The place of the counter with this number; nil if there is none. Those that are asked for one after the other mostly stand so.
+local function place_of(led, number)
+  local counters, next_place = led.counters, (led.found_place or 0) + 1
+  if counters[(next_place - 1) * COUNTER_WIDTH + 1] == number then
+    led.found_place = next_place
+    return next_place
+  end
+  for place = 1, led.groups do
+    if counters[(place - 1) * COUNTER_WIDTH + 1] == number then
+      led.found_place = place
+      return place
+    end
+  end
+end
+
+-- The window of this number, or nil if it is kept no longer.
+local function kept_window(led, number)
+  if not led.windows then
+    local place = led.time < led.current_until and place_of(led, number)
+    if place then return window_at(led, place) end
+    unfold(led)
+  end
+  for _, windows in pairs(led.windows) do
+    for i = 1, #windows do
+      if windows[i].number == number then return windows[i] end
+    end
+  end
+end
