@@ -1,26 +1,21 @@
 //! The use cases of metering: one short function per RPC.
 //!
-//! Each compiles the user's plan, runs one script, and translates the answer. Where the script says that it was compiled for
-//! another time or subscription, it is compiled again, at most three times.
+//! Each compiles the user's plan and asks the ledger. Where that says that the call was compiled for another time or subscription, it is
+//! compiled again, at most three times.
 
 use std::sync::Arc;
 use std::time::Duration;
-
-use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use sha2::{Digest as _, Sha256};
 
 use crate::domain::amount::{InvalidQuantity, Quantity};
 use crate::domain::answer::{Committed, Decision, Hold, Released, Standing, Tracked};
 use crate::domain::event::{Actual, Event, EventName};
 use crate::domain::fault::Fault;
-use crate::domain::id::{Nonce, Owner, RequestId, ReservationId};
+use crate::domain::id::{Owner, RequestId, ReservationId};
 use crate::domain::pattern::EventPattern;
 use crate::domain::plan::Catalog;
 use crate::domain::subscription::Subscription;
-use crate::ledger::codec::{self, Reply};
-use crate::ledger::{Ledger, Script, UserKeys, settling_keys};
-use crate::planner::{Basis, Clock, Effective, Planner};
+use crate::ledger::{self, InForce, Ledger, NoAnswer, Once};
+use crate::planner::{Clock, Planned, Planner};
 use crate::telemetry::{metrics, seen};
 
 /// How often a call is compiled again before it is given up.
@@ -63,7 +58,7 @@ pub struct Reserved {
     /// Whether the caller may go ahead, and where the groups stand.
     pub decision: Decision,
     /// What is held.
-    pub hold: Option<(ReservationId, Hold)>,
+    pub hold: Option<Hold>,
     /// Nothing was decided: Redis did not answer, and this deployment fails open.
     pub degraded: bool,
 }
@@ -96,14 +91,15 @@ impl Meter {
     /// A meter over `ledger`.
     #[must_use]
     pub fn new(catalog: Arc<Catalog>, ledger: Ledger, options: MeterOptions) -> Self {
-        let planner = Planner::new(catalog, Arc::clone(&options.clock));
+        let planner = Planner::new(catalog, &ledger, Arc::clone(&options.clock));
         Self { planner, ledger, options }
     }
 
-    /// The same meter with another catalog. What is known of subscriptions and of Redis's clock is kept.
+    /// The same meter with another catalog, whose plans are put into the archive. What is known of subscriptions and of Redis's clock is kept.
     #[must_use]
     pub fn with_catalog(&self, catalog: Arc<Catalog>) -> Self {
-        let planner = self.planner.with_catalog(catalog);
+        let planner = self.planner.with_catalog(catalog, &self.ledger);
+        self.ledger.archive_soon(planner.plans().cloned(), self.plan_kept());
         Self { planner, ledger: self.ledger.clone(), options: self.options.clone() }
     }
 
@@ -130,32 +126,13 @@ impl Meter {
         ttl: Duration,
         request_id: Option<&RequestId>,
     ) -> Result<Reserved, Fault> {
-        let nonce = Nonce::random();
         let ttl_ms = millis(ttl);
-        let digest = request_id.map(|_| digest(&("reserve", codec::event_identity(event), ttl_ms)));
-        let user_keys = UserKeys::new(owner);
-        let mut keys = user_keys.all();
-        keys.push(user_keys.hold(nonce.as_str()));
-        let call = |basis: &Basis<'_>| {
-            let (metadata, name, quantity, quantities, numeric) =
-                codec::event_measured(event, |name| basis.measures(name));
-            codec::encode(&(
-                basis.revision(),
-                basis.ended,
-                text(request_id),
-                digest.as_deref().unwrap_or_default(),
-                nonce.as_str(),
-                ttl_ms,
-                millis(self.options.settlement_window),
-                metadata,
-                name,
-                quantity,
-                quantities,
-                numeric,
-            ))
-        };
-        let (reply, basis) = match self.run(&self.ledger.scripts().reserve, &keys, owner, call).await {
-            Ok((reply, basis)) => (reply, basis),
+        let once = Once::reserve(request_id, event, ttl_ms);
+        match self.hold(owner, event, ttl_ms, &once).await {
+            Ok((plan, answer)) => {
+                seen::reserved(plan.id(), &answer.decision, answer.hold.as_ref());
+                Ok(Reserved { decision: answer.decision, hold: answer.hold, degraded: false })
+            }
             Err(Fault::Unavailable(source)) if self.options.fail_open => {
                 tracing::warn!(
                     error = &*source as &dyn std::error::Error,
@@ -163,17 +140,30 @@ impl Meter {
                 );
                 seen::degraded();
                 let decision = Decision { denied: None, standings: Vec::new(), retry_after_ms: None };
-                return Ok(Reserved { decision, hold: None, degraded: true });
+                Ok(Reserved { decision, hold: None, degraded: true })
             }
-            Err(fault) => return Err(unreadable(fault, event)),
-        };
-        let (decision, hold) = reply.decision()?;
-        seen::reserved(basis.plan.id(), &decision, hold.as_ref());
-        let hold = hold.map(|hold| {
-            // ONCE: a replay names the reservation of the first call.
-            (ReservationId { nonce: Nonce::from_ledger(&hold.nonce), owner: owner.clone() }, hold)
-        });
-        Ok(Reserved { decision, hold, degraded: false })
+            Err(fault) => Err(unreadable(fault, event)),
+        }
+    }
+
+    async fn hold(
+        &self,
+        owner: &Owner,
+        event: &Event,
+        ttl_ms: i64,
+        once: &Once,
+    ) -> Result<(InForce, ledger::ReserveAnswer), Fault> {
+        let settlement_ms = millis(self.options.settlement_window);
+        let plan_kept = self.plan_kept();
+        let mut attempts = self.attempts(owner);
+        loop {
+            let basis = &attempts.planned()?.basis;
+            let call = ledger::ReserveCall { basis, once, event, ttl_ms, settlement_ms, plan_kept };
+            match self.ledger.reserve(owner, &call).await {
+                Ok(answer) => return Ok((basis.plan.clone(), answer)),
+                Err(no_answer) => attempts.again(no_answer)?,
+            }
+        }
     }
 
     /// What Reserve would answer now.
@@ -181,40 +171,36 @@ impl Meter {
     /// # Errors
     /// See the RPC.
     pub async fn can_use(&self, owner: &Owner, event: &Event) -> Result<Decision, Fault> {
-        let keys = UserKeys::new(owner).all();
-        let call = |basis: &Basis<'_>| {
-            let event = codec::event_measured(event, |name| basis.measures(name));
-            codec::can_use_call_of(basis.revision(), basis.ended, event)
-        };
-        let reply = self.run(&self.ledger.scripts().can_use, &keys, owner, call).await;
-        let (reply, _) = reply.map_err(|fault| unreadable(fault, event))?;
-        let (decision, _) = reply.decision()?;
-        seen::asked(&decision);
-        Ok(decision)
+        let mut attempts = self.attempts(owner);
+        loop {
+            let basis = &attempts.planned()?.basis;
+            match self.ledger.can_use(owner, &ledger::CanUseCall { basis, event }).await {
+                Ok(decision) => {
+                    seen::asked(&decision);
+                    return Ok(decision);
+                }
+                Err(no_answer) => attempts.again(no_answer).map_err(|fault| unreadable(fault, event))?,
+            }
+        }
     }
 
     /// Settles a reservation with what was really used.
     ///
     /// # Errors
     /// See the RPC.
-    pub async fn commit(&self, id: &ReservationId, actual: Option<&Actual>) -> Result<Committed, Fault> {
-        let keys = settling_keys(&id.owner, &id.nonce);
-        let (given, quantity, quantities) = codec::actual(actual);
+    pub async fn commit(&self, reservation: &ReservationId, actual: Option<&Actual>) -> Result<Committed, Fault> {
         let replay_ms = millis(self.options.replay_window);
-        let call = codec::encode(&(id.nonce.as_str(), given, quantity, quantities, replay_ms));
-        let reply = self.ledger.run(&self.ledger.scripts().commit, &keys, &id.owner, &[&call]).await?;
-        reply.committed().inspect(seen::committed)
+        let call = ledger::CommitCall { reservation, actual, replay_ms };
+        self.ledger.commit(&call).await.inspect(seen::committed)
     }
 
     /// Gives a reservation back.
     ///
     /// # Errors
     /// See the RPC.
-    pub async fn release(&self, id: &ReservationId) -> Result<Released, Fault> {
-        let keys = settling_keys(&id.owner, &id.nonce);
-        let call = codec::encode(&(id.nonce.as_str(), millis(self.options.replay_window)));
-        let reply = self.ledger.run(&self.ledger.scripts().release, &keys, &id.owner, &[&call]).await?;
-        reply.released().inspect(seen::released)
+    pub async fn release(&self, reservation: &ReservationId) -> Result<Released, Fault> {
+        let replay_ms = millis(self.options.replay_window);
+        self.ledger.release(&ledger::ReleaseCall { reservation, replay_ms }).await.inspect(seen::released)
     }
 
     /// Counts what has happened, or gives back what it cost.
@@ -222,97 +208,53 @@ impl Meter {
     /// # Errors
     /// See the RPC.
     pub async fn track(&self, owner: &Owner, call: &TrackCall) -> Result<Tracked, Fault> {
-        let event_id = Nonce::random();
         let TrackCall { event, request_id, enforce, reservation } = call;
-        let digest = request_id.as_ref().map(|_| {
-            digest(&("track", codec::event_identity(event), enforce, reservation.as_ref().map(ToString::to_string)))
-        });
-        let once = (text(request_id.as_ref()), digest.as_deref().unwrap_or_default(), event_id.as_str());
-        let reply = match (event.name.refunded(), reservation) {
-            (Some(refunded), Some(reservation)) => {
-                self.refund_reservation(owner, reservation, event, &refunded, once).await?
-            }
-            (Some(refunded), None) => self.refund(owner, event, &refunded, once).await?,
-            (None, _) => return self.count(owner, event, *enforce, once).await,
-        };
-        reply.tracked().inspect(seen::refunded)
-    }
-
-    async fn count(&self, owner: &Owner, event: &Event, enforce: bool, once: Once<'_>) -> Result<Tracked, Fault> {
-        let (request_id, digest, event_id) = once;
-        let replay_ms = millis(self.options.replay_window);
-        let call = |basis: &Basis<'_>| {
-            let (metadata, name, quantity, quantities, numeric) =
-                codec::event_measured(event, |name| basis.measures(name));
-            codec::encode(&(
-                basis.revision(),
-                basis.ended,
-                request_id,
-                digest,
-                event_id,
-                enforce,
-                replay_ms,
-                metadata,
-                name,
-                quantity,
-                quantities,
-                numeric,
-            ))
-        };
-        let keys = UserKeys::new(owner).all();
-        let reply = self.run(&self.ledger.scripts().track, &keys, owner, call).await;
-        let (reply, basis) = reply.map_err(|fault| unreadable(fault, event))?;
-        reply.tracked().inspect(|tracked| seen::tracked(basis.plan.id(), tracked))
-    }
-
-    async fn refund(&self, owner: &Owner, event: &Event, refunded: &EventName, once: Once<'_>) -> Result<Reply, Fault> {
-        let (request_id, digest, event_id) = once;
-        let replay_ms = millis(self.options.replay_window);
-        let call = |basis: &Basis<'_>| {
-            let (metadata, name, quantity, quantities, numeric) =
-                codec::event_measured(event, |name| basis.measures(name));
-            codec::encode(&(
-                basis.revision(),
-                basis.ended,
-                request_id,
-                digest,
-                event_id,
-                refunded.as_str(),
-                replay_ms,
-                metadata,
-                name,
-                quantity,
-                quantities,
-                numeric,
-            ))
-        };
-        let keys = UserKeys::new(owner).all();
-        let reply = self.run(&self.ledger.scripts().refund, &keys, owner, call).await;
-        reply.map(|(reply, _)| reply).map_err(|fault| unreadable(fault, event))
-    }
-
-    async fn refund_reservation(
-        &self,
-        owner: &Owner,
-        reservation: &ReservationId,
-        event: &Event,
-        refunded: &EventName,
-        once: Once<'_>,
-    ) -> Result<Reply, Fault> {
-        if reservation.owner != *owner {
+        let once = Once::track(request_id.as_ref(), event, *enforce, reservation.as_ref());
+        let tracked = match (event.name.refunded(), reservation) {
+            (None, _) => self.count(owner, event, *enforce, &once).await,
+            (Some(refunded), None) => self.refund(owner, event, &refunded, &once).await,
             // Another user's reservation is as good as unknown.
-            return Err(Fault::ReservationNotFound);
-        }
-        let (request_id, digest, event_id) = once;
-        let keys = UserKeys::new(owner);
-        let keys = [keys.ledger(), keys.memory(), keys.agenda()];
+            (Some(_), Some(reservation)) if reservation.owner != *owner => Err(Fault::ReservationNotFound),
+            (Some(refunded), Some(reservation)) => {
+                let replay_ms = millis(self.options.replay_window);
+                let (once, refunded) = (&once, &refunded);
+                let call = ledger::RefundReservationCall { reservation, once, event, refunded, replay_ms };
+                self.ledger.refund_reservation(&call).await.inspect(seen::refunded)
+            }
+        };
+        tracked.map_err(|fault| unreadable(fault, event))
+    }
+
+    async fn count(&self, owner: &Owner, event: &Event, enforce: bool, once: &Once) -> Result<Tracked, Fault> {
         let replay_ms = millis(self.options.replay_window);
-        let (nonce, name) = (reservation.nonce.as_str(), refunded.as_str());
-        let (_, _, quantity, quantities, numeric) = codec::event(event);
-        let call =
-            codec::encode(&(nonce, request_id, digest, event_id, name, replay_ms, quantity, quantities, numeric));
-        let reply = self.ledger.run(&self.ledger.scripts().refund_reservation, &keys, owner, &[&call]).await;
-        reply.map_err(|fault| unreadable(fault, event))
+        let mut attempts = self.attempts(owner);
+        loop {
+            let basis = &attempts.planned()?.basis;
+            match self.ledger.track(owner, &ledger::TrackCall { basis, once, event, enforce, replay_ms }).await {
+                Ok(tracked) => {
+                    seen::tracked(basis.plan.id(), &tracked);
+                    // A replay may be answered by a replica that has another catalog.
+                    self.ledger.archive_soon(basis.plan.known().cloned(), self.plan_kept());
+                    return Ok(tracked);
+                }
+                Err(no_answer) => attempts.again(no_answer)?,
+            }
+        }
+    }
+
+    async fn refund(&self, owner: &Owner, event: &Event, refunded: &EventName, once: &Once) -> Result<Tracked, Fault> {
+        let replay_ms = millis(self.options.replay_window);
+        let mut attempts = self.attempts(owner);
+        loop {
+            let basis = &attempts.planned()?.basis;
+            match self.ledger.refund(owner, &ledger::RefundCall { basis, once, event, refunded, replay_ms }).await {
+                Ok(tracked) => {
+                    seen::refunded(&tracked);
+                    return Ok(tracked);
+                }
+                Err(no_answer) => attempts.again(no_answer)?,
+            }
+        }
     }
 
     /// A user's standing in every group of the plan, or in those with a rule for `event`.
@@ -320,56 +262,78 @@ impl Meter {
     /// # Errors
     /// See the RPC.
     pub async fn usage(&self, owner: &Owner, event: Option<&EventPattern>, at_ms: Option<i64>) -> Result<Usage, Fault> {
-        let keys = UserKeys::new(owner).all();
-        let call = |basis: &Basis<'_>| codec::encode(&(basis.revision(), basis.ended, at_ms.unwrap_or(-1)));
-        let (reply, basis) = self.run(&self.ledger.scripts().usage, &keys, owner, call).await?;
-        let mut standings = reply.usage()?;
-        let plan_id = match basis.plan {
-            Effective::Plan { id, .. } => Some(id.to_owned()),
-            Effective::None | Effective::Unknown(_) => None,
-        };
-        if let (Some(event), Some(plan)) = (event, plan_id.as_ref().and_then(|id| self.planner.catalog().plan(id))) {
-            let wanted = |id: &str| {
-                let group = plan.groups.iter().find(|group| group.id == id);
-                group.is_some_and(|group| group.rules.iter().any(|rule| rule.event.overlaps(event)))
+        let mut attempts = self.attempts(owner);
+        loop {
+            let planned = attempts.planned()?;
+            let basis = &planned.basis;
+            let mut standings = match self.ledger.usage(owner, &ledger::UsageCall { basis, at_ms }).await {
+                Ok(standings) => standings,
+                Err(no_answer) => {
+                    attempts.again(no_answer)?;
+                    continue;
+                }
             };
-            standings.retain(|standing| wanted(&standing.group_id));
+            let plan_id = basis.plan.known().map(|plan| plan.id.clone());
+            let plan = plan_id.as_ref().and_then(|id| self.planner.catalog().plan(id));
+            if let (Some(event), Some(plan)) = (event, plan) {
+                let wanted = |id: &str| {
+                    let group = plan.groups.iter().find(|group| group.id == id);
+                    group.is_some_and(|group| group.rules.iter().any(|rule| rule.event.overlaps(event)))
+                };
+                standings.retain(|standing| wanted(&standing.group_id));
+            }
+            return Ok(Usage { subscription: planned.subscription.clone(), plan_id, standings });
         }
-        Ok(Usage { subscription: basis.subscription, plan_id, standings })
     }
 
-    /// Runs a script that decides by the user's plan. Returns what the answer was compiled for.
-    async fn run(
-        &self,
-        script: &'static Script,
-        keys: &[String],
-        owner: &Owner,
-        call: impl Fn(&Basis<'_>) -> Vec<u8>,
-    ) -> Result<(Reply, Basis<'_>), Fault> {
-        let mut at_ms = self.planner.now_ms();
-        for _ in 0..=RETRIES {
-            let basis = self.planner.basis(owner, at_ms)?;
-            let args = [&call(&basis), basis.plan_argument()];
-            let reply = match self.ledger.run(script, keys, owner, &args).await {
-                Err(Fault::PlanUnknown(_)) => return Err(unknown(basis.plan)),
-                reply => reply?,
-            };
-            match reply.current() {
-                Ok(reply) => return Ok((reply, basis)),
-                Err(stale) => {
-                    seen::stale();
-                    at_ms = stale.now_ms;
-                    self.planner.learn(owner, &stale)?;
-                }
-            }
-        }
-        metrics().contended.inc();
-        Err(Fault::Contended)
+    fn attempts<'a>(&'a self, owner: &'a Owner) -> Attempts<'a> {
+        let (planner, at_ms) = (&self.planner, self.planner.now_ms());
+        Attempts { planner, owner, at_ms, left: RETRIES, planned: None }
+    }
+
+    /// How long somebody may ask for a plan that decides now.
+    fn plan_kept(&self) -> Duration {
+        const HOLD: Duration = Duration::from_secs(24 * 3600);
+        // Until it is archived again, and as long again.
+        const USE: Duration = Duration::from_secs(2 * 3600);
+        let MeterOptions { settlement_window, replay_window, .. } = self.options;
+        HOLD.saturating_add(settlement_window).saturating_add(replay_window).saturating_add(USE)
     }
 }
 
-/// Request id, digest and event id of a Track.
-type Once<'a> = (&'a str, &'a str, &'a str);
+/// A call that is compiled again where it was compiled for another time or subscription.
+struct Attempts<'a> {
+    planner: &'a Planner,
+    owner: &'a Owner,
+    at_ms: i64,
+    left: usize,
+    planned: Option<Planned>,
+}
+
+impl Attempts<'_> {
+    /// What to compile the call for.
+    fn planned(&mut self) -> Result<&Planned, Fault> {
+        let planned = self.planner.plan_for(self.owner, self.at_ms)?;
+        Ok(self.planned.insert(planned))
+    }
+
+    /// Takes in why there was no answer, if the call is to be compiled again.
+    fn again(&mut self, no_answer: NoAnswer) -> Result<(), Fault> {
+        let stored = match no_answer {
+            NoAnswer::Stale(stored) => stored,
+            NoAnswer::Fault(fault) => return Err(fault),
+        };
+        seen::stale();
+        self.at_ms = stored.now_ms;
+        self.planner.learn(self.owner, *stored);
+        if self.left == 0 {
+            metrics().contended.inc();
+            return Err(Fault::Contended);
+        }
+        self.left -= 1;
+        Ok(())
+    }
+}
 
 /// Says of a quantity that a script has missed if the event's metadata has it, but not as a number.
 fn unreadable(fault: Fault, event: &Event) -> Fault {
@@ -393,23 +357,7 @@ fn unreadable(fault: Fault, event: &Event) -> Fault {
     }
 }
 
-fn unknown(plan: Effective<'_>) -> Fault {
-    match plan {
-        Effective::Unknown(id) => Fault::PlanUnknown(id),
-        Effective::Plan { id, .. } => Fault::PlanUnknown(id.to_owned()),
-        Effective::None => Fault::PlanUnknown(String::new()),
-    }
-}
-
-fn text(request_id: Option<&RequestId>) -> &str {
-    request_id.map_or("", RequestId::as_str)
-}
-
-fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
-}
-
-/// ONCE: tells whether a retry is the same request: half of a SHA-256 of it as it was parsed, defaults filled, maps sorted.
-fn digest(request: &impl serde::Serialize) -> String {
-    URL_SAFE_NO_PAD.encode(&Sha256::digest(codec::encode(request))[..16])
+/// A duration in milliseconds.
+fn millis(duration: Duration) -> i64 {
+    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
 }

@@ -3,19 +3,18 @@
 //! All of it is a guess that the script checks (ONE-CLOCK, SELF-CONTAINED): where it was wrong the script writes nothing and says
 //! how things are, and the call is compiled again. So these caches need no invalidation.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
 use quick_cache::sync::{Cache, DefaultLifecycle};
 use quick_cache::{DefaultHashBuilder, Equivalent, OptionsBuilder, Weighter};
 
-use crate::catalog::{CompiledPlan, NoCalendar, compile};
 use crate::domain::fault::Fault;
 use crate::domain::id::Owner;
 use crate::domain::plan::{Anchor, Catalog, Plan};
 use crate::domain::subscription::{QuotaOverride, Subscription};
-use crate::ledger::{Stale, codec};
+use crate::ledger::{Basis, CompiledPlan, Frames, InForce, Ledger, NoCalendar, Stored};
 
 /// Tells the time, in milliseconds of the Unix epoch.
 pub type Clock = Arc<dyn Fn() -> i64 + Send + Sync>;
@@ -23,26 +22,37 @@ pub type Clock = Arc<dyn Fn() -> i64 + Send + Sync>;
 /// What the subscriptions that are kept in memory take at most: those of some 50,000 users, of fewer with many overrides.
 pub const SUBSCRIPTIONS_BYTES: u64 = 16 << 20;
 
-/// What the compiled plans that are kept in memory take at most, over all apps and catalogs. A plan of three groups takes about a
-/// kilobyte for each anchor and each set of overrides, one of fifty groups about ten.
-pub const COMPILED_BYTES: u64 = 32 << 20;
+/// What the windows of plans that are kept in memory take at most, over all apps and catalogs. A plan takes less than half a kilobyte for
+/// each anchor, and more for each set of overrides.
+pub const FRAMES_BYTES: u64 = 32 << 20;
 
 /// The caches' part of an entry, as their weights have it: its places in their tables, and what the allocator adds.
 const ENTRY_BYTES: usize = 96;
 
-/// Plans are large and few beside subscriptions: in many parts, one of them would not fit into its part.
-const COMPILED_PARTS: usize = 4;
+/// Those with overrides may be large: in many parts, one of them would not fit into its part.
+const FRAMES_PARTS: usize = 4;
 
 /// See the module.
 pub struct Planner {
     catalog: Arc<Catalog>,
+    /// The plans of the catalog as the scripts read them, by their ids.
+    plans: HashMap<String, Arc<CompiledPlan>>,
     clock: Clock,
     /// By how much Redis's clock is ahead of this machine's.
     ahead_ms: Arc<AtomicI64>,
     subscriptions: Arc<Cache<Owner, Arc<Subscription>, Bytes>>,
-    compiled: Arc<Cache<CompileKey, CompiledPlan, Bytes>>,
+    compiled: Arc<Cache<CompileKey, Compiled, Bytes>>,
     /// Tells this catalog's compiled plans from those of others.
     number: u64,
+}
+
+/// A plan for one anchor and one set of overrides, at one time.
+#[derive(Debug, Clone)]
+pub struct Compiled {
+    /// As the scripts read it.
+    pub plan: Arc<CompiledPlan>,
+    /// Its windows.
+    pub frames: Frames,
 }
 
 /// Weighs entries by the bytes that they take, as callers decide how large they are.
@@ -51,17 +61,17 @@ struct Bytes;
 
 impl Weighter<Owner, Arc<Subscription>> for Bytes {
     fn weight(&self, owner: &Owner, subscription: &Arc<Subscription>) -> u64 {
-        let Subscription { revision, plan_id, fallen_to, overrides, .. } = &**subscription;
-        let texts = [owner.tag(), revision, plan_id, fallen_to.as_deref().unwrap_or_default()];
+        let Subscription { plan_id, fallen_to, overrides, .. } = &**subscription;
+        let texts = [owner.tag(), plan_id, fallen_to.as_deref().unwrap_or_default()];
         let fixed = ENTRY_BYTES + size_of::<Owner>() + size_of::<Subscription>();
         bytes(fixed + texts.map(str::len).iter().sum::<usize>() + overrides_bytes(overrides))
     }
 }
 
-impl Weighter<CompileKey, CompiledPlan> for Bytes {
-    fn weight(&self, key: &CompileKey, plan: &CompiledPlan) -> u64 {
-        let fixed = ENTRY_BYTES + size_of::<CompileKey>() + size_of::<CompiledPlan>();
-        bytes(fixed + key.plan.len() + overrides_bytes(&key.overrides) + plan.message.len())
+impl Weighter<CompileKey, Compiled> for Bytes {
+    fn weight(&self, key: &CompileKey, compiled: &Compiled) -> u64 {
+        let fixed = ENTRY_BYTES + size_of::<CompileKey>() + size_of::<Compiled>();
+        bytes(fixed + key.plan.len() + overrides_bytes(&key.overrides) + compiled.frames.bytes.len())
     }
 }
 
@@ -82,69 +92,13 @@ fn next_number() -> u64 {
     NEXT.fetch_add(1, Ordering::Relaxed)
 }
 
-/// What a call was compiled for.
+/// What a call is compiled for.
 #[derive(Debug, Clone)]
-pub struct Basis<'a> {
+pub struct Planned {
     /// As last seen.
     pub subscription: Option<Arc<Subscription>>,
-    /// Whether it had ended.
-    pub ended: bool,
-    /// The plan in force.
-    pub plan: Effective<'a>,
-}
-
-/// The plan in force.
-#[derive(Debug, Clone)]
-pub enum Effective<'a> {
-    /// This one.
-    Plan {
-        /// Its id in the catalog.
-        id: &'a str,
-        /// As the scripts read it.
-        message: Arc<[u8]>,
-        /// Every name that its rules measure.
-        measured: &'a BTreeSet<String>,
-    },
-    /// None: no subscription, and no default plan.
-    None,
-    /// One that the catalog does not have.
-    Unknown(String),
-}
-
-impl Effective<'_> {
-    /// Its id in the catalog; empty for none.
-    #[must_use]
-    pub fn id(&self) -> &str {
-        match self {
-            Self::Plan { id, .. } => id,
-            Self::None => "",
-            Self::Unknown(id) => id,
-        }
-    }
-}
-
-impl Basis<'_> {
-    /// The revision of the subscription; empty for none.
-    #[must_use]
-    pub fn revision(&self) -> &str {
-        self.subscription.as_ref().map_or("", |subscription| &subscription.revision)
-    }
-
-    /// Whether a rule of the plan measures this name.
-    #[must_use]
-    pub fn measures(&self, name: &str) -> bool {
-        matches!(&self.plan, Effective::Plan { measured, .. } if measured.contains(name))
-    }
-
-    /// The plan as an argument of the scripts.
-    #[must_use]
-    pub fn plan_argument(&self) -> &[u8] {
-        match &self.plan {
-            Effective::Plan { message, .. } => message,
-            Effective::None => b"none",
-            Effective::Unknown(_) => b"unknown",
-        }
-    }
+    /// What the ledger is told of it.
+    pub basis: Basis,
 }
 
 /// What a plan is compiled for. Callers ask with a [`CompileQuestion`], which owns nothing.
@@ -174,20 +128,30 @@ impl Equivalent<CompileKey> for CompileQuestion<'_> {
     }
 }
 
+fn by_id(plans: Vec<Arc<CompiledPlan>>) -> HashMap<String, Arc<CompiledPlan>> {
+    plans.into_iter().map(|plan| (plan.id.clone(), plan)).collect()
+}
+
 impl Planner {
     /// A planner for `catalog`, with a clock that may be wrong.
     #[must_use]
-    pub fn new(catalog: Arc<Catalog>, clock: Clock) -> Self {
+    pub fn new(catalog: Arc<Catalog>, ledger: &Ledger, clock: Clock) -> Self {
+        let plans = ledger.compile(&catalog);
+        Self::of(catalog, plans, clock)
+    }
+
+    fn of(catalog: Arc<Catalog>, plans: Vec<Arc<CompiledPlan>>, clock: Clock) -> Self {
         let options = OptionsBuilder::new()
-            .shards(COMPILED_PARTS)
-            .estimated_items_capacity((COMPILED_BYTES >> 12) as usize)
-            .weight_capacity(COMPILED_BYTES)
+            .shards(FRAMES_PARTS)
+            .estimated_items_capacity((FRAMES_BYTES >> 10) as usize)
+            .weight_capacity(FRAMES_BYTES)
             .build()
             .expect("everything that is needed is said");
         let compiled = Cache::with_options(options, Bytes, DefaultHashBuilder::default(), DefaultLifecycle::default());
         let subscriptions = Cache::with_weighter((SUBSCRIPTIONS_BYTES >> 8) as usize, SUBSCRIPTIONS_BYTES, Bytes);
         Self {
             catalog,
+            plans: by_id(plans),
             clock,
             ahead_ms: Arc::default(),
             subscriptions: Arc::new(subscriptions),
@@ -197,11 +161,17 @@ impl Planner {
     }
 
     /// A planner for another catalog. It shares what has been seen of users and of Redis's clock, which depends on no catalog, and the
-    /// room for compiled plans: however many apps and catalogs there are, it is bounded once.
+    /// room for windows: however many apps and catalogs there are, it is bounded once.
     #[must_use]
-    pub fn with_catalog(&self, catalog: Arc<Catalog>) -> Self {
+    pub fn with_catalog(&self, catalog: Arc<Catalog>, ledger: &Ledger) -> Self {
+        let plans = ledger.compile(&catalog);
+        self.with_plans(catalog, plans)
+    }
+
+    fn with_plans(&self, catalog: Arc<Catalog>, plans: Vec<Arc<CompiledPlan>>) -> Self {
         Self {
             catalog,
+            plans: by_id(plans),
             clock: Arc::clone(&self.clock),
             ahead_ms: Arc::clone(&self.ahead_ms),
             subscriptions: Arc::clone(&self.subscriptions),
@@ -216,6 +186,11 @@ impl Planner {
         &self.catalog
     }
 
+    /// Its plans, as the scripts read them.
+    pub fn plans(&self) -> impl Iterator<Item = &Arc<CompiledPlan>> {
+        self.plans.values()
+    }
+
     /// The time as Redis has it, as far as is known.
     #[must_use]
     pub fn now_ms(&self) -> i64 {
@@ -226,54 +201,56 @@ impl Planner {
     ///
     /// # Errors
     /// [`Fault::Internal`] for a time without a calendar.
-    pub fn basis(&self, owner: &Owner, at_ms: i64) -> Result<Basis<'_>, Fault> {
+    pub fn plan_for(&self, owner: &Owner, at_ms: i64) -> Result<Planned, Fault> {
         let subscription = self.subscriptions.get(owner);
         let ended = subscription.as_ref().is_some_and(|subscription| subscription.has_ended(at_ms));
+        let revision = subscription.as_ref().map(|subscription| subscription.revision);
+        let plan = self.in_force(subscription.as_deref(), ended, at_ms)?;
+        Ok(Planned { subscription, basis: Basis { revision, ended, plan } })
+    }
+
+    fn in_force(&self, subscription: Option<&Subscription>, ended: bool, at_ms: i64) -> Result<InForce, Fault> {
         let none = BTreeMap::new();
-        let (plan, anchor_ms, overrides) = match &subscription {
-            Some(subscription) if !ended => match self.catalog.plan(&subscription.plan_id) {
-                Some(plan) => (Some(plan), Some(subscription.cycle_anchor_ms), &subscription.overrides),
-                None => {
-                    let plan = Effective::Unknown(subscription.plan_id.clone());
-                    return Ok(Basis { subscription: Some(Arc::clone(subscription)), ended, plan });
-                }
+        let anchor_ms = subscription.map(|subscription| subscription.cycle_anchor_ms);
+        let (plan, overrides) = match subscription.filter(|_| !ended) {
+            Some(subscription) => match self.catalog.plan(&subscription.plan_id) {
+                Some(plan) => (Some(plan), &subscription.overrides),
+                None => return Ok(InForce::Unknown(subscription.plan_id.clone())),
             },
             // The quotas of one's own end with the subscription.
-            Some(subscription) => (self.catalog.default_plan(), Some(subscription.cycle_anchor_ms), &none),
-            None => (self.catalog.default_plan(), None, &none),
+            None => (self.catalog.default_plan(), &none),
         };
-        let plan = match plan {
-            Some(plan) => {
-                let compiled = self.compiled(plan, anchor_ms, overrides, at_ms)?;
-                Effective::Plan { id: &plan.id, message: compiled.message, measured: &plan.measured }
-            }
-            None => Effective::None,
-        };
-        Ok(Basis { subscription, ended, plan })
+        let Some(plan) = plan else { return Ok(InForce::None) };
+        let Compiled { plan, frames } = self.compiled(plan, anchor_ms, overrides, at_ms)?;
+        Ok(InForce::Plan { plan, frames: frames.bytes })
     }
 
     /// `plan` as the scripts read it, for this time.
     ///
     /// # Errors
     /// [`Fault::Internal`] for a time without a calendar.
+    ///
+    /// # Panics
+    /// If the catalog has no such plan.
     pub fn compiled(
         &self,
         plan: &Plan,
         anchor_ms: Option<i64>,
         overrides: &BTreeMap<String, QuotaOverride>,
         at_ms: i64,
-    ) -> Result<CompiledPlan, Fault> {
+    ) -> Result<Compiled, Fault> {
         let anchored = plan.groups.iter().any(|group| group.anchor == Anchor::SubscriptionStart);
         let catalog = self.number;
         let question =
             CompileQuestion { catalog, plan: &plan.id, anchor_ms: anchor_ms.filter(|_| anchored), overrides };
         if let Some(compiled) = self.compiled.get(&question)
-            && (compiled.from_ms..compiled.until_ms).contains(&at_ms)
+            && (compiled.frames.from_ms..compiled.frames.until_ms).contains(&at_ms)
         {
             return Ok(compiled);
         }
-        let compiled =
-            compile(plan, anchor_ms, overrides, at_ms).map_err(|error: NoCalendar| Fault::Internal(Box::new(error)))?;
+        let frames = Frames::of(plan, anchor_ms, overrides, at_ms);
+        let frames = frames.map_err(|error: NoCalendar| Fault::Internal(Box::new(error)))?;
+        let compiled = Compiled { plan: Arc::clone(&self.plans[&plan.id]), frames };
         let CompileQuestion { catalog, plan, anchor_ms, overrides } = question;
         let key = CompileKey { catalog, plan: plan.to_owned(), anchor_ms, overrides: overrides.clone() };
         self.compiled.insert(key, compiled.clone());
@@ -281,13 +258,9 @@ impl Planner {
     }
 
     /// Takes in what a script said of the time and of the user's subscription.
-    ///
-    /// # Errors
-    /// [`Fault::Internal`] for a subscription that is not understood.
-    pub fn learn(&self, owner: &Owner, stale: &Stale) -> Result<(), Fault> {
-        self.ahead_ms.store(stale.redis_ms.saturating_sub((self.clock)()), Ordering::Relaxed);
-        self.remember(owner, codec::decode_subscription(&stale.subscription)?);
-        Ok(())
+    pub fn learn(&self, owner: &Owner, stored: Stored) {
+        self.ahead_ms.store(stored.redis_ms.saturating_sub((self.clock)()), Ordering::Relaxed);
+        self.remember(owner, stored.subscription);
     }
 
     /// Takes in the user's subscription, or that there is none.
@@ -306,25 +279,30 @@ mod tests {
     use crate::domain::amount::Quantity;
     use crate::domain::id::{AppId, UserId};
 
-    /// A planner for a plan `p` whose windows begin with the subscription, and whose message is some 200 kB.
+    /// A planner for a plan `p` of 1000 groups, whose windows begin with the subscription.
     fn planner() -> Planner {
-        let values = (0..100).map(|index| format!("{index:0>200}")).collect::<Vec<_>>().join(", ");
-        let rules: Vec<_> =
-            (0..10).map(|index| format!("{{ event: e{index}, metadata: {{ model: [{values}] }} }}")).collect();
-        let group = format!(
-            "{{ id: g, unit: count, quota: 1, period: daily, anchor: subscription_start, match: [{}] }}",
-            rules.join(", ")
-        );
-        let text = format!("plans: {{ p: {{ limit_groups: [ {group} ] }} }}");
+        let group = |index: usize| {
+            format!(
+                "{{ id: g{index}, unit: count, quota: 1, period: daily, anchor: subscription_start, match: [ {{ event: e }} ] }}"
+            )
+        };
+        let groups: Vec<_> = (0..1000).map(group).collect();
+        let text = format!("plans: {{ p: {{ limit_groups: [ {} ] }} }}", groups.join(", "));
         let catalog = catalog::parse(&text, jiff::tz::db()).unwrap_or_else(|problems| panic!("{problems}"));
-        Planner::new(Arc::new(catalog), Arc::new(|| 1_795_516_200_000))
+        let plans = catalog.plans().iter().map(|plan| Arc::new(CompiledPlan::of(plan))).collect();
+        Planner::of(Arc::new(catalog), plans, Arc::new(|| 1_795_516_200_000))
     }
 
-    /// The messages of the plan for so many anchors, most recent last, all of them held.
-    fn compiled(planner: &Planner, anchors: i64) -> Vec<Arc<[u8]>> {
+    fn again(planner: &Planner) -> Planner {
+        planner.with_plans(Arc::clone(planner.catalog()), planner.plans().cloned().collect())
+    }
+
+    /// The windows of the plan for so many anchors, with so many overrides each, most recent last, all of them held.
+    fn frames(planner: &Planner, anchors: i64, overrides: usize) -> Vec<Arc<[u8]>> {
         let plan = planner.catalog().plan("p").unwrap();
         let at_ms = planner.now_ms();
-        let compile = |anchor| planner.compiled(plan, Some(anchor), &BTreeMap::new(), at_ms).unwrap().message;
+        let overrides = (0..overrides).map(|index| (format!("g{index}"), QuotaOverride::Unlimited)).collect();
+        let compile = |anchor| planner.compiled(plan, Some(anchor), &overrides, at_ms).unwrap().frames.bytes;
         (0..anchors).map(compile).collect()
     }
 
@@ -334,29 +312,47 @@ mod tests {
     }
 
     #[test]
-    fn compiled_plans_of_any_number_of_users_and_apps_stay_within_their_bytes() {
+    fn the_windows_of_any_number_of_users_and_apps_stay_within_their_bytes() {
         let planner = planner();
-        let other = planner.with_catalog(Arc::clone(planner.catalog()));
-        let mut held = compiled(&planner, 150);
-        assert!(held[0].len() > 150_000, "{} bytes", held[0].len());
-        held.extend(compiled(&other, 150));
-        let in_all: usize = held.iter().map(|message| message.len()).sum();
-        assert!(in_all as u64 > COMPILED_BYTES + COMPILED_BYTES / 2, "more was compiled than there is room for");
-        let kept = cached(&held, |message| message.len());
-        assert!(kept as u64 <= COMPILED_BYTES, "{kept} bytes are kept of {in_all}");
-        assert!(kept as u64 > COMPILED_BYTES / 2, "{kept} bytes are kept of {in_all}: the room is used");
+        let other = again(&planner);
+        // With 1000 overrides each takes some 9 kB, and its key ten times as much.
+        let mut held = frames(&planner, 400, 1000);
+        held.extend(frames(&other, 400, 1000));
+        let each = held[0].len()
+            + overrides_bytes(&(0..1000).map(|index| (format!("g{index}"), QuotaOverride::Unlimited)).collect());
+        assert!(
+            (held.len() * each) as u64 > FRAMES_BYTES + FRAMES_BYTES / 2,
+            "more was compiled than there is room for"
+        );
+        let kept = cached(&held, |_| each);
+        assert!(kept as u64 <= FRAMES_BYTES, "{kept} bytes are kept");
+        assert!(kept as u64 > FRAMES_BYTES / 2, "{kept} bytes are kept: the room is used");
         // The weights are no smaller than what is there.
         assert!(planner.compiled.weight() >= kept as u64);
-        let again = compiled(&planner, 1);
-        assert!(Arc::ptr_eq(&again[0], &compiled(&planner, 1)[0]), "what was asked last is found");
+        let again = frames(&planner, 1, 1000);
+        assert!(Arc::ptr_eq(&again[0], &frames(&planner, 1, 1000)[0]), "what was asked last is found");
     }
 
     #[test]
-    fn a_catalog_never_finds_the_plans_of_another() {
+    fn small_windows_weigh_what_they_take() {
         let planner = planner();
-        let other = planner.with_catalog(Arc::clone(planner.catalog()));
-        let [one, two] = [&planner, &other].map(|planner| compiled(planner, 1).remove(0));
+        let held = frames(&planner, 1000, 0);
+        let each = held[0].len() + size_of::<CompileKey>() + size_of::<Compiled>();
+        assert!(planner.compiled.weight() >= (1000 * each) as u64);
+        assert!(planner.compiled.weight() < (3000 * each) as u64);
+    }
+
+    #[test]
+    fn a_catalog_never_finds_the_windows_of_another() {
+        let planner = planner();
+        let other = again(&planner);
+        let [one, two] = [&planner, &other].map(|planner| frames(planner, 1, 0).remove(0));
         assert!(!Arc::ptr_eq(&one, &two));
+    }
+
+    #[test]
+    fn the_caches_take_at_most_64_mebibytes() {
+        assert!(SUBSCRIPTIONS_BYTES + FRAMES_BYTES + crate::ledger::ARCHIVED_BYTES <= 64 << 20);
     }
 
     #[test]
@@ -368,7 +364,7 @@ mod tests {
         let remember = |index: usize| {
             let owner = Owner::new(&AppId::default(), &UserId::parse(&format!("user-{index}")).unwrap());
             let subscription = Subscription {
-                revision: "r".to_owned(),
+                revision: [0; 8],
                 plan_id: "gone".to_owned(),
                 start_ms: 0,
                 end_ms: None,

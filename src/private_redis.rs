@@ -18,6 +18,8 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
+use crate::domain::id::{base64url, random};
+
 /// Runs Redis (`$@`) until the pipe on standard input closes, or until Redis ends by itself.
 ///
 /// Signals go to the process group (`kill 0`), never to a number kept from before: a group's number is not given away while a
@@ -433,7 +435,7 @@ fn place_socket(data_dir: &Path) -> io::Result<(PathBuf, Option<SocketDir>)> {
     if fits(&socket) {
         return Ok((socket, None));
     }
-    let name = format!("tollgate-{}", crate::domain::id::Nonce::random());
+    let name = format!("tollgate-{}", base64url(&random::<16>()));
     for parent in [std::env::temp_dir(), PathBuf::from("/tmp")] {
         let Ok(parent) = parent.canonicalize() else { continue };
         let directory = parent.join(&name);

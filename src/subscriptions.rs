@@ -5,13 +5,13 @@
 
 use std::collections::BTreeMap;
 
-use crate::catalog::CompiledPlan;
 use crate::domain::fault::Fault;
-use crate::domain::id::{Nonce, Owner};
+use crate::domain::id::{Owner, random};
 use crate::domain::plan::Plan;
 use crate::domain::subscription::{QuotaOverride, Subscription};
-use crate::ledger::{UserKeys, codec};
+use crate::ledger::{Apply, NoAnswer, PutCall, Step, Stored};
 use crate::meter::Meter;
+use crate::planner::Compiled;
 use crate::telemetry::{metrics, seen};
 
 /// How often a change is tried against concurrent ones before it is given up.
@@ -31,13 +31,7 @@ pub struct Upsert {
 }
 
 /// What is stored of a user when a change begins.
-struct Before {
-    now_ms: i64,
-    subscription: Option<Subscription>,
-    ledger_plan: String,
-}
-
-impl Before {
+impl Stored {
     /// The subscription, if it runs.
     fn running(&self) -> Option<&Subscription> {
         self.subscription.as_ref().filter(|subscription| !subscription.has_ended(self.now_ms))
@@ -50,7 +44,7 @@ impl Before {
                 Some(default_plan.map_or(&subscription.plan_id, |plan| &plan.id))
             }
             Some(subscription) => Some(&subscription.plan_id),
-            None => Some(self.ledger_plan.as_str()).filter(|plan| !plan.is_empty()),
+            None => Some(self.plan.as_str()).filter(|plan| !plan.is_empty()),
         }
     }
 
@@ -61,13 +55,6 @@ impl Before {
     }
 }
 
-/// A plan that a change brings the user to, compiled, and what that does to the counters.
-struct Step {
-    /// As `subscription_put` names it.
-    apply: &'static str,
-    plan: CompiledPlan,
-}
-
 impl Meter {
     /// Puts a user on a plan, or changes what is stored.
     ///
@@ -75,7 +62,7 @@ impl Meter {
     /// See the RPC.
     pub async fn upsert_subscription(&self, owner: &Owner, upsert: &Upsert) -> Result<Subscription, Fault> {
         for _ in 0..ATTEMPTS {
-            let before = self.read(owner).await?;
+            let before = self.ledger.subscription(owner).await?;
             let plan = self.wanted_plan(&before, upsert)?;
             check_overrides(plan, upsert)?;
             let default_plan = self.planner.catalog().default_plan();
@@ -98,8 +85,8 @@ impl Meter {
             if let Some(plan) = default_plan
                 && let Some(anchor_ms) = before.unseen_end(plan)
             {
-                let plan = self.planner.compiled(plan, Some(anchor_ms), &none, before.now_ms)?;
-                steps.push(Step { apply: "enter", plan });
+                let compiled = self.planner.compiled(plan, Some(anchor_ms), &none, before.now_ms)?;
+                steps.push(step(Apply::Enter, compiled));
             }
             // Nothing of it for the first plan ever, or none at all.
             if let (Some(entered), Some(last)) = (entered, before.last_plan(default_plan)) {
@@ -109,9 +96,9 @@ impl Meter {
                 let stored = before.subscription.as_ref();
                 let moved = stored.is_some_and(|stored| stored.cycle_anchor_ms != wanted.cycle_anchor_ms);
                 if enters || moved {
-                    let plan =
-                        self.planner.compiled(entered, Some(wanted.cycle_anchor_ms), overrides, before.now_ms)?;
-                    steps.push(Step { apply: if enters { "enter" } else { "realign" }, plan });
+                    let anchor_ms = Some(wanted.cycle_anchor_ms);
+                    let compiled = self.planner.compiled(entered, anchor_ms, overrides, before.now_ms)?;
+                    steps.push(step(if enters { Apply::Enter } else { Apply::Realign }, compiled));
                 }
             }
             let written = self.write(owner, &before, &wanted, &steps).await?;
@@ -128,7 +115,7 @@ impl Meter {
     /// # Errors
     /// See the RPC.
     pub async fn subscription(&self, owner: &Owner) -> Result<Subscription, Fault> {
-        let before = self.read(owner).await?;
+        let before = self.ledger.subscription(owner).await?;
         before.subscription.ok_or(Fault::SubscriptionNotFound)
     }
 
@@ -138,7 +125,7 @@ impl Meter {
     /// See the RPC.
     pub async fn cancel_subscription(&self, owner: &Owner, end_ms: Option<i64>) -> Result<Subscription, Fault> {
         for _ in 0..ATTEMPTS {
-            let before = self.read(owner).await?;
+            let before = self.ledger.subscription(owner).await?;
             let Some(running) = before.running() else {
                 return before.subscription.ok_or(Fault::SubscriptionNotFound);
             };
@@ -146,7 +133,7 @@ impl Meter {
             if running.end_ms == end_ms {
                 return Ok(running.clone());
             }
-            let wanted = Subscription { end_ms, revision: revision(), ..running.clone() };
+            let wanted = Subscription { end_ms, revision: random(), ..running.clone() };
             if self.write(owner, &before, &wanted, &[]).await? {
                 return Ok(wanted);
             }
@@ -160,42 +147,31 @@ impl Meter {
     /// # Errors
     /// See the RPC.
     pub async fn delete_user(&self, owner: &Owner) -> Result<(), Fault> {
-        let keys = UserKeys::new(owner).all();
-        let live = self.ledger.run(&self.ledger.scripts().user_delete, &keys, owner, &[]).await?.deleted()?;
+        let deleted = self.ledger.delete_user(owner).await;
         self.planner.remember(owner, None);
-        self.ledger.unlink_holds(owner, &live).await
-    }
-
-    async fn read(&self, owner: &Owner) -> Result<Before, Fault> {
-        let keys = UserKeys::new(owner).all();
-        let reply = self.ledger.run(&self.ledger.scripts().subscription_get, &keys, owner, &[]).await?;
-        let (now_ms, subscription, ledger_plan) = reply.subscription()?;
-        Ok(Before { now_ms, subscription, ledger_plan })
+        deleted
     }
 
     /// Writes `wanted`, unless somebody else wrote first.
     async fn write(
         &self,
         owner: &Owner,
-        before: &Before,
+        before: &Stored,
         wanted: &Subscription,
         steps: &[Step],
     ) -> Result<bool, Fault> {
-        let revision = before.subscription.as_ref().map_or("", |stored| &stored.revision);
-        let applies: Vec<_> = steps.iter().map(|step| step.apply).collect();
-        let call = codec::encode(&(revision, &before.ledger_plan, applies));
-        let packed = codec::encode_subscription(wanted);
-        let keys = UserKeys::new(owner).all();
-        let mut args: Vec<&[u8]> = vec![&call, &packed];
-        args.extend(steps.iter().map(|step| &*step.plan.message));
-        let reply = self.ledger.run(&self.ledger.scripts().subscription_put, &keys, owner, &args).await?;
-        let Ok(reply) = reply.current() else { return Ok(false) };
-        seen::clocks_corrected(reply.put()?);
-        self.planner.remember(owner, Some(wanted.clone()));
-        Ok(true)
+        match self.ledger.put_subscription(owner, &PutCall { before, wanted, steps }).await {
+            Ok(answer) => {
+                seen::clocks_corrected(answer.corrected_clocks);
+                self.planner.remember(owner, Some(wanted.clone()));
+                Ok(true)
+            }
+            Err(NoAnswer::Stale(_)) => Ok(false),
+            Err(NoAnswer::Fault(fault)) => Err(fault),
+        }
     }
 
-    fn wanted_plan(&self, before: &Before, upsert: &Upsert) -> Result<&Plan, Fault> {
+    fn wanted_plan(&self, before: &Stored, upsert: &Upsert) -> Result<&Plan, Fault> {
         let stored = before.subscription.as_ref().map(|stored| stored.plan_id.as_str());
         let invalid = |problem: String, reason| Fault::Invalid { field: "plan_id".to_owned(), problem, reason };
         let Some(id) = upsert.plan_id.as_deref().or(stored) else {
@@ -212,7 +188,7 @@ impl Meter {
 }
 
 /// The subscription that the call asks for.
-fn merge(before: &Before, plan: &Plan, upsert: &Upsert) -> Subscription {
+fn merge(before: &Stored, plan: &Plan, upsert: &Upsert) -> Subscription {
     let now_ms = before.now_ms;
     // A retry of a call whose end has passed finds its own subscription, although that has ended.
     let retried = before
@@ -222,7 +198,7 @@ fn merge(before: &Before, plan: &Plan, upsert: &Upsert) -> Subscription {
     let kept = before.running().or(retried);
     let same_plan = kept.filter(|kept| kept.plan_id == plan.id);
     Subscription {
-        revision: revision(),
+        revision: random(),
         plan_id: plan.id.clone(),
         start_ms: same_plan.map_or(now_ms, |kept| kept.start_ms),
         end_ms: upsert.end_ms.unwrap_or_else(|| kept.and_then(|kept| kept.end_ms)),
@@ -234,7 +210,7 @@ fn merge(before: &Before, plan: &Plan, upsert: &Upsert) -> Subscription {
 
 /// Whether they differ in nothing that a caller can see.
 fn same(stored: &Subscription, wanted: &Subscription) -> bool {
-    Subscription { revision: stored.revision.clone(), fallen_to: stored.fallen_to.clone(), ..wanted.clone() } == *stored
+    Subscription { revision: stored.revision, fallen_to: stored.fallen_to.clone(), ..wanted.clone() } == *stored
 }
 
 fn check_overrides(plan: &Plan, upsert: &Upsert) -> Result<(), Fault> {
@@ -269,8 +245,8 @@ fn some_of<'a>(ids: impl Iterator<Item = &'a str>) -> String {
     some.join(", ")
 }
 
-fn revision() -> String {
-    Nonce::random().to_string()
+fn step(apply: Apply, compiled: Compiled) -> Step {
+    Step { apply, plan: compiled.plan, frames: compiled.frames.bytes }
 }
 
 #[cfg(test)]

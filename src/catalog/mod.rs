@@ -1,9 +1,8 @@
-//! The catalog: from YAML to plans, and from plans to what the scripts read.
+//! The catalog: from YAML to plans.
 //!
 //! `yaml` reads a tree that knows its lines; `read` turns it into plans and reports every problem at once, in the `words` of the
-//! file; `warnings` finds what is valid and perhaps not meant; `schema` describes the file for editors; `compile` writes plans for the scripts.
+//! file; `warnings` finds what is valid and perhaps not meant; `schema` describes the file for editors.
 
-mod compile;
 mod read;
 mod schema;
 mod warnings;
@@ -17,7 +16,6 @@ use jiff::tz::TimeZoneDatabase;
 use crate::domain::counted::counted;
 use crate::domain::plan::Catalog;
 
-pub use compile::{CompiledPlan, NEVER_MS, NoCalendar, OrFalse, Terms, compile};
 pub use schema::schema;
 
 /// The catalog that a newcomer learns from, and that `tollgate serve` loads when none is named.

@@ -9,7 +9,7 @@ use std::collections::HashSet;
 use jiff::tz::TimeZoneDatabase;
 
 use crate::domain::amount::{Quantity, Unit};
-use crate::domain::plan::{Anchor, Catalog, LimitGroup, OnPlanChange, Period, Plan, Quota, measured_names};
+use crate::domain::plan::{Anchor, Catalog, LimitGroup, OnPlanChange, Period, Plan, Quota};
 
 use self::walk::{Fields, join};
 use super::warnings::{FreePass, free_passes};
@@ -123,8 +123,7 @@ impl Reader<'_> {
         });
         let groups = groups?;
         self.warn_of_free_passes(&groups, &fields);
-        let measured = measured_names(&groups);
-        Some(Plan { id: id.to_owned(), name, on_plan_change, timezone, zone: zone.ok()?, groups, measured })
+        Some(Plan { id: id.to_owned(), name, on_plan_change, timezone, zone: zone.ok()?, groups })
     }
 
     /// Warns of prices that only some metadata has: an unknown model would be free.

@@ -1,6 +1,7 @@
 //! What the ledger answers: decisions, settlements, standings. A denial is one of these; a fault is not.
 
 use super::amount::{Unit, Units};
+use super::id::ReservationId;
 use super::plan::Quota;
 
 /// A user's standing in one limit group. Amounts are in smallest units, times in milliseconds of the Unix epoch.
@@ -95,8 +96,8 @@ pub struct Decision {
 /// What Reserve holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Hold {
-    /// The reservation's nonce.
-    pub nonce: String,
+    /// Names it.
+    pub id: ReservationId,
     /// Where it stands now.
     pub state: ReservationState,
     /// Its deadline.

@@ -42,7 +42,7 @@ pub enum Fault {
     #[error("the reservation is unknown, and may have been settled long ago: do not track its usage blindly")]
     ReservationNotFound,
     /// The reservation was committed before, with other charges or to be released now.
-    #[error("the reservation was committed before: {}", Committed(.committed))]
+    #[error("the reservation was committed before{}", Committed(.committed))]
     AlreadyCommitted {
         /// What each group was charged.
         committed: Vec<(String, Unit, Units)>,
@@ -100,6 +100,16 @@ pub enum Fault {
     /// Redis gave no answer: nothing is claimed, and the outcome is unknown.
     #[error("the ledger did not answer, and the outcome is unknown: ask again, with the same request_id")]
     Unavailable(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// The reservation was made by a plan that this replica does not have, and that the archive does not have either.
+    #[error(
+        "the plan by which the reservation was made is neither in the catalog nor in the archive: nothing was done, ask again"
+    )]
+    PlanNotArchived,
+    /// A newer version has written what is stored of the user.
+    #[error(
+        "what is stored of the user was written by a newer version of Tollgate than this replica: nothing was done, ask again"
+    )]
+    FormatUnknown,
     /// As many calls as this replica takes are under way.
     #[error("as many calls are under way as this replica takes: nothing was done, ask again")]
     Overloaded,
@@ -143,13 +153,13 @@ pub enum Fault {
     Internal(#[source] Box<dyn std::error::Error + Send + Sync>),
 }
 
-/// Shows charges as `tokens_total 150 tokens, spend 0.25 cents`.
+/// Shows charges as `: tokens_total 150 tokens, spend 0.25 cents`, if there are any.
 struct Committed<'a>(&'a [(String, Unit, Units)]);
 
 impl std::fmt::Display for Committed<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         for (index, (group, unit, units)) in self.0.iter().enumerate() {
-            let comma = if index == 0 { "" } else { ", " };
+            let comma = if index == 0 { ": " } else { ", " };
             write!(f, "{comma}{group} {} {}", unit.to_f64(*units), unit.as_str())?;
         }
         Ok(())
@@ -181,6 +191,8 @@ mod tests {
             Fault::AlreadyCommitted { committed }.to_string(),
             "the reservation was committed before: tokens_total 150 tokens, spend 0.25 cents"
         );
+        let unknown = Fault::AlreadyCommitted { committed: Vec::new() };
+        assert_eq!(unknown.to_string(), "the reservation was committed before");
         for (state, word) in [
             (ReservationState::Held, "held"),
             (ReservationState::Committed, "committed"),

@@ -64,8 +64,6 @@ pub struct Plan {
     pub zone: TimeZone,
     /// In the order of the file.
     pub groups: Vec<LimitGroup>,
-    /// Every name that a rule of a group measures.
-    pub measured: BTreeSet<String>,
 }
 
 /// Collects the names that the rules of `groups` measure.
@@ -224,7 +222,6 @@ mod tests {
             timezone: "UTC".to_owned(),
             zone: TimeZone::UTC,
             groups: Vec::new(),
-            measured: BTreeSet::new(),
         }
     }
 

@@ -4,11 +4,14 @@ use std::collections::BTreeMap;
 
 use super::amount::Quantity;
 
+/// Tells a version of a subscription from all others.
+pub type Revision = [u8; 8];
+
 /// A user's subscription, as it is stored. Times are milliseconds of the Unix epoch.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Subscription {
     /// Changes with every write, so that a script can tell whether a call was compiled for this one.
-    pub revision: String,
+    pub revision: Revision,
     /// The plan's id in the catalog.
     pub plan_id: String,
     /// Since when the user is on this plan.
@@ -47,7 +50,7 @@ mod tests {
     #[test]
     fn a_subscription_has_ended_from_its_end_on() {
         let ending_at = |end_ms| Subscription {
-            revision: "1".to_owned(),
+            revision: [1; 8],
             plan_id: "free".to_owned(),
             start_ms: 1_000,
             end_ms,

@@ -356,7 +356,7 @@ async fn hold(meter: &Meter, ask: &Ask<Owner>, held: &mut Vec<ReservationId>) ->
         // A deployment that fails open does so for Reserve. Here the proxy decides.
         return Err(Fault::Unavailable("redis did not answer".into()));
     }
-    held.extend(reserved.hold.map(|(id, _)| id));
+    held.extend(reserved.hold.map(|hold| hold.id));
     let decision = reserved.decision;
     Ok(Outcome { denied: decision.denied.is_some(), standings: decision.standings })
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use tonic::{Request, Response, Status};
 
 use crate::apps::Apps;
+use crate::domain::id::base64url;
 
 use super::caller::Called;
 use super::status::status;
@@ -36,7 +37,7 @@ impl MeteringService for Metering {
         let called = Called::new(&self.0, &request)?;
         let (id, reason) = request::release(request.into_inner()).map_err(status)?;
         called.check_owns(&id)?;
-        tracing::debug!(reservation = %id.nonce, reason, "release");
+        tracing::debug!(reservation = base64url(&id.field), reason, "release");
         let work = async move { called.release(&id).await };
         Ok(Response::new(response::release(to_the_end(work).await?)))
     }

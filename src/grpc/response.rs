@@ -3,7 +3,7 @@
 use prost_types::Timestamp;
 
 use crate::domain::amount::{Unit, Units};
-use crate::domain::answer::{Committed, Decision, Reason, Released, ReservationState, Standing, Tracked};
+use crate::domain::answer::{Committed, Decision, Hold, Reason, Released, ReservationState, Standing, Tracked};
 use crate::domain::plan::{Anchor, LimitGroup, OnPlanChange, Plan, Quota};
 use crate::domain::subscription::{QuotaOverride, Subscription};
 use crate::meter::{Reserved, Usage};
@@ -14,7 +14,9 @@ pub(super) fn reserve(reserved: Reserved) -> v1::ReserveResponse {
     let Reserved { decision, hold, degraded } = reserved;
     let Decision { denied, standings, retry_after_ms } = decision;
     let (reservation_id, state, expire_time, replayed) = match hold {
-        Some((id, hold)) => (id.to_string(), self::state(hold.state), Some(timestamp(hold.deadline_ms)), hold.replayed),
+        Some(Hold { id, state, deadline_ms, replayed }) => {
+            (id.to_string(), self::state(state), Some(timestamp(deadline_ms)), replayed)
+        }
         None => (String::new(), v1::ReservationState::Unspecified, None, false),
     };
     v1::ReserveResponse {
@@ -113,7 +115,7 @@ pub(super) fn subscription(user_id: String, subscription: &Subscription) -> v1::
 }
 
 pub(super) fn plan(plan: &Plan, is_default: bool) -> v1::Plan {
-    let Plan { id, name, on_plan_change, timezone, zone: _, groups, measured: _ } = plan;
+    let Plan { id, name, on_plan_change, timezone, zone: _, groups } = plan;
     let on_plan_change = match on_plan_change {
         OnPlanChange::Carry => "carry",
         OnPlanChange::Reset => "reset",

@@ -9,9 +9,13 @@ use tonic_types::{ErrorDetails, StatusExt as _};
 
 use crate::domain::fault::Fault;
 use crate::telemetry::call;
+use crate::telemetry::throttle::Seldom;
 
 /// Whose reasons these are.
 pub(super) const DOMAIN: &str = "tollgate";
+
+/// Calls that meet what a newer version has stored are many, and all say the same.
+static FORMAT_UNKNOWN: Seldom = Seldom::new(Duration::from_secs(60));
 
 /// How long to wait before asking again, when Redis gave no answer.
 const RETRY: Duration = Duration::from_millis(500);
@@ -41,6 +45,8 @@ pub(super) fn status(fault: Fault) -> Status {
         Fault::TooManyHolds => (Code::ResourceExhausted, "TOO_MANY_HOLDS"),
         Fault::Unavailable(_) => (Code::Unavailable, "UNAVAILABLE"),
         Fault::Contended => (Code::Unavailable, "CONTENDED"),
+        Fault::PlanNotArchived => (Code::Unavailable, "PLAN_NOT_ARCHIVED"),
+        Fault::FormatUnknown => (Code::Unavailable, "FORMAT_UNKNOWN"),
         Fault::Overloaded => (Code::Unavailable, "OVERLOADED"),
         Fault::ShareTaken => (Code::ResourceExhausted, "TOO_MANY_AT_ONCE"),
         Fault::TooManyCalls { .. } => (Code::ResourceExhausted, "TOO_MANY_CALLS"),
@@ -61,7 +67,12 @@ pub(super) fn status(fault: Fault) -> Status {
         Fault::QuantityMissing { quantity, .. } => {
             details.add_bad_request_violation(format!("event.quantities[{quantity:?}]"), "is missing");
         }
-        Fault::Unavailable(_) | Fault::Contended | Fault::Overloaded | Fault::ShareTaken => {
+        Fault::Unavailable(_)
+        | Fault::Contended
+        | Fault::PlanNotArchived
+        | Fault::FormatUnknown
+        | Fault::Overloaded
+        | Fault::ShareTaken => {
             details.set_retry_info(Some(RETRY));
         }
         Fault::TooManyCalls { retry } => {
@@ -71,7 +82,12 @@ pub(super) fn status(fault: Fault) -> Status {
     }
     match &fault {
         Fault::Internal(source) => tracing::error!(error = &**source as &dyn Error, "an answer was not understood"),
-        Fault::Unavailable(_) | Fault::Contended => {
+        Fault::FormatUnknown => {
+            if FORMAT_UNKNOWN.passes() {
+                tracing::error!("a user's state was written by a newer version of tollgate: update this replica");
+            }
+        }
+        Fault::Unavailable(_) | Fault::Contended | Fault::PlanNotArchived => {
             tracing::warn!(error = &fault as &dyn Error, reason, "a call has no answer");
         }
         // What callers do wrong is theirs to know, and may quote them.

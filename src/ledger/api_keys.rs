@@ -1,15 +1,14 @@
 //! The records of API keys: one hash for all apps, as there are few, and each replica holds them all.
 
-use std::sync::LazyLock;
-
 use serde::{Deserialize, Serialize};
 
 use crate::access::Role;
 use crate::domain::fault::Fault;
-use crate::domain::id::{AppId, Nonce, Owner, UserId};
+use crate::domain::id::{base64url, random};
 
-use super::Ledger;
 use super::keys::API_KEYS;
+use super::message::Message;
+use super::{Ledger, nobody};
 
 /// What is kept of a key. The key itself is kept nowhere. It has no `Debug`: the digest signs tokens.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -37,19 +36,14 @@ pub struct KeyRecords {
     pub records: Option<Vec<(String, KeyRecord)>>,
 }
 
-/// Only chooses a connection.
-static NOBODY: LazyLock<Owner> =
-    LazyLock::new(|| Owner::new(&AppId::default(), &UserId::parse("api-keys").expect("a user id")));
-
 impl Ledger {
     /// The records of all API keys, if their revision is another than `known`.
     ///
     /// # Errors
     /// [`Fault::Unavailable`]; [`Fault::Internal`] for an answer that is not understood.
     pub async fn api_keys(&self, known: &str) -> Result<KeyRecords, Fault> {
-        let keys = [API_KEYS.to_owned()];
-        let script = &self.scripts.api_keys;
-        let answer = self.connections.evaluate(script, &keys, &NOBODY, &[known.as_bytes()]).await?;
+        let message = message(&[known]);
+        let answer = self.connections.evaluate(&self.scripts.api_keys, &nobody(), message).await?;
         let (now_ms, revision, fields): (i64, String, Fields) = decoded(&answer)?;
         let records = match fields {
             Fields::Known(_) => None,
@@ -76,12 +70,19 @@ impl Ledger {
     }
 
     async fn put_api_key(&self, id: &str, record: &str) -> Result<bool, Fault> {
-        let keys = [API_KEYS.to_owned()];
-        let revision = Nonce::random();
-        let args = [id.as_bytes(), record.as_bytes(), revision.as_str().as_bytes()];
-        let script = &self.scripts.api_key_put;
-        decoded(&self.connections.evaluate(script, &keys, &NOBODY, &args).await?)
+        let revision = base64url(&random::<16>());
+        let message = message(&[id, record, &revision]);
+        decoded(&self.connections.evaluate(&self.scripts.api_key_put, &nobody(), message).await?)
     }
+}
+
+fn message(arguments: &[&str]) -> Message {
+    let mut message = Message::default();
+    message.key(|key| key.extend_from_slice(API_KEYS.as_bytes()));
+    for argument in arguments {
+        message.argument(|bytes| bytes.extend_from_slice(argument.as_bytes()));
+    }
+    message
 }
 
 #[derive(Deserialize)]

@@ -221,10 +221,7 @@ plans:
         // The first window of a subscription has none before it.
         assert_eq!(times(Some(today_ms)), [today_ms, today_ms, today_ms + DAY_MS, today_ms + 2 * DAY_MS, 0, 0]);
         let tomorrow_ms = TODAY_MS + DAY_MS;
-        assert_eq!(
-            times(None),
-            [NEVER_MS, TODAY_MS, tomorrow_ms, tomorrow_ms + DAY_MS, TODAY_MS - DAY_MS, TODAY_MS]
-        );
+        assert_eq!(times(None), [NEVER_MS, TODAY_MS, tomorrow_ms, tomorrow_ms + DAY_MS, TODAY_MS - DAY_MS, TODAY_MS]);
     }
 
     #[test]
@@ -264,9 +261,8 @@ plans:
             ("cents", Some(amount("9007199254740991")), Some(8_000_000_000_000_000)),
         ];
         for (unit, quota, expected) in cases {
-            let group = |id: &str| {
-                format!("{{ id: {id}, unit: {unit}, period: daily, quota: 5, match: [ {{ event: x }} ] }}")
-            };
+            let group =
+                |id: &str| format!("{{ id: {id}, unit: {unit}, period: daily, quota: 5, match: [ {{ event: x }} ] }}");
             let plan = plan(&format!("plans: {{ p: {{ limit_groups: [ {}, {} ] }} }}", group("a"), group("b")));
             let mut overrides: BTreeMap<_, _> = quota.map(|quota| ("b".to_owned(), quota)).into_iter().collect();
             // Of a group that this plan does not have.

@@ -65,7 +65,7 @@ pub fn kind(key: &[u8]) -> KeyKind {
         }
         let (tag, what) = key.strip_prefix(PREFIX)?.split_once(OF_USER)?;
         let owner = Owner::from_tag(tag)?;
-        if what.is_empty() || UserKeys::MEMORIES.contains(&what) {
+        if what.is_empty() || OF_MEMORIES.contains(&what) {
             return Some(KeyKind::State(owner));
         }
         from_base64url(what.strip_prefix(OF_HOLD)?).map(|field| KeyKind::Hold(owner, field))
@@ -73,45 +73,72 @@ pub fn kind(key: &[u8]) -> KeyKind {
     read().unwrap_or(KeyKind::Unknown)
 }
 
+/// Follows a user's state in the keys of the memories.
+const OF_MEMORIES: [&str; 2] = [":1", ":2"];
+
+/// Appends the key of the owner's state.
+pub(super) fn push_state(key: &mut Vec<u8>, owner: &Owner) {
+    for part in [PREFIX, owner.tag(), OF_USER] {
+        key.extend_from_slice(part.as_bytes());
+    }
+}
+
+/// Appends the key of one of the owner's memories, 1 or 2.
+pub(super) fn push_memory(key: &mut Vec<u8>, owner: &Owner, number: usize) {
+    push_state(key, owner);
+    key.extend_from_slice(OF_MEMORIES[number - 1].as_bytes());
+}
+
+/// Appends the key that shows a hold.
+pub(super) fn push_hold(key: &mut Vec<u8>, owner: &Owner, field: &Field) {
+    push_state(key, owner);
+    key.extend_from_slice(OF_HOLD.as_bytes());
+    key.extend_from_slice(base64url(field).as_bytes());
+}
+
 /// The keys of one user.
 #[derive(Debug, Clone)]
 pub struct UserKeys {
-    state: String,
+    owner: Owner,
 }
 
 impl UserKeys {
-    const MEMORIES: [&str; 2] = [":1", ":2"];
-
     /// The keys of `owner`.
     #[must_use]
     pub fn new(owner: &Owner) -> Self {
-        Self { state: [PREFIX, owner.tag(), OF_USER].concat() }
+        Self { owner: owner.clone() }
     }
 
     /// The user's clock, counters, windows and subscription.
     #[must_use]
-    pub fn state(&self) -> &str {
-        &self.state
+    pub fn state(&self) -> String {
+        text(|key| push_state(key, &self.owner))
     }
 
     /// What is remembered of reservations and requests, in two hashes of which one is young and the other old.
     #[must_use]
     pub fn memories(&self) -> [String; 2] {
-        Self::MEMORIES.map(|memory| [&self.state, memory].concat())
+        [1, 2].map(|number| text(|key| push_memory(key, &self.owner, number)))
     }
 
     /// Shows one live hold to people; it expires with it.
     #[must_use]
     pub fn hold(&self, field: &Field) -> String {
-        [&self.state, OF_HOLD, &base64url(field)].concat()
+        text(|key| push_hold(key, &self.owner, field))
     }
 
     /// The keys that every script of a user takes, in their order.
     #[must_use]
     pub fn all(&self) -> [String; 3] {
         let [one, two] = self.memories();
-        [self.state.clone(), one, two]
+        [self.state(), one, two]
     }
+}
+
+fn text(write: impl FnOnce(&mut Vec<u8>)) -> String {
+    let mut key = Vec::new();
+    write(&mut key);
+    String::from_utf8(key).expect("keys are text")
 }
 
 #[cfg(test)]
@@ -140,7 +167,7 @@ mod tests {
             all.each_ref().map(String::as_str),
             ["tollgate3:{default:alice}:u", "tollgate3:{default:alice}:u:1", "tollgate3:{default:alice}:u:2"]
         );
-        assert_eq!((keys.state(), &keys.memories()[..]), (all[0].as_str(), &all[1..]));
+        assert_eq!((keys.state(), &keys.memories()[..]), (all[0].clone(), &all[1..]));
         assert_eq!(keys.hold(&[0; 16]), "tollgate3:{default:alice}:u:h:AAAAAAAAAAAAAAAAAAAAAA");
         assert_eq!(plan(&[0; 8]), "tollgate3:plan:AAAAAAAAAAA");
         assert_eq!(pattern(), "tollgate3:*");

@@ -1,40 +1,60 @@
 //! The ledger: the only code that knows Redis. Keys, scripts, what travels to and from them, and connections.
+//!
+//! There is one module for each operation, with what it is asked and what it answers by name. What a call looks like as bytes, `formats` says.
 
+mod answer;
 mod api_keys;
-pub mod codec;
+mod archive;
+mod basis;
 mod connection;
+mod event;
 pub mod formats;
+mod frames;
 pub mod inspection;
 pub mod keys;
+mod message;
+mod once;
+pub mod packed;
+mod plan;
+mod reserve;
 mod script;
+mod settle;
+mod subscription;
+mod track;
+mod usage;
+mod user;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::domain::fault::Fault;
-use crate::domain::id::{Nonce, Owner};
+use crate::domain::id::{AppId, Owner, UserId};
 
+pub use answer::NoAnswer;
+use answer::{About, Answer};
 pub use api_keys::{KeyRecord, KeyRecords};
-use codec::Reply;
+pub use archive::ARCHIVED_BYTES;
+use archive::Archive;
+pub use basis::{Basis, InForce};
 pub use connection::{ConnectError, RedisAccess, RedisOptions};
+pub use frames::{Frames, NEVER_MS, NoCalendar};
 pub use keys::UserKeys;
+use message::Message;
+pub use once::Once;
+pub use plan::{CompiledPlan, NoPlan, Words, digest_of};
+pub use reserve::{CanUseCall, ReserveAnswer, ReserveCall};
 pub use script::{Script, Scripts, scripts};
-
-/// What every call to a script can answer instead: it was compiled for another time or subscription.
-#[derive(Debug, Clone)]
-pub struct Stale {
-    /// The user's time.
-    pub now_ms: i64,
-    /// Redis's own time.
-    pub redis_ms: i64,
-    /// The subscription as it is stored, encoded.
-    pub subscription: Vec<u8>,
-}
+pub use settle::{CommitCall, ReleaseCall};
+pub use subscription::{Apply, PutAnswer, PutCall, Step, Stored};
+pub use track::{RefundCall, RefundReservationCall, TrackCall};
+pub use usage::UsageCall;
 
 /// Runs the scripts.
 #[derive(Clone)]
 pub struct Ledger {
     connections: connection::Connections,
     scripts: &'static Scripts,
+    archive: Arc<Archive>,
 }
 
 impl Ledger {
@@ -43,7 +63,8 @@ impl Ledger {
     /// # Errors
     /// See [`ConnectError`].
     pub async fn connect(options: &RedisOptions) -> Result<Self, ConnectError> {
-        Ok(Self { connections: connection::Connections::open(options).await?, scripts: scripts() })
+        let connections = connection::Connections::open(options).await?;
+        Ok(Self { connections, scripts: scripts(), archive: Arc::default() })
     }
 
     /// The same ledger with other scripts: see [`Scripts::changed`].
@@ -58,32 +79,21 @@ impl Ledger {
         self.scripts
     }
 
-    /// Runs a script over the keys of `owner`.
-    ///
-    /// # Errors
-    /// [`Fault::Unavailable`] if the outcome is unknown; [`Fault::Internal`] for an answer that is not understood.
-    pub async fn run(
-        &self,
-        script: &'static Script,
-        keys: &[String],
-        owner: &Owner,
-        args: &[&[u8]],
-    ) -> Result<Reply, Fault> {
-        let packed = self.connections.evaluate(script, keys, owner, args).await?;
-        codec::decode(&packed)
+    /// Runs a script.
+    async fn run(&self, script: &'static Script, owner: &Owner, message: Message) -> Result<Vec<u8>, Fault> {
+        self.connections.evaluate(script, owner, message).await
     }
 
-    /// Deletes the keys that show live holds. They would expire alone.
-    ///
-    /// # Errors
-    /// [`Fault::Unavailable`].
-    pub async fn unlink_holds(&self, owner: &Owner, nonces: &[String]) -> Result<(), Fault> {
-        let keys = UserKeys::new(owner);
-        let holds: Vec<String> = nonces.iter().map(|nonce| keys.hold(nonce)).collect();
-        for some in holds.chunks(1000) {
-            self.connections.unlink(owner, some).await?;
-        }
-        Ok(())
+    /// Runs a script that a plan decides.
+    async fn decide(
+        &self,
+        script: &'static Script,
+        owner: &Owner,
+        message: Message,
+        plan: &InForce,
+    ) -> Result<Answer, NoAnswer> {
+        let packed = self.run(script, owner, message).await?;
+        self.answer(&packed, About { plan: plan.known(), plan_id: plan.id() }).await
     }
 
     /// Whether calls can be decided: Redis answers within `limit`, over each of the connections that calls share, and takes writes.
@@ -96,9 +106,12 @@ impl Ledger {
     }
 }
 
-/// The keys of a reservation's owner, in the order in which the settling scripts take them.
-#[must_use]
-pub fn settling_keys(owner: &Owner, nonce: &Nonce) -> [String; 4] {
-    let keys = UserKeys::new(owner);
-    [keys.ledger(), keys.memory(), keys.agenda(), keys.hold(nonce.as_str())]
+/// Only chooses a connection, for what belongs to no user.
+fn nobody() -> Owner {
+    Owner::new(&AppId::default(), &UserId::parse("nobody").expect("a user id"))
+}
+
+/// A duration as it can be stored.
+fn time(ms: i64) -> i64 {
+    ms.clamp(0, NEVER_MS)
 }

@@ -117,7 +117,10 @@ impl CompiledPlan {
     pub fn weight(&self) -> usize {
         let texts = self.names.iter().chain(&self.asked).map(|text| text.len() + size_of::<String>());
         let words = self.groups.iter().map(|words| words.id.len() + words.label.len() + size_of::<Words>());
-        size_of::<Self>() + self.message.len() + self.id.len() + texts.chain(words).map(|bytes| bytes + 16).sum::<usize>()
+        size_of::<Self>()
+            + self.message.len()
+            + self.id.len()
+            + texts.chain(words).map(|bytes| bytes + 16).sum::<usize>()
     }
 }
 
@@ -350,7 +353,10 @@ plans:
         ]);
         assert_eq!(message(&plan), expected);
         let compiled = CompiledPlan::of(&plan);
-        assert_eq!((compiled.id.as_str(), &compiled.names[..]), ("p", &["cached", "in", "quantity"].map(String::from)[..]));
+        assert_eq!(
+            (compiled.id.as_str(), &compiled.names[..]),
+            ("p", &["cached", "in", "quantity"].map(String::from)[..])
+        );
         assert_eq!(compiled.asked, ["model", "provider"]);
         let words = |id: &str, label: &str, unit, quota, hard| {
             let (id, label) = (id.to_owned(), label.to_owned());

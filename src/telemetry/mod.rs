@@ -14,7 +14,7 @@ pub mod logs;
 pub mod metrics;
 mod process;
 pub mod seen;
-mod throttle;
+pub(crate) mod throttle;
 pub mod trace;
 
 pub use metrics::metrics;

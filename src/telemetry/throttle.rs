@@ -106,6 +106,34 @@ impl Throttle {
     }
 }
 
+/// Lets through what happens often only once in a while, where even a few lines would say nothing new.
+#[derive(Debug)]
+pub(crate) struct Seldom {
+    period: Duration,
+    last: Mutex<Option<Instant>>,
+}
+
+impl Seldom {
+    /// Once in so long.
+    pub(crate) const fn new(period: Duration) -> Self {
+        Self { period, last: Mutex::new(None) }
+    }
+
+    /// Whether it is let through now.
+    pub(crate) fn passes(&self) -> bool {
+        self.passes_at(Instant::now())
+    }
+
+    fn passes_at(&self, now: Instant) -> bool {
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let passes = last.is_none_or(|last| now.saturating_duration_since(last) >= self.period);
+        if passes {
+            *last = Some(now);
+        }
+        passes
+    }
+}
+
 fn is_throttled(metadata: &Metadata<'_>) -> bool {
     *metadata.level() <= Level::WARN && metadata.is_event() && metadata.target() != TOLD
 }
@@ -202,6 +230,15 @@ mod tests {
         assert_eq!(throttle.take(), of(9, "UNAVAILABLE"));
         // After a long time it is as new.
         assert_eq!(written(11, PERIOD * 1000), 10);
+    }
+
+    #[test]
+    fn what_is_said_seldom_is_said_once_a_period() {
+        let (seldom, start) = (Seldom::new(Duration::from_secs(60)), Instant::now());
+        let passes = |after: u64| seldom.passes_at(start + Duration::from_millis(after));
+        assert!(passes(0) && !passes(0) && !passes(59_999));
+        assert!(passes(60_000) && !passes(119_999) && passes(120_000));
+        assert!(!seldom.passes());
     }
 
     #[test]

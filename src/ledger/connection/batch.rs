@@ -9,6 +9,7 @@ use redis::{Cmd, ErrorKind, RedisError, Value};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
+use super::super::message::Message;
 use super::super::script::Script;
 use super::timed_out;
 use crate::telemetry::{metrics, seen};
@@ -24,10 +25,7 @@ pub(super) struct Call {
     script: &'static Script,
     /// Tells users apart, nearly always.
     user: usize,
-    /// Keys and arguments, one after the other, and where each ends.
-    bytes: Vec<u8>,
-    ends: Vec<usize>,
-    keys: usize,
+    message: Message,
     deadline: Instant,
     /// Gone once it is answered.
     caller: Option<oneshot::Sender<Answer>>,
@@ -38,24 +36,11 @@ impl Call {
     pub(super) fn new(
         script: &'static Script,
         user: usize,
-        keys: &[String],
-        args: &[&[u8]],
+        message: Message,
         deadline: Instant,
     ) -> (Self, oneshot::Receiver<Answer>) {
         let (caller, answer) = oneshot::channel();
-        let parts = || keys.iter().map(String::as_bytes).chain(args.iter().copied());
-        let mut bytes = Vec::with_capacity(parts().map(<[u8]>::len).sum());
-        let mut ends = Vec::with_capacity(keys.len() + args.len());
-        for part in parts() {
-            bytes.extend_from_slice(part);
-            ends.push(bytes.len());
-        }
-        (Self { script, user, bytes, ends, keys: keys.len(), deadline, caller: Some(caller) }, answer)
-    }
-
-    fn parts(&self) -> impl Iterator<Item = &[u8]> {
-        let starts = std::iter::once(0).chain(self.ends.iter().copied());
-        starts.zip(&self.ends).map(|(start, end)| &self.bytes[start..*end])
+        (Self { script, user, message, deadline, caller: Some(caller) }, answer)
     }
 
     fn is_awaited(&self) -> bool {
@@ -86,21 +71,8 @@ impl Batch {
 
     /// All of them as one command: the keys of each, then the arguments of each.
     pub(super) fn command(&self, name: &str, subject: &str) -> Cmd {
-        let (calls, arguments): (_, usize) = (&self.0, self.0.iter().map(|call| call.ends.len()).sum());
-        let bytes: usize = calls.iter().map(|call| call.bytes.len()).sum();
-        let mut command = Cmd::with_capacity(3 + arguments, bytes + subject.len() + 16);
-        command.arg(name).arg(subject).arg(calls.iter().map(|call| call.keys).sum::<usize>());
-        for call in calls {
-            for key in call.parts().take(call.keys) {
-                command.arg(key);
-            }
-        }
-        for call in calls {
-            for arg in call.parts().skip(call.keys) {
-                command.arg(arg);
-            }
-        }
-        command
+        let messages: Vec<_> = self.0.iter().map(|call| &call.message).collect();
+        command(name, subject, &messages)
     }
 
     /// When the next of them has waited for too long; `None` if all have.
@@ -132,6 +104,24 @@ impl Batch {
             }
         }
     }
+}
+
+/// The command that sends calls of a script: the keys of each, then the arguments of each.
+pub(super) fn command(name: &str, subject: &str, messages: &[&Message]) -> Cmd {
+    let sum = |of: fn(&Message) -> usize| messages.iter().map(|message| of(message)).sum::<usize>();
+    let mut command = Cmd::with_capacity(3 + sum(Message::len), sum(Message::bytes) + subject.len() + 16);
+    command.arg(name).arg(subject).arg(sum(Message::keys));
+    for message in messages {
+        for key in message.parts().take(message.keys()) {
+            command.arg(key);
+        }
+    }
+    for message in messages {
+        for argument in message.parts().skip(message.keys()) {
+            command.arg(argument);
+        }
+    }
+    command
 }
 
 /// The answers to `count` calls of a script. If holds have lapsed or clocks were corrected, both numbers come behind them.

@@ -25,6 +25,7 @@ use redis::{Cmd, ErrorKind, InfoDict, RedisError, ServerErrorKind, Value};
 use crate::domain::fault::Fault;
 use crate::domain::id::Owner;
 
+use super::message::Message;
 use super::script::{Script, scripts};
 use crate::telemetry::labels::RedisError as Kind;
 use crate::telemetry::{metrics, trace};
@@ -280,14 +281,13 @@ impl Connections {
     pub(super) async fn evaluate(
         &self,
         script: &'static Script,
-        keys: &[String],
         owner: &Owner,
-        args: &[&[u8]],
+        message: Message,
     ) -> Result<Vec<u8>, Fault> {
         let (started, mut span) = (Instant::now(), trace::script(script.name, || self.address()));
         let answer = match &self.to {
-            To::Node(node) if node.batches() && script.batches => node.call(hash(owner), script, keys, args).await,
-            _ => self.evaluate_alone(script, keys, owner, args).await.map_err(Arc::new),
+            To::Node(node) if node.batches() && script.batches => node.call(hash(owner), script, message).await,
+            _ => self.evaluate_alone(script, owner, &message).await.map_err(Arc::new),
         };
         script.duration.observe(started.elapsed().as_secs_f64());
         answer.map_err(|error| {
@@ -307,25 +307,10 @@ impl Connections {
         })
     }
 
-    async fn evaluate_alone(
-        &self,
-        script: &Script,
-        keys: &[String],
-        owner: &Owner,
-        args: &[&[u8]],
-    ) -> Result<Vec<u8>, RedisError> {
-        let command = |name: &str, subject: &str| {
-            let bytes: usize = keys.iter().map(String::len).chain(args.iter().map(|arg| arg.len())).sum();
-            let mut command = Cmd::with_capacity(3 + keys.len() + args.len(), bytes + subject.len() + 16);
-            command.arg(name).arg(subject).arg(keys.len()).arg(keys);
-            for arg in args {
-                command.arg(*arg);
-            }
-            command
-        };
+    async fn evaluate_alone(&self, script: &Script, owner: &Owner, message: &Message) -> Result<Vec<u8>, RedisError> {
         let mut answer = Err(timed_out());
         for (name, subject) in self.functions.ways(script) {
-            answer = self.ask(owner, &command(name, subject), script.writes).await;
+            answer = self.ask(owner, &batch::command(name, subject, &[message]), script.writes).await;
             if !self.functions.lacked(name, &answer) {
                 break;
             }
@@ -367,20 +352,13 @@ impl Connections {
         }
     }
 
-    /// Deletes keys of one user.
-    pub(super) async fn unlink(&self, owner: &Owner, keys: &[String]) -> Result<(), Fault> {
-        let mut command = redis::cmd("UNLINK");
-        command.arg(keys);
-        let work = async {
-            match &self.to {
-                To::Node(node) => node.administer::<u64>(&command).await.map(drop),
-                To::Cluster(_) => self.ask(owner, &command, true).await.map(drop).map_err(Into::into),
-            }
-        };
-        match tokio::time::timeout(self.timeout, work).await {
-            Ok(outcome) => outcome.map_err(Fault::Unavailable),
-            Err(elapsed) => Err(Fault::Unavailable(elapsed.into())),
-        }
+    /// Runs a command that is no script.
+    pub(super) async fn command(&self, owner: &Owner, command: &Cmd, writes: bool) -> Result<Value, Fault> {
+        let answer = self.ask(owner, command, writes).await.and_then(Value::extract_error);
+        answer.map_err(|error| {
+            metrics().redis_error(kind(&error));
+            Fault::Unavailable(Box::new(error))
+        })
     }
 
     /// Whether Redis answers within `limit` and takes writes, asked over every connection that calls take; of a cluster, whether it

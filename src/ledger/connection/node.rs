@@ -11,6 +11,7 @@ use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
+use super::super::message::Message;
 use super::super::script::Script;
 use super::access::Identity;
 use super::batch::{Answer, Batch, Call, Turn, Waiting};
@@ -181,15 +182,9 @@ impl Node {
     }
 
     /// Calls a script over the lane that belongs to `hash`, together with others that come while something is under way there.
-    pub(super) async fn call(
-        self: &Arc<Self>,
-        hash: usize,
-        script: &'static Script,
-        keys: &[String],
-        args: &[&[u8]],
-    ) -> Answer {
+    pub(super) async fn call(self: &Arc<Self>, hash: usize, script: &'static Script, message: Message) -> Answer {
         let number = hash % self.lanes.len();
-        let (call, answer) = Call::new(script, hash, keys, args, Instant::now() + self.timeout);
+        let (call, answer) = Call::new(script, hash, message, Instant::now() + self.timeout);
         if let Some(connection) = self.lanes[number].waiting.push(call, self.source.master.borrow().number) {
             let node = Arc::clone(self);
             // A task of its own: the caller may go away, and its neighbours' calls must not go with it.

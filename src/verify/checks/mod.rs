@@ -21,7 +21,7 @@ use super::stored::{FieldKind, Head, Undo};
 use super::{Finding, Kind};
 
 pub use hold::{HoldMoment, hold};
-pub use plan::{archived_plan, digest_of, record_plans};
+pub use plan::{archived_plan, record_plans};
 pub use reading::{Judged, Reading, note_of_changes};
 
 /// By how much two readings of Redis's clock in one script may differ, and an expiry that was moved to another node.

@@ -2,12 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use sha2::{Digest as _, Sha256};
-
-use crate::domain::id::{PlanDigest, base64url, beginning};
-use crate::ledger::UserKeys;
+use crate::domain::id::{PlanDigest, base64url};
 use crate::ledger::inspection::ArchivedPlan;
-use crate::ledger::keys;
+use crate::ledger::{UserKeys, digest_of, keys};
 
 use super::super::stored::{Plan, nth};
 use super::{Findings, Judged};
@@ -40,11 +37,6 @@ pub fn archived_plan(digest: &PlanDigest, archived: &ArchivedPlan, findings: &mu
     }
 }
 
-/// What a plan is known by.
-pub fn digest_of(message: &[u8]) -> PlanDigest {
-    beginning(&Sha256::digest(message))
-}
-
 /// SELF-CONTAINED: what records are charged for is a group of their plan, in a window of this group. `plans` are those of the archive.
 pub fn record_plans(keys: &UserKeys, judged: &mut Judged, plans: &BTreeMap<PlanDigest, Option<Plan>>) {
     for (digest, count) in &judged.open {
@@ -53,7 +45,7 @@ pub fn record_plans(keys: &UserKeys, judged: &mut Judged, plans: &BTreeMap<PlanD
                 "plan {} is not in the archive: {count} of its reservations cannot be committed with other quantities",
                 base64url(digest)
             );
-            judged.findings.note(keys.state(), text);
+            judged.findings.note(&keys.state(), text);
         }
     }
     let windows: BTreeMap<i64, (&str, i64, i64)> = judged
@@ -81,6 +73,6 @@ pub fn record_plans(keys: &UserKeys, judged: &mut Judged, plans: &BTreeMap<PlanD
         }
     }
     for text in told {
-        judged.findings.contradiction(keys.state(), text);
+        judged.findings.contradiction(&keys.state(), text);
     }
 }

@@ -412,7 +412,7 @@ fn second_id(id: &str) -> &'static str {
 fn plans_are_what_their_keys_say_and_records_mean_their_groups() {
     let archived = |kind: &str, expires_at_ms, message: Vec<u8>| {
         let mut findings = Findings::default();
-        let digest = super::super::checks::digest_of(&plan_message("b"));
+        let digest = crate::ledger::digest_of(&plan_message("b"));
         let message = serde_bytes::ByteBuf::from(message);
         let archived = ArchivedPlan { kind: kind.to_owned(), expires_at_ms, message };
         let plan = checks::archived_plan(&digest, &archived, &mut findings);

@@ -1,0 +1,72 @@
+//! What a call is compiled for: a guess that the script checks.
+
+use std::sync::Arc;
+
+use super::formats;
+use super::plan::CompiledPlan;
+use crate::domain::subscription::Revision;
+
+/// See the module.
+#[derive(Debug, Clone)]
+pub struct Basis {
+    /// That of the user's subscription, if there is one.
+    pub revision: Option<Revision>,
+    /// Whether the subscription has ended.
+    pub ended: bool,
+    /// What decides.
+    pub plan: InForce,
+}
+
+/// The plan in force.
+#[derive(Debug, Clone)]
+pub enum InForce {
+    /// This one.
+    Plan {
+        /// As the scripts read it.
+        plan: Arc<CompiledPlan>,
+        /// The owner's part of it, and the windows of the time.
+        frames: Arc<[u8]>,
+    },
+    /// None: no subscription, and no default plan.
+    None,
+    /// One that the catalog does not have.
+    Unknown(String),
+}
+
+impl InForce {
+    /// Its id in the catalog; empty for none.
+    #[must_use]
+    pub fn id(&self) -> &str {
+        match self {
+            Self::Plan { plan, .. } => &plan.id,
+            Self::None => "",
+            Self::Unknown(id) => id,
+        }
+    }
+
+    /// The plan, if the catalog has it.
+    #[must_use]
+    pub fn known(&self) -> Option<&Arc<CompiledPlan>> {
+        match self {
+            Self::Plan { plan, .. } => Some(plan),
+            Self::None | Self::Unknown(_) => None,
+        }
+    }
+
+    /// The second argument of the scripts that it decides.
+    pub(super) fn message(&self) -> &[u8] {
+        self.known().map_or(&[], |plan| &plan.message)
+    }
+}
+
+impl Basis {
+    pub(super) fn write(&self, bytes: &mut Vec<u8>) {
+        let (in_force, digest, frames) = match &self.plan {
+            InForce::None => (0, [0; 8], Vec::new()),
+            InForce::Plan { plan, frames } => (1, plan.digest, frames.to_vec()),
+            InForce::Unknown(_) => (2, [0; 8], Vec::new()),
+        };
+        let revision = self.revision.unwrap_or_default();
+        formats::Basis { revision, ended: self.ended.into(), in_force, digest, frames }.write(bytes);
+    }
+}

@@ -1,0 +1,93 @@
+//! Keys and arguments of one call, as they travel: one after the other.
+
+use super::keys;
+use crate::domain::id::{Field, Owner};
+
+/// See the module.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Message {
+    bytes: Vec<u8>,
+    /// Where each part ends.
+    ends: Vec<usize>,
+    /// How many of the parts are keys: the first ones.
+    keys: usize,
+}
+
+impl Message {
+    /// With room for so many bytes.
+    pub(super) fn with_capacity(bytes: usize) -> Self {
+        Self { bytes: Vec::with_capacity(bytes), ends: Vec::with_capacity(6), keys: 0 }
+    }
+
+    /// About an owner: with the keys that every script takes.
+    pub(super) fn about(owner: &Owner, bytes: usize) -> Self {
+        let mut message = Self::with_capacity(bytes + 4 * (owner.tag().len() + 48));
+        message.key(|bytes| keys::push_state(bytes, owner));
+        for number in [1, 2] {
+            message.key(|bytes| keys::push_memory(bytes, owner, number));
+        }
+        message
+    }
+
+    /// About a reservation: with the key that shows its hold as well.
+    pub(super) fn about_hold(owner: &Owner, field: &Field, bytes: usize) -> Self {
+        let mut message = Self::about(owner, bytes);
+        message.key(|bytes| keys::push_hold(bytes, owner, field));
+        message
+    }
+
+    /// Adds a key. Keys come before arguments.
+    pub(super) fn key(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
+        self.argument(write);
+        self.keys += 1;
+        debug_assert_eq!(self.keys, self.ends.len(), "keys come before arguments");
+    }
+
+    /// Adds an argument.
+    pub(super) fn argument(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
+        write(&mut self.bytes);
+        self.ends.push(self.bytes.len());
+    }
+
+    /// How many keys there are.
+    pub(super) fn keys(&self) -> usize {
+        self.keys
+    }
+
+    /// How many keys and arguments there are.
+    pub(super) fn len(&self) -> usize {
+        self.ends.len()
+    }
+
+    /// How many bytes all of them have.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// Keys and arguments.
+    pub(super) fn parts(&self) -> impl Iterator<Item = &[u8]> {
+        let starts = std::iter::once(0).chain(self.ends.iter().copied());
+        starts.zip(&self.ends).map(|(start, end)| &self.bytes[start..*end])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::id::{AppId, UserId};
+    use crate::ledger::UserKeys;
+
+    #[test]
+    fn parts_stay_apart_and_keys_come_first() {
+        let owner = Owner::new(&AppId::default(), &UserId::parse("alice").unwrap());
+        let keys = UserKeys::new(&owner);
+        let mut message = Message::about_hold(&owner, &[7; 16], 10);
+        message.argument(|bytes| bytes.extend_from_slice(b"one"));
+        message.argument(|_| ());
+        let parts: Vec<_> = message.parts().map(|part| String::from_utf8_lossy(part).into_owned()).collect();
+        let [state, one, two] = keys.all();
+        assert_eq!(parts, [state, one, two, keys.hold(&[7; 16]), "one".to_owned(), String::new()]);
+        assert_eq!((message.keys(), message.len()), (4, 6));
+        assert_eq!(message.bytes(), parts.iter().map(String::len).sum::<usize>());
+    }
+}

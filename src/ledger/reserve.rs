@@ -1,0 +1,102 @@
+//! `reserve` and `can_use`: what an event may cost, held or only asked.
+
+use std::time::Duration;
+
+use super::answer::{Answer, NoAnswer, unfitting};
+use super::basis::Basis;
+use super::event::priced;
+use super::message::Message;
+use super::once::Once;
+use super::{Ledger, formats, time};
+use crate::domain::answer::{Decision, Hold};
+use crate::domain::event::Event;
+use crate::domain::id::{Owner, ReservationId};
+
+/// What is to be held.
+#[derive(Debug)]
+pub struct ReserveCall<'a> {
+    /// What it is compiled for.
+    pub basis: &'a Basis,
+    /// What makes a retry recognisable.
+    pub once: &'a Once,
+    /// What may happen.
+    pub event: &'a Event,
+    /// How long to hold.
+    pub ttl_ms: i64,
+    /// How long to remember it after that.
+    pub settlement_ms: i64,
+    /// How long whoever settles it may need the plan.
+    pub plan_kept: Duration,
+}
+
+/// What is held.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ReserveAnswer {
+    /// Whether the caller may go ahead, and where the groups stand.
+    pub decision: Decision,
+    /// The reservation, if it was allowed.
+    pub hold: Option<Hold>,
+}
+
+/// What is only asked.
+#[derive(Debug)]
+pub struct CanUseCall<'a> {
+    /// What it is compiled for.
+    pub basis: &'a Basis,
+    /// What may happen.
+    pub event: &'a Event,
+}
+
+impl Ledger {
+    /// Holds what an event may cost.
+    ///
+    /// # Errors
+    /// [`NoAnswer`].
+    pub async fn reserve(&self, owner: &Owner, call: &ReserveCall<'_>) -> Result<ReserveAnswer, NoAnswer> {
+        let ReserveCall { basis, once, event, ttl_ms, settlement_ms, plan_kept } = call;
+        let plan = basis.plan.known();
+        if let Some(plan) = plan {
+            self.ensure_archived(plan, *plan_kept).await?;
+        }
+        let mut message = Message::about_hold(owner, &once.field, basis.plan.message().len() + 512);
+        message.argument(|bytes| {
+            basis.write(bytes);
+            once.write(bytes);
+            priced(plan.map(|plan| &**plan), event.name.as_str(), event).write(bytes);
+            formats::ReserveCall { ttl_ms: time(*ttl_ms), settlement_ms: time(*settlement_ms) }.write(bytes);
+        });
+        message.argument(|bytes| bytes.extend_from_slice(basis.plan.message()));
+        let answer = self.decide(&self.scripts.reserve, owner, message, &basis.plan).await?;
+        let hold = match answer.state {
+            None if answer.reason.is_none() => return Err(unfitting(answer).into()),
+            None => None,
+            Some(state) => Some(Hold {
+                // ONCE: a replay names the reservation of the first call.
+                id: ReservationId { field: once.field, suffix: answer.suffix, plan: answer.plan, owner: owner.clone() },
+                state,
+                deadline_ms: answer.deadline_ms,
+                replayed: answer.replayed,
+            }),
+        };
+        Ok(ReserveAnswer { decision: decision(answer), hold })
+    }
+
+    /// What [`Self::reserve`] would answer now.
+    ///
+    /// # Errors
+    /// [`NoAnswer`].
+    pub async fn can_use(&self, owner: &Owner, call: &CanUseCall<'_>) -> Result<Decision, NoAnswer> {
+        let CanUseCall { basis, event } = call;
+        let mut message = Message::about(owner, basis.plan.message().len() + 512);
+        message.argument(|bytes| {
+            basis.write(bytes);
+            priced(basis.plan.known().map(|plan| &**plan), event.name.as_str(), event).write(bytes);
+        });
+        message.argument(|bytes| bytes.extend_from_slice(basis.plan.message()));
+        self.decide(&self.scripts.can_use, owner, message, &basis.plan).await.map(decision)
+    }
+}
+
+fn decision(answer: Answer) -> Decision {
+    Decision { denied: answer.reason, standings: answer.standings, retry_after_ms: answer.retry_after_ms }
+}

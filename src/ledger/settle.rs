@@ -1,0 +1,90 @@
+//! `commit` and `release`: how a reservation ends.
+
+use super::answer::{About, Answer, NoAnswer, unfitting};
+use super::event::used;
+use super::message::Message;
+use super::{Ledger, Script, formats, time};
+use crate::domain::answer::{Committed, Released};
+use crate::domain::event::Actual;
+use crate::domain::fault::Fault;
+use crate::domain::id::ReservationId;
+
+/// What was used of a reservation.
+#[derive(Debug)]
+pub struct CommitCall<'a> {
+    /// Which one.
+    pub reservation: &'a ReservationId,
+    /// What was really used; as reserved, if nothing is said.
+    pub actual: Option<&'a Actual>,
+    /// How long to remember the settlement.
+    pub replay_ms: i64,
+}
+
+/// A reservation is to be given back.
+#[derive(Debug)]
+pub struct ReleaseCall<'a> {
+    /// Which one.
+    pub reservation: &'a ReservationId,
+    /// How long to remember the settlement.
+    pub replay_ms: i64,
+}
+
+/// The beginning of the calls about a reservation.
+pub(super) fn settle_call(reservation: &ReservationId, replay_ms: i64) -> formats::SettleCall {
+    let ReservationId { field, suffix, plan, owner: _ } = reservation;
+    formats::SettleCall { field: *field, suffix: *suffix, plan: *plan, replay_ms: time(replay_ms) }
+}
+
+impl Ledger {
+    /// Counts what was really used.
+    ///
+    /// # Errors
+    /// See the RPC.
+    pub async fn commit(&self, call: &CommitCall<'_>) -> Result<Committed, Fault> {
+        let CommitCall { reservation, actual, replay_ms } = call;
+        let plan = self.plan_by(&reservation.plan).await;
+        let plan_message = plan.as_ref().map_or(&[][..], |plan| &plan.message);
+        let mut message = Message::about_hold(&reservation.owner, &reservation.field, plan_message.len() + 256);
+        message.argument(|bytes| {
+            settle_call(reservation, *replay_ms).write(bytes);
+            let quantities = actual.map_or_else(Vec::new, |actual| used(plan.as_deref(), actual));
+            formats::CommitCall { actual: actual.is_some().into(), quantities }.write(bytes);
+        });
+        message.argument(|bytes| bytes.extend_from_slice(plan_message));
+        let about = About { plan: plan.as_ref(), ..About::default() };
+        let answer = self.settle(&self.scripts.commit, reservation, message, about).await?;
+        let Answer { standings, overage, late, replayed, .. } = answer;
+        Ok(Committed { standings, overage, late, replayed })
+    }
+
+    /// Gives a reservation back.
+    ///
+    /// # Errors
+    /// See the RPC.
+    pub async fn release(&self, call: &ReleaseCall<'_>) -> Result<Released, Fault> {
+        let ReleaseCall { reservation, replay_ms } = call;
+        let plan = self.plan_by(&reservation.plan).await;
+        let mut message = Message::about_hold(&reservation.owner, &reservation.field, 256);
+        message.argument(|bytes| settle_call(reservation, *replay_ms).write(bytes));
+        let about = About { plan: plan.as_ref(), ..About::default() };
+        let answer = self.settle(&self.scripts.release, reservation, message, about).await?;
+        let state = answer.state.ok_or_else(|| unfitting("no state of a reservation"))?;
+        Ok(Released { state, standings: answer.standings, replayed: answer.replayed })
+    }
+
+    /// Runs a script that no subscription decides.
+    pub(super) async fn settle(
+        &self,
+        script: &'static Script,
+        reservation: &ReservationId,
+        message: Message,
+        about: About<'_>,
+    ) -> Result<Answer, Fault> {
+        let packed = self.run(script, &reservation.owner, message).await?;
+        match self.answer(&packed, about).await {
+            Ok(answer) => Ok(answer),
+            Err(NoAnswer::Fault(fault)) => Err(fault),
+            Err(stale @ NoAnswer::Stale(_)) => Err(unfitting(stale)),
+        }
+    }
+}

@@ -1,0 +1,207 @@
+//! `subscription_get` and `subscription_put`: a user's subscription as it is stored.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use super::answer::{About, NoAnswer, Reply, unfitting};
+use super::message::Message;
+use super::packed::Reader;
+use super::plan::CompiledPlan;
+use super::{Ledger, formats};
+use crate::domain::amount::Quantity;
+use crate::domain::fault::Fault;
+use crate::domain::id::Owner;
+use crate::domain::subscription::{QuotaOverride, Revision, Subscription};
+
+/// What is stored of a user's subscription, and the time.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stored {
+    /// The user's time.
+    pub now_ms: i64,
+    /// Redis's own time.
+    pub redis_ms: i64,
+    /// The subscription.
+    pub subscription: Option<Subscription>,
+    /// The plan that the counters were last used with; empty if that has left nothing.
+    pub plan: String,
+}
+
+impl Stored {
+    pub(super) fn read(reader: &mut Reader<'_>) -> Result<Self, Fault> {
+        let misfit = |error| Fault::Internal(Box::new(error));
+        let stale = formats::Stale::read(reader).map_err(misfit)?;
+        let plan = String::from_utf8(stale.plan).map_err(|error| Fault::Internal(error.into()))?;
+        let fallen_to = match stale.subscribed {
+            0 | 1 => None,
+            2 => Some(plan.clone()),
+            other => return Err(unfitting(("subscribed", other))),
+        };
+        let subscription = match stale.subscribed {
+            0 => None,
+            _ => Some(decoded(&stale.blob, stale.revision, fallen_to)?),
+        };
+        Ok(Self { now_ms: stale.now, redis_ms: stale.redis_now, subscription, plan })
+    }
+}
+
+/// A subscription as it is stored: plan, start, end or 0, cycle anchor, overrides. Only this file reads it; what scripts have to know of it
+/// stands beside it.
+#[derive(Serialize, Deserialize)]
+struct Blob(String, i64, i64, i64, Vec<(String, String)>);
+
+const UNLIMITED: &str = "unlimited";
+
+fn encoded(subscription: &Subscription) -> Vec<u8> {
+    let Subscription { revision: _, plan_id, start_ms, end_ms, cycle_anchor_ms, fallen_to: _, overrides } =
+        subscription;
+    let overrides = overrides.iter().map(|(group, quota)| match quota {
+        QuotaOverride::Amount(amount) => (group.clone(), amount.to_string()),
+        QuotaOverride::Unlimited => (group.clone(), UNLIMITED.to_owned()),
+    });
+    let end_ms = end_ms.unwrap_or_default();
+    encode(&Blob(plan_id.clone(), *start_ms, end_ms, *cycle_anchor_ms, overrides.collect()))
+}
+
+fn decoded(blob: &[u8], revision: Revision, fallen_to: Option<String>) -> Result<Subscription, Fault> {
+    let Blob(plan_id, start_ms, end_ms, cycle_anchor_ms, overrides) =
+        rmp_serde::from_slice(blob).map_err(|error| Fault::Internal(Box::new(error)))?;
+    let overrides = overrides.into_iter().map(|(group, quota)| {
+        let quota = match quota.as_str() {
+            UNLIMITED => QuotaOverride::Unlimited,
+            amount => QuotaOverride::Amount(Quantity::from_decimal(amount).map_err(|_| unfitting(&quota))?),
+        };
+        Ok((group, quota))
+    });
+    Ok(Subscription {
+        revision,
+        plan_id,
+        start_ms,
+        end_ms: (end_ms != 0).then_some(end_ms),
+        cycle_anchor_ms,
+        fallen_to,
+        overrides: overrides.collect::<Result<BTreeMap<_, _>, Fault>>()?,
+    })
+}
+
+fn encode(value: &impl Serialize) -> Vec<u8> {
+    rmp_serde::to_vec(value).expect("numbers and text can be encoded")
+}
+
+/// What a plan that a change brings the user to does to the counters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Apply {
+    /// What its `on_plan_change` says.
+    Enter,
+    /// Nothing but that windows are counted from another anchor.
+    Realign,
+}
+
+/// A plan that a change brings the user to.
+#[derive(Debug, Clone)]
+pub struct Step {
+    /// What that does.
+    pub apply: Apply,
+    /// As the scripts read it.
+    pub plan: Arc<CompiledPlan>,
+    /// Its windows at the user's time.
+    pub frames: Arc<[u8]>,
+}
+
+/// A change of a subscription.
+#[derive(Debug)]
+pub struct PutCall<'a> {
+    /// What was read before: nothing is written if it is no longer so.
+    pub before: &'a Stored,
+    /// What is to be stored.
+    pub wanted: &'a Subscription,
+    /// The plans that the change brings the user to, one after the other.
+    pub steps: &'a [Step],
+}
+
+/// The answer to a change that was written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PutAnswer {
+    /// How many clocks it has corrected.
+    pub corrected_clocks: i64,
+}
+
+/// The answer of `subscription_put`.
+#[derive(Deserialize)]
+struct Written {
+    put: (i64,),
+}
+
+impl Ledger {
+    /// What is stored of a user's subscription.
+    ///
+    /// # Errors
+    /// [`Fault::Unavailable`], or [`Fault::Internal`] for an answer that is not understood.
+    pub async fn subscription(&self, owner: &Owner) -> Result<Stored, Fault> {
+        let packed = self.run(&self.scripts.subscription_get, owner, Message::about(owner, 0)).await?;
+        match Reply::read(&packed)? {
+            Reply::Stale(stored) => Ok(*stored),
+            _ => self.fault_in(&packed).await,
+        }
+    }
+
+    /// Writes a subscription, if nobody has written since it was read.
+    ///
+    /// # Errors
+    /// [`NoAnswer::Stale`] if somebody has; as [`Self::subscription`].
+    pub async fn put_subscription(&self, owner: &Owner, call: &PutCall<'_>) -> Result<PutAnswer, NoAnswer> {
+        let PutCall { before, wanted, steps } = call;
+        let mut message = Message::about(owner, 512);
+        message.argument(|bytes| write_put(bytes, before, wanted, steps));
+        message.argument(|bytes| bytes.extend_from_slice(&encoded(wanted)));
+        for step in *steps {
+            message.argument(|bytes| bytes.extend_from_slice(&step.frames));
+            message.argument(|bytes| bytes.extend_from_slice(&step.plan.message));
+        }
+        let packed = self.run(&self.scripts.subscription_put, owner, message).await?;
+        match rmp_serde::from_slice(&packed) {
+            Ok(Written { put: (corrected_clocks,) }) => Ok(PutAnswer { corrected_clocks }),
+            Err(_) => match Reply::read(&packed)? {
+                Reply::Stale(stored) => Err(NoAnswer::Stale(stored)),
+                _ => Ok(self.fault_in(&packed).await?),
+            },
+        }
+    }
+
+    /// The fault that a script has answered.
+    async fn fault_in<T>(&self, packed: &[u8]) -> Result<T, Fault> {
+        match self.answer(packed, About::default()).await {
+            Err(NoAnswer::Fault(fault)) => Err(fault),
+            other => Err(unfitting(other)),
+        }
+    }
+}
+
+/// What the script compares and writes beside the subscription: the revision that was read, the plan last used, and the new revision, end
+/// (0: never), plan that the user has fallen to ('' for none), and steps.
+fn write_put(bytes: &mut Vec<u8>, before: &Stored, wanted: &Subscription, steps: &[Step]) {
+    let read = before.subscription.as_ref().map_or(&[][..], |stored| &stored.revision);
+    let (ends, fallen_to) = (wanted.end_ms.unwrap_or_default(), wanted.fallen_to.as_deref().unwrap_or_default());
+    let steps: Vec<_> = steps
+        .iter()
+        .map(|step| match step.apply {
+            Apply::Enter => "enter",
+            Apply::Realign => "realign",
+        })
+        .collect();
+    rmp::encode::write_array_len(bytes, 6).expect("memory takes it");
+    write_bytes(bytes, read);
+    write_bytes(bytes, before.plan.as_bytes());
+    write_bytes(bytes, &wanted.revision);
+    bytes.extend_from_slice(&encode(&ends));
+    write_bytes(bytes, fallen_to.as_bytes());
+    bytes.extend_from_slice(&encode(&steps));
+}
+
+/// Appends bytes as text: the scripts know no other type, and Lua's text is bytes.
+fn write_bytes(message: &mut Vec<u8>, bytes: &[u8]) {
+    let length = u32::try_from(bytes.len()).expect("the ids of plans are short");
+    rmp::encode::write_str_len(message, length).expect("memory takes it");
+    message.extend_from_slice(bytes);
+}

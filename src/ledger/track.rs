@@ -1,0 +1,129 @@
+//! `track`, `refund` and `refund_reservation`: what has happened, and what of it is taken back.
+
+use super::answer::{About, Answer, NoAnswer};
+use super::basis::Basis;
+use super::event::{priced, refunded};
+use super::message::Message;
+use super::once::Once;
+use super::settle::settle_call;
+use super::{Ledger, formats, time};
+use crate::domain::answer::Tracked;
+use crate::domain::event::{Event, EventName};
+use crate::domain::fault::Fault;
+use crate::domain::id::{Owner, ReservationId, event_id};
+
+/// What has happened.
+#[derive(Debug)]
+pub struct TrackCall<'a> {
+    /// What it is compiled for.
+    pub basis: &'a Basis,
+    /// What makes a retry recognisable.
+    pub once: &'a Once,
+    /// What has happened.
+    pub event: &'a Event,
+    /// Count it only if it fits.
+    pub enforce: bool,
+    /// How long to remember it.
+    pub replay_ms: i64,
+}
+
+/// What an event would have cost is to be given back.
+#[derive(Debug)]
+pub struct RefundCall<'a> {
+    /// What it is compiled for.
+    pub basis: &'a Basis,
+    /// What makes a retry recognisable.
+    pub once: &'a Once,
+    /// The refund.
+    pub event: &'a Event,
+    /// What it refunds.
+    pub refunded: &'a EventName,
+    /// How long to remember it.
+    pub replay_ms: i64,
+}
+
+/// Some of what a reservation has committed is to be given back.
+#[derive(Debug)]
+pub struct RefundReservationCall<'a> {
+    /// Which one.
+    pub reservation: &'a ReservationId,
+    /// What makes a retry recognisable.
+    pub once: &'a Once,
+    /// The refund.
+    pub event: &'a Event,
+    /// What it refunds.
+    pub refunded: &'a EventName,
+    /// How long to remember it.
+    pub replay_ms: i64,
+}
+
+impl Ledger {
+    /// Counts what has happened.
+    ///
+    /// # Errors
+    /// [`NoAnswer`].
+    pub async fn track(&self, owner: &Owner, call: &TrackCall<'_>) -> Result<Tracked, NoAnswer> {
+        let TrackCall { basis, once, event, enforce, replay_ms } = call;
+        let message = decided(owner, basis, |bytes| {
+            once.write(bytes);
+            priced(basis.plan.known().map(|plan| &**plan), event.name.as_str(), event).write(bytes);
+            formats::TrackCall { enforce: (*enforce).into(), replay_ms: time(*replay_ms) }.write(bytes);
+        });
+        let answer = self.decide(&self.scripts.track, owner, message, &basis.plan).await?;
+        Ok(tracked(once, answer))
+    }
+
+    /// Gives back what an event would have cost.
+    ///
+    /// # Errors
+    /// [`NoAnswer`].
+    pub async fn refund(&self, owner: &Owner, call: &RefundCall<'_>) -> Result<Tracked, NoAnswer> {
+        let RefundCall { basis, once, event, refunded, replay_ms } = call;
+        let message = decided(owner, basis, |bytes| {
+            once.write(bytes);
+            priced(basis.plan.known().map(|plan| &**plan), refunded.as_str(), event).write(bytes);
+            formats::TrackCall { enforce: 0, replay_ms: time(*replay_ms) }.write(bytes);
+        });
+        let answer = self.decide(&self.scripts.refund, owner, message, &basis.plan).await?;
+        Ok(tracked(once, answer))
+    }
+
+    /// Gives back some of what a reservation has committed.
+    ///
+    /// # Errors
+    /// See the RPC.
+    pub async fn refund_reservation(&self, call: &RefundReservationCall<'_>) -> Result<Tracked, Fault> {
+        let RefundReservationCall { reservation, once, event, refunded: name, replay_ms } = call;
+        let plan = self.plan_by(&reservation.plan).await;
+        let plan_message = plan.as_ref().map_or(&[][..], |plan| &plan.message);
+        let mut message = Message::about(&reservation.owner, plan_message.len() + 256);
+        message.argument(|bytes| {
+            settle_call(reservation, *replay_ms).write(bytes);
+            once.write(bytes);
+            refunded(plan.as_deref(), name.as_str(), event).write(bytes);
+        });
+        message.argument(|bytes| bytes.extend_from_slice(plan_message));
+        let about = About { plan: plan.as_ref(), ..About::default() };
+        let answer = self.settle(&self.scripts.refund_reservation, reservation, message, about).await?;
+        Ok(tracked(once, answer))
+    }
+}
+
+/// The message of a call that a plan decides.
+fn decided(owner: &Owner, basis: &Basis, write: impl FnOnce(&mut Vec<u8>)) -> Message {
+    let plan = basis.plan.message();
+    let mut message = Message::about(owner, plan.len() + 512);
+    message.argument(|bytes| {
+        basis.write(bytes);
+        write(bytes);
+    });
+    message.argument(|bytes| bytes.extend_from_slice(plan));
+    message
+}
+
+/// What is counted nowhere has no name.
+fn tracked(once: &Once, answer: Answer) -> Tracked {
+    let Answer { reason, suffix, standings, replayed, .. } = answer;
+    let event_id = if reason.is_none() { event_id(&once.field, &suffix) } else { String::new() };
+    Tracked { uncounted: reason, event_id, standings, replayed }
+}

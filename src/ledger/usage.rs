@@ -1,0 +1,35 @@
+//! `usage`: a user's standing in every group.
+
+use super::answer::NoAnswer;
+use super::basis::Basis;
+use super::message::Message;
+use super::{Ledger, formats};
+use crate::domain::answer::Standing;
+use crate::domain::id::Owner;
+
+/// What is asked.
+#[derive(Debug)]
+pub struct UsageCall<'a> {
+    /// What it is compiled for.
+    pub basis: &'a Basis,
+    /// At which time; now, if none is said.
+    pub at_ms: Option<i64>,
+}
+
+impl Ledger {
+    /// A user's standing in every group of the plan.
+    ///
+    /// # Errors
+    /// [`NoAnswer`].
+    pub async fn usage(&self, owner: &Owner, call: &UsageCall<'_>) -> Result<Vec<Standing>, NoAnswer> {
+        let UsageCall { basis, at_ms } = call;
+        let plan = basis.plan.message();
+        let mut message = Message::about(owner, plan.len() + 256);
+        message.argument(|bytes| {
+            basis.write(bytes);
+            formats::UsageCall { at: at_ms.unwrap_or(-1) }.write(bytes);
+        });
+        message.argument(|bytes| bytes.extend_from_slice(plan));
+        self.decide(&self.scripts.usage, owner, message, &basis.plan).await.map(|answer| answer.standings)
+    }
+}
