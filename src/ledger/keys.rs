@@ -99,46 +99,40 @@ pub(super) fn push_hold(key: &mut Vec<u8>, owner: &Owner, field: &Field) {
 /// The keys of one user.
 #[derive(Debug, Clone)]
 pub struct UserKeys {
-    owner: Owner,
+    state: String,
 }
 
 impl UserKeys {
     /// The keys of `owner`.
     #[must_use]
     pub fn new(owner: &Owner) -> Self {
-        Self { owner: owner.clone() }
+        Self { state: [PREFIX, owner.tag(), OF_USER].concat() }
     }
 
     /// The user's clock, counters, windows and subscription.
     #[must_use]
-    pub fn state(&self) -> String {
-        text(|key| push_state(key, &self.owner))
+    pub fn state(&self) -> &str {
+        &self.state
     }
 
     /// What is remembered of reservations and requests, in two hashes of which one is young and the other old.
     #[must_use]
     pub fn memories(&self) -> [String; 2] {
-        [1, 2].map(|number| text(|key| push_memory(key, &self.owner, number)))
+        OF_MEMORIES.map(|memory| [&self.state, memory].concat())
     }
 
     /// Shows one live hold to people; it expires with it.
     #[must_use]
     pub fn hold(&self, field: &Field) -> String {
-        text(|key| push_hold(key, &self.owner, field))
+        [&self.state, OF_HOLD, &base64url(field)].concat()
     }
 
     /// The keys that every script of a user takes, in their order.
     #[must_use]
     pub fn all(&self) -> [String; 3] {
         let [one, two] = self.memories();
-        [self.state(), one, two]
+        [self.state.clone(), one, two]
     }
-}
-
-fn text(write: impl FnOnce(&mut Vec<u8>)) -> String {
-    let mut key = Vec::new();
-    write(&mut key);
-    String::from_utf8(key).expect("keys are text")
 }
 
 #[cfg(test)]
@@ -167,7 +161,7 @@ mod tests {
             all.each_ref().map(String::as_str),
             ["tollgate3:{default:alice}:u", "tollgate3:{default:alice}:u:1", "tollgate3:{default:alice}:u:2"]
         );
-        assert_eq!((keys.state(), &keys.memories()[..]), (all[0].clone(), &all[1..]));
+        assert_eq!((keys.state(), &keys.memories()[..]), (all[0].as_str(), &all[1..]));
         assert_eq!(keys.hold(&[0; 16]), "tollgate3:{default:alice}:u:h:AAAAAAAAAAAAAAAAAAAAAA");
         assert_eq!(plan(&[0; 8]), "tollgate3:plan:AAAAAAAAAAA");
         assert_eq!(pattern(), "tollgate3:*");

@@ -179,24 +179,22 @@ impl Ledger {
 }
 
 /// What the script compares and writes beside the subscription: the revision that was read, the plan last used, and the new revision, end
-/// (0: never), plan that the user has fallen to ('' for none), and steps.
+/// (0: never), plan in force, whether that is the default plan after the end, and steps.
 fn write_put(bytes: &mut Vec<u8>, before: &Stored, wanted: &Subscription, steps: &[Step]) {
     let read = before.subscription.as_ref().map_or(&[][..], |stored| &stored.revision);
-    let (ends, fallen_to) = (wanted.end_ms.unwrap_or_default(), wanted.fallen_to.as_deref().unwrap_or_default());
-    let steps: Vec<_> = steps
-        .iter()
-        .map(|step| match step.apply {
-            Apply::Enter => "enter",
-            Apply::Realign => "realign",
-        })
-        .collect();
-    rmp::encode::write_array_len(bytes, 6).expect("memory takes it");
+    let in_force = wanted.fallen_to.as_ref().unwrap_or(&wanted.plan_id);
+    let steps = steps.iter().map(|step| match step.apply {
+        Apply::Enter => "enter",
+        Apply::Realign => "realign",
+    });
+    rmp::encode::write_array_len(bytes, 7).expect("memory takes it");
     write_bytes(bytes, read);
     write_bytes(bytes, before.plan.as_bytes());
     write_bytes(bytes, &wanted.revision);
-    bytes.extend_from_slice(&encode(&ends));
-    write_bytes(bytes, fallen_to.as_bytes());
-    bytes.extend_from_slice(&encode(&steps));
+    bytes.extend_from_slice(&encode(&wanted.end_ms.unwrap_or_default()));
+    write_bytes(bytes, in_force.as_bytes());
+    bytes.extend_from_slice(&encode(&wanted.fallen_to.is_some()));
+    bytes.extend_from_slice(&encode(&steps.collect::<Vec<_>>()));
 }
 
 /// Appends bytes as text: the scripts know no other type, and Lua's text is bytes.
@@ -204,4 +202,81 @@ fn write_bytes(message: &mut Vec<u8>, bytes: &[u8]) {
     let length = u32::try_from(bytes.len()).expect("the ids of plans are short");
     rmp::encode::write_str_len(message, length).expect("memory takes it");
     message.extend_from_slice(bytes);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn subscription() -> Subscription {
+        Subscription {
+            revision: [0xff; 8],
+            plan_id: "pro".to_owned(),
+            start_ms: 1,
+            end_ms: Some(5),
+            cycle_anchor_ms: 3,
+            fallen_to: None,
+            overrides: BTreeMap::from([
+                ("a".to_owned(), QuotaOverride::Amount(Quantity::from_decimal("1.5").unwrap())),
+                ("b".to_owned(), QuotaOverride::Unlimited),
+            ]),
+        }
+    }
+
+    fn read(subscribed: i64, subscription: &Subscription) -> Result<Stored, Fault> {
+        let mut bytes = Vec::new();
+        let stale = formats::Stale {
+            kind: 2,
+            now: 10,
+            redis_now: 11,
+            subscribed,
+            revision: subscription.revision,
+            plan: b"free".to_vec(),
+            blob: encoded(subscription),
+        };
+        stale.write(&mut bytes);
+        let mut reader = Reader(&bytes);
+        let stored = Stored::read(&mut reader);
+        assert!(reader.is_at_end());
+        stored
+    }
+
+    #[test]
+    fn a_subscription_is_read_as_it_was_written() {
+        let lasting = Subscription { end_ms: None, overrides: BTreeMap::new(), ..subscription() };
+        for subscription in [subscription(), lasting] {
+            let expected =
+                Stored { now_ms: 10, redis_ms: 11, subscription: Some(subscription.clone()), plan: "free".to_owned() };
+            assert_eq!(read(1, &subscription).unwrap(), expected);
+            // The state says whether it has ended, and for which plan.
+            let fallen = Subscription { fallen_to: Some("free".to_owned()), ..subscription.clone() };
+            assert_eq!(read(2, &fallen).unwrap(), Stored { subscription: Some(fallen), ..expected.clone() });
+            assert_eq!(read(0, &subscription).unwrap(), Stored { subscription: None, ..expected });
+        }
+        assert!(matches!(read(3, &subscription()), Err(Fault::Internal(_))));
+        assert!(matches!(decoded(b"", [0; 8], None), Err(Fault::Internal(_))));
+        let odd = Blob("p".to_owned(), 0, 0, 0, vec![("a".to_owned(), "many".to_owned())]);
+        assert!(matches!(decoded(&encode(&odd), [0; 8], None), Err(Fault::Internal(_))));
+    }
+
+    #[test]
+    fn a_change_says_what_was_read_and_what_is_in_force_from_now_on() {
+        let before = Stored { now_ms: 10, redis_ms: 11, subscription: None, plan: "free".to_owned() };
+        let put = |before: &Stored, wanted: &Subscription| {
+            let mut bytes = Vec::new();
+            write_put(&mut bytes, before, wanted, &[]);
+            bytes
+        };
+        let mut expected = b"\x97\xa0\xa4free\xa8".to_vec();
+        expected.extend_from_slice(&[0xff; 8]);
+        let read = expected.len();
+        expected.extend_from_slice(b"\x05\xa3pro\xc2\x90");
+        assert_eq!(put(&before, &subscription()), expected);
+        expected.truncate(read);
+        expected.extend_from_slice(b"\0\xa4free\xc3\x90");
+        let fallen = Subscription { fallen_to: Some("free".to_owned()), end_ms: None, ..subscription() };
+        assert_eq!(put(&before, &fallen), expected);
+        let stored = Stored { subscription: Some(Subscription { revision: *b"revision", ..subscription() }), ..before };
+        assert!(put(&stored, &subscription()).starts_with(b"\x97\xa8revision\xa4free\xa8\xff"));
+    }
 }
