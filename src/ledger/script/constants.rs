@@ -1,10 +1,11 @@
-//! Writes a script's constants into it: a Lua 5.1 local costs each function that uses it, at every call of the script.
+//! Writes a script's constants into it: a Lua 5.1 local costs each function that uses it, at every call of the script. And no script
+//! has room for more than 200 of them.
 
 use std::collections::HashMap;
 
 /// `source` without the lines that declare constants, and with their values in the place of their names.
 ///
-/// Such a line starts with `local`, and gives integers to names in capitals: `local USED, HELD = 7, 8`.
+/// Such a line starts with `local`, and gives integers or text to names in capitals: `local USED, HELD = 7, 8`.
 pub(super) fn fold(source: &str) -> String {
     let mut values = HashMap::new();
     let mut code = String::with_capacity(source.len());
@@ -28,8 +29,18 @@ fn declaration(line: &str) -> Option<Vec<(&str, &str)>> {
     let numbers: Vec<_> = numbers.split(", ").collect();
     let fits = names.len() == numbers.len()
         && names.iter().all(|name| is_name(name))
-        && numbers.iter().all(|number| !number.is_empty() && number.bytes().all(|digit| digit.is_ascii_digit()));
+        && numbers.iter().all(|value| is_number(value) || is_text(value));
     fits.then(|| names.into_iter().zip(numbers).collect())
+}
+
+fn is_number(value: &str) -> bool {
+    !value.is_empty() && value.bytes().all(|digit| digit.is_ascii_digit())
+}
+
+/// Text without anything that would need care.
+fn is_text(value: &str) -> bool {
+    let inner = value.strip_prefix('\'').and_then(|rest| rest.strip_suffix('\''));
+    inner.is_some_and(|inner| inner.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"<_ ".contains(&byte)))
 }
 
 /// Puts the values in the place of the names, except in text.
@@ -64,8 +75,14 @@ mod tests {
     }
 
     #[test]
+    fn formats_become_text() {
+        let source = "local ROW_FORMAT, NAME = '<I2c0', 'a b'\nreturn ROW_FORMAT, NAME, 'NAME'\n";
+        assert_eq!(fold(source), "return '<I2c0', 'a b', 'NAME'\n");
+    }
+
+    #[test]
     fn what_is_no_constant_stays() {
-        for line in ["local NAMES = { 1, 2 }", "local a = 1", "local A, B = 1", "  local A = 1", "local A = b", "A = 1"]
+        for line in ["local TEXT = 'it\\'s'", "local TEXT = 'a' .. 'b'", "local NAMES = { 1, 2 }", "local a = 1", "local A, B = 1", "  local A = 1", "local A = b", "A = 1"]
         {
             let source = format!("{line}\nreturn A\n");
             assert_eq!(fold(&source), source);
