@@ -347,7 +347,7 @@ async fn what_a_later_version_has_added_survives_every_decision() {
     let mut connection = crate::support::redis().await;
     let user = fresh_user("grown");
     subscribe(&mut replica, &user).await;
-    let state = keys(&user).state();
+    let state = keys(&user).state().to_owned();
     let () = redis::cmd("APPEND").arg(&state).arg("more").query_async(&mut connection).await.unwrap();
     let id = replica.metering.reserve(reserve(&user)).await.unwrap().into_inner().reservation_id;
     let is_kept = async |connection: &mut MultiplexedConnection| {

@@ -45,7 +45,7 @@ pub fn record_plans(keys: &UserKeys, judged: &mut Judged, plans: &BTreeMap<PlanD
                 "plan {} is not in the archive: {count} of its reservations cannot be committed with other quantities",
                 base64url(digest)
             );
-            judged.findings.note(&keys.state(), text);
+            judged.findings.note(keys.state(), text);
         }
     }
     let windows: BTreeMap<i64, (&str, i64, i64)> = judged
@@ -73,6 +73,6 @@ pub fn record_plans(keys: &UserKeys, judged: &mut Judged, plans: &BTreeMap<PlanD
         }
     }
     for text in told {
-        judged.findings.contradiction(&keys.state(), text);
+        judged.findings.contradiction(keys.state(), text);
     }
 }

@@ -76,10 +76,10 @@ impl<'a> Reading<'a> {
             match State::decode(&self.seen.state) {
                 Ok(state) => {
                     let expires_at_ms = self.seen.expiries_ms[0];
-                    check_state(&self.keys.state(), &state, self.seen.redis_ms, expires_at_ms, &mut self.findings);
+                    check_state(self.keys.state(), &state, self.seen.redis_ms, expires_at_ms, &mut self.findings);
                     self.state = Some(state);
                 }
-                Err(error) => self.findings.contradiction(&self.keys.state(), error.to_string()),
+                Err(error) => self.findings.contradiction(self.keys.state(), error.to_string()),
             }
         }
         for memory in 0..2 {
@@ -186,7 +186,7 @@ impl<'a> Reading<'a> {
             facts.iter().filter(|(_, fact)| fact.hold.is_some()).map(|(field, _)| *field).collect();
         if at_once && let Some(state) = &self.state {
             let buckets = merged(&self.generations(), &self.buckets);
-            sums(&self.keys.state(), state, &facts, &buckets, &mut self.findings);
+            sums(self.keys.state(), state, &facts, &buckets, &mut self.findings);
         }
         let Self { findings, charged, state, .. } = self;
         Judged { findings, live: live.into_iter().collect(), charged, open, state }
@@ -374,5 +374,5 @@ fn differences(found: &Sum, expected: &Sum, kept: &BTreeSet<i64>) -> Vec<String>
 /// What a user's changes did not let be read at one moment.
 pub fn note_of_changes(keys: &UserKeys, findings: &mut Findings) {
     let text = "changed each time that it was read: what its deadlines hold was not held against the records";
-    findings.note(&keys.state(), text.to_owned());
+    findings.note(keys.state(), text.to_owned());
 }
