@@ -64,9 +64,9 @@ pub struct Seen {
 #[derive(Debug, Clone, Deserialize)]
 pub struct Page {
     /// Where the next page begins; empty after the last.
-    next: String,
+    pub next: String,
     /// Names and values, one after the other.
-    fields: Vec<ByteBuf>,
+    pub fields: Vec<ByteBuf>,
 }
 
 impl Page {

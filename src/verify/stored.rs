@@ -7,13 +7,11 @@ use std::fmt::Display;
 use crate::domain::amount::Quantity;
 use crate::domain::counted::counted;
 use crate::domain::id::Field;
+pub use crate::ledger::NEVER_MS;
 use crate::ledger::formats;
 use crate::ledger::packed::{Misfit, Reader};
 
 use super::value::{Undecodable, Value, not_a};
-
-/// The largest time of what is stored: never, and in the place of an anchor the calendar.
-pub const NEVER_MS: i64 = (1 << 48) - 1;
 
 /// The format that this version writes, and the only one that it reads.
 const FORMAT: i64 = 1;

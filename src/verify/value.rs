@@ -211,15 +211,4 @@ impl Value {
             other => not_a(name, other, "text"),
         }
     }
-
-    /// Text of any bytes.
-    ///
-    /// # Errors
-    /// Anything else.
-    pub fn bytes(&self, name: impl Display) -> Result<&[u8], Undecodable> {
-        match self {
-            Self::Text(bytes) => Ok(bytes),
-            other => not_a(name, other, "text"),
-        }
-    }
 }

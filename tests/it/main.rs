@@ -12,6 +12,7 @@ mod config;
 mod contract;
 mod counts;
 mod example;
+mod formats;
 mod functions;
 mod guarantees;
 mod image;

@@ -13,6 +13,8 @@ pub struct HoldMoment {
     redis_ms: i64,
     /// None if there is none, or none that can be decoded.
     head: Option<Head>,
+    /// One that cannot be decoded is reported by itself.
+    is_undecodable: bool,
     undos: [Option<Undo>; 2],
 }
 
@@ -20,9 +22,11 @@ impl HoldMoment {
     /// When these keys were seen.
     #[must_use]
     pub fn of(holds: &Holds) -> Self {
+        let head = Head::decode(&holds.head).ok();
         Self {
             redis_ms: holds.redis_ms,
-            head: Head::decode(&holds.head).ok(),
+            is_undecodable: head.is_none() && !holds.head.is_empty(),
+            head,
             undos: holds.undos.each_ref().map(|undo| Undo::decode(undo).ok()),
         }
     }
@@ -59,6 +63,9 @@ pub fn hold(keys: &UserKeys, moment: &HoldMoment, field: &Field, hold: &HoldEntr
     let is_there = hold.kind != "none";
     if is_there && hold.kind != "string" {
         return findings.contradiction(&key, format!("is a {}, and not a string", hold.kind));
+    }
+    if moment.is_undecodable {
+        return;
     }
     let record = match moment.record(field, hold) {
         Found::Undecodable => return,

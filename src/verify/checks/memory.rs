@@ -15,6 +15,8 @@ pub struct Fact {
     pub is_tracked: bool,
     /// Until when it is remembered.
     pub forget: i64,
+    /// The plan by which it can still be committed.
+    pub open: Option<[u8; 8]>,
     /// What it holds, while it is live.
     pub hold: Option<Hold>,
 }
@@ -37,7 +39,10 @@ impl Fact {
             is_paged: record.stored.paged == 1,
             parts: record.claims.iter().map(|claim| (claim.window, claim.charge)).collect(),
         });
-        Self { is_tracked: record.state == RecordState::Tracked, forget: record.stored.forget, hold }
+        let (state, forget) = (record.state, record.stored.forget);
+        let may_be_committed = matches!(state, RecordState::Held | RecordState::Released) && forget > head.head.time;
+        let open = may_be_committed.then_some(record.stored.plan);
+        Self { is_tracked: state == RecordState::Tracked, forget, open, hold }
     }
 }
 

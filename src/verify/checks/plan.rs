@@ -2,12 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use sha2::{Digest as _, Sha256};
-
-use crate::domain::id::{PlanDigest, base64url, beginning};
-use crate::ledger::UserKeys;
+use crate::domain::id::{PlanDigest, base64url};
 use crate::ledger::inspection::ArchivedPlan;
-use crate::ledger::keys;
+use crate::ledger::{UserKeys, digest_of, keys};
 
 use super::super::stored::{Plan, nth};
 use super::{Findings, Judged};
@@ -26,7 +23,7 @@ pub fn archived_plan(digest: &PlanDigest, archived: &ArchivedPlan, findings: &mu
     if archived.expires_at_ms < 0 {
         findings.contradiction(&key, "never expires".to_owned());
     }
-    let found: PlanDigest = beginning(&Sha256::digest(&archived.message));
+    let found = digest_of(&archived.message);
     if found != *digest {
         findings.contradiction(&key, format!("has a plan whose digest is {}", base64url(&found)));
         return None;

@@ -6,7 +6,7 @@ use crate::domain::id::Field;
 use crate::ledger::UserKeys;
 use crate::ledger::inspection::Seen;
 
-use super::super::stored::{self, FieldKind, Head, Record, RecordState, State, Sum, Undo};
+use super::super::stored::{self, FieldKind, Head, Record, State, Sum, Undo};
 use super::memory::{Fact, record_problems};
 use super::state::{PAGE_MS, TENTH_MS, state as check_state};
 use super::{Charged, Findings, Generations, SLACK_MS, field_name};
@@ -26,8 +26,6 @@ pub struct Reading<'a> {
     /// Whether a memory has a field that its undo does not say was not there before.
     has_more: [bool; 2],
     charged: Charged,
-    /// By plan: reservations that can still be settled.
-    open: BTreeMap<[u8; 8], u64>,
     findings: Findings,
 }
 
@@ -39,7 +37,7 @@ pub struct Judged {
     pub live: Vec<Field>,
     /// What to hold against the plans of the archive.
     pub charged: Charged,
-    /// How many reservations that can still be settled are by which plans.
+    /// How many reservations that can still be committed are by which plans.
     pub open: BTreeMap<[u8; 8], u64>,
     /// The state.
     pub state: Option<State>,
@@ -58,7 +56,6 @@ impl<'a> Reading<'a> {
             buckets: [BTreeMap::new(), BTreeMap::new()],
             has_more: [false, false],
             charged: Charged::new(),
-            open: BTreeMap::new(),
             findings: Findings::default(),
         };
         reading.types();
@@ -159,7 +156,8 @@ impl<'a> Reading<'a> {
             Some(FieldKind::Record(field)) => match Record::decode(value) {
                 Err(error) => vec![error.to_string()],
                 Ok(record) => {
-                    self.note_plan(head, &record);
+                    let plan = record.stored.plan;
+                    self.charged.extend(record.claims.iter().map(|claim| (plan, claim.group, claim.window)));
                     if let Some(head) = head {
                         self.records[index].insert(field, Fact::of(head, &record));
                     }
@@ -172,19 +170,14 @@ impl<'a> Reading<'a> {
         }
     }
 
-    fn note_plan(&mut self, head: Option<&Head>, record: &Record) {
-        let plan = record.stored.plan;
-        self.charged.extend(record.claims.iter().map(|claim| (plan, claim.group, claim.window)));
-        let may_be_settled = matches!(record.state, RecordState::Held | RecordState::Released);
-        if may_be_settled && head.is_some_and(|head| record.stored.forget > head.head.time) {
-            *self.open.entry(plan).or_default() += 1;
-        }
-    }
-
     /// The last answer was added. `at_once`: nothing was written while it was read, so that the parts can be held against each other.
     pub fn finish(mut self, at_once: bool) -> Judged {
         let facts = self.take_facts();
+        let mut open = BTreeMap::new();
         for fact in facts.values() {
+            if let Some(plan) = fact.open {
+                *open.entry(plan).or_default() += 1;
+            }
             let is_remembered = self.state.as_ref().is_some_and(|state| fact.forget > state.head.head.time);
             self.findings.reservations += u64::from(is_remembered && !fact.is_tracked);
             self.findings.tracked += u64::from(is_remembered && fact.is_tracked);
@@ -195,7 +188,7 @@ impl<'a> Reading<'a> {
             let buckets = merged(&self.generations(), &self.buckets);
             sums(self.keys.state(), state, &facts, &buckets, &mut self.findings);
         }
-        let Self { findings, charged, open, state, .. } = self;
+        let Self { findings, charged, state, .. } = self;
         Judged { findings, live: live.into_iter().collect(), charged, open, state }
     }
 
