@@ -213,11 +213,12 @@ async fn no_leak_by_the_real_clock_with_nothing_running() {
     let expire = answer.expire_time.unwrap();
     let now = jiff::Timestamp::now();
     let left = jiff::Timestamp::new(expire.seconds, expire.nanos).unwrap().duration_since(now);
-    assert!(left.as_millis() <= 1000, "{left:?}");
+    // Up to the whole tenth of a second.
+    assert!(left.as_millis() <= 1100, "{left:?}");
     let denied = replica.metering.reserve(request.clone()).await.unwrap().into_inner();
     assert!(!denied.allowed);
     let wait = Duration::try_from(denied.retry_after.unwrap()).unwrap();
-    assert!(wait <= Duration::from_secs(1), "{wait:?}");
+    assert!(wait <= Duration::from_millis(1100), "{wait:?}");
     // The hint is good: after it, there is room.
     tokio::time::sleep(wait + Duration::from_millis(2)).await;
     assert!(replica.metering.reserve(request).await.unwrap().into_inner().allowed);
@@ -435,7 +436,7 @@ async fn a_hold_is_live_until_it_is_settled_or_due() {
         .await;
     let user = scenario.user("u");
     let mut live = vec![live_holds(&user).await];
-    for call in ["commit A", "release B", "clock u +60s", "commit C"] {
+    for call in ["commit A", "release B", "clock u +61s", "commit C"] {
         scenario.run(&format!("{call}\ntrack u t 1")).await;
         live.push(live_holds(&user).await);
     }
