@@ -109,7 +109,7 @@ class Chat(unittest.TestCase):
         self.assertEqual(used, {"tokens_total": 37 + 4, "chats": 2, "images_total": 0})
 
     def test_what_can_never_be_settled_is_told_and_holds_nothing_up(self):
-        unknown = chat.protos.CommitRequest(reservation_id="AAAAAAAAAAAAAAAAAAAAAA.default:nobody")
+        unknown = chat.protos.CommitRequest(reservation_id="AQAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAdkZWZhdWx0BgBub2JvZHk")
         with self.assertLogs(level="ERROR") as logged:
             chat.settle(chat.tollgate.Commit, unknown)
         self.assertIn("not settled: the reservation is unknown", logged.output[0])

@@ -20,6 +20,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, LazyLock, OnceLock};
 use std::time::Duration;
 
+use redis::AsyncCommands as _;
 use tokio::runtime::Runtime;
 use tollgate::access::Access;
 use tollgate::apps::{Apps, Catalogs};
@@ -29,7 +30,8 @@ use tollgate::domain::id::{AppId, Owner, UserId};
 use tollgate::grpc::v1::metering_service_client::MeteringServiceClient;
 use tollgate::grpc::v1::plan_service_client::PlanServiceClient;
 use tollgate::grpc::v1::subscription_service_client::SubscriptionServiceClient;
-use tollgate::ledger::{Ledger, RedisOptions, Scripts, UserKeys, scripts};
+use tollgate::ledger::packed::Reader;
+use tollgate::ledger::{Ledger, RedisOptions, Scripts, UserKeys, formats, scripts};
 use tollgate::meter::MeterOptions;
 use tollgate::private_redis::{self, PrivateRedis};
 use tollgate::server::{self, Serving};
@@ -219,43 +221,46 @@ async fn with_stepped_clocks(ledger: Ledger) -> Ledger {
 /// Steps what a [`stepped_ledger`], or a [`Replica`] on the shared Redis, takes for Redis's clock when this user calls: forward, or
 /// back. It stands still from then on. Returns the time.
 pub async fn step_clock(user: &str, to: Step) -> i64 {
-    const SCRIPT: &str = r"
-        local clock = redis.call('TIME')
-        local ledger = redis.call('GET', KEYS[1])
-        local now = tonumber(redis.call('GET', KEYS[2]) or '')
-            or math.max(ledger and struct.unpack('<I6', ledger) or 0, clock[1] * 1000 + math.floor(clock[2] / 1000))
-        now = ARGV[1] == 'by' and now + tonumber(ARGV[2]) or tonumber(ARGV[2])
-        local text = string.format('%.0f', now)
-        redis.call('SET', KEYS[2], text, 'EX', 3600)
-        return text";
-    let (how, ms) = match to {
-        Step::By(duration) => ("by", i64::try_from(duration.as_millis()).expect("not too long")),
-        Step::To(ms) => ("to", ms),
+    let clock_key = format!("test-clock:{}", keys(user).state());
+    let mut redis = redis().await;
+    let stepped: Option<i64> = redis.get(&clock_key).await.expect("a time");
+    let now = match (to, stepped) {
+        (Step::To(ms), _) => ms,
+        (Step::By(duration), Some(now)) => now + millis(duration),
+        (Step::By(duration), None) => {
+            let (seconds, micros): (i64, i64) = redis::cmd("TIME").query_async(&mut redis).await.expect("Redis's time");
+            let of_ledger = state(user).await.map_or(0, |(head, _)| head.time);
+            of_ledger.max(seconds * 1000 + micros / 1000) + millis(duration)
+        }
     };
-    let ledger = keys(user).ledger();
-    let now: String = redis::cmd("EVAL")
-        .arg(SCRIPT)
-        .arg(2)
-        .arg(&ledger)
-        .arg(format!("test-clock:{ledger}"))
-        .arg(how)
-        .arg(ms)
-        .query_async(&mut redis().await)
-        .await
-        .expect("the clock can be stepped");
-    now.parse().expect("a time")
+    let () = redis.set_ex(&clock_key, now, 3600).await.expect("the clock can be stepped");
+    now
+}
+
+fn millis(duration: Duration) -> i64 {
+    i64::try_from(duration.as_millis()).expect("not too long")
+}
+
+/// What is stored of a user: the head of the state, and the bytes after it.
+pub async fn state(user: &str) -> Option<(formats::Head, Vec<u8>)> {
+    let state: Option<Vec<u8>> = redis().await.get(keys(user).state()).await.expect("Redis answers");
+    let state = state?;
+    let mut reader = Reader(&state);
+    let head = formats::Head::read(&mut reader).expect("a state begins with its head");
+    Some((head, reader.0.to_vec()))
 }
 
 /// Moves the time in a user's ledger ahead of Redis's clock, where a replica runs the scripts as they are. ONE-CLOCK: it stands from
 /// then on, for up to the 5 minutes that a clock may be wrong by.
 pub async fn put_ledger_ahead(user: &str, by: Duration) {
-    const SCRIPT: &str = r"
-        local ledger = redis.call('GET', KEYS[1])
-        local now = struct.unpack('<I6', ledger) + tonumber(ARGV[1])
-        redis.call('SET', KEYS[1], struct.pack('<I6', now) .. string.sub(ledger, 7), 'KEEPTTL')";
-    let mut command = redis::cmd("EVAL");
-    command.arg(SCRIPT).arg(1).arg(keys(user).ledger()).arg(u64::try_from(by.as_millis()).expect("not too long"));
-    let () = command.query_async(&mut redis().await).await.expect("the user has a ledger");
+    let (mut head, rest) = state(user).await.expect("the user has a ledger");
+    head.time += millis(by);
+    let mut state = Vec::new();
+    head.write(&mut state);
+    state.extend(rest);
+    let mut command = redis::cmd("SET");
+    command.arg(keys(user).state()).arg(state).arg("KEEPTTL");
+    let () = command.query_async(&mut redis().await).await.expect("the state can be written");
 }
 
 /// See [`step_clock`].
@@ -280,12 +285,17 @@ pub async fn dump(user: &str) -> BTreeMap<String, Vec<u8>> {
     dump
 }
 
+/// What `KEYS` has to match to find the keys that show a user's live holds.
+pub fn holds_pattern(user: &str) -> String {
+    let (field, name) = ([0; 16], "A".repeat(22));
+    let key = keys(user).hold(&field);
+    format!("{}*", key.strip_suffix(&name).expect("the name of a hold comes last"))
+}
+
 /// How many live holds the user's ledger counts.
 pub async fn live_holds(user: &str) -> u64 {
-    let script = "return struct.unpack('<I2', redis.call('GET', KEYS[1]), 7)";
-    let mut command = redis::cmd("EVAL");
-    command.arg(script).arg(1).arg(keys(user).ledger());
-    command.query_async(&mut redis().await).await.expect("the user has a ledger")
+    let (head, _) = state(user).await.expect("the user has a ledger");
+    u64::try_from(head.live).expect("no fewer than none")
 }
 
 /// Holds everything in a Redis, or in the cluster of these nodes, against itself.

@@ -121,7 +121,7 @@ impl RedisCluster {
 
     /// The slot of a user's keys.
     pub async fn slot(&self, user: &str) -> u16 {
-        self.nodes[0].ask(&format!("CLUSTER KEYSLOT {}", keys(user).ledger())).await.unwrap()
+        self.nodes[0].ask(&format!("CLUSTER KEYSLOT {}", keys(user).state())).await.unwrap()
     }
 
     /// The index of the node that has a slot, as this node says.

@@ -137,10 +137,10 @@ async fn calls_that_meet_a_busy_redis_are_decided_by_few_commands_and_each_by_it
 #[tokio::test]
 async fn a_call_that_fails_in_redis_leaves_its_neighbours_alone() {
     let mut bench = Bench::start("failing", |_| ()).await;
-    let broken = [keys("user 3").ledger(), keys("user 7").memory()];
-    for key in &broken {
-        let _: () = redis::cmd("SET").arg(key).arg(b"\xc1").query_async(&mut bench.connection).await.unwrap();
-    }
+    let broken = ["user 3", "user 7"].map(|user| keys(user).state().to_owned());
+    // One that ends too early, and one that is none at all.
+    let _: () = redis::cmd("SET").arg(&broken[0]).arg(b"\x01").query_async(&mut bench.connection).await.unwrap();
+    let _: () = redis::cmd("RPUSH").arg(&broken[1]).arg(b"\x01").query_async(&mut bench.connection).await.unwrap();
     bench.pause(200).await;
     let bench = Arc::new(bench);
     let answers = together((0..20).map(|number| {

@@ -284,7 +284,7 @@ async fn deleting_a_user_leaves_nothing() {
         )
         .await;
     let user = scenario.user("u");
-    assert_eq!(crate::support::dump(&user).await.len(), 5, "subscription, ledger, memory, agenda and one live hold");
+    assert_eq!(crate::support::dump(&user).await.len(), 3, "state, memory and one live hold");
     scenario.run("delete u\ndelete u").await;
     assert_eq!(crate::support::dump(&user).await.len(), 0);
     scenario

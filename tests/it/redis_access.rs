@@ -156,7 +156,7 @@ async fn the_list_for_a_node_serves_every_call_and_no_permission_of_it_is_idle()
         let refused = refused(&redis).await;
         assert!(refused.iter().any(|object| object == permission), "{left_out} is idle: {refused:?}");
     }
-    let keys: Vec<String> = redis.ask("KEYS tollgate2:nobody").await.unwrap();
+    let keys: Vec<String> = redis.ask("KEYS tollgate3:nobody").await.unwrap();
     assert_eq!(keys, Vec::<String>::new(), "to ask for permission writes nothing");
 }
 

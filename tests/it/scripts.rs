@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 
 use num_bigint::BigUint;
-use tollgate::catalog::{self, compile};
+use tollgate::catalog;
 use tollgate::domain::amount::{MAX_UNITS, Quantity};
 use tollgate::domain::event::{Event, EventName};
 use tollgate::domain::fault::Fault;
-use tollgate::ledger::{Ledger, UserKeys, codec, scripts};
+use tollgate::ledger::{Basis, CanUseCall, Frames, InForce, Ledger, NoAnswer};
 
 use crate::support::{fresh_user, owner, redis_options};
 
@@ -15,11 +15,15 @@ use crate::support::{fresh_user, owner, redis_options};
 async fn can_use(ledger: &Ledger, catalog: &str, event: &Event) -> Result<Vec<(String, u64)>, Fault> {
     let catalog = catalog::parse(catalog, jiff::tz::db()).unwrap_or_else(|problems| panic!("{problems}"));
     let now_ms = jiff::Timestamp::now().as_millisecond();
-    let plan = compile(&catalog.plans()[0], None, &BTreeMap::new(), now_ms).unwrap();
-    let owner = owner(&fresh_user("direct"));
-    let call = codec::can_use_call("", false, event);
-    let reply = ledger.run(&scripts().can_use, &UserKeys::new(&owner).all(), &owner, &[&call, &plan.message]).await?;
-    let (decision, _) = reply.decision()?;
+    let frames = Frames::of(&catalog.plans()[0], None, &BTreeMap::new(), now_ms).unwrap().bytes;
+    let plan = ledger.compile(&catalog).remove(0);
+    let basis = Basis { revision: None, ended: false, plan: InForce::Plan { plan, frames } };
+    let call = CanUseCall { basis: &basis, event };
+    let decision = match ledger.can_use(&owner(&fresh_user("direct")), &call).await {
+        Ok(decision) => decision,
+        Err(NoAnswer::Fault(fault)) => return Err(fault),
+        Err(stale) => panic!("{stale:?}"),
+    };
     Ok(decision.standings.into_iter().map(|standing| (standing.group_id, standing.requested)).collect())
 }
 

@@ -52,7 +52,7 @@ fn only_the_ledger_talks_to_redis_and_only_grpc_to_tonic() {
 #[test]
 fn one_place_spells_keys() {
     for (path, text) in files("src", "rs").into_iter().chain(files("lua", "lua")) {
-        assert!(!text.contains("tollgate2:") || path.ends_with("ledger/keys.rs"), "{path:?} spells a key");
+        assert!(!text.contains("tollgate3:") || path.ends_with("ledger/keys.rs"), "{path:?} spells a key");
     }
 }
 
@@ -74,24 +74,29 @@ fn every_script_says_what_it_takes_and_answers_and_checks_before_it_writes() {
     const WRITES: [&str; 9] = [
         "call('SET'",
         "call('HSET'",
-        "call('ZADD'",
         "call('DEL'",
         "call('UNLINK'",
         "save_ledger(",
-        "write_lapsed(",
-        "write_subscription(",
+        "write_fields(",
         "write_tracked(",
+        // What a denial leaves behind.
+        "return deny(",
+        "return block(",
     ];
     let scripts = Path::new(env!("CARGO_MANIFEST_DIR")).join("lua");
     for (path, text) in files("lua", "lua").into_iter().filter(|(path, _)| path.parent() == Some(&scripts)) {
         assert!(text.starts_with("#!lua"), "{path:?} has flags");
+        let writes = WRITES.iter().any(|write| text.contains(write));
+        assert!(!writes || !text.contains("no-writes"), "{path:?} writes");
         for part in ["-- KEYS: ", "-- Answers: ", "-- uses: "] {
             assert!(text.contains(part), "{path:?} lacks {part}");
         }
+        // The operation itself, which comes last.
+        let name = path.file_stem().and_then(std::ffi::OsStr::to_str).unwrap();
+        let text = text.find(&format!("\nlocal function {name}(")).map_or(&text[..], |start| &text[start..]);
         let first_write = WRITES.iter().filter_map(|write| text.find(write)).min();
         let Some(first_write) = first_write else { continue };
-        assert!(!text.contains("no-writes"), "{path:?} writes");
-        for check in ["return fault(", "return stale(", "already_committed ="] {
+        for check in ["return fault(", "return stale(", "return committed_otherwise("] {
             assert!(text.rfind(check).is_none_or(|check| check < first_write), "{path:?} checks after its first write");
         }
         let marked = text.find("-- All checks are done").is_some_and(|mark| mark < first_write);

@@ -26,7 +26,7 @@ use crate::support::timed_redis::TimedRedis;
 use crate::support::{Step, fresh_user, owner, redis_url, step_clock};
 
 /// A reservation that nobody ever made, of a user who is none of the test's.
-const NOBODYS: &str = "AAAAAAAAAAAAAAAAAAAAAA.default:nobody";
+const NOBODYS: &str = "AQAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAdkZWZhdWx0BgBub2JvZHk";
 
 pub struct Real {
     replicas: Vec<(Metering, Subscriptions)>,

@@ -178,7 +178,7 @@ async fn a_key_is_shown_once_and_stored_as_a_hash() {
     let line = listed.lines().find(|line| line.contains(prefix(&shown))).unwrap_or_else(|| panic!("{listed}"));
     assert!(line.contains("vault") && !listed.contains(secret), "{listed}");
     let stored: Vec<String> =
-        redis::cmd("HGETALL").arg("tollgate2:api-keys").query_async(&mut redis().await).await.unwrap();
+        redis::cmd("HGETALL").arg("tollgate3:api-keys").query_async(&mut redis().await).await.unwrap();
     assert!(!stored.concat().contains(secret), "{stored:?}");
     assert!(stored.concat().contains(&ApiKey::parse(&shown).unwrap().sha256()), "{stored:?}");
 
