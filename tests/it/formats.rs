@@ -28,8 +28,22 @@ const VALUES: [(&str, &[&str]); 8] = [
     (
         "state-idle",
         &[
-            "head", "memory", "terms", "schedule", "schedule", "idle_counter", "idle_counter", "idle_counter", "windows",
-            "window", "window", "window", "counter", "window", "counter", "subscription",
+            "head",
+            "memory",
+            "terms",
+            "schedule",
+            "schedule",
+            "idle_counter",
+            "idle_counter",
+            "idle_counter",
+            "windows",
+            "window",
+            "window",
+            "window",
+            "counter",
+            "window",
+            "counter",
+            "subscription",
         ],
     ),
     ("record-held", &["record", "span", "claim", "claim"]),
@@ -44,8 +58,28 @@ const VALUES: [(&str, &[&str]); 8] = [
 ];
 
 const STATE: [&str; 22] = [
-    "head", "memory", "terms", "schedule", "schedule", "counter", "counter", "counter", "deadline", "part", "part",
-    "deadline", "part", "part", "windows", "window", "window", "window", "counter", "window", "counter", "subscription",
+    "head",
+    "memory",
+    "terms",
+    "schedule",
+    "schedule",
+    "counter",
+    "counter",
+    "counter",
+    "deadline",
+    "part",
+    "part",
+    "deadline",
+    "part",
+    "part",
+    "windows",
+    "window",
+    "window",
+    "window",
+    "counter",
+    "window",
+    "counter",
+    "subscription",
 ];
 
 /// Those that are one value of MessagePack.
@@ -189,7 +223,8 @@ fn a_plan_of_the_first_version_can_be_read() {
     assert_eq!((plan.id.as_str(), plan.digest), ("p", digest_of(&value("plan"))));
     assert_eq!(plan.names, ["completion", "prompt", "quantity"]);
     assert_eq!(plan.asked, ["tier"]);
-    let groups: Vec<_> = plan.groups.iter().map(|group| (group.id.as_str(), group.label.as_str(), group.hard)).collect();
+    let groups: Vec<_> =
+        plan.groups.iter().map(|group| (group.id.as_str(), group.label.as_str(), group.hard)).collect();
     assert_eq!(groups, [("tokens", "Tokens", true), ("calls", "Calls", false), ("spend", "spend", true)]);
 }
 
@@ -273,7 +308,8 @@ async fn what_the_first_version_stores_is_used_and_written_again() {
     assert_eq!(findings, [], "{report}");
 
     let request = v1::GetSubscriptionRequest { user_id: user.clone(), ..v1::GetSubscriptionRequest::default() };
-    let subscription = replica.subscriptions.get_subscription(request).await.unwrap().into_inner().subscription.unwrap();
+    let subscription =
+        replica.subscriptions.get_subscription(request).await.unwrap().into_inner().subscription.unwrap();
     assert_eq!(subscription.plan_id, "p");
     let quota = |id: &str| subscription.overrides.as_ref().unwrap().quotas[id].limit;
     assert_eq!(quota("tokens"), Some(v1::quota::Limit::Amount(7.5)));
@@ -358,11 +394,8 @@ async fn what_a_later_version_has_added_survives_every_decision() {
     let request = v1::CommitRequest { reservation_id: id, ..v1::CommitRequest::default() };
     replica.metering.commit(request).await.unwrap();
     assert!(is_kept(&mut connection).await, "by a Commit");
-    let request = v1::TrackRequest {
-        user_id: user.clone(),
-        event: Some(event(&user, 1.0)),
-        ..v1::TrackRequest::default()
-    };
+    let request =
+        v1::TrackRequest { user_id: user.clone(), event: Some(event(&user, 1.0)), ..v1::TrackRequest::default() };
     replica.metering.track(request).await.unwrap();
     assert!(is_kept(&mut connection).await, "by a Track");
     let request = v1::UpsertSubscriptionRequest {
@@ -387,11 +420,8 @@ async fn refusals(replica: &mut Replica, user: &str, reservation_id: &str) -> Ve
     };
     let metering = &mut replica.metering;
     note("Reserve", metering.reserve(reserve(user)).await.map(drop));
-    let request = v1::CanUseRequest {
-        user_id: user.to_owned(),
-        event: Some(event(user, 1.0)),
-        ..v1::CanUseRequest::default()
-    };
+    let request =
+        v1::CanUseRequest { user_id: user.to_owned(), event: Some(event(user, 1.0)), ..v1::CanUseRequest::default() };
     note("CanUse", metering.can_use(request).await.map(drop));
     let request =
         v1::TrackRequest { user_id: user.to_owned(), event: Some(event(user, 1.0)), ..v1::TrackRequest::default() };
@@ -407,7 +437,8 @@ async fn refusals(replica: &mut Replica, user: &str, reservation_id: &str) -> Ve
     let subscriptions = &mut replica.subscriptions;
     let request = v1::GetSubscriptionRequest { user_id: user.to_owned(), ..v1::GetSubscriptionRequest::default() };
     note("GetSubscription", subscriptions.get_subscription(request).await.map(drop));
-    let request = v1::CancelSubscriptionRequest { user_id: user.to_owned(), ..v1::CancelSubscriptionRequest::default() };
+    let request =
+        v1::CancelSubscriptionRequest { user_id: user.to_owned(), ..v1::CancelSubscriptionRequest::default() };
     note("CancelSubscription", subscriptions.cancel_subscription(request).await.map(drop));
     refused
 }

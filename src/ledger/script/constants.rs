@@ -82,8 +82,16 @@ mod tests {
 
     #[test]
     fn what_is_no_constant_stays() {
-        for line in ["local TEXT = 'it\\'s'", "local TEXT = 'a' .. 'b'", "local NAMES = { 1, 2 }", "local a = 1", "local A, B = 1", "  local A = 1", "local A = b", "A = 1"]
-        {
+        for line in [
+            "local TEXT = 'it\\'s'",
+            "local TEXT = 'a' .. 'b'",
+            "local NAMES = { 1, 2 }",
+            "local a = 1",
+            "local A, B = 1",
+            "  local A = 1",
+            "local A = b",
+            "A = 1",
+        ] {
             let source = format!("{line}\nreturn A\n");
             assert_eq!(fold(&source), source);
         }
