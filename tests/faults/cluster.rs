@@ -82,6 +82,7 @@ async fn scripts_are_forgotten_and_slots_migrated() {
         // With a subscription every key of a user exists at times, and scripts run at both ends of the way.
         for user in &users[..3] {
             subscribe(&mut subscriber, user).await;
+            cluster.give_two_memories(user).await;
         }
         let mut resumed = Vec::new();
         for _ in 0..2 {

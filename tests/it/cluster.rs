@@ -2,14 +2,16 @@
 
 use std::time::Duration;
 
+use redis::AsyncCommands as _;
 use tollgate::grpc::v1;
-use tollgate::ledger::{Ledger, RedisOptions};
+use tollgate::ledger::packed::Reader;
+use tollgate::ledger::{Ledger, RedisOptions, formats};
 use tollgate::meter::MeterOptions;
 
 use crate::scenario::Scenario;
 use crate::support::redis_cluster::{RedisCluster, subscribe, track};
 use crate::support::redis_server::RedisServer;
-use crate::support::{Replica, fresh_user, scratch};
+use crate::support::{Replica, fresh_user, keys, scratch};
 
 #[tokio::test]
 async fn every_call_works_on_a_cluster() {
@@ -127,6 +129,7 @@ async fn a_call_meets_a_slot_on_its_way() {
     let user = fresh_user("u");
     subscribe(&mut replica, &user).await;
     let held = replica.metering.reserve(reserve(&user)).await.unwrap().into_inner();
+    cluster.give_two_memories(&user).await;
     let slot = cluster.slot(&user).await;
     let from = cluster.master_of(slot, 0).await;
     let to = (from + 1) % 3;
@@ -171,15 +174,32 @@ async fn a_script_that_empties_keys_of_a_leaving_slot_runs_to_its_end() {
     let slot = cluster.slot(&user).await;
     let from = cluster.master_of(slot, 0).await;
     let to = (from + 1) % 3;
-    // The hold lapses and is forgotten, in one call.
-    tokio::time::sleep(Duration::from_millis(1100)).await;
+    cluster.give_two_memories(&user).await;
+    // The hold lapses, and the memory of it is forgotten and begun anew in one call.
+    tokio::time::sleep(Duration::from_millis(1200)).await;
+    forget_young(&cluster.nodes[from], &user).await;
     cluster.begin_migration(slot, from, to).await;
-    replica.metering.track(track(&user, "")).await.unwrap();
+    replica.metering.track(track(&user, "anew")).await.unwrap();
     while cluster.migrate_keys(slot, from, to, 10).await > 0 {}
     cluster.end_migration(slot, from, to).await;
     assert_eq!(standing(&mut replica, &user, "calls").await, (1.0, 0.0));
     assert!(replica.metering.reserve(reserve(&user)).await.unwrap().into_inner().allowed);
     assert_eq!(standing(&mut replica, &user, "limited").await, (0.0, 1.0));
+}
+
+/// Says in the user's state that the young memory has expired.
+async fn forget_young(node: &RedisServer, user: &str) {
+    let mut connection = node.connection().await;
+    let key = keys(user).state().to_owned();
+    let state: Vec<u8> = connection.get(&key).await.unwrap();
+    let mut reader = Reader(&state);
+    let head = formats::Head::read(&mut reader).unwrap();
+    let memory = formats::Memory::read(&mut reader).unwrap();
+    let mut changed = Vec::new();
+    head.write(&mut changed);
+    formats::Memory { young_expires: 1, ..memory }.write(&mut changed);
+    changed.extend_from_slice(reader.0);
+    let _: () = redis::cmd("SET").arg(key).arg(changed).arg("KEEPTTL").query_async(&mut connection).await.unwrap();
 }
 
 #[tokio::test]

@@ -217,6 +217,7 @@ async fn the_list_for_a_cluster_serves_every_call_and_what_is_its_own_is_not_idl
     set_all(&list).await;
     subscribe(&mut serving, &user).await;
     serving.metering.track(track(&user, "1")).await.unwrap();
+    cluster.give_two_memories(&user).await;
     let slot = cluster.slot(&user).await;
     let from = cluster.master_of(slot, 0).await;
     let to = (from + 1) % 3;
