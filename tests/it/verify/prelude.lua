@@ -1,104 +1,142 @@
--- prelude: reads what a user has, for the lines of tests/it/verify.rs that break it, and writes it back as scripts would.
+-- prelude: reads what a user has, for the lines of tests/it/verify.rs that break it, and writes it back as scripts would. The library of
+-- the formats stands before it.
 --
--- KEYS: subscription, ledger, memory, agenda
--- ARGV: what the user's keys begin with
+-- KEYS: state, memory 1, memory 2
+-- ARGV: what the keys of holds begin with; the fields of the request ids r1, r2, t1 and t2, as the key of a hold names them, and as bytes
 --
--- `live`, `committed` and `released` are fields of the memory. Values are tables of these positions, whatever their order in bytes:
--- `led` is { time, live, due, forget, memory, plan, groups, opened }, and `expires`; a window { unit, period, anchor, start, end, kept,
--- used, held, number }; a record { state, deadline, forget, request id, event, nil, claims, late }; a claim { group, label, unit,
--- quota, hard, start, end, window, charge, nil, committed, refunded }, and `measures`; of a track with what was not applied at 10.
--- What scripts never write is asked for by `more`, `again` and `after_terms`.
+-- `led` is the state: `head`, `memory`, `terms`, and lists of `schedules`, `counters`, `deadlines` (each with its `parts`) and `windows`
+-- (each with its own `counter`, if it has one), `subscription`, and `rest`. `save` writes it. `edit` changes a record: its fields, and
+-- lists of `span`, `claim`, and the columns `committed`, `refunded` and `quota`.
 
-local NEVER, FORGETTING = 9007199254740991, 1e14
-local subscription, ledger, memory, agenda = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
-local pack, unpack_struct = struct.pack, struct.unpack
+local NEVER = 281474976710655
+local state, hold_prefix = KEYS[1], ARGV[1]
+local hold, live, committed, live_request, tracked, refund = hold_prefix .. ARGV[2], ARGV[6], ARGV[7], ARGV[6], ARGV[8], ARGV[9]
 local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
-local function read_ledger(packed)
-  local it, count, at, more = { [7] = {} }
-  it[1], it[2], it[3], it[4], it[5], it.expires, it[8], it[6], count, at = unpack_struct('<I6I2I7I7I7I7I4Bc0H', packed)
-  local function window()
-    local w = {}
-    w[1], w[2], w[3], w[4], w[5], w[6], w[7], w[8], w[9], more, at = unpack_struct('<BBi7I6I7I7I7I7I4B', packed, at)
-    return w
+
+local function several(read, count, packed, at)
+  local list = {}
+  for i = 1, count do list[i], at = read(packed, at) end
+  return list, at
+end
+
+local function parse_state(packed)
+  local it, at, windows = {}
+  it.head, at = read_head(packed)
+  local head = it.head
+  it.memory, at = read_memory(packed, at)
+  if head.subscribed > 0 then it.terms, at = read_terms(packed, at) end
+  it.schedules, at = several(read_schedule, head.schedules, packed, at)
+  it.counters, at = several(head.live > 0 and read_counter or read_idle_counter, head.groups, packed, at)
+  it.deadlines = {}
+  local ends = at + head.deadlines
+  while at < ends do
+    local deadline
+    deadline, at = read_deadline(packed, at)
+    deadline.list, at = several(read_part, deadline.parts, packed, at)
+    it.deadlines[#it.deadlines + 1] = deadline
   end
-  for _ = 1, count do
-    local id
-    id, at = unpack_struct('<Bc0', packed, at)
-    local windows = {}
-    repeat windows[#windows + 1] = window() until more == 0
-    it[7][id] = windows
+  windows, at = read_windows(packed, at)
+  it.windows = {}
+  for i = 1, windows.count do
+    local window
+    window, at = read_window(packed, at)
+    if window.place == 0 then window.counter, at = read_counter(packed, at) end
+    it.windows[i] = window
   end
+  it.subscription, at = read_subscription(packed, at)
+  it.rest = string.sub(packed, at)
   return it
 end
-local function ledger_bytes(it)
-  local bytes, count = '', 0
-  local function window(w, more)
-    bytes = bytes .. pack('<BBi7I6I7I7I7I7I4B', w[1], w[2], w[3], w[4], w[5], w[6], w[7], w[8], w[9], more)
+
+local function state_bytes(it)
+  local head, parts, deadlines = it.head, { '' }, {}
+  local function add(bytes) parts[#parts + 1] = bytes end
+  add(write_memory(it.memory))
+  if it.terms then add(write_terms(it.terms)) end
+  for _, schedule in ipairs(it.schedules) do add(write_schedule(schedule)) end
+  for _, counter in ipairs(it.counters) do
+    counter.held = counter.held or 0
+    add(head.live > 0 and write_counter(counter) or write_idle_counter(counter))
   end
-  local function group(id, windows)
-    count = count + 1
-    bytes = bytes .. pack('<Bc0', #id, id)
-    for i, w in ipairs(windows) do window(w, i == 1 and windows.more or (windows[i + 1] and 1 or 0)) end
+  for _, deadline in ipairs(it.deadlines) do
+    deadline.parts = #deadline.list
+    deadlines[#deadlines + 1] = write_deadline(deadline)
+    for _, part in ipairs(deadline.list) do deadlines[#deadlines + 1] = write_part(part) end
   end
-  for id, windows in pairs(it[7]) do group(id, windows) end
-  if it.again then group(it.again, it[7][it.again]) end
-  return pack('<I6I2I7I7I7I7I4Bc0H', it[1], it[2], it[3], it[4], it[5], it.expires, it[8], #it[6], it[6], count) .. bytes
+  deadlines = table.concat(deadlines)
+  add(deadlines)
+  add(write_windows({ count = #it.windows }))
+  for _, window in ipairs(it.windows) do
+    add(write_window(window))
+    if window.counter then add(write_counter(window.counter)) end
+  end
+  add(write_subscription(it.subscription))
+  add(it.rest)
+  head.schedules, head.groups, head.deadlines = #it.schedules, #it.counters, #deadlines
+  parts[1] = write_head(head)
+  return table.concat(parts)
 end
-local function read_claims(packed, at, second)
-  local claims = {}
-  while at <= #packed do
-    local it, terms = {}
-    it[9], it[second], it[12], it[6], it[7], it[8], terms, it.measures, at = unpack_struct('<I7I7I7I6I7I4Hc0I4c0', packed, at)
-    it[1], it[3], it[4], it[5], it[2] = unpack_struct('<Bc0Bi7BHc0', terms)
-    claims[#claims + 1] = it
+
+local led = parse_state(redis.call('GET', state))
+local memory = KEYS[1 + led.head.young]
+local function save() redis.call('SET', state, state_bytes(led), 'KEEPTTL') end
+
+-- The counter of a group's window, and its schedule; the first is the current one.
+local function counter(group, which)
+  local place = 0
+  for _, window in ipairs(led.windows) do
+    if window.group == group then
+      place = place + 1
+      if place == (which or 1) then return window.counter or led.counters[window.place], window end
+    end
   end
-  return claims
 end
-local function claims_bytes(claims, second)
-  local bytes = ''
-  for _, it in ipairs(claims) do
-    local terms = pack('<Bc0Bi7BHc0', #it[1], it[1], it[3], it[4], it[5], #it[2], it[2]) .. (it.after_terms or '')
-    bytes = bytes .. pack('<I7I7I7I6I7I4', it[9], it[second], it[12], it[6], it[7], it[8])
-      .. pack('<Hc0I4c0', #terms, terms, #it.measures, it.measures)
-  end
-  return bytes
+local function schedule(group, which) return led.schedules[counter(group, which).schedule] end
+-- A schedule of its own, as windows may share one.
+local function own_schedule(group, which)
+  local own = {}
+  for name, value in pairs(schedule(group, which)) do own[name] = value end
+  led.schedules[#led.schedules + 1] = own
+  counter(group, which).schedule = #led.schedules
+  return own
 end
+
 local function get(field)
   local packed = redis.call('HGET', memory, field)
-  if string.sub(field, 1, 1) == 'r' then
-    local it, at = {}
-    it[1], it[8], it[2], it[3], it[4], it[5], at = unpack_struct('<BBI6I6Bc0I4c0', packed)
-    it[7] = read_claims(packed, at, 11)
-    return it
-  end
-  local it = { cmsgpack.unpack(packed) }
-  if it[1] == 'track' then it[5] = read_claims(it[5], 1, 10) end
+  local it, at = read_record(packed)
+  it.span, at = several(read_span, it.spans, packed, at)
+  it.claim, at = several(read_claim, it.claims, packed, at)
+  local columns = it.columns % 4
+  if columns >= 1 then it.committed, at = several(read_amount, it.claims, packed, at) end
+  if columns >= 2 then it.refunded, at = several(read_amount, it.claims, packed, at) end
+  if it.columns >= 4 then it.quota, at = several(read_quota, it.claims, packed, at) end
   return it
 end
 local function put(field, it)
-  local packed
-  if string.sub(field, 1, 1) == 'r' then
-    packed = pack('<BBI6I6Bc0I4c0', it[1], it[8], it[2], it[3], #it[4], it[4], #it[5], it[5]) .. claims_bytes(it[7], 11)
-  elseif it[1] == 'track' then
-    packed = cmsgpack.pack(it[1], it[2], it[3], it[4], claims_bytes(it[5], 10))
-  else
-    packed = cmsgpack.pack(unpack(it))
+  it.spans, it.claims = #it.span, #it.claim
+  if not it.as_is then it.columns = (it.refunded and 2 or it.committed and 1 or 0) + (it.quota and 4 or 0) end
+  local parts = { write_record(it) }
+  for _, span in ipairs(it.span) do parts[#parts + 1] = write_span(span) end
+  for _, claim in ipairs(it.claim) do parts[#parts + 1] = write_claim(claim) end
+  for _, name in ipairs({ 'committed', 'refunded', 'quota' }) do
+    for _, value in ipairs(it[name] or {}) do
+      parts[#parts + 1] = name == 'quota' and write_quota(value) or write_amount(value)
+    end
   end
-  redis.call('HSET', memory, field, packed)
+  redis.call('HSET', memory, field, table.concat(parts))
 end
-local led = read_ledger(redis.call('GET', ledger))
-local sub = cmsgpack.unpack(redis.call('GET', subscription))
-local tokens, calls, cycle = led[7].tokens, led[7].calls, led[7].cycle
-local function save() redis.call('SET', ledger, ledger_bytes(led), 'KEEPTTL') end
-local function save_sub() redis.call('SET', subscription, cmsgpack.pack(sub)) end
-local by_state = {}
+local function edit(field, change)
+  local it = get(field)
+  change(it)
+  put(field, it)
+end
+local released
 for _, field in ipairs(redis.call('HKEYS', memory)) do
-  if string.sub(field, 1, 1) == 'r' then by_state[get(field)[1]] = field end
+  if #field == 16 and get(field).state == 4 then released = field end
 end
-local live, committed, released = by_state[1], by_state[2], by_state[3]
-local hold = ARGV[1] .. 'hold:' .. string.sub(live, 2)
-local function number(it) return string.format('%.0f', it) end
-local function score(field, at) redis.call('ZADD', agenda, number(at), field) end
-local function edit(field, change) local value = get(field) change(value) put(field, value) end
-local function claim(field, at, to) edit(field, function(it) it[field == 'qt1' and 5 or 7][1][at] = to end) end
+local function units(...)
+  local list = {}
+  for i, value in ipairs({ ... }) do list[i] = { units = value } end
+  return list
+end
