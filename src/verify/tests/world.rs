@@ -9,6 +9,7 @@ use crate::ledger::UserKeys;
 use crate::ledger::formats;
 use crate::ledger::inspection::{HoldEntry, Holds, Page, Seen};
 
+use super::super::Finding;
 use super::super::checks::{self, Findings, HoldMoment, Judged, Reading};
 use super::super::stored::NEVER_MS;
 
@@ -364,8 +365,7 @@ impl World {
         for (field, hold) in fields.iter().zip(&holds.holds) {
             checks::hold(&keys, &moment, field, hold, &mut findings);
         }
-        let prefix = format!("{}", keys.state());
-        let short = |finding: &super::super::Finding| finding.to_string().strip_prefix(&prefix).unwrap().to_owned();
+        let short = |finding: &Finding| finding.to_string().strip_prefix(keys.state()).unwrap().to_owned();
         findings.found.iter().map(short).collect()
     }
 }
