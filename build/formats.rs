@@ -10,6 +10,10 @@ pub struct Format {
     pub name: String,
     pub about: String,
     pub fields: Vec<Field>,
+    /// The formats that stand before it in Lua, which reads all of them at once. Rust writes them one after the other.
+    pub includes: Vec<String>,
+    /// Other fields of the table that Lua reads it into.
+    pub room: Vec<String>,
 }
 
 /// One field of a format.
@@ -38,6 +42,10 @@ pub enum Kind {
 struct Declared {
     about: String,
     fields: Vec<DeclaredField>,
+    #[serde(default)]
+    includes: Vec<String>,
+    #[serde(default)]
+    room: Vec<String>,
 }
 
 #[derive(Deserialize)]
@@ -67,16 +75,17 @@ pub fn parse(text: &str) -> Result<Vec<Format>, Box<dyn Error>> {
     let table: toml::Table = text.parse()?;
     let mut formats = Vec::new();
     for (name, value) in table {
-        let declared: Declared = value.try_into().map_err(|error| format!("formats.toml: {name}: {error}"))?;
+        let mut declared: Declared = value.try_into().map_err(|error| format!("formats.toml: {name}: {error}"))?;
         let mut fields = Vec::new();
-        for field in declared.fields {
+        for field in std::mem::take(&mut declared.fields) {
             if RESERVED.contains(&field.name.as_str()) {
                 return Err(format!("formats.toml: {name}: a field cannot be named {}", field.name).into());
             }
             let kind = kind(&field.r#type).ok_or_else(|| format!("formats.toml: {name}: type {}", field.r#type))?;
             fields.push(Field { name: field.name, code: field.r#type, kind, about: field.about });
         }
-        formats.push(Format { name, about: declared.about, fields });
+        let Declared { about, includes, room, .. } = declared;
+        formats.push(Format { name, about, fields, includes, room });
     }
     Ok(formats)
 }
@@ -98,9 +107,18 @@ impl Format {
         self.name.split('_').map(|word| word[..1].to_uppercase() + &word[1..]).collect()
     }
 
+    /// Its fields as Lua reads them, after those of the formats that it includes.
+    fn lua_fields<'a>(&'a self, formats: &'a [Format]) -> Vec<&'a Field> {
+        let included = self.includes.iter().flat_map(|name| {
+            let format = formats.iter().find(|format| format.name == *name);
+            &format.unwrap_or_else(|| panic!("formats.toml: {}: there is no format {name}", self.name)).fields
+        });
+        included.chain(&self.fields).collect()
+    }
+
     /// The format string of Lua's `struct`.
-    fn lua_format(&self) -> String {
-        let codes = self.fields.iter().map(|field| match field.kind {
+    fn lua_format(fields: &[&Field]) -> String {
+        let codes = fields.iter().map(|field| match field.kind {
             Kind::Unsigned(1) => "B".to_owned(),
             Kind::Unsigned(width) => format!("I{width}"),
             Kind::Signed(width) => format!("i{width}"),
@@ -130,12 +148,14 @@ struct Piece {
     text: String,
 }
 
-fn lua_pieces(format: &Format) -> [Piece; 3] {
-    let (name, codes) = (&format.name, format.lua_format());
+fn lua_pieces(formats: &[Format], format: &Format) -> [Piece; 3] {
+    let fields = format.lua_fields(formats);
+    let (name, codes) = (&format.name, Format::lua_format(&fields));
     let constant = format!("{}_FORMAT", name.to_uppercase());
-    let locals: Vec<_> = format.fields.iter().map(|field| field.name.as_str()).collect();
-    let pairs: Vec<_> = locals.iter().map(|name| format!("{name} = {name}")).collect();
-    let values = format.fields.iter().map(|field| match field.kind {
+    let locals: Vec<_> = fields.iter().map(|field| field.name.as_str()).collect();
+    let room = format.room.iter().map(|name| format!("{name} = false"));
+    let pairs: Vec<_> = locals.iter().map(|name| format!("{name} = {name}")).chain(room).collect();
+    let values = fields.iter().map(|field| match field.kind {
         Kind::Text(_) => format!("#value.{0}, value.{0}", field.name),
         _ => format!("value.{}", field.name),
     });
@@ -162,7 +182,7 @@ pub fn lua(formats: &[Format], script: Option<&str>) -> String {
     let words: Option<std::collections::HashSet<&str>> =
         script.map(|text| text.split(|character| !is_word(character)).collect());
     let mut library = String::new();
-    for piece in formats.iter().flat_map(lua_pieces) {
+    for piece in formats.iter().flat_map(|format| lua_pieces(formats, format)) {
         if words.as_ref().is_none_or(|words| words.contains(piece.name.as_str())) {
             library.push_str(&piece.text);
         }
@@ -178,7 +198,7 @@ fn rust_name(name: &str) -> String {
 /// The structs of Rust, which `src/ledger/formats.rs` includes.
 pub fn rust(formats: &[Format]) -> Result<String, std::fmt::Error> {
     let mut code = String::new();
-    for format in formats {
+    for format in formats.iter().filter(|format| !format.fields.is_empty()) {
         let name = format.type_name();
         let (mut fields, mut reads, mut writes) = (String::new(), String::new(), String::new());
         for field in &format.fields {
@@ -233,7 +253,7 @@ fn sentence(about: &str) -> String {
 /// Calls of `round_trip` with the smallest and the largest values of each format, which the tests of `src/ledger/formats.rs` include.
 pub fn rust_tests(formats: &[Format]) -> Result<String, std::fmt::Error> {
     let mut code = String::from("#[test]\nfn every_format_is_read_as_it_was_written() {\n");
-    for format in formats {
+    for format in formats.iter().filter(|format| !format.fields.is_empty()) {
         let name = format.type_name();
         for largest in [false, true] {
             let fields = format.fields.iter().map(|field| {

@@ -2,7 +2,7 @@
 -- commit: counts what was really used, in the reservation's groups and windows.
 --
 -- KEYS: state, memory 1, memory 2, hold
--- ARGV: settle_call, commit_call
+-- ARGV: commit_call
 --       the message of the reservation's plan, or empty
 -- Answers: answer, fault, committed_otherwise
 -- uses: base formats each plan match price ledger windows memory deadlines save record answer begin
@@ -39,17 +39,15 @@ end
 -- The fault of a group whose counter would pass its maximum, or nil.
 local function beyond_maximum(led, record, units, charges, late)
   for i, claim in ipairs(record.claims) do
-    local most = units and MAX_UNITS[units[claim.group].unit] or MAX
-    local window = kept_window(led, claim.window)
+    local most = units and MAX_UNITS[units[claim.place].unit] or MAX
+    local window = kept_window(led, claim.number)
     if window then most = most - window.used - (window.held - (late and 0 or claim.charge)) end
-    if charges[i] > most then return fault('OUT_OF_RANGE', claim.group, '', record.plan) end
+    if charges[i] > most then return fault('OUT_OF_RANGE', claim.place, '', record.plan) end
   end
 end
 
 local function commit(k, a)
-  local packed = ARGV[a + 1]
-  local settle, at = read_settle_call(packed)
-  local used = read_commit_call(packed, at)
+  local settle = read_commit_call(ARGV[a + 1])
   local led, failed = begin(k)
   if not led then return failed end
   local now, record = led.time, load_reservation(led, settle)
@@ -57,10 +55,10 @@ local function commit(k, a)
   local claims, plan = record.claims, plan_of(settle.plan, ARGV[a + 2])
 
   local charges
-  if used.actual == 0 then
+  if settle.actual == 0 then
     charges = charges_as_reserved(record)
   elseif plan then
-    charges, failed = price_anew(record, plan, used.quantities)
+    charges, failed = price_anew(record, plan, settle.quantities)
     if not charges then return failed end
   else
     return fault('PLAN_NOT_ARCHIVED')
@@ -68,19 +66,14 @@ local function commit(k, a)
   local overage = false
   for i = 1, #claims do overage = overage or charges[i] > claims[i].charge end
 
-  local function rows()
-    local rows = {}
-    for i = 1, #claims do rows[i] = claim_row(led, claims[i], charges[i], 0) end
-    return rows
-  end
-
   local state = state_of(record, now)
   if state == STATE_COMMITTED then
     for i = 1, #claims do
       if claims[i].committed ~= charges[i] then return committed_otherwise(record) end
     end
     local was_late = record.state == COMMITTED_LATE
-    return answer({ state = state, replayed = true, overage = overage, late = was_late, plan = record.plan }, rows())
+    local named = { state = state, replayed = true, overage = overage, late = was_late, plan = record.plan }
+    return answer_remembered(led, named, claims, charges)
   end
   -- TRUTH: at the deadline, and after it, the hold is gone; what was used counts all the same.
   local late = state ~= STATE_HELD
@@ -88,21 +81,21 @@ local function commit(k, a)
   if failed then return failed end
 
   -- All checks are done: from here on, writes.
-  local fields = late and {} or end_hold(led, record)
+  local bucket_field, bucket
+  if not late then bucket_field, bucket = end_hold(led, record) end
   for i = 1, #claims do
-    local window = kept_window(led, claims[i].window)
+    local window = kept_window(led, claims[i].number)
     if window then window.used = window.used + charges[i] end
     claims[i].committed = charges[i]
   end
   record.state = late and COMMITTED_LATE or COMMITTED
-  record.settled = used.actual == 1 and used.quantities or ''
+  record.settled = settle.actual == 1 and settle.quantities or ''
   record.forget = max(record.forget, now + settle.replay_ms)
-  fields[#fields + 1], fields[#fields + 2] = settle.field, record_bytes(record)
-  write_fields(led, fields, record.forget)
+  write_fields(led, record.forget, settle.field, record_bytes(record), bucket_field, bucket)
   call('DEL', KEYS[k + HOLD_KEY])
   write_corrected(led)
   save_ledger(led)
-  return answer({ state = STATE_COMMITTED, overage = overage, late = late, plan = record.plan }, rows())
+  return answer_remembered(led, { state = STATE_COMMITTED, overage = overage, late = late, plan = record.plan }, claims, charges)
 end
 
 return each(commit, 4, 2)

@@ -107,18 +107,18 @@ local function refund_reservation(k, a)
   local refunds = {}
   for i, claim in ipairs(record.claims) do
     local falls, beyond = asks[i][1], asks[i][2]
-    local window = kept_window(led, claim.window)
+    local window = kept_window(led, claim.number)
     local applied = window and min(falls, window.used) or 0
     if window then window.used = window.used - applied end
     -- Also what could not be given back: whatever is counted in the window later is not this reservation's.
     claim.refunded = claim.refunded + falls
     refunds[i] = {
-      group = claim.group, window = claim.window, start = claim.start, ends = claim.ends, charge = falls + beyond,
-      committed = falls + beyond - applied, quota = claim.quota,
+      place = claim.place, number = claim.number, start = claim.start, ends = claim.ends, charge = falls + beyond,
+      committed = falls + beyond - applied, own_quota = claim.own_quota,
     }
   end
   record.settled = quantities_of(settled)
-  local made = write_tracked(led, once, record.plan, refunds, settle.replay_ms, { settle.field, record_bytes(record) }, record.forget)
+  local made = write_tracked(led, once, record.plan, refunds, settle.replay_ms, record.forget, settle.field, record_bytes(record))
   return tracked(led, made, false)
 end
 

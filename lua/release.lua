@@ -16,20 +16,18 @@ local function release(k, a)
   local state = state_of(record, now)
   if state == STATE_COMMITTED then return committed_otherwise(record) end
   if state ~= STATE_HELD then
-    local rows = claim_rows(led, record.claims)
-    return answer({ state = state, replayed = state == STATE_RELEASED, plan = record.plan }, rows)
+    return answer_remembered(led, { state = state, replayed = state == STATE_RELEASED, plan = record.plan }, record.claims)
   end
 
   -- All checks are done: from here on, writes.
-  local fields = end_hold(led, record)
+  local bucket_field, bucket = end_hold(led, record)
   record.state = RELEASED
   record.forget = max(record.forget, now + settle.replay_ms)
-  fields[#fields + 1], fields[#fields + 2] = settle.field, record_bytes(record)
-  write_fields(led, fields, record.forget)
+  write_fields(led, record.forget, settle.field, record_bytes(record), bucket_field, bucket)
   call('DEL', KEYS[k + HOLD_KEY])
   write_corrected(led)
   save_ledger(led)
-  return answer({ state = STATE_RELEASED, plan = record.plan }, claim_rows(led, record.claims))
+  return answer_remembered(led, { state = STATE_RELEASED, plan = record.plan }, record.claims)
 end
 
 return each(release, 4, 1)

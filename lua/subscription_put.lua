@@ -6,7 +6,7 @@
 --       force from now on or '', whether the subscription has ended and that is the default plan, for each plan that the owner comes to what
 --       to apply: 'enter' (its on_plan_change) or 'realign' (windows by another anchor)]
 --       the new subscription
---       of each of these plans: frames
+--       of each of these plans: step
 --                               its message
 -- Answers: stale, fault; put [how many clocks were corrected]
 -- uses: base formats each plan price ledger windows memory deadlines save record answer begin subscription
@@ -20,11 +20,11 @@ if stored_revision ~= read_revision or plan_now ~= plan_before then return stale
 
 unfold(led)
 for i = 1, #steps do
-  local frames, message = ARGV[1 + 2 * i], ARGV[2 + 2 * i]
+  local step, message = ARGV[1 + 2 * i], ARGV[2 + 2 * i]
   -- Plans of which nobody has asked for the digest.
   local plan = plan_of('step ' .. i, message)
   local change = steps[i] == 'enter' and plan.change or 'carry'
-  if not enter_plan(led, plan, open_frames(frames), change) then return stale(led, plan_now) end
+  if not enter_plan(led, plan, read_step(step), change) then return stale(led, plan_now) end
 end
 
 -- All checks are done: from here on, writes.

@@ -2,7 +2,7 @@
 -- usage: an owner's standing in every group of the plan, as if everything due had been written.
 --
 -- KEYS: state, memory 1, memory 2
--- ARGV: basis, usage_call
+-- ARGV: usage_call
 --       the plan's message
 -- Answers: answer, stale, fault
 -- uses: base formats each plan ledger windows memory deadlines record answer begin subscription
@@ -21,35 +21,40 @@ local function earlier_window(led, group, frame, window, at)
 end
 
 local function usage(k, a)
-  local packed = ARGV[a + 1]
-  local basis, offset = read_basis(packed)
-  local at = read_usage_call(packed, offset).at
+  local asked = read_usage_call(ARGV[a + 1])
+  local at = asked.at
   local led, failed = begin(k)
   if not led then return failed end
 
-  local plan = basis.in_force == IN_FORCE and plan_of(basis.digest, ARGV[a + 2]) or nil
-  local frames = plan and open_frames(basis.frames)
-  if not check_subscription(led, basis, plan, frames) then return stale(led) end
-  if basis.in_force == UNKNOWN_PLAN then return fault('PLAN_UNKNOWN') end
-  if not plan then return answer({ outcome = NO_SUBSCRIPTION }, {}) end
+  local plan = asked.in_force == IN_FORCE and plan_of(asked.plan, ARGV[a + 2]) or nil
+  if not check_subscription(led, asked, plan) then return stale(led) end
+  if asked.in_force == UNKNOWN_PLAN then return fault('PLAN_UNKNOWN') end
+  if not plan then return answer({ outcome = NO_SUBSCRIPTION }, 0) end
 
   -- Earlier windows need all that is known of the current ones.
   if at >= 0 then unfold(led) end
-  local rows = {}
+  local rows, count, own, quotas = {}, 0, own_quotas(asked), {}
   for place, group in ipairs(plan.groups) do
-    local window = current_window(led, plan, frames, group)
+    local window = current_window(led, plan, asked, group)
     if not window then return stale(led) end
     if at >= 0 and at < window.start then
-      local frame = frame_of(frames, group)
+      local frame = frame_of(asked.frames, group)
       -- ONE-CLOCK: an open window stands whatever was compiled, but the one before it would be that of another time.
       if led.time < frame.start or led.time >= frame.ends then return stale(led) end
       window = earlier_window(led, group, frame, window, at)
     elseif at >= 0 and at >= window.ends then
       window = nil
     end
-    if window then rows[#rows + 1] = row(place, window, 0, 0, (quota_of(frames, group))) end
+    if window then
+      local to = count * ROW_WIDTH
+      rows[to + 1], rows[to + 2], rows[to + 3] = place, window.start, window.ends
+      rows[to + 4], rows[to + 5], rows[to + 6] = window.used, window.held, 0
+      count = count + 1
+      quotas[count] = own and own[place] or group.quota
+    end
   end
-  return answer({ plan = plan.digest }, rows)
+  if own then return answer({ plan = plan.digest }, count, rows, WITH_ROW_QUOTAS, write_flat(QUOTA_FORMAT, 1, count, quotas)) end
+  return answer({ plan = plan.digest }, count, rows)
 end
 
 return each(usage, 3, 2)

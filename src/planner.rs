@@ -222,7 +222,7 @@ impl Planner {
         };
         let Some(plan) = plan else { return Ok(InForce::None) };
         let Compiled { plan, frames } = self.compiled(plan, anchor_ms, overrides, at_ms)?;
-        Ok(InForce::Plan { plan, frames: frames.bytes })
+        Ok(InForce::Plan { plan, frames })
     }
 
     /// `plan` as the scripts read it, for this time.

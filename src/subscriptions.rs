@@ -246,7 +246,7 @@ fn some_of<'a>(ids: impl Iterator<Item = &'a str>) -> String {
 }
 
 fn step(apply: Apply, compiled: Compiled) -> Step {
-    Step { apply, plan: compiled.plan, frames: compiled.frames.bytes }
+    Step { apply, plan: compiled.plan, frames: compiled.frames }
 }
 
 #[cfg(test)]

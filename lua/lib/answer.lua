@@ -1,49 +1,75 @@
 -- answer: what scripts answer. Needs base, formats, each, windows, record.
 --
 -- A row says where a group stands. It names the group by its place in the plan whose digest is in the answer: the service has the words.
+-- What only some answers say stands in columns after the rows.
 
 -- One vocabulary for outcomes.
 local DONE, LIMIT_REACHED, UNMATCHED, NO_SUBSCRIPTION = 1, 2, 3, 4
 
--- The quota of a row whose plan says it.
-local AS_PLANNED = -2
+-- `columns` of the answer.
+local WITH_SHORTFALLS, WITH_CLOSINGS, WITH_ROW_QUOTAS = 1, 2, 4
 
-local function row(place, window, requested, shortfall, quota)
-  return pack_struct(ROW_FORMAT, place, window.start, window.ends, window.used, window.held, requested, shortfall, 0, 0, quota)
+local ROW_WIDTH, CLOSING_WIDTH = 6, 2
+
+-- An answer whose fields are those of `named`. `rows` are numbers, six for each of `count` groups; `columns` are bytes.
+local function answer(named, count, rows, columns, column_bytes)
+  return pack_struct(ANSWER_FORMAT, ANSWER_KIND, named.outcome or DONE, named.state or NO_STATE, named.replayed and 1 or 0,
+    named.overage and 1 or 0, named.late and 1 or 0, columns or 0, named.suffix or ZEROS_6, named.plan or ZEROS_8, named.deadline or 0,
+    named.retry_after_ms or -1, count) .. (count > 0 and write_flat(ROW_FORMAT, ROW_WIDTH, count, rows) or '') .. (column_bytes or '')
 end
 
--- The row of a claim. Its window may be kept no longer.
-local function claim_row(led, claim, requested, unapplied)
-  local window = kept_window(led, claim.window)
-  return pack_struct(ROW_FORMAT, claim.group, claim.start, claim.ends, window and window.used or 0, window and window.held or 0,
-    requested, 0, unapplied, window and 0 or 1, claim.quota or AS_PLANNED)
-end
-
-local function claim_rows(led, claims)
-  local rows = {}
-  for i = 1, #claims do rows[i] = claim_row(led, claims[i], claims[i].charge, 0) end
+-- The rows of claims that were just assessed, and the columns of what their groups say besides.
+local function rows_of(claims)
+  local rows, at = { 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0 }, 1
+  for i = 1, #claims do
+    local claim = claims[i]
+    local window = claim.window
+    rows[at], rows[at + 1], rows[at + 2] = claim.place, window.start, window.ends
+    rows[at + 3], rows[at + 4], rows[at + 5] = window.used, window.held, claim.charge
+    at = at + ROW_WIDTH
+  end
   return rows
 end
 
--- An answer whose fields are those of `named`, and its rows.
-local function answer(named, rows)
-  return pack_struct(ANSWER_FORMAT, ANSWER_KIND, named.outcome or DONE, named.state or NO_STATE, named.replayed and 1 or 0,
-    named.overage and 1 or 0, named.late and 1 or 0, named.suffix or ZEROS_6, named.plan or ZEROS_8, named.deadline or 0,
-    named.retry_after_ms or -1, #rows) .. concat(rows)
+local function answer_assessed(named, claims)
+  if claims[1] and claims[1].own_quota then
+    return answer(named, #claims, rows_of(claims), WITH_ROW_QUOTAS, column_of(claims, QUOTA_FORMAT, 'own_quota'))
+  end
+  return answer(named, #claims, rows_of(claims))
+end
+
+-- The answer about claims that are remembered. Their windows may be kept no longer. Each asks for its charge, or for that of `charges`.
+-- `unapplied` names what of the claims could not be applied.
+local function answer_remembered(led, named, claims, charges, unapplied)
+  local rows, closings, columns, column_bytes = {}, {}, 0, ''
+  for i = 1, #claims do
+    local claim = claims[i]
+    local window, at = kept_window(led, claim.number), (i - 1) * ROW_WIDTH
+    local left = unapplied and claim[unapplied] or 0
+    rows[at + 1], rows[at + 2], rows[at + 3] = claim.place, claim.start, claim.ends
+    rows[at + 4], rows[at + 5] = window and window.used or 0, window and window.held or 0
+    rows[at + 6] = charges and charges[i] or claim.charge
+    closings[2 * i - 1], closings[2 * i] = left, window and 0 or 1
+    if left > 0 or not window then columns = WITH_CLOSINGS end
+  end
+  if columns > 0 then column_bytes = write_flat(CLOSING_FORMAT, CLOSING_WIDTH, #claims, closings) end
+  if claims[1] and claims[1].own_quota then
+    columns, column_bytes = columns + WITH_ROW_QUOTAS, column_bytes .. column_of(claims, QUOTA_FORMAT, 'own_quota')
+  end
+  return answer(named, #claims, rows, columns, column_bytes)
 end
 
 -- The answer about a tracked event or a refund, from what is remembered of it.
 local function tracked(led, record, replayed)
-  local rows = {}
-  for i, claim in ipairs(record.claims) do rows[i] = claim_row(led, claim, claim.charge, claim.committed) end
-  return answer({ replayed = replayed, suffix = record.suffix, plan = record.plan }, rows)
+  local named = { replayed = replayed, suffix = record.suffix, plan = record.plan }
+  return answer_remembered(led, named, record.claims, nil, 'committed')
 end
 
 -- The answer about a reservation that was committed otherwise.
 local function committed_otherwise(record)
   local parts = { write_committed_otherwise({ kind = OTHERWISE_KIND, plan = record.plan, claims = #record.claims }) }
   for i, claim in ipairs(record.claims) do
-    parts[i + 1] = pack_struct(COMMITTED_CLAIM_FORMAT, claim.group, claim.committed)
+    parts[i + 1] = pack_struct(COMMITTED_CLAIM_FORMAT, claim.place, claim.committed)
   end
   return concat(parts)
 end

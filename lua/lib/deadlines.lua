@@ -10,7 +10,7 @@
 local EXACT_BYTES = 2048
 local TENTH, PAGE = 100, 12800
 local EXACT_KIND, PAGE_KIND = 0, 1
-local PART_WIDTH, PART_BYTES, DEADLINE_BYTES = 2, 11, 11
+local PART_WIDTH, PART_BYTES, DEADLINE_BYTES, END_BYTES = 2, 11, 11, 2
 
 local function bucket_name(deadline)
   return pack_struct('<c1I6', 'd', deadline)
@@ -49,45 +49,59 @@ local function read_parts(packed, count, at)
   return read_flat(PART_FORMAT, PART_WIDTH, count, packed, at)
 end
 
-local function write_entry(at_ms, kind, holds, parts)
+local function entry_bytes(at_ms, kind, holds, parts)
   local count = #parts / 2
   return pack_struct(DEADLINE_FORMAT, at_ms, kind, holds, count) .. write_flat(PART_FORMAT, PART_WIDTH, count, parts)
+    .. pack_struct(DEADLINE_END_FORMAT, DEADLINE_BYTES + PART_BYTES * count + END_BYTES)
 end
 
 -- Where the entry of this time and kind stands: its offset, that of the one after it, its holds and the number of its parts. If there is
 -- none, where it would stand.
 local function find_entry(led, at_ms, kind)
-  local packed, at = led.deadlines, 1
-  while at <= #packed do
+  local packed = led.deadlines
+  local size = #packed
+  if size == 0 then return 1, 1 end
+  -- A new deadline is nearly always the last one.
+  local at = size - unpack_struct(DEADLINE_END_FORMAT, packed, size - END_BYTES + 1) + 1
+  local last_at, last_kind = unpack_struct(DEADLINE_FORMAT, packed, at)
+  if at_ms > last_at or (at_ms == last_at and kind > last_kind) then return size + 1, size + 1 end
+  if at_ms < last_at or kind < last_kind then at = 1 end
+  while at <= size do
     local entry_at, entry_kind, holds, count, after = unpack_struct(DEADLINE_FORMAT, packed, at)
-    if entry_at == at_ms and entry_kind == kind then return at, after + PART_BYTES * count, holds, count end
+    local next_at = after + PART_BYTES * count + END_BYTES
+    if entry_at == at_ms and entry_kind == kind then return at, next_at, holds, count end
     if entry_at > at_ms or (entry_at == at_ms and entry_kind > kind) then return at, at end
-    at = after + PART_BYTES * count
+    at = next_at
   end
   return at, at
 end
 
 local function put_entry(led, from, to, entry)
   local packed = led.deadlines
-  led.deadlines = sub(packed, 1, from - 1) .. entry .. sub(packed, to)
+  if from > #packed then
+    led.deadlines = packed .. entry
+  else
+    led.deadlines = sub(packed, 1, from - 1) .. entry .. sub(packed, to)
+  end
 end
 
 -- Adds a hold to the entry of this time and kind, or takes it off it.
 local function change_entry(led, at_ms, kind, parts, sign)
   local from, to, holds, count = find_entry(led, at_ms, kind)
-  local is_new = from == to
-  -- Somebody has deleted a state and not the rest.
-  if is_new and sign < 0 then return end
-  local sums = is_new and {} or read_parts(led.deadlines, count, from + DEADLINE_BYTES)
-  holds = (holds or 0) + sign
-  add_parts(sums, parts, sign)
-  if holds <= 0 then
-    put_entry(led, from, to, '')
-    if kind == PAGE_KIND then led.pages = led.pages - 1 end
-  else
-    put_entry(led, from, to, write_entry(at_ms, kind, holds, sums))
-    if is_new and kind == PAGE_KIND then led.pages = led.pages + 1 end
+  if from == to then
+    -- Somebody has deleted a state and not the rest.
+    if sign < 0 then return end
+    if kind == PAGE_KIND then led.pages = led.pages + 1 end
+    return put_entry(led, from, to, entry_bytes(at_ms, kind, 1, parts))
   end
+  holds = holds + sign
+  if holds == 0 then
+    if kind == PAGE_KIND then led.pages = led.pages - 1 end
+    return put_entry(led, from, to, '')
+  end
+  local sums = read_parts(led.deadlines, count, from + DEADLINE_BYTES)
+  add_parts(sums, parts, sign)
+  put_entry(led, from, to, entry_bytes(at_ms, kind, holds, sums))
 end
 
 -- The fields of the memory that say the same of a page's deadline: name and value.
@@ -106,21 +120,19 @@ end
 
 -- Holds the parts until the deadline. Returns whether it is in a page, and then the bucket to write.
 local function add_deadline(led, deadline, parts)
-  local from, to = find_entry(led, deadline, EXACT_KIND)
   led.live = led.live + 1
-  if from == to and #led.deadlines >= EXACT_BYTES then
-    change_entry(led, page_of(deadline), PAGE_KIND, parts, 1)
-    return true, change_bucket(led, deadline, parts, 1)
+  if #led.deadlines >= EXACT_BYTES then
+    local from, to = find_entry(led, deadline, EXACT_KIND)
+    if from == to then
+      change_entry(led, page_of(deadline), PAGE_KIND, parts, 1)
+      return true, change_bucket(led, deadline, parts, 1)
+    end
   end
-  if from == to then
-    put_entry(led, from, to, write_entry(deadline, EXACT_KIND, 1, parts))
-  else
-    change_entry(led, deadline, EXACT_KIND, parts, 1)
-  end
+  change_entry(led, deadline, EXACT_KIND, parts, 1)
   return false
 end
 
--- Holds them no longer. Returns the bucket to write, if there is one.
+-- Holds them no longer. Returns the bucket to write, name and value, if there is one.
 local function remove_deadline(led, deadline, is_paged, parts)
   led.live = max(led.live - 1, 0)
   if not is_paged then
@@ -174,15 +186,15 @@ local function give_back_buckets(led)
         local sums = read_parts(led.deadlines, parts, from + DEADLINE_BYTES)
         add_parts(sums, bucket.parts, -1)
         local left = holds - bucket.holds
-        put_entry(led, from, to, left > 0 and write_entry(page, PAGE_KIND, left, sums) or '')
+        put_entry(led, from, to, left > 0 and entry_bytes(page, PAGE_KIND, left, sums) or '')
         if left <= 0 then
           led.pages = led.pages - 1
-          after = from - PART_BYTES * count
+          after = from - PART_BYTES * count - END_BYTES
           break
         end
       end
     end
-    at = after + PART_BYTES * count
+    at = after + PART_BYTES * count + END_BYTES
   end
 end
 
@@ -195,6 +207,7 @@ local function give_back_due(led)
     if at_ms > now and not led.was_wrong then break end
     local parts
     parts, at = read_parts(packed, count, after)
+    at = at + END_BYTES
     give_back(led, parts)
     led.lapsed, led.live = led.lapsed + holds, max(led.live - holds, 0)
     if kind == PAGE_KIND then led.pages = led.pages - 1 end
@@ -217,7 +230,7 @@ local function earliest_deadline(led)
       -- Without its buckets a page is due as a whole.
       earliest = min(earliest, bucket and bucket.deadline or at_ms)
     end
-    at = after + PART_BYTES * count
+    at = after + PART_BYTES * count + END_BYTES
   end
   return earliest < NEVER and earliest or nil
 end

@@ -1,20 +1,25 @@
 -- decide: what an event costs each group, and whether it fits. Needs base, each, plan, match, price, windows, deadlines, answer.
 
 -- The claims on the matched groups, in the catalog's order. Else nil and a fault, or nil and nothing: a window is not current, compile again.
-local function assess(led, plan, frames, event, round_down)
-  local matches, values = matches_of(plan, event.what), values_of(event.quantities)
-  local claims = { name = matches.name }
+local function assess(led, plan, asked, round_down)
+  local matches, values = matches_of(plan, asked.what), values_of(asked.quantities)
+  local claims, quotas = { false, false, false, false, name = matches.name }, own_quotas(asked)
   for i = 1, #matches do
     local match = matches[i]
     local group = match.group
-    local window = current_window(led, plan, frames, group)
+    local window = current_window(led, plan, asked, group)
     if not window then return nil end
     local charge, measure = first_price(match.measures, values, round_down)
     -- Without a charge, the other is the place of the name that is missing.
     if not charge then return nil, fault('QUANTITY_MISSING', group.place, plan.names[measure], plan.digest) end
     if charge > MAX_UNITS[group.unit] then return nil, fault('OUT_OF_RANGE', group.place, '', plan.digest) end
-    claims[i] = { group = group, window = window, charge = charge, measure = measure, quota = quota_of(frames, group) }
+    local quota = quotas and quotas[group.place] or group.quota
+    claims[i] = {
+      group = group, place = group.place, window = window, number = window.number, start = window.start, ends = window.ends, charge = charge,
+      measure = measure, quota = quota, own_quota = quotas and quota,
+    }
   end
+  for i = #matches + 1, 4 do claims[i] = nil end
   return claims
 end
 
@@ -45,9 +50,9 @@ local function overflow(claims, plan)
   end
 end
 
--- The rows of a denial, which say what is missing in each full group.
-local function denied_rows(claims)
-  local rows = {}
+-- The answer of a denial, whose column says what is missing in each full group.
+local function answer_denied(named, claims)
+  local shortfalls = {}
   for i = 1, #claims do
     local claim = claims[i]
     local window, shortfall = claim.window, 0
@@ -55,18 +60,13 @@ local function denied_rows(claims)
       -- In this order, so that no sum passes 2^53 unless the answer does.
       shortfall = min(max(claim.charge - (claim.quota - window.used - window.held), 0), MAX)
     end
-    rows[i] = row(claim.group.place, window, claim.charge, shortfall, claim.quota)
+    shortfalls[i] = shortfall
   end
-  return rows
-end
-
-local function rows_of(claims)
-  local rows = {}
-  for i = 1, #claims do
-    local claim = claims[i]
-    rows[i] = row(claim.group.place, claim.window, claim.charge, 0, claim.quota)
+  local columns, column_bytes = WITH_SHORTFALLS, write_flat(AMOUNT_FORMAT, 1, #claims, shortfalls)
+  if claims[1].own_quota then
+    columns, column_bytes = columns + WITH_ROW_QUOTAS, column_bytes .. column_of(claims, QUOTA_FORMAT, 'own_quota')
   end
-  return rows
+  return answer(named, #claims, rows_of(claims), columns, column_bytes)
 end
 
 -- In how many milliseconds to ask again, or -1 if waiting does not help: of every full group the time at which there may be
@@ -88,18 +88,4 @@ local function retry_after(led, claims)
     end
   end
   return latest - led.time
-end
-
--- The claims as records keep them.
-local function recorded(claims, frames)
-  local recorded_claims = {}
-  for i = 1, #claims do
-    local claim = claims[i]
-    local window = claim.window
-    recorded_claims[i] = {
-      group = claim.group.place, window = window.number, start = window.start, ends = window.ends, charge = claim.charge,
-      committed = claim.unapplied, quota = frames.quotas and claim.quota or nil,
-    }
-  end
-  return recorded_claims
 end

@@ -3,12 +3,13 @@
 -- The value is what formats.toml says: head, memory, terms, schedules, counters, deadlines, windows, subscription, and whatever a later
 -- version has added. One SET writes it, as the last write of a script: what that SET does not say did not happen.
 --
--- A ledger in the script is its head, with `memory`, `terms`, `times` (the schedules, four numbers each), `counters` (four numbers each),
+-- A ledger in the script is its head, with `memory`, `terms`, `schedule_bytes`, `counters` (four numbers each),
 -- `deadlines` and `tail` (bytes from the windows on). The counters are in the order of the plan that the state was last used with. While
 -- that plan's windows are current, a call needs nothing of the tail. `unfold` takes it apart where it does (see windows).
 
 -- Positions in `times` and `counters`.
 local SCHEDULE_WIDTH, COUNTER_WIDTH, IDLE_WIDTH = 4, 4, 3
+local SCHEDULE_BYTES = 24
 
 -- By how much a ledger may be ahead of Redis. Time that is further ahead was wrong.
 local MOST_AHEAD = 300000
@@ -19,10 +20,21 @@ local SLACK = 604800000
 
 local function new_ledger(key, redis_now)
   return {
-    key = key, is_new = true, format = FORMAT, subscribed = 0, young = 0, time = redis_now, stored_time = 0, redis_now = redis_now,
-    expires = NEVER, current_until = 0, basis = ZEROS_8, opened = 0, live = 0, groups = 0, schedules = 0, pages = 0, plan = '', times = {},
-    counters = {}, deadlines = '', tail = '\0\0\0\0\0\0', at_place = {}, lapsed = 0,
+    key = key, format = FORMAT, subscribed = 0, young = 0, time = redis_now, stored_time = 0, redis_now = redis_now, expires = NEVER,
+    current_until = 0, basis = ZEROS_8, opened = 0, live = 0, groups = 0, schedules = 0, pages = 0, plan = '', schedule_bytes = '',
+    times = {}, counters = {}, deadlines = '', tail = '\0\0\0\0\0\0', at_place = {}, lapsed = 0, known = {},
   }
+end
+
+-- The counters while nothing is held, as four numbers each.
+local function idle_counters(led, packed, at)
+  local idle, counters = nil, {}
+  idle, at = read_flat(IDLE_COUNTER_FORMAT, IDLE_WIDTH, led.groups, packed, at)
+  for i = 0, led.groups - 1 do
+    local from, to = i * IDLE_WIDTH, i * COUNTER_WIDTH
+    counters[to + 1], counters[to + 2], counters[to + 3], counters[to + 4] = idle[from + 1], idle[from + 2], idle[from + 3], 0
+  end
+  return counters, at
 end
 
 -- ONE-CLOCK: the ledger's time is Redis's, which for this owner never runs backwards, unless the stored time was wrong. Nil if a later
@@ -32,30 +44,36 @@ local function open_ledger(key, packed)
   if not packed then return new_ledger(key, redis_now) end
   if byte(packed) ~= FORMAT then return nil end
   local led, at = read_head(packed)
-  led.key, led.redis_now, led.stored_time, led.stored_expires = key, redis_now, led.time, led.expires
-  led.was_wrong = led.time > redis_now + MOST_AHEAD
-  led.time = led.was_wrong and redis_now or max(led.time, redis_now)
+  local stored_time = led.time
+  led.key, led.redis_now, led.stored_time, led.stored_expires = key, redis_now, stored_time, led.expires
+  if stored_time > redis_now + MOST_AHEAD then
+    led.was_wrong, led.time = true, redis_now
+    -- Which windows are open is another question now.
+    led.current_until = 0
+  elseif redis_now > stored_time then
+    led.time = redis_now
+  end
   if led.young > 0 then led.memory, at = read_memory(packed, at) end
   if led.subscribed > 0 then led.terms, at = read_terms(packed, at) end
-  led.times, at = read_flat(SCHEDULE_FORMAT, SCHEDULE_WIDTH, led.schedules, packed, at)
-  local groups = led.groups
+  local counters_at = at + led.schedules * SCHEDULE_BYTES
+  led.schedule_bytes = sub(packed, at, counters_at - 1)
   if led.live > 0 then
-    led.counters, at = read_flat(COUNTER_FORMAT, COUNTER_WIDTH, groups, packed, at)
+    led.counters, at = read_flat(COUNTER_FORMAT, COUNTER_WIDTH, led.groups, packed, counters_at)
   else
-    local idle, counters
-    idle, at = read_flat(IDLE_COUNTER_FORMAT, IDLE_WIDTH, groups, packed, at)
-    counters = {}
-    for i = 0, groups - 1 do
-      local from, to = i * IDLE_WIDTH, i * COUNTER_WIDTH
-      counters[to + 1], counters[to + 2], counters[to + 3], counters[to + 4] = idle[from + 1], idle[from + 2], idle[from + 3], 0
-    end
-    led.counters = counters
+    led.counters, at = idle_counters(led, packed, counters_at)
   end
   local tail_at = at + led.deadlines
   led.deadlines, led.tail = sub(packed, at, tail_at - 1), sub(packed, tail_at)
-  -- The windows at the places of the counters, as far as somebody has asked for them; how many holds have lapsed.
-  led.at_place, led.lapsed = {}, 0
+  -- The windows at the places of the counters, and the fields of the memories, as far as somebody has asked for them; how many holds have
+  -- lapsed.
+  led.at_place, led.known, led.lapsed = {}, {}, 0
   return led
+end
+
+-- The schedules, four numbers each.
+local function times_of(led)
+  if not led.times then led.times = read_flat(SCHEDULE_FORMAT, SCHEDULE_WIDTH, led.schedules, led.schedule_bytes, 1) end
+  return led.times
 end
 
 -- The window whose counter is at this place of the ones that are arranged; nil if none is open.
@@ -65,7 +83,7 @@ local function window_at(led, place)
   local counters, at = led.counters, (place - 1) * COUNTER_WIDTH
   local number = counters[at + 1]
   if not number or number == 0 then return nil end
-  local times, from = led.times, (counters[at + 2] - 1) * SCHEDULE_WIDTH
+  local times, from = times_of(led), (counters[at + 2] - 1) * SCHEDULE_WIDTH
   window = {
     place = place, number = number, used = counters[at + 3], held = counters[at + 4], start = times[from + 2], ends = times[from + 3],
   }

@@ -1,4 +1,4 @@
--- memory: what is remembered beside the state, in two hashes. Needs base, formats, ledger.
+-- memory: what is remembered beside the state, in two hashes. Needs base, formats, ledger; its keys follow that of the state.
 --
 -- One memory is young and is written to. The other one is old, is only read, and expires as a whole once all that it holds is forgotten:
 -- nothing has to be purged. When it has expired and the young one has been written for long enough, they change places. What the young
@@ -7,6 +7,8 @@
 -- A script writes the memory once, before the state, and with the sequence that the state will have then. The field `u` says what this
 -- write has replaced. If the state has a smaller sequence, the script failed in between: then what it has left counts as it was before,
 -- and the next script that writes the memory puts it back (ONCE, EXACT).
+
+local STATE_KEY = 1
 
 -- For how long the young memory is written before the two change places.
 local GENERATION = 900000
@@ -20,13 +22,16 @@ local LONGEST_HOLD = 3600000
 -- Below the limit for the arguments of one call.
 local CHUNK = 1000
 
+-- No fields.
+local NOTHING = {}
+
 -- What the last write of the young memory has replaced, if that did not happen: a value or false, by field.
 local function undone(led, packed)
-  if not packed then return {} end
-  local undo, at = read_undo(packed)
-  if undo.sequence <= led.memory.sequence then return {} end
+  if not packed then return NOTHING end
+  local sequence, count, at = unpack_struct(UNDO_FORMAT, packed)
+  if sequence <= led.memory.sequence then return NOTHING end
   local fields = {}
-  for _ = 1, undo.count do
+  for _ = 1, count do
     local field
     field, at = read_undo_field(packed, at)
     fields[field.field] = field.was == 1 and field.before
@@ -35,57 +40,59 @@ local function undone(led, packed)
 end
 
 local function young_key(led)
-  return led.memory_keys[led.young]
+  return KEYS[led.k + STATE_KEY + led.young]
 end
 
 local function old_key(led)
-  return led.memory_keys[3 - led.young]
+  return KEYS[led.k + STATE_KEY + 3 - led.young]
+end
+
+-- Notes what the memories say of a field: the young one, as it was before a write that did not happen, and else the old one.
+local function note(led, name, value)
+  if led.undone and led.undone[name] ~= nil then value = led.undone[name] end
+  if not value and led.memory and led.memory.old_expires > led.time then
+    value = call('HGET', old_key(led), name)
+    if value then
+      -- The young one does not have it, and an undo must not put it there.
+      led.from_old = led.from_old or {}
+      led.from_old[name] = true
+    end
+  end
+  led.known[name] = value or false
 end
 
 -- Reads these fields into `led.known`, by their names: the value, or false if there is none.
 local function know(led, names)
-  local known, unknown = led.known, {}
+  local memory, unknown = led.memory, {}
   for i = 1, #names do
-    if known[names[i]] == nil then unknown[#unknown + 1] = names[i] end
+    if led.known[names[i]] == nil then unknown[#unknown + 1] = names[i] end
   end
-  local memory, now = led.memory, led.time
-  if unknown[1] and memory and memory.young_expires > now then
-    local asked = { 'u', unpack(unknown) }
-    local values = call('HMGET', young_key(led), unpack(asked))
-    led.undone, led.young_is_there = led.undone or undone(led, values[1]), values[1] and true
-    for i = 1, #unknown do
-      local name, before = unknown[i], led.undone[unknown[i]]
-      if before ~= nil then known[name] = before else known[name] = values[i + 1] end
-    end
+  local values = NOTHING
+  if unknown[1] and memory and memory.young_expires > led.time then
+    values = call('HMGET', young_key(led), 'u', unpack(unknown))
+    led.undone, led.young_is_there = undone(led, values[1]), values[1] and true
   end
-  -- What the young memory does not have, the old one may. Before it is written again there, it is not to be undone to that.
-  local missing = {}
-  for i = 1, #unknown do
-    local name = unknown[i]
-    led.young_known[name] = known[name] or false
-    if not known[name] then missing[#missing + 1] = name end
-  end
-  if missing[1] and memory and memory.old_expires > now then
-    local values = call('HMGET', old_key(led), unpack(missing))
-    for i = 1, #missing do known[missing[i]] = values[i] end
-  end
-  for i = 1, #missing do known[missing[i]] = known[missing[i]] or false end
+  for i = 1, #unknown do note(led, unknown[i], values[i + 1]) end
 end
 
 local function known_field(led, name)
   local value = led.known[name]
-  if value == nil then
-    know(led, { name })
-    value = led.known[name]
+  if value ~= nil then return value end
+  local memory = led.memory
+  if memory and memory.young_expires > led.time then
+    local values = call('HMGET', young_key(led), 'u', name)
+    led.undone, led.young_is_there = undone(led, values[1]), values[1] and true
+    note(led, name, values[2])
+  else
+    note(led, name, false)
   end
-  return value
+  return led.known[name]
 end
 
 -- Puts back what a script has left that failed before it wrote the state.
 local function restore(led)
   local memory = led.memory
   if not (memory and memory.young_expires > led.time) then return end
-  if not led.undone then led.undone = undone(led, call('HGET', young_key(led), 'u')) end
   for field, before in pairs(led.undone) do
     if before then call('HSET', young_key(led), field, before) else call('HDEL', young_key(led), field) end
   end
@@ -95,38 +102,43 @@ end
 local function renew(led)
   local memory, now = led.memory, led.time
   if not memory then
-    call('UNLINK', led.memory_keys[1], led.memory_keys[2])
     led.young = 1
+    call('UNLINK', young_key(led), old_key(led))
     led.memory = { sequence = 0, since = now, young_expires = 0, old_expires = 0, epoch = 0, corrected = 0 }
   elseif memory.young_expires <= now then
     call('UNLINK', young_key(led))
     memory.since, memory.young_expires = now, 0
-    led.young_known, led.young_is_there = {}, false
   elseif memory.old_expires <= now and now >= memory.since + GENERATION then
     call('UNLINK', old_key(led))
     led.young = 3 - led.young
     memory.since, memory.old_expires, memory.young_expires = now, memory.young_expires, 0
-    led.young_known, led.young_is_there = {}, false
+  else
+    return false
   end
+  led.young_is_there = false
+  return true
 end
 
--- Writes fields of the memory that are remembered until `forget_at`: names and values, one after the other. The state is yet to be
--- written.
-local function write_fields(led, fields, forget_at)
-  local names = {}
-  for i = 1, #fields, 2 do names[#names + 1] = fields[i] end
-  know(led, names)
+-- What the young memory says of a field before it is written, as the undo keeps it.
+local function undo_field(led, name, is_renewed)
+  local before = not is_renewed and not (led.from_old and led.from_old[name]) and led.known[name]
+  return pack_struct(UNDO_FIELD_FORMAT, #name, name, before and 1 or 0, before and #before or 0, before or '')
+end
+
+-- Writes one or two fields of the memory, which are remembered until `forget_at`. The state is yet to be written.
+local function write_fields(led, forget_at, name, value, other_name, other_value)
+  known_field(led, name)
+  if other_name then known_field(led, other_name) end
   restore(led)
-  renew(led)
+  local is_renewed = renew(led)
   local memory, key = led.memory, young_key(led)
   memory.sequence = memory.sequence + 1
-  local undo = { write_undo({ sequence = memory.sequence, count = #names }) }
-  for i = 1, #names do
-    local before = led.young_known[names[i]]
-    undo[i + 1] = write_undo_field({ field = names[i], was = before and 1 or 0, before = before or '' })
+  local undo = pack_struct(UNDO_FORMAT, memory.sequence, other_name and 2 or 1) .. undo_field(led, name, is_renewed)
+  if other_name then
+    call('HSET', key, name, value, other_name, other_value, 'u', undo .. undo_field(led, other_name, is_renewed))
+  else
+    call('HSET', key, name, value, 'u', undo)
   end
-  fields[#fields + 1], fields[#fields + 2] = 'u', concat(undo)
-  call('HSET', key, unpack(fields))
   local is_later = forget_at > memory.young_expires
   if is_later then memory.young_expires = forget_at + AHEAD end
   -- A clock that was ahead may have made Redis drop the key.

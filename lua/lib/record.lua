@@ -27,45 +27,54 @@ local function committed_unsaid(record, charge)
   return record.state == TRACKED and 0 or charge
 end
 
+-- The bytes of the claims, before them those of their spans, and how many spans there are. Nearly always all have the same one.
+local function claims_bytes(claims)
+  local spans, known, numbers = {}, {}, { 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0 }
+  local start, ends, span, at = nil, nil, 0, 1
+  for i = 1, #claims do
+    local claim = claims[i]
+    if claim.start ~= start or claim.ends ~= ends then
+      start, ends = claim.start, claim.ends
+      local key = pack_struct(SPAN_FORMAT, start, ends)
+      span = known[key]
+      if not span then
+        span = #spans + 1
+        spans[span], known[key] = key, span
+      end
+    end
+    numbers[at], numbers[at + 1], numbers[at + 2], numbers[at + 3] = claim.place, claim.number, span, claim.charge
+    at = at + CLAIM_WIDTH
+  end
+  return concat(spans) .. write_flat(CLAIM_FORMAT, CLAIM_WIDTH, #claims, numbers), #spans
+end
+
+-- One value of each claim.
+local function column_of(claims, format, name)
+  local values = {}
+  for i = 1, #claims do values[i] = claims[i][name] end
+  return write_flat(format, 1, #claims, values)
+end
+
 -- The bytes of a record whose claims are tables.
 local function record_bytes(record)
-  local claims, spans, known, numbers = record.claims, {}, {}, {}
-  local count, columns = #claims, 0
-  for i = 1, count do
+  local claims, columns, column_bytes = record.claims, 0, ''
+  for i = 1, #claims do
     local claim = claims[i]
-    local of_start = known[claim.start]
-    local span = of_start and of_start[claim.ends]
-    if not span then
-      span = #spans / SPAN_WIDTH + 1
-      spans[#spans + 1], spans[#spans + 2] = claim.start, claim.ends
-      of_start = of_start or {}
-      of_start[claim.ends], known[claim.start] = span, of_start
-    end
-    local at = (i - 1) * CLAIM_WIDTH
-    numbers[at + 1], numbers[at + 2], numbers[at + 3], numbers[at + 4] = claim.group, claim.window, span, claim.charge
     if claim.refunded and claim.refunded > 0 then
       columns = WITH_REFUNDED
     elseif columns == 0 and claim.committed and claim.committed ~= committed_unsaid(record, claim.charge) then
       columns = WITH_COMMITTED
     end
   end
-  local with_quotas = count > 0 and claims[1].quota ~= nil
-  record.columns, record.spans, record.claims = columns + (with_quotas and WITH_QUOTAS or 0), #spans / SPAN_WIDTH, count
-  local parts = {
-    write_record(record), write_flat(SPAN_FORMAT, SPAN_WIDTH, record.spans, spans),
-    write_flat(CLAIM_FORMAT, CLAIM_WIDTH, count, numbers),
-  }
-  record.claims = claims
-  local function column(format, name)
-    local values = {}
-    for i = 1, count do values[i] = claims[i][name] end
-    parts[#parts + 1] = write_flat(format, 1, count, values)
+  if columns >= WITH_COMMITTED then column_bytes = column_of(claims, AMOUNT_FORMAT, 'committed') end
+  if columns >= WITH_REFUNDED then column_bytes = column_bytes .. column_of(claims, AMOUNT_FORMAT, 'refunded') end
+  if claims[1] and claims[1].own_quota then
+    columns, column_bytes = columns + WITH_QUOTAS, column_bytes .. column_of(claims, QUOTA_FORMAT, 'own_quota')
   end
-  if columns >= WITH_COMMITTED then column(AMOUNT_FORMAT, 'committed') end
-  if columns >= WITH_REFUNDED then column(AMOUNT_FORMAT, 'refunded') end
-  if with_quotas then column(QUOTA_FORMAT, 'quota') end
-  parts[#parts + 1] = record.rest
-  return concat(parts)
+  local packed, spans = claims_bytes(claims)
+  return pack_struct(RECORD_FORMAT, FORMAT, record.state, record.paged, record.epoch, record.deadline, record.forget, record.digest,
+    record.suffix, record.plan, #record.what, record.what, #record.quantities, record.quantities, #record.settled, record.settled,
+    columns, spans, #claims) .. packed .. column_bytes .. record.rest
 end
 
 local function parse_record(packed)
@@ -79,7 +88,7 @@ local function parse_record(packed)
     local from = (i - 1) * CLAIM_WIDTH
     local span, charge = (numbers[from + 3] - 1) * SPAN_WIDTH, numbers[from + 4]
     claims[i] = {
-      group = numbers[from + 1], window = numbers[from + 2], start = spans[span + 1], ends = spans[span + 2], charge = charge,
+      place = numbers[from + 1], number = numbers[from + 2], start = spans[span + 1], ends = spans[span + 2], charge = charge,
       committed = committed_unsaid(record, charge), refunded = 0,
     }
   end
@@ -92,7 +101,7 @@ local function parse_record(packed)
   if has_quotas then columns = columns - WITH_QUOTAS end
   if columns >= WITH_COMMITTED then column(AMOUNT_FORMAT, 'committed') end
   if columns >= WITH_REFUNDED then column(AMOUNT_FORMAT, 'refunded') end
-  if has_quotas then column(QUOTA_FORMAT, 'quota') end
+  if has_quotas then column(QUOTA_FORMAT, 'own_quota') end
   record.claims, record.rest = claims, sub(packed, at)
   return record
 end
@@ -123,17 +132,20 @@ end
 
 -- What the claims hold, as parts of deadlines.
 local function parts_of(claims)
-  local parts = {}
-  for i = 1, #claims do parts[2 * i - 1], parts[2 * i] = claims[i].window, claims[i].charge end
+  local parts, at = { 0, 0, 0, 0, 0, 0 }, 1
+  for i = 1, #claims do
+    parts[at], parts[at + 1] = claims[i].number, claims[i].charge
+    at = at + PART_WIDTH
+  end
+  for i = at, #parts do parts[i] = nil end
   return parts
 end
 
--- Gives back what the reservation holds before its deadline. Returns the fields of the memory to write with it.
+-- Gives back what the reservation holds before its deadline. Returns the bucket to write with it, if there is one.
 local function end_hold(led, record)
   local parts = parts_of(record.claims)
   give_back(led, parts)
-  local name, bucket = remove_deadline(led, record.deadline, record.paged == 1, parts)
-  return name and { name, bucket } or {}
+  return remove_deadline(led, record.deadline, record.paged == 1, parts)
 end
 
 -- What a request id has done: nil if it is new; false if it came with another body or RPC; else its record.

@@ -17,19 +17,10 @@ end
 -- The last write of a script.
 local function save_ledger(led)
   if led.windows then fold(led) else put_counters(led) end
-  local parts = { '' }
-  if led.memory then parts[2] = write_memory(led.memory) end
-  if led.subscribed > 0 then parts[#parts + 1] = write_terms(led.terms) end
-  led.schedules = #led.times / SCHEDULE_WIDTH
-  parts[#parts + 1] = write_flat(SCHEDULE_FORMAT, SCHEDULE_WIDTH, led.schedules, led.times)
-  parts[#parts + 1] = counters_bytes(led)
-  parts[#parts + 1] = led.deadlines
-  parts[#parts + 1] = led.tail
   local expires, deadlines = expiry(led), led.deadlines
   led.expires, led.deadlines = expires, #deadlines
-  parts[1] = write_head(led)
-  led.deadlines = deadlines
-  local packed = concat(parts)
+  local packed = write_head(led) .. (led.memory and write_memory(led.memory) or '') .. (led.subscribed > 0 and write_terms(led.terms) or '')
+    .. led.schedule_bytes .. counters_bytes(led) .. deadlines .. led.tail
   if expires == led.stored_expires then
     call('SET', led.key, packed, 'KEEPTTL')
   elseif expires == 0 then

@@ -53,13 +53,14 @@ local function entered_window(led, group, frame)
 end
 
 -- The counters of an owner who enters the plan, or whose anchor moved. False: a window is not current, compile again.
-local function enter_plan(led, plan, frames, change)
+local function enter_plan(led, plan, basis, change)
   unfold(led)
+  local quotas = own_quotas(basis)
   for _, group in ipairs(plan.groups) do
-    local frame = frame_of(frames, group)
+    local frame = frame_of(basis.frames, group)
     local window = entered_window(led, group, frame)
     if window == false then return false end
-    local quota = quota_of(frames, group)
+    local quota = quotas and quotas[group.place] or group.quota
     if change == 'block' and quota >= 0 then
       window = window or open_window(led, group, frame)
       -- TRUTH: what is used is never lowered.
@@ -68,7 +69,7 @@ local function enter_plan(led, plan, frames, change)
       window.used = 0
     end
   end
-  arrange(led, plan, frames)
+  arrange(led, plan, basis.arrangement, basis.frames)
   led.plan, led.windows_before = plan.id, nil
   return true
 end
@@ -78,8 +79,8 @@ local function remembers_reservation(led)
   if led.live > 0 then return true end
   local memory = led.memory
   if not memory then return false end
-  for number, key in ipairs(led.memory_keys) do
-    local expires = number == led.young and memory.young_expires or memory.old_expires
+  for _, key in ipairs({ young_key(led), old_key(led) }) do
+    local expires = key == young_key(led) and memory.young_expires or memory.old_expires
     local cursor = '0'
     repeat
       if expires <= led.time then break end
@@ -105,7 +106,7 @@ end
 
 -- Compares the stored subscription with the one that the call was compiled for. An ended subscription falls to the default plan, once.
 -- Returns whether all of it is current, and whether the subscription has changed.
-local function check_subscription(led, basis, plan, frames)
+local function check_subscription(led, basis, plan)
   if basis.revision ~= revision_of(led) then return false end
   local terms = led.terms
   if not terms then
@@ -115,7 +116,7 @@ local function check_subscription(led, basis, plan, frames)
   local has_ended = terms.ends > 0 and led.time >= terms.ends
   if has_ended ~= (basis.ended == 1) then return false end
   if has_ended and plan and led.subscribed == SUBSCRIBED then
-    if led.plan ~= plan.id and not enter_plan(led, plan, frames, plan.change) then return false end
+    if led.plan ~= plan.id and not enter_plan(led, plan, basis, plan.change) then return false end
     led.subscribed, led.plan = FALLEN, plan.id
     return true, true
   end

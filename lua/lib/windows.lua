@@ -11,39 +11,30 @@
 -- At most this many windows of one group are kept.
 local MOST_WINDOWS = 8
 
--- What `frames` and one `frame` take in the call.
-local FRAMES_BYTES, FRAME_BYTES, OVERRIDE_BYTES = 11, 36, 9
+-- What one `frame` and one `override` take in the call.
+local FRAME_BYTES, OVERRIDE_BYTES = 36, 9
 
--- The part of a call that is of one owner. Its frames are read where one is asked for.
-local function open_frames(packed)
-  local frames = read_frames(packed)
-  frames.packed = packed
-  if frames.overrides > 0 then
-    frames.quotas = {}
-    local at = 1 + FRAMES_BYTES + frames.frames * FRAME_BYTES
-    for _ = 1, frames.overrides do
-      local group, quota
-      group, quota, at = unpack_struct(OVERRIDE_FORMAT, packed, at)
-      frames.quotas[group] = quota
-    end
+-- The quotas of an owner's own, by the place of the group; nil if there are none.
+local function own_quotas(basis)
+  if basis.overrides == 0 then return nil end
+  local quotas, packed = {}, basis.frames
+  local at = #packed - basis.overrides * OVERRIDE_BYTES + 1
+  for _ = 1, basis.overrides do
+    local group, quota
+    group, quota, at = unpack_struct(OVERRIDE_FORMAT, packed, at)
+    quotas[group] = quota
   end
-  return frames
+  return quotas
 end
 
 -- The windows that the call was compiled for, of the group's schedule.
 local function frame_of(frames, group)
-  return (read_frame(frames.packed, 1 + FRAMES_BYTES + (group.schedule - 1) * FRAME_BYTES))
-end
-
--- The quota in force, and whether it is one of the owner's own.
-local function quota_of(frames, group)
-  local quota = frames.quotas and frames.quotas[group.place]
-  return quota or group.quota, quota ~= nil
+  return (read_frame(frames, 1 + (group.schedule - 1) * FRAME_BYTES))
 end
 
 local function unfold(led)
   if led.windows then return end
-  local windows, arranged, counters, times, tail = {}, {}, led.counters, led.times, led.tail
+  local windows, arranged, counters, times, tail = {}, {}, led.counters, times_of(led), led.tail
   local count, at = unpack_struct(WINDOWS_FORMAT, tail)
   for _ = 1, count do
     local window, number, schedule, used, held
@@ -117,7 +108,9 @@ local function fold(led)
   end
   parts[1] = pack_struct(WINDOWS_FORMAT, count)
   parts[#parts + 1] = led.rest
-  led.times, led.counters, led.tail, led.last_kept = times, counters, concat(parts), last
+  led.schedules = #times / SCHEDULE_WIDTH
+  led.schedule_bytes = write_flat(SCHEDULE_FORMAT, SCHEDULE_WIDTH, led.schedules, times)
+  led.counters, led.tail, led.last_kept = counters, concat(parts), last
 end
 
 -- A window that starts later was opened by a clock that was wrong, and is set aside until then.
@@ -220,9 +213,9 @@ local function place_window(led, place, window)
 end
 
 -- Finds the open windows of all groups of the plan.
-local function arrange(led, plan, frames)
+local function arrange(led, plan, arrangement, frames)
   unfold(led)
-  led.basis, led.groups, led.arranged, led.current_until = frames.basis, #plan.groups, {}, NEVER
+  led.basis, led.groups, led.arranged, led.current_until = arrangement, #plan.groups, {}, NEVER
   for _, windows in pairs(led.windows) do
     for i = 1, #windows do
       -- One that is set aside comes into force by itself.
@@ -238,24 +231,26 @@ local function arrange(led, plan, frames)
   end
 end
 
--- Whether the counters are those of the plan's current windows.
-local function is_arranged(led, frames)
-  return led.basis == frames.basis and led.time < led.current_until
+-- Whether the counters are those of the current windows of these groups.
+local function is_arranged(led, arrangement)
+  return led.basis == arrangement and led.time < led.current_until
+end
+
+-- Opens the group's window where none is open. Nil: compile again.
+local function opened_window(led, plan, basis, group)
+  -- Whoever has unfolded the windows has forgotten until when they are current.
+  if not led.windows or not is_arranged(led, basis.arrangement) then arrange(led, plan, basis.arrangement, basis.frames) end
+  local window = led.arranged[group.place]
+  if window then return window end
+  window = open_window(led, group, frame_of(basis.frames, group))
+  if window then place_window(led, group.place, window) end
+  return window
 end
 
 -- The group's window at the owner's time, opened if it is a new one; nil: compile again.
-local function current_window(led, plan, frames, group)
-  if not is_arranged(led, frames) then arrange(led, plan, frames) end
-  local place = group.place
-  local window
-  if led.windows then window = led.arranged[place] else window = window_at(led, place) end
-  if window then return window end
-  unfold(led)
-  -- `unfold` has forgotten until when the windows are current.
-  if not is_arranged(led, frames) then arrange(led, plan, frames) end
-  window = open_window(led, group, frame_of(frames, group))
-  if window then place_window(led, place, window) end
-  return window
+local function current_window(led, plan, basis, group)
+  if led.windows or not is_arranged(led, basis.arrangement) then return opened_window(led, plan, basis, group) end
+  return window_at(led, group.place) or opened_window(led, plan, basis, group)
 end
 
 -- The place of the counter with this number; nil if there is none. Those that are asked for one after the other mostly stand so.

@@ -117,7 +117,7 @@ impl Ledger {
                 let digest =
                     if fault.plan == [0; 8] { about.plan.map_or([0; 8], |plan| plan.digest) } else { fault.plan };
                 let plan = self.plan_of(&digest, fault.group > 0, about).await;
-                Err(told(&fault, plan.as_deref(), about.plan_id).into())
+                Err(told(&fault, plan.as_ref().map_or(&[], |plan| &plan.groups), about.plan_id).into())
             }
             Reply::CommittedOtherwise(digest, claims) => {
                 let committed = match self.plan_of(&digest, !claims.is_empty(), about).await {
@@ -180,12 +180,40 @@ fn units(amount: i64) -> Result<Units, Fault> {
     u64::try_from(amount).ok().filter(|units| *units <= MAX_UNITS).ok_or_else(|| unfitting(("an amount", amount)))
 }
 
+/// What follows the rows of an answer, for all of them: `columns` is a sum of these.
+const WITH_SHORTFALLS: i64 = 1;
+const WITH_CLOSINGS: i64 = 2;
+const WITH_QUOTAS: i64 = 4;
+
 fn standings(answer: &formats::Answer, mut rows: Reader<'_>, groups: &[Words]) -> Result<Vec<Standing>, Fault> {
     // There are never more rows than groups.
     let mut standings = Vec::with_capacity(groups.len().min(usize::try_from(answer.rows).unwrap_or_default()));
     for _ in 0..answer.rows {
         let row = formats::Row::read(&mut rows).map_err(misfit)?;
         standings.push(standing(&row, words(groups, row.group)?)?);
+    }
+    let has = |column| answer.columns & column != 0;
+    if has(WITH_SHORTFALLS) {
+        for standing in &mut standings {
+            standing.shortfall = units(formats::Amount::read(&mut rows).map_err(misfit)?.units)?;
+        }
+    }
+    if has(WITH_CLOSINGS) {
+        for standing in &mut standings {
+            let closing = formats::Closing::read(&mut rows).map_err(misfit)?;
+            (standing.unapplied, standing.window_closed) = (units(closing.unapplied)?, closing.closed != 0);
+        }
+    }
+    if has(WITH_QUOTAS) {
+        for standing in &mut standings {
+            standing.quota = match formats::Quota::read(&mut rows).map_err(misfit)?.units {
+                -1 => Quota::Unlimited,
+                quota => Quota::Limited(units(quota)?),
+            };
+        }
+    }
+    if !rows.is_at_end() || answer.columns > WITH_SHORTFALLS + WITH_CLOSINGS + WITH_QUOTAS {
+        return Err(unfitting(("columns", answer.columns)));
     }
     Ok(standings)
 }
@@ -195,20 +223,16 @@ fn standing(row: &formats::Row, words: &Words) -> Result<Standing, Fault> {
         group_id: words.id.clone(),
         label: words.label.clone(),
         unit: words.unit,
-        quota: match row.quota {
-            -2 => words.quota,
-            -1 => Quota::Unlimited,
-            quota => Quota::Limited(units(quota)?),
-        },
+        quota: words.quota,
         hard: words.hard,
         // A lifetime window starts at the beginning of time.
         window_ms: ((row.start, row.ends) != (0, NEVER_MS)).then_some((row.start, row.ends)),
         used: units(row.used)?,
         held: units(row.held)?,
         requested: units(row.requested)?,
-        shortfall: units(row.shortfall)?,
-        window_closed: row.closed != 0,
-        unapplied: units(row.unapplied)?,
+        shortfall: 0,
+        window_closed: false,
+        unapplied: 0,
     })
 }
 
@@ -218,12 +242,11 @@ fn committed(claim: &formats::CommittedClaim, groups: &[Words]) -> Result<(Strin
 }
 
 /// What a script calls a fault.
-fn told(fault: &formats::Fault, plan: Option<&CompiledPlan>, plan_id: &str) -> Fault {
+fn told(fault: &formats::Fault, groups: &[Words], plan_id: &str) -> Fault {
     let name = String::from_utf8_lossy(&fault.name).into_owned();
-    let group = || match plan.and_then(|plan| words(&plan.groups, fault.group).ok()) {
-        Some(words) => words.id.clone(),
-        None => format!("number {}", fault.group),
-    };
+    // Of a plan that nobody knows, groups have no ids.
+    let group =
+        || words(groups, fault.group).map_or_else(|_| format!("number {}", fault.group), |words| words.id.clone());
     match &fault.reason[..] {
         b"QUANTITY_MISSING" => Fault::QuantityMissing { group: group(), quantity: name },
         b"NOTHING_MEASURED" => Fault::Invalid {
@@ -259,5 +282,209 @@ fn told(fault: &formats::Fault, plan: Option<&CompiledPlan>, plan_id: &str) -> F
         b"TOO_MANY_HOLDS" => Fault::TooManyHolds,
         b"SCRIPT_ERROR" => Fault::Internal(Box::new(ScriptError(name))),
         reason => unfitting(("reason", String::from_utf8_lossy(reason))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn groups() -> Vec<Words> {
+        let words =
+            |id: &str, unit, quota, hard| Words { id: id.to_owned(), label: id.to_uppercase(), unit, quota, hard };
+        vec![words("a", Unit::Tokens, Quota::Limited(10), true), words("b", Unit::Cents, Quota::Unlimited, false)]
+    }
+
+    /// An answer as a script writes it.
+    fn packed(answer: &formats::Answer, rows: &[formats::Row], columns: &[u8]) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        let rows_count = i64::try_from(rows.len()).unwrap();
+        formats::Answer { kind: 1, rows: rows_count, ..answer.clone() }.write(&mut bytes);
+        rows.iter().for_each(|row| row.write(&mut bytes));
+        bytes.extend_from_slice(columns);
+        bytes
+    }
+
+    fn row(group: i64, used: i64) -> formats::Row {
+        formats::Row { group, start: 1_000, ends: 2_000, used, held: 2, requested: 3 }
+    }
+
+    fn read(packed: &[u8]) -> Result<Answer, Fault> {
+        match Reply::read(packed)? {
+            Reply::Answer(answer, rows) => {
+                let standings = standings(&answer, rows, &groups())?;
+                answered(&answer, standings)
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn done() -> formats::Answer {
+        formats::Answer { outcome: 1, retry_after_ms: -1, ..formats::Answer::default() }
+    }
+
+    #[test]
+    fn rows_are_put_into_the_words_of_the_plan() {
+        let lifetime = formats::Row { start: 0, ends: NEVER_MS, ..row(2, 7) };
+        let answer = formats::Answer { state: 1, suffix: *b"suffix", plan: *b"the plan", deadline: 5, ..done() };
+        let read = read(&packed(&answer, &[row(1, 1), lifetime], &[])).unwrap();
+        let expected = Standing {
+            group_id: "a".to_owned(),
+            label: "A".to_owned(),
+            unit: Unit::Tokens,
+            quota: Quota::Limited(10),
+            hard: true,
+            window_ms: Some((1_000, 2_000)),
+            used: 1,
+            held: 2,
+            requested: 3,
+            shortfall: 0,
+            window_closed: false,
+            unapplied: 0,
+        };
+        assert_eq!(read.standings[0], expected);
+        let lifetime = &read.standings[1];
+        assert_eq!((lifetime.unit, lifetime.quota, lifetime.hard), (Unit::Cents, Quota::Unlimited, false));
+        assert_eq!((lifetime.window_ms, lifetime.used), (None, 7));
+        let Answer { reason, state, suffix, plan, deadline_ms, retry_after_ms, .. } = read;
+        assert_eq!((reason, state, deadline_ms, retry_after_ms), (None, Some(ReservationState::Held), 5, None));
+        assert_eq!((&suffix, &plan), (b"suffix", b"the plan"));
+    }
+
+    #[test]
+    fn columns_follow_the_rows_in_their_order() {
+        let mut columns = Vec::new();
+        for units in [4, 0] {
+            formats::Amount { units }.write(&mut columns);
+        }
+        for (unapplied, closed) in [(5, 0), (0, 1)] {
+            formats::Closing { unapplied, closed }.write(&mut columns);
+        }
+        for units in [-1, 6] {
+            formats::Quota { units }.write(&mut columns);
+        }
+        let rows = [row(2, 1), row(1, 2)];
+        let read = read(&packed(&formats::Answer { columns: 7, ..done() }, &rows, &columns)).unwrap();
+        let told = |standing: &Standing| {
+            let Standing { group_id, shortfall, unapplied, window_closed, quota, .. } = standing.clone();
+            (group_id, shortfall, unapplied, window_closed, quota)
+        };
+        assert_eq!(told(&read.standings[0]), ("b".to_owned(), 4, 5, false, Quota::Unlimited));
+        assert_eq!(told(&read.standings[1]), ("a".to_owned(), 0, 0, true, Quota::Limited(6)));
+    }
+
+    #[test]
+    fn outcomes_states_and_flags_have_their_words() {
+        let read = |answer: formats::Answer| read(&packed(&answer, &[], &[]));
+        for (outcome, reason) in [
+            (1, None),
+            (2, Some(Reason::LimitReached)),
+            (3, Some(Reason::UnmatchedEvent)),
+            (4, Some(Reason::NoSubscription)),
+        ] {
+            assert_eq!(read(formats::Answer { outcome, ..done() }).unwrap().reason, reason);
+        }
+        for (state, word) in
+            [(0, None), (1, Some("held")), (2, Some("committed")), (3, Some("released")), (4, Some("expired"))]
+        {
+            let told = read(formats::Answer { state, ..done() }).unwrap().state;
+            assert_eq!(told.map(ReservationState::as_str), word);
+        }
+        let flags = |answer| read(answer).map(|answer| (answer.replayed, answer.overage, answer.late)).unwrap();
+        assert_eq!(flags(done()), (false, false, false));
+        assert_eq!(flags(formats::Answer { replayed: 1, ..done() }), (true, false, false));
+        assert_eq!(flags(formats::Answer { overage: 1, ..done() }), (false, true, false));
+        assert_eq!(flags(formats::Answer { late: 1, ..done() }), (false, false, true));
+        assert_eq!(read(formats::Answer { retry_after_ms: 9, ..done() }).unwrap().retry_after_ms, Some(9));
+    }
+
+    #[test]
+    fn what_no_script_answers_is_not_taken_for_an_answer() {
+        let internal = |packed: &[u8]| assert!(matches!(read(packed), Err(Fault::Internal(_))), "{packed:?}");
+        internal(b"");
+        internal(b"\x09");
+        let whole = packed(&done(), &[row(1, 1)], &[]);
+        assert!(read(&whole).is_ok());
+        for length in 0..whole.len() {
+            internal(&whole[..length]);
+        }
+        internal(&[&whole[..], b"x"].concat());
+        for odd in [
+            formats::Answer { outcome: 0, ..done() },
+            formats::Answer { outcome: 5, ..done() },
+            formats::Answer { state: 5, ..done() },
+            formats::Answer { columns: 8, ..done() },
+        ] {
+            internal(&packed(&odd, &[], &[]));
+        }
+        for odd in [row(0, 1), row(3, 1), row(1, 1 << 53)] {
+            internal(&packed(&done(), &[odd], &[]));
+        }
+        let quota = |units| {
+            let mut column = Vec::new();
+            formats::Quota { units }.write(&mut column);
+            packed(&formats::Answer { columns: 4, ..done() }, &[row(1, 1)], &column)
+        };
+        assert!(read(&quota((1 << 53) - 1)).is_ok());
+        internal(&quota(-2));
+        internal(&quota(1 << 53));
+    }
+
+    fn fault(reason: &str, group: i64, name: &str) -> Fault {
+        let fault = formats::Fault {
+            kind: 3,
+            plan: [0; 8],
+            group,
+            reason: reason.as_bytes().to_vec(),
+            name: name.as_bytes().to_vec(),
+        };
+        let mut bytes = Vec::new();
+        fault.write(&mut bytes);
+        let Ok(Reply::Fault(read)) = Reply::read(&bytes) else { panic!("a fault") };
+        assert_eq!(read, fault);
+        told(&read, &groups(), "gone")
+    }
+
+    #[test]
+    fn faults_name_the_group_by_its_id() {
+        assert!(matches!(fault("QUANTITY_MISSING", 2, "in"),
+            Fault::QuantityMissing { group, quantity } if group == "b" && quantity == "in"));
+        assert!(matches!(fault("OUT_OF_RANGE", 1, ""), Fault::OutOfRange { field, .. } if field.contains("\"a\"")));
+        assert!(matches!(fault("OUT_OF_RANGE", 3, ""), Fault::OutOfRange { field, .. } if field.contains("number 3")));
+        let nothing = fault("NOTHING_MEASURED", 2, "in, out");
+        assert!(nothing.to_string().contains("\"b\" measures in, out"), "{nothing}");
+        assert!(fault("REFUND_OF_ANOTHER_EVENT", 0, "e").to_string().contains("name it e.refund"));
+        assert!(matches!(fault("PLAN_UNKNOWN", 0, ""), Fault::PlanUnknown(plan) if plan == "gone"));
+        for (reason, expected) in [
+            ("REQUEST_ID_REUSED", Fault::RequestIdReused),
+            ("RESERVATION_NOT_FOUND", Fault::ReservationNotFound),
+            ("PLAN_NOT_ARCHIVED", Fault::PlanNotArchived),
+            ("FORMAT_UNKNOWN", Fault::FormatUnknown),
+            ("TOO_MANY_HOLDS", Fault::TooManyHolds),
+        ] {
+            assert_eq!(fault(reason, 0, "").to_string(), expected.to_string());
+        }
+        for state in ["held", "committed", "released", "expired"] {
+            assert!(
+                matches!(fault("NOT_COMMITTED", 0, state), Fault::NotCommitted { state: told } if told.as_str() == state)
+            );
+        }
+        for (reason, name) in [("NOT_COMMITTED", "x"), ("SCRIPT_ERROR", "why"), ("OTHER", "")] {
+            assert!(matches!(fault(reason, 0, name), Fault::Internal(_)), "{reason}");
+        }
+    }
+
+    #[test]
+    fn a_reservation_that_was_committed_otherwise_says_what_each_group_was_charged() {
+        let mut bytes = Vec::new();
+        formats::CommittedOtherwise { kind: 4, plan: *b"the plan", claims: 2 }.write(&mut bytes);
+        for (group, units) in [(2, 7), (1, 0)] {
+            formats::CommittedClaim { group, units }.write(&mut bytes);
+        }
+        let Ok(Reply::CommittedOtherwise(plan, claims)) = Reply::read(&bytes) else { panic!("committed otherwise") };
+        assert_eq!(&plan, b"the plan");
+        let told: Vec<_> = claims.iter().map(|claim| committed(claim, &groups()).unwrap()).collect();
+        assert_eq!(told, [("b".to_owned(), Unit::Cents, 7), ("a".to_owned(), Unit::Tokens, 0)]);
+        assert!(matches!(Reply::read(&bytes[..bytes.len() - 1]), Err(Fault::Internal(_))));
     }
 }

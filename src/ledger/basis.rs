@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::formats;
+use super::frames::Frames;
 use super::plan::CompiledPlan;
 use crate::domain::subscription::Revision;
 
@@ -24,8 +25,8 @@ pub enum InForce {
     Plan {
         /// As the scripts read it.
         plan: Arc<CompiledPlan>,
-        /// The owner's part of it, and the windows of the time.
-        frames: Arc<[u8]>,
+        /// The windows of the time, and the owner's own quotas.
+        frames: Frames,
     },
     /// None: no subscription, and no default plan.
     None,
@@ -61,12 +62,20 @@ impl InForce {
 
 impl Basis {
     pub(super) fn write(&self, bytes: &mut Vec<u8>) {
-        let (in_force, digest, frames) = match &self.plan {
-            InForce::None => (0, [0; 8], Vec::new()),
-            InForce::Plan { plan, frames } => (1, plan.digest, frames.to_vec()),
-            InForce::Unknown(_) => (2, [0; 8], Vec::new()),
-        };
         let revision = self.revision.unwrap_or_default();
-        formats::Basis { revision, ended: self.ended.into(), in_force, digest, frames }.write(bytes);
+        let without =
+            |in_force| formats::Basis { revision, ended: self.ended.into(), in_force, ..formats::Basis::default() };
+        let basis = match &self.plan {
+            InForce::None => without(0),
+            InForce::Plan { plan, frames: Frames { arrangement, overrides, bytes, .. } } => formats::Basis {
+                plan: plan.digest,
+                arrangement: *arrangement,
+                overrides: *overrides,
+                frames: bytes.to_vec(),
+                ..without(1)
+            },
+            InForce::Unknown(_) => without(2),
+        };
+        basis.write(bytes);
     }
 }

@@ -16,6 +16,11 @@ use crate::domain::window::{self, Windows};
 /// The windows of a plan as the scripts read them. They are current for times in `[from_ms, until_ms)`: in these, none begins or ends.
 #[derive(Debug, Clone)]
 pub struct Frames {
+    /// The digest of the groups, and of from where their windows are counted: owners whose counters are arranged for it need not look for
+    /// them.
+    pub arrangement: [u8; 8],
+    /// How many quotas of the owner's own stand at the end.
+    pub overrides: i64,
     /// As `lua/formats.toml` says.
     pub bytes: Arc<[u8]>,
     /// The latest start of a window.
@@ -47,10 +52,8 @@ impl Frames {
     ) -> Result<Self, NoCalendar> {
         let schedules = schedules(plan);
         let own: Vec<_> = own_quotas(plan, overrides).collect();
-        let basis = basis(plan, cycle_anchor_ms);
-        let (frame_count, override_count) = (count(schedules.len()), count(own.len()));
+        let overrides = i64::try_from(own.len()).expect("a catalog has fewer");
         let mut bytes = Vec::new();
-        formats::Frames { basis, frames: frame_count, overrides: override_count }.write(&mut bytes);
         let (mut from_ms, mut until_ms) = (i64::MIN, i64::MAX);
         for (period, anchored) in schedules {
             let anchor_ms = cycle_anchor_ms.filter(|_| anchored);
@@ -62,12 +65,9 @@ impl Frames {
         for (group, quota) in own {
             formats::Override { group, quota }.write(&mut bytes);
         }
-        Ok(Self { bytes: bytes.into(), from_ms, until_ms })
+        let arrangement = arrangement(plan, cycle_anchor_ms);
+        Ok(Self { arrangement, overrides, bytes: bytes.into(), from_ms, until_ms })
     }
-}
-
-fn count(length: usize) -> i64 {
-    i64::try_from(length).expect("a catalog has fewer")
 }
 
 /// The quotas of the owner's own, by the places of their groups. One that was for an earlier plan may be finer than the group's unit, and is
@@ -83,9 +83,7 @@ fn own_quotas(plan: &Plan, overrides: &BTreeMap<String, QuotaOverride>) -> impl 
     })
 }
 
-/// The digest of what makes windows the same: the groups, and from where their windows are counted. Owners whose counters are arranged for it
-/// need not look for them.
-fn basis(plan: &Plan, cycle_anchor_ms: Option<i64>) -> [u8; 8] {
+fn arrangement(plan: &Plan, cycle_anchor_ms: Option<i64>) -> [u8; 8] {
     let mut bytes = Vec::new();
     for group in &plan.groups {
         let (period, anchored) = schedule(group);
@@ -149,20 +147,17 @@ mod tests {
         plan(&format!("plans: {{ p: {{ limit_groups: [ {{ id: a, {group} }} ] }} }}"))
     }
 
-    /// Head, frames and overrides, as the scripts read them.
-    type Read = (formats::Frames, Vec<formats::Frame>, Vec<formats::Override>);
-
-    fn read(frames: &Frames) -> Read {
+    /// So many frames, and the overrides, as the scripts read them.
+    fn read(frames: &Frames, count: usize) -> (Vec<formats::Frame>, Vec<formats::Override>) {
         let mut reader = Reader(&frames.bytes);
-        let head = formats::Frames::read(&mut reader).unwrap();
-        let frames = (0..head.frames).map(|_| formats::Frame::read(&mut reader).unwrap()).collect();
-        let overrides = (0..head.overrides).map(|_| formats::Override::read(&mut reader).unwrap()).collect();
+        let read = (0..count).map(|_| formats::Frame::read(&mut reader).unwrap()).collect();
+        let overrides = (0..frames.overrides).map(|_| formats::Override::read(&mut reader).unwrap()).collect();
         assert!(reader.is_at_end());
-        (head, frames, overrides)
+        (read, overrides)
     }
 
-    fn frames_of(plan: &Plan, cycle_anchor_ms: Option<i64>) -> Read {
-        read(&Frames::of(plan, cycle_anchor_ms, &BTreeMap::new(), NOW_MS).unwrap())
+    fn frames_of(plan: &Plan, cycle_anchor_ms: Option<i64>) -> Frames {
+        Frames::of(plan, cycle_anchor_ms, &BTreeMap::new(), NOW_MS).unwrap()
     }
 
     /// Anchor, start and end, end of the one after, start and end of the one before.
@@ -186,7 +181,7 @@ plans:
         let compiled = Frames::of(&plan, None, &BTreeMap::new(), NOW_MS).unwrap();
         let (yesterday_ms, tomorrow_ms) = (TODAY_MS - DAY_MS, TODAY_MS + DAY_MS);
         assert_eq!((compiled.from_ms, compiled.until_ms), (TODAY_MS, tomorrow_ms));
-        let (_, frames, overrides) = read(&compiled);
+        let (frames, overrides) = read(&compiled, 2);
         let [daily, lifetime] = &frames[..] else { panic!("{frames:?}") };
         assert_eq!(times(daily), [NEVER_MS, TODAY_MS, tomorrow_ms, tomorrow_ms + DAY_MS, yesterday_ms, TODAY_MS]);
         assert_eq!(times(lifetime), [NEVER_MS, 0, NEVER_MS, NEVER_MS, 0, 0]);
@@ -211,7 +206,7 @@ plans:
     #[test]
     fn windows_follow_the_anchor_of_the_subscription_where_there_is_one() {
         let plan = plan_of("unit: count, period: daily, anchor: subscription_start, quota: 1, match: [ { event: x } ]");
-        let times = |cycle_anchor_ms| times(&frames_of(&plan, cycle_anchor_ms).1[0]);
+        let times = |cycle_anchor_ms| times(&read(&frames_of(&plan, cycle_anchor_ms), 1).0[0]);
         let anchor_ms = NOW_MS - DAY_MS - 1;
         let today_ms = anchor_ms + DAY_MS;
         assert_eq!(
@@ -225,25 +220,29 @@ plans:
     }
 
     #[test]
-    fn a_basis_is_of_the_groups_and_of_where_their_windows_are_counted_from() {
+    fn an_arrangement_is_of_the_groups_and_of_where_their_windows_are_counted_from() {
         let text = "unit: count, period: daily, anchor: subscription_start, quota: 1, match: [ { event: x } ]";
-        let basis = |text: &str, anchor_ms| frames_of(&plan_of(text), anchor_ms).0.basis;
-        let first = basis(text, Some(1_000));
-        assert_eq!(first, basis(&text.replace("quota: 1", "quota: 2, hard: false"), Some(1_000)));
-        assert_eq!(first, basis(&text.replace("event: x", "event: y"), Some(1_000)));
-        assert_ne!(first, basis(text, Some(2_000)));
-        assert_ne!(first, basis(text, None));
+        let arrangement = |text: &str, anchor_ms| frames_of(&plan_of(text), anchor_ms).arrangement;
+        let first = arrangement(text, Some(1_000));
+        assert_eq!(first, arrangement(&text.replace("quota: 1", "quota: 2, hard: false"), Some(1_000)));
+        assert_eq!(first, arrangement(&text.replace("event: x", "event: y"), Some(1_000)));
+        assert_ne!(first, arrangement(text, Some(2_000)));
+        assert_ne!(first, arrangement(text, None));
         for (from, to) in [("count", "tokens"), ("daily", "weekly")] {
-            assert_ne!(first, basis(&text.replace(from, to), Some(1_000)), "{to}");
+            assert_ne!(first, arrangement(&text.replace(from, to), Some(1_000)), "{to}");
         }
         let other = plan(&format!("plans: {{ p: {{ limit_groups: [ {{ id: b, {text} }} ] }} }}"));
-        assert_ne!(first, frames_of(&other, Some(1_000)).0.basis);
+        assert_ne!(first, frames_of(&other, Some(1_000)).arrangement);
         // Where windows are not counted from it, an anchor makes no difference.
         let calendar = text.replace("anchor: subscription_start, ", "");
-        assert_eq!(basis(&calendar, Some(1_000)), basis(&calendar, None));
-        assert_eq!(basis(&calendar, None), basis(text, None), "nor does the kind of anchor where there is none");
+        assert_eq!(arrangement(&calendar, Some(1_000)), arrangement(&calendar, None));
+        assert_eq!(
+            arrangement(&calendar, None),
+            arrangement(text, None),
+            "nor does the kind of anchor where there is none"
+        );
         let lifetime = text.replace("daily", "lifetime");
-        assert_eq!(basis(&lifetime, Some(1_000)), basis(&lifetime, None));
+        assert_eq!(arrangement(&lifetime, Some(1_000)), arrangement(&lifetime, None));
     }
 
     #[test]
@@ -267,7 +266,7 @@ plans:
             let mut overrides: BTreeMap<_, _> = quota.map(|quota| ("b".to_owned(), quota)).into_iter().collect();
             // Of a group that this plan does not have.
             overrides.insert("c".to_owned(), QuotaOverride::Unlimited);
-            let (_, _, found) = read(&Frames::of(&plan, None, &overrides, NOW_MS).unwrap());
+            let (_, found) = read(&Frames::of(&plan, None, &overrides, NOW_MS).unwrap(), 1);
             let expected: Vec<_> = expected.map(|quota| formats::Override { group: 2, quota }).into_iter().collect();
             assert_eq!(found, expected, "{unit} {quota:?}");
         }
@@ -280,6 +279,6 @@ plans:
         assert_eq!(found, Err(NoCalendar(i64::MAX)));
         let early = Frames::of(&plan, None, &BTreeMap::new(), -DAY_MS).unwrap();
         assert_eq!((early.from_ms, early.until_ms), (-DAY_MS, 0));
-        assert_eq!(times(&read(&early).1[0])[1..], [0, 0, DAY_MS, 0, 0]);
+        assert_eq!(times(&read(&early, 1).0[0])[1..], [0, 0, DAY_MS, 0, 0]);
     }
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::answer::{About, NoAnswer, Reply, unfitting};
+use super::frames::Frames;
 use super::message::Message;
 use super::packed::Reader;
 use super::plan::CompiledPlan;
@@ -106,7 +107,14 @@ pub struct Step {
     /// As the scripts read it.
     pub plan: Arc<CompiledPlan>,
     /// Its windows at the user's time.
-    pub frames: Arc<[u8]>,
+    pub frames: Frames,
+}
+
+impl Step {
+    fn write(&self, bytes: &mut Vec<u8>) {
+        let Frames { arrangement, overrides, bytes: frames, .. } = &self.frames;
+        formats::Step { arrangement: *arrangement, overrides: *overrides, frames: frames.to_vec() }.write(bytes);
+    }
 }
 
 /// A change of a subscription.
@@ -156,7 +164,7 @@ impl Ledger {
         message.argument(|bytes| write_put(bytes, before, wanted, steps));
         message.argument(|bytes| bytes.extend_from_slice(&encoded(wanted)));
         for step in *steps {
-            message.argument(|bytes| bytes.extend_from_slice(&step.frames));
+            message.argument(|bytes| step.write(bytes));
             message.argument(|bytes| bytes.extend_from_slice(&step.plan.message));
         }
         let packed = self.run(&self.scripts.subscription_put, owner, message).await?;

@@ -221,20 +221,43 @@ async fn with_stepped_clocks(ledger: Ledger) -> Ledger {
 /// Steps what a [`stepped_ledger`], or a [`Replica`] on the shared Redis, takes for Redis's clock when this user calls: forward, or
 /// back. It stands still from then on. Returns the time.
 pub async fn step_clock(user: &str, to: Step) -> i64 {
-    let clock_key = format!("test-clock:{}", keys(user).state());
-    let mut redis = redis().await;
-    let stepped: Option<i64> = redis.get(&clock_key).await.expect("a time");
-    let now = match (to, stepped) {
-        (Step::To(ms), _) => ms,
-        (Step::By(duration), Some(now)) => now + millis(duration),
-        (Step::By(duration), None) => {
-            let (seconds, micros): (i64, i64) = redis::cmd("TIME").query_async(&mut redis).await.expect("Redis's time");
-            let of_ledger = state(user).await.map_or(0, |(head, _)| head.time);
-            of_ledger.max(seconds * 1000 + micros / 1000) + millis(duration)
-        }
+    const SCRIPT: &str = r"
+        local clock = redis.call('TIME')
+        local state = redis.call('GET', KEYS[1])
+        local now = tonumber(redis.call('GET', KEYS[2]) or '')
+            or math.max(state and struct.unpack('<I6', state, ARGV[3]) or 0, clock[1] * 1000 + math.floor(clock[2] / 1000))
+        now = ARGV[1] == 'by' and now + tonumber(ARGV[2]) or tonumber(ARGV[2])
+        local text = string.format('%.0f', now)
+        redis.call('SET', KEYS[2], text, 'EX', 3600)
+        return text";
+    let (how, ms) = match to {
+        Step::By(duration) => ("by", millis(duration)),
+        Step::To(ms) => ("to", ms),
     };
-    let () = redis.set_ex(&clock_key, now, 3600).await.expect("the clock can be stepped");
-    now
+    let state = keys(user).state().to_owned();
+    let now: String = redis::cmd("EVAL")
+        .arg(SCRIPT)
+        .arg(2)
+        .arg(&state)
+        .arg(format!("test-clock:{state}"))
+        .arg(how)
+        .arg(ms)
+        .arg(offset_of_time())
+        .query_async(&mut redis().await)
+        .await
+        .expect("the clock can be stepped");
+    now.parse().expect("a time")
+}
+
+/// Where the time stands in a state, from 1 on.
+fn offset_of_time() -> usize {
+    let bytes = |time| {
+        let mut bytes = Vec::new();
+        formats::Head { time, ..formats::Head::default() }.write(&mut bytes);
+        bytes
+    };
+    let differs = bytes(0).iter().zip(&bytes((1 << 48) - 1)).position(|(one, two)| one != two);
+    differs.expect("the time is in the head") + 1
 }
 
 fn millis(duration: Duration) -> i64 {

@@ -15,7 +15,7 @@ use crate::support::{fresh_user, owner, redis_options};
 async fn can_use(ledger: &Ledger, catalog: &str, event: &Event) -> Result<Vec<(String, u64)>, Fault> {
     let catalog = catalog::parse(catalog, jiff::tz::db()).unwrap_or_else(|problems| panic!("{problems}"));
     let now_ms = jiff::Timestamp::now().as_millisecond();
-    let frames = Frames::of(&catalog.plans()[0], None, &BTreeMap::new(), now_ms).unwrap().bytes;
+    let frames = Frames::of(&catalog.plans()[0], None, &BTreeMap::new(), now_ms).unwrap();
     let plan = ledger.compile(&catalog).remove(0);
     let basis = Basis { revision: None, ended: false, plan: InForce::Plan { plan, frames } };
     let call = CanUseCall { basis: &basis, event };

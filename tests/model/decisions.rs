@@ -212,7 +212,8 @@ impl Model {
         let claims = matches.iter().map(Match::claim).collect();
         self.uses_default(user, &plan);
         let user_now = &mut self.users[user];
-        let deadline = user_now.now + ttl_ms;
+        // A whole tenth of a second, and never before what was asked for.
+        let deadline = (user_now.now + ttl_ms + 99).div_euclid(100) * 100;
         let reservation = Reservation {
             event: event.clone(),
             claims,

@@ -108,7 +108,7 @@ impl Real {
             deleted.await.expect("a user can be deleted");
         }
         let ids = self.names.reservations.values().filter_map(|id| id.parse::<ReservationId>().ok());
-        let holds: Vec<_> = ids.map(|id| UserKeys::new(&id.owner).hold(id.nonce.as_str())).collect();
+        let holds: Vec<_> = ids.map(|id| UserKeys::new(&id.owner).hold(&id.field)).collect();
         if !holds.is_empty() {
             let client = redis::Client::open(self.redis_url()).expect("the URL is valid");
             let mut connection = client.get_multiplexed_async_connection().await.expect("Redis answers");
