@@ -57,7 +57,7 @@ const VALUES: [(&str, &[&str]); 8] = [
     ("undo", &["undo", "undo_field", "undo_field", "undo_field"]),
 ];
 
-const STATE: [&str; 22] = [
+const STATE: [&str; 24] = [
     "head",
     "memory",
     "terms",
@@ -69,9 +69,11 @@ const STATE: [&str; 22] = [
     "deadline",
     "part",
     "part",
+    "deadline_end",
     "deadline",
     "part",
     "part",
+    "deadline_end",
     "windows",
     "window",
     "window",
@@ -150,6 +152,7 @@ fn read_by_rust(format: &str, reader: &mut Reader<'_>) -> String {
         "idle_counter" => read_shown(IdleCounter::read, reader),
         "deadline" => read_shown(Deadline::read, reader),
         "part" => read_shown(Part::read, reader),
+        "deadline_end" => read_shown(DeadlineEnd::read, reader),
         "windows" => read_shown(Windows::read, reader),
         "window" => read_shown(Window::read, reader),
         "subscription" => read_shown(Subscription::read, reader),
