@@ -6,7 +6,8 @@ use crate::domain::amount::Quantity;
 use crate::domain::event::{Actual, Event, QUANTITY};
 
 /// An event under a name, for this plan.
-pub(super) fn priced(plan: Option<&CompiledPlan>, name: &str, event: &Event) -> formats::Event {
+#[must_use]
+pub fn priced(plan: Option<&CompiledPlan>, name: &str, event: &Event) -> formats::Event {
     formats::Event { what: what(plan, name, event), quantities: measured(plan, event) }
 }
 
@@ -16,7 +17,8 @@ pub(super) fn refunded(plan: Option<&CompiledPlan>, name: &str, event: &Event) -
 }
 
 /// What was really used, of what the plan measures.
-pub(super) fn used(plan: Option<&CompiledPlan>, actual: &Actual) -> Vec<u8> {
+#[must_use]
+pub fn used(plan: Option<&CompiledPlan>, actual: &Actual) -> Vec<u8> {
     quantities(plan, |name| {
         let own = || actual.quantity.filter(|_| name == QUANTITY);
         actual.quantities.get(name).copied().or_else(own).map(Value::Number)
