@@ -21,9 +21,8 @@ local function can_use(k, a)
   claims, failed = assess(led, plan, asked)
   if not claims then return failed or stale(led) end
   if #claims == 0 then return answer({ outcome = UNMATCHED, plan = plan.digest }, 0) end
-  if all_fit(claims) then
-    failed = overflow(claims, plan)
-    if failed then return failed end
+  if claims.all_fit then
+    if claims.overflow then return fault('OUT_OF_RANGE', claims.overflow, '', plan.digest) end
     if led.live >= MOST_HOLDS then return fault('TOO_MANY_HOLDS') end
     return answer_assessed({ plan = plan.digest }, claims)
   end

@@ -11,7 +11,7 @@
 -- first: the record keeps what was reserved. Else nil and a fault.
 local function price_anew(record, plan, quantities)
   local actual, values = values_of(quantities), values_of(record.quantities)
-  for place, value in pairs(actual) do values[place] = value end
+  replace_values(values, actual)
   local charges, by_quantities, names_one = {}, nil, false
   for i, match in ipairs(matches_of(plan, record.what)) do
     local group = match.group

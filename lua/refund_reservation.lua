@@ -69,7 +69,7 @@ end
 -- The values as `values_of` reads them.
 local function quantities_of(values)
   local list = {}
-  for place, value in pairs(values) do list[#list + 1], list[#list + 2] = place, value end
+  for place = 1, table.maxn(values) do list[place] = values[place] or false end
   return pack(list)
 end
 
@@ -98,7 +98,7 @@ local function refund_reservation(k, a)
   if not plan then return fault('PLAN_NOT_ARCHIVED') end
 
   local settled, committed, asked = values_of(record.settled), values_of(record.quantities), values_of(event.quantities)
-  for place, value in pairs(settled) do committed[place] = value end
+  replace_values(committed, settled)
   local asks
   asks, failed = asked_of_claims(record, plan, committed, asked, settled)
   if not asks then return failed end
@@ -113,7 +113,7 @@ local function refund_reservation(k, a)
     -- Also what could not be given back: whatever is counted in the window later is not this reservation's.
     claim.refunded = claim.refunded + falls
     refunds[i] = {
-      place = claim.place, number = claim.number, start = claim.start, ends = claim.ends, charge = falls + beyond,
+      place = claim.place, number = claim.number, span = claim.span, charge = falls + beyond,
       committed = falls + beyond - applied, own_quota = claim.own_quota,
     }
   end

@@ -45,10 +45,9 @@ local function reserve(k, a)
   claims, failed = assess(led, plan, asked)
   if not claims then return failed or stale(led) end
   if #claims == 0 then return answer({ outcome = UNMATCHED, plan = plan.digest }, 0) end
-  local is_allowed = all_fit(claims)
+  local is_allowed = claims.all_fit
   if is_allowed then
-    failed = overflow(claims, plan)
-    if failed then return failed end
+    if claims.overflow then return fault('OUT_OF_RANGE', claims.overflow, '', plan.digest) end
     if led.live >= MOST_HOLDS then return fault('TOO_MANY_HOLDS') end
   end
 

@@ -37,10 +37,9 @@ local function track(k, a)
   claims, failed = assess(led, plan, asked)
   if not claims then return failed or stale(led) end
   if #claims == 0 then return answer({ outcome = UNMATCHED, plan = plan.digest }, 0) end
-  local is_blocked = asked.enforce == 1 and not all_fit(claims)
+  local is_blocked = asked.enforce == 1 and not claims.all_fit
   if not is_blocked then
-    failed = overflow(claims, plan)
-    if failed then return failed end
+    if claims.overflow then return fault('OUT_OF_RANGE', claims.overflow, '', plan.digest) end
   end
 
   -- All checks are done: from here on, writes.

@@ -37,6 +37,7 @@ local function usage(k, a)
   for place, group in ipairs(plan.groups) do
     local window = current_window(led, plan, asked, group)
     if not window then return stale(led) end
+    if at >= 0 then timed(window) end
     if at >= 0 and at < window.start then
       local frame = frame_of(asked.frames, group)
       -- ONE-CLOCK: an open window stands whatever was compiled, but the one before it would be that of another time.
@@ -47,8 +48,7 @@ local function usage(k, a)
     end
     if window then
       local to = count * ROW_WIDTH
-      rows[to + 1], rows[to + 2], rows[to + 3] = place, window.start, window.ends
-      rows[to + 4], rows[to + 5], rows[to + 6] = window.used, window.held, 0
+      rows[to + 1], rows[to + 2], rows[to + 3], rows[to + 4], rows[to + 5] = place, span_of(window), window.used, window.held, 0
       count = count + 1
       quotas[count] = own and own[place] or group.quota
     end

@@ -9,9 +9,9 @@ local DONE, LIMIT_REACHED, UNMATCHED, NO_SUBSCRIPTION = 1, 2, 3, 4
 -- `columns` of the answer.
 local WITH_SHORTFALLS, WITH_CLOSINGS, WITH_ROW_QUOTAS = 1, 2, 4
 
-local ROW_WIDTH, CLOSING_WIDTH = 6, 2
+local ROW_WIDTH, CLOSING_WIDTH = 5, 2
 
--- An answer whose fields are those of `named`. `rows` are numbers, six for each of `count` groups; `columns` are bytes.
+-- An answer whose fields are those of `named`. `rows` are values, five for each of `count` groups; `columns` are bytes.
 local function answer(named, count, rows, columns, column_bytes)
   return pack_struct(ANSWER_FORMAT, ANSWER_KIND, named.outcome or DONE, named.state or NO_STATE, named.replayed and 1 or 0,
     named.overage and 1 or 0, named.late and 1 or 0, columns or 0, named.suffix or ZEROS_6, named.plan or ZEROS_8, named.deadline or 0,
@@ -20,12 +20,11 @@ end
 
 -- The rows of claims that were just assessed, and the columns of what their groups say besides.
 local function rows_of(claims)
-  local rows, at = { 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0 }, 1
+  local rows, at = { 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0 }, 1
   for i = 1, #claims do
     local claim = claims[i]
     local window = claim.window
-    rows[at], rows[at + 1], rows[at + 2] = claim.place, window.start, window.ends
-    rows[at + 3], rows[at + 4], rows[at + 5] = window.used, window.held, claim.charge
+    rows[at], rows[at + 1], rows[at + 2], rows[at + 3], rows[at + 4] = claim.place, claim.span, window.used, window.held, claim.charge
     at = at + ROW_WIDTH
   end
   return rows
@@ -46,9 +45,9 @@ local function answer_remembered(led, named, claims, charges, unapplied)
     local claim = claims[i]
     local window, at = kept_window(led, claim.number), (i - 1) * ROW_WIDTH
     local left = unapplied and claim[unapplied] or 0
-    rows[at + 1], rows[at + 2], rows[at + 3] = claim.place, claim.start, claim.ends
-    rows[at + 4], rows[at + 5] = window and window.used or 0, window and window.held or 0
-    rows[at + 6] = charges and charges[i] or claim.charge
+    rows[at + 1], rows[at + 2] = claim.place, claim.span
+    rows[at + 3], rows[at + 4] = window and window.used or 0, window and window.held or 0
+    rows[at + 5] = charges and charges[i] or claim.charge
     closings[2 * i - 1], closings[2 * i] = left, window and 0 or 1
     if left > 0 or not window then columns = WITH_CLOSINGS end
   end

@@ -23,6 +23,7 @@ local pack = cmsgpack.pack
 local unpack_message = cmsgpack.unpack
 local pack_struct, unpack_struct = struct.pack, struct.unpack
 local sub, byte, rep = string.sub, string.byte, string.rep
+local type_of, unpack = _G.type, _G.unpack
 -- Of a list that grows, as text that grows is copied each time.
 local concat = table.concat
 local floor, ceil, max, min = math.floor, math.ceil, math.max, math.min

@@ -1,9 +1,17 @@
 -- decide: what an event costs each group, and whether it fits. Needs base, each, plan, match, price, windows, deadlines, answer.
 
--- The claims on the matched groups, in the catalog's order. Else nil and a fault, or nil and nothing: a window is not current, compile again.
+-- NO-OVERSHOOT: used + held + requested <= quota. Every amount is at most 2^53 - 1, so that the subtraction is exact where
+-- its result is not negative, and negative where it is. A charge of 0 fits a group that is full, but not one whose quota is 0.
+local function fits(group, quota, charge, window)
+  if quota < 0 or not group.hard then return true end
+  return quota > 0 and (charge == 0 or charge <= quota - window.used - window.held)
+end
+
+-- The claims on the matched groups, in the catalog's order. `all_fit` says whether all have room (ALL-OR-NOTHING), and `overflow` names
+-- the first group whose counter would pass its maximum. Else nil and a fault, or nil and nothing: a window is not current, compile again.
 local function assess(led, plan, asked, round_down)
-  local matches, values = matches_of(plan, asked.what), values_of(asked.quantities)
-  local claims, quotas = { false, false, false, false, name = matches.name }, own_quotas(asked)
+  local matches, values, quotas = matches_of(plan, asked.what), values_of(asked.quantities), own_quotas(asked)
+  local claims = { false, false, false, false, name = matches.name, all_fit = true, overflow = false }
   for i = 1, #matches do
     local match = matches[i]
     local group = match.group
@@ -12,42 +20,18 @@ local function assess(led, plan, asked, round_down)
     local charge, measure = first_price(match.measures, values, round_down)
     -- Without a charge, the other is the place of the name that is missing.
     if not charge then return nil, fault('QUANTITY_MISSING', group.place, plan.names[measure], plan.digest) end
-    if charge > MAX_UNITS[group.unit] then return nil, fault('OUT_OF_RANGE', group.place, '', plan.digest) end
+    if charge > group.max_units then return nil, fault('OUT_OF_RANGE', group.place, '', plan.digest) end
     local quota = quotas and quotas[group.place] or group.quota
+    local has_room = fits(group, quota, charge, window)
+    if not has_room then claims.all_fit = false end
+    if charge > group.max_units - window.used - window.held then claims.overflow = claims.overflow or group.place end
     claims[i] = {
-      group = group, place = group.place, window = window, number = window.number, start = window.start, ends = window.ends, charge = charge,
-      measure = measure, quota = quota, own_quota = quotas and quota,
+      group = group, place = group.place, window = window, number = window.number, span = span_of(window), charge = charge,
+      measure = measure, quota = quota, own_quota = quotas and quota, fits = has_room,
     }
   end
   for i = #matches + 1, 4 do claims[i] = nil end
   return claims
-end
-
--- NO-OVERSHOOT: used + held + requested <= quota. Every amount is at most 2^53 - 1, so that the subtraction is exact where
--- its result is not negative, and negative where it is. A charge of 0 fits a group that is full, but not one whose quota is 0.
-local function fits(claim)
-  local quota, charge, window = claim.quota, claim.charge, claim.window
-  if not claim.group.hard or quota < 0 then return true end
-  return quota > 0 and (charge == 0 or charge <= quota - window.used - window.held)
-end
-
--- Whether all groups have room (ALL-OR-NOTHING).
-local function all_fit(claims)
-  for i = 1, #claims do
-    if not fits(claims[i]) then return false end
-  end
-  return true
-end
-
--- The fault of a group whose counter would pass its maximum, or nil.
-local function overflow(claims, plan)
-  for i = 1, #claims do
-    local claim = claims[i]
-    local group, window = claim.group, claim.window
-    if claim.charge > MAX_UNITS[group.unit] - window.used - window.held then
-      return fault('OUT_OF_RANGE', group.place, '', plan.digest)
-    end
-  end
 end
 
 -- The answer of a denial, whose column says what is missing in each full group.
@@ -56,7 +40,7 @@ local function answer_denied(named, claims)
   for i = 1, #claims do
     local claim = claims[i]
     local window, shortfall = claim.window, 0
-    if not fits(claim) then
+    if not claim.fits then
       -- In this order, so that no sum passes 2^53 unless the answer does.
       shortfall = min(max(claim.charge - (claim.quota - window.used - window.held), 0), MAX)
     end
@@ -75,9 +59,9 @@ local function retry_after(led, claims)
   local latest, deadline = led.time, nil
   for i = 1, #claims do
     local claim = claims[i]
-    if not fits(claim) then
+    if not claim.fits then
       local quota, charge, window = claim.quota, claim.charge, claim.window
-      local at = window.ends
+      local at = timed(window).ends
       if charge > quota or quota == 0 then return -1 end
       if charge <= quota - window.used then
         deadline = deadline or earliest_deadline(led) or NEVER

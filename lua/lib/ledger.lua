@@ -9,7 +9,9 @@
 
 -- Positions in `times` and `counters`.
 local SCHEDULE_WIDTH, COUNTER_WIDTH, IDLE_WIDTH = 4, 4, 3
-local SCHEDULE_BYTES = 24
+
+-- What a schedule takes, and the anchor and the span in it.
+local SCHEDULE_BYTES, ANCHOR_BYTES, SPAN_BYTES = 24, 6, 12
 
 -- By how much a ledger may be ahead of Redis. Time that is further ahead was wrong.
 local MOST_AHEAD = 300000
@@ -22,7 +24,7 @@ local function new_ledger(key, redis_now)
   return {
     key = key, format = FORMAT, subscribed = 0, young = 0, time = redis_now, stored_time = 0, redis_now = redis_now, expires = NEVER,
     current_until = 0, basis = ZEROS_8, opened = 0, live = 0, groups = 0, schedules = 0, pages = 0, plan = '', schedule_bytes = '',
-    times = {}, counters = {}, deadlines = '', tail = '\0\0\0\0\0\0', at_place = {}, lapsed = 0, known = {},
+    spans = {}, counters = {}, deadlines = '', tail = '\0\0\0\0\0\0', at_place = {}, lapsed = 0, known = {},
   }
 end
 
@@ -66,14 +68,31 @@ local function open_ledger(key, packed)
   led.deadlines, led.tail = sub(packed, at, tail_at - 1), sub(packed, tail_at)
   -- The windows at the places of the counters, and the fields of the memories, as far as somebody has asked for them; how many holds have
   -- lapsed.
-  led.at_place, led.known, led.lapsed = {}, {}, 0
+  led.at_place, led.spans, led.known, led.lapsed = { false, false, false, false }, {}, {}, 0
   return led
 end
 
--- The schedules, four numbers each.
-local function times_of(led)
-  if not led.times then led.times = read_flat(SCHEDULE_FORMAT, SCHEDULE_WIDTH, led.schedules, led.schedule_bytes, 1) end
-  return led.times
+-- Start and end of the window, as bytes.
+local function span_of(window)
+  if not window.span then window.span = pack_struct(SPAN_FORMAT, window.start, window.ends) end
+  return window.span
+end
+
+-- The window with its start and end as numbers.
+local function timed(window)
+  if not window.ends then window.start, window.ends = unpack_struct(SPAN_FORMAT, window.span) end
+  return window
+end
+
+-- The span of a schedule, from 1.
+local function span_at(led, schedule)
+  local span = led.spans[schedule]
+  if not span then
+    local at = (schedule - 1) * SCHEDULE_BYTES + ANCHOR_BYTES
+    span = sub(led.schedule_bytes, at + 1, at + SPAN_BYTES)
+    led.spans[schedule] = span
+  end
+  return span
 end
 
 -- The window whose counter is at this place of the ones that are arranged; nil if none is open.
@@ -83,10 +102,7 @@ local function window_at(led, place)
   local counters, at = led.counters, (place - 1) * COUNTER_WIDTH
   local number = counters[at + 1]
   if not number or number == 0 then return nil end
-  local times, from = times_of(led), (counters[at + 2] - 1) * SCHEDULE_WIDTH
-  window = {
-    place = place, number = number, used = counters[at + 3], held = counters[at + 4], start = times[from + 2], ends = times[from + 3],
-  }
+  window = { place = place, number = number, used = counters[at + 3], held = counters[at + 4], span = span_at(led, counters[at + 2]) }
   led.at_place[place] = window
   return window
 end
@@ -95,8 +111,10 @@ end
 local function put_counters(led)
   local counters = led.counters
   for place, window in pairs(led.at_place) do
-    local at = (place - 1) * COUNTER_WIDTH
-    counters[at + 3], counters[at + 4] = window.used, window.held
+    if window then
+      local at = (place - 1) * COUNTER_WIDTH
+      counters[at + 3], counters[at + 4] = window.used, window.held
+    end
   end
 end
 

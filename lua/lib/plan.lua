@@ -14,7 +14,7 @@ local function group_of(place, message, schedules)
     rules[i] = { kind = rule[1], pattern = rule[2], conditions = rule[3], measure = rule[4] }
   end
   return {
-    place = place, id = message[1], unit = message[2], schedule = message[3], period = schedule[1], quota = message[4],
+    place = place, id = message[1], unit = message[2], max_units = MAX_UNITS[message[2]], schedule = message[3], period = schedule[1], quota = message[4],
     hard = message[5], rules = rules,
   }
 end

@@ -11,13 +11,16 @@ local BASE = 1000000
 -- The measure `events`.
 local EVENTS = 1
 
--- The values of an event, by the place of their name.
+-- The values of an event, by the place of their name; false or nil where it says none.
 local function values_of(quantities)
-  local values = {}
-  if quantities == '' then return values end
-  local list = unpack_message(quantities)
-  for i = 1, #list, 2 do values[list[i]] = list[i + 1] end
-  return values
+  return quantities == '' and {} or unpack_message(quantities)
+end
+
+-- Puts the values that `more` says in the place of others.
+local function replace_values(values, more)
+  for place = 1, table.maxn(more) do
+    if more[place] then values[place] = more[place] end
+  end
 end
 
 -- The limbs of a whole weight, which is at most 10^12.
@@ -92,16 +95,14 @@ local function measures_any(measure, values)
   return false
 end
 
--- The charge in the group's smallest units, rounded once, after the sum: up, or down for refunds. It may be above any
--- counter's maximum, but is exact up to MAX. Nil, and the place of a name that is missing, if the measure does not apply.
-local function price(measure, values, round_down)
-  if measure == EVENTS then return 1 end
+-- The charge where some value or weight is no integer.
+local function price_exactly(measure, values, round_down)
   local total, sum, highest = 0, nil, 0
   for i = 1, #measure, 4 do
     local value = values[measure[i]] or measure[i + 3]
     if not value or value == true then return nil, measure[i] end
     local weight = measure[i + 1]
-    if weight >= 0 and type(value) == 'number' then
+    if weight >= 0 and type_of(value) == 'number' then
       total = total + value * weight
     else
       local limbs = measure[i + 2] or limbs_of(weight)
@@ -114,6 +115,20 @@ local function price(measure, values, round_down)
     local units, rest = from_limbs(sum, highest)
     total = total + units
     if rest and not round_down then total = total + 1 end
+  end
+  return total
+end
+
+-- The charge in the group's smallest units, rounded once, after the sum: up, or down for refunds. It may be above any
+-- counter's maximum, but is exact up to MAX. Nil, and the place of a name that is missing, if the measure does not apply.
+local function price(measure, values, round_down)
+  if measure == EVENTS then return 1 end
+  local total = 0
+  for i = 1, #measure, 4 do
+    local value, weight = values[measure[i]] or measure[i + 3], measure[i + 1]
+    if not value then return nil, measure[i] end
+    if weight < 0 or type_of(value) ~= 'number' then return price_exactly(measure, values, round_down) end
+    total = total + value * weight
   end
   return total
 end

@@ -13,7 +13,7 @@ local STATE_WORDS = { 'held', 'committed', 'released', 'expired' }
 -- `columns`: the claims are followed by what was committed, by what was refunded as well, and by the quotas.
 local WITH_COMMITTED, WITH_REFUNDED, WITH_QUOTAS = 1, 2, 4
 
-local CLAIM_WIDTH, SPAN_WIDTH = 4, 2
+local CLAIM_WIDTH = 4
 
 local function state_of(record, now)
   local state = record.state
@@ -30,17 +30,13 @@ end
 -- The bytes of the claims, before them those of their spans, and how many spans there are. Nearly always all have the same one.
 local function claims_bytes(claims)
   local spans, known, numbers = {}, {}, { 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0 }
-  local start, ends, span, at = nil, nil, 0, 1
+  local at = 1
   for i = 1, #claims do
     local claim = claims[i]
-    if claim.start ~= start or claim.ends ~= ends then
-      start, ends = claim.start, claim.ends
-      local key = pack_struct(SPAN_FORMAT, start, ends)
-      span = known[key]
-      if not span then
-        span = #spans + 1
-        spans[span], known[key] = key, span
-      end
+    local span = known[claim.span]
+    if not span then
+      span = #spans + 1
+      spans[span], known[claim.span] = claim.span, span
     end
     numbers[at], numbers[at + 1], numbers[at + 2], numbers[at + 3] = claim.place, claim.number, span, claim.charge
     at = at + CLAIM_WIDTH
@@ -80,15 +76,14 @@ end
 local function parse_record(packed)
   local record, at = read_record(packed)
   local count, columns = record.claims, record.columns
-  local spans, numbers
-  spans, at = read_flat(SPAN_FORMAT, SPAN_WIDTH, record.spans, packed, at)
-  numbers, at = read_flat(CLAIM_FORMAT, CLAIM_WIDTH, count, packed, at)
+  local spans, numbers = at, nil
+  numbers, at = read_flat(CLAIM_FORMAT, CLAIM_WIDTH, count, packed, at + record.spans * SPAN_BYTES)
   local claims = {}
   for i = 1, count do
     local from = (i - 1) * CLAIM_WIDTH
-    local span, charge = (numbers[from + 3] - 1) * SPAN_WIDTH, numbers[from + 4]
+    local span, charge = spans + (numbers[from + 3] - 1) * SPAN_BYTES, numbers[from + 4]
     claims[i] = {
-      place = numbers[from + 1], number = numbers[from + 2], start = spans[span + 1], ends = spans[span + 2], charge = charge,
+      place = numbers[from + 1], number = numbers[from + 2], span = sub(packed, span, span + SPAN_BYTES - 1), charge = charge,
       committed = committed_unsaid(record, charge), refunded = 0,
     }
   end

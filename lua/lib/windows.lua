@@ -34,7 +34,8 @@ end
 
 local function unfold(led)
   if led.windows then return end
-  local windows, arranged, counters, times, tail = {}, {}, led.counters, times_of(led), led.tail
+  local windows, arranged, counters, tail = {}, {}, led.counters, led.tail
+  local times = read_flat(SCHEDULE_FORMAT, SCHEDULE_WIDTH, led.schedules, led.schedule_bytes, 1)
   local count, at = unpack_struct(WINDOWS_FORMAT, tail)
   for _ = 1, count do
     local window, number, schedule, used, held

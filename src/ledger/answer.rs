@@ -240,6 +240,7 @@ fn standings(answer: &formats::Answer, mut rows: Reader<'_>, groups: &[Words]) -
 }
 
 fn standing(row: &formats::Row, words: &Words) -> Result<Standing, Fault> {
+    let span = formats::Span::read(&mut Reader(&row.span)).map_err(misfit)?;
     Ok(Standing {
         group_id: words.id.clone(),
         label: words.label.clone(),
@@ -247,7 +248,7 @@ fn standing(row: &formats::Row, words: &Words) -> Result<Standing, Fault> {
         quota: words.quota,
         hard: words.hard,
         // A lifetime window starts at the beginning of time.
-        window_ms: ((row.start, row.ends) != (0, NEVER_MS)).then_some((row.start, row.ends)),
+        window_ms: ((span.start, span.ends) != (0, NEVER_MS)).then_some((span.start, span.ends)),
         used: units(row.used)?,
         held: units(row.held)?,
         requested: units(row.requested)?,
@@ -326,8 +327,14 @@ mod tests {
         bytes
     }
 
+    fn span(start: i64, ends: i64) -> [u8; 12] {
+        let mut bytes = Vec::new();
+        formats::Span { start, ends }.write(&mut bytes);
+        bytes.try_into().unwrap()
+    }
+
     fn row(group: i64, used: i64) -> formats::Row {
-        formats::Row { group, start: 1_000, ends: 2_000, used, held: 2, requested: 3 }
+        formats::Row { group, span: span(1_000, 2_000), used, held: 2, requested: 3 }
     }
 
     fn read(packed: &[u8]) -> Result<Answer, Fault> {
@@ -346,7 +353,7 @@ mod tests {
 
     #[test]
     fn rows_are_put_into_the_words_of_the_plan() {
-        let lifetime = formats::Row { start: 0, ends: NEVER_MS, ..row(2, 7) };
+        let lifetime = formats::Row { span: span(0, NEVER_MS), ..row(2, 7) };
         let answer = formats::Answer { state: 1, suffix: *b"suffix", plan: *b"the plan", deadline: 5, ..done() };
         let read = read(&packed(&answer, &[row(1, 1), lifetime], &[])).unwrap();
         let expected = Standing {

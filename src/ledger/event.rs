@@ -58,17 +58,18 @@ fn measured(plan: Option<&CompiledPlan>, event: &Event) -> Vec<u8> {
     })
 }
 
-/// A list of places among the plan's names, and of values: those that there are.
+/// A list of what each of the plan's names has: a value, or `false`. It ends with the last value.
 fn quantities(plan: Option<&CompiledPlan>, value_of: impl Fn(&str) -> Option<Value>) -> Vec<u8> {
     // The most that the head of a list of one byte can say.
     const FEW: u8 = 15;
+    const FALSE: u8 = 0xc2;
     let names = plan.map_or(&[][..], |plan| &plan.names);
     let mut list = Vec::with_capacity(32);
     list.push(0x90);
-    let mut count: u16 = 0;
+    let mut count = 0;
     for (place, name) in (1..).zip(names) {
         let Some(value) = value_of(name) else { continue };
-        write_number(&mut list, place);
+        list.extend(std::iter::repeat_n(FALSE, place - 1 - count));
         match value {
             Value::Number(quantity) if quantity.micro_part() == 0 => write_number(&mut list, quantity.whole_part()),
             Value::Number(quantity) => {
@@ -78,13 +79,13 @@ fn quantities(plan: Option<&CompiledPlan>, value_of: impl Fn(&str) -> Option<Val
             }
             Value::NoNumber => list.push(0xc3),
         }
-        count += 2;
+        count = place;
     }
     match u8::try_from(count) {
         Ok(few @ ..=FEW) => list[0] |= few,
         _ => {
-            let [high, low] = count.to_be_bytes();
-            drop(list.splice(0..1, [0xdc, high, low]));
+            let [.., third, second, high, low] = count.to_be_bytes();
+            drop(list.splice(0..1, [0xdd, third, second, high, low]));
         }
     }
     list
@@ -141,12 +142,12 @@ mod tests {
         let event = event(None, &[], &[("user", "u"), ("region", "eu"), ("model", "a"), ("in", "5")]);
         let packed = priced(Some(&plan), "e.f", &event);
         assert_eq!(packed.what, b"\xa3e.f\x82\xa5model\xa1a\xa6region\xa2eu", "sorted by key");
-        assert_eq!(read(&packed.quantities), json!([1, 5]));
+        assert_eq!(read(&packed.quantities), json!([5]));
         // Without a plan, nothing is asked for.
         assert_eq!(priced(None, "e", &event).what, b"\xa1e\x80");
         assert_eq!(priced(None, "e", &event).quantities, b"\x90");
         let packed = refunded(Some(&plan), "e", &event);
-        assert_eq!((&packed.what[..], read(&packed.quantities)), (&b"\xa1e\x80"[..], json!([1, 5])));
+        assert_eq!((&packed.what[..], read(&packed.quantities)), (&b"\xa1e\x80"[..], json!([5])));
     }
 
     #[test]
@@ -156,14 +157,14 @@ mod tests {
             read(&priced(Some(&plan), "e", &event(quantity, quantities, metadata)).quantities)
         };
         assert_eq!(measured(None, &[], &[]), json!([]));
-        assert_eq!(measured(Some("2"), &[("out", "1.5"), ("other", "4")], &[]), json!([3, [1, 500_000], 4, 2]));
-        assert_eq!(measured(Some("2"), &[("quantity", "3")], &[("quantity", "4")]), json!([4, 3]));
-        assert_eq!(measured(Some("2"), &[], &[("quantity", "4")]), json!([4, 2]));
-        assert_eq!(measured(None, &[], &[("quantity", "4"), ("seconds", "0.25")]), json!([4, 4, 5, [0, 250_000]]));
-        assert_eq!(measured(None, &[], &[("debt", "-1"), ("in", "1,000")]), json!([1, true, 2, true]));
+        assert_eq!(measured(Some("2"), &[("out", "1.5"), ("other", "4")], &[]), json!([false, false, [1, 500_000], 2]));
+        assert_eq!(measured(Some("2"), &[("quantity", "3")], &[("quantity", "4")]), json!([false, false, false, 3]));
+        assert_eq!(measured(Some("2"), &[], &[("quantity", "4")]), json!([false, false, false, 2]));
+        assert_eq!(measured(None, &[], &[("quantity", "4"), ("seconds", "0.25")]), json!([false, false, false, 4, [0, 250_000]]));
+        assert_eq!(measured(None, &[], &[("debt", "-1"), ("in", "1,000")]), json!([true, true]));
         assert_eq!(
             measured(None, &[("in", "9007199254740991")], &[("in", "x")]),
-            json!([2, 9_007_199_254_740_991_u64])
+            json!([false, 9_007_199_254_740_991_u64])
         );
     }
 
@@ -176,19 +177,19 @@ mod tests {
         };
         let used = |actual| read(&super::used(Some(&plan), &actual));
         assert_eq!(used(actual(None, &[])), json!([]));
-        assert_eq!(used(actual(Some("2"), &[("in", "0"), ("other", "1")])), json!([1, 0, 2, 2]));
-        assert_eq!(used(actual(Some("2"), &[("quantity", "3")])), json!([2, 3]));
+        assert_eq!(used(actual(Some("2"), &[("in", "0"), ("other", "1")])), json!([0, 2]));
+        assert_eq!(used(actual(Some("2"), &[("quantity", "3")])), json!([false, 3]));
         assert_eq!(super::used(None, &actual(Some("2"), &[])), b"\x90");
     }
 
     #[test]
     fn long_lists_are_as_well_formed_as_short_ones() {
-        for count in [7, 8, 16] {
+        for count in [7, 15, 16] {
             let names: Vec<_> = (0..count).map(|index| format!("n{index:02}")).collect();
             let plan = plan(&names);
             let all: Vec<_> = names.iter().map(|name| (name.as_str(), "1")).collect();
             let list = read(&priced(Some(&plan), "e", &event(None, &all, &[])).quantities);
-            let expected: Vec<_> = (1..=count).flat_map(|place| [place, 1]).collect();
+            let expected = vec![1; count];
             assert_eq!(list, json!(expected), "{count}");
         }
     }

@@ -362,22 +362,15 @@ fn event_name(packed: &[u8], state: RecordState) -> Result<String, Undecodable> 
     }
 }
 
-/// A list of places and values, or nothing.
+/// A list of what each of the plan's names has, or nothing.
 fn quantities(packed: &[u8], name: &str) -> Result<(), Undecodable> {
     if packed.is_empty() {
         return Ok(());
     }
     let value = Value::read(packed)?;
-    let values = value.values(name)?;
-    let mut places = BTreeSet::new();
-    for pair in values.chunks(2) {
-        let [place, value] = pair else { return not_a(name, "of an odd length", "of pairs") };
-        let place = place.integer(format_args!("a place of {name}"))?;
-        if place < 1 || !places.insert(place) {
-            return not_a(format_args!("place {place} of {name}"), "there twice, or below 1", "there once");
-        }
+    for (place, value) in (1..).zip(value.values(name)?) {
         match value {
-            Value::Integer(_) | Value::Flag(true) => {}
+            Value::Integer(_) | Value::Flag(_) => {}
             Value::List(parts) if matches!(parts[..], [Value::Integer(_), Value::Integer(_)]) => {}
             other => return not_a(format_args!("the value at place {place} of {name}"), other, "a quantity"),
         }

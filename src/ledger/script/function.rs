@@ -12,7 +12,7 @@ pub struct Function {
 }
 
 /// What is not there yet while a library is loaded.
-const LATER: [&str; 6] = ["redis.", "cmsgpack.", "struct.", "string.", "table.", "math."];
+const LATER: [&str; 7] = ["redis.", "cmsgpack.", "struct.", "string.", "table.", "math.", "_G."];
 
 impl Function {
     /// Of a script that ends in `return each(...)`; `None` for others.
