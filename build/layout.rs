@@ -25,8 +25,17 @@ pub fn page(text: &str, formats: &[Format]) -> Result<String, Box<dyn Error>> {
 }
 
 fn table(page: &mut String, format: &Format) -> std::fmt::Result {
-    let size = format.size().map_or_else(String::new, |size| format!(", {size} bytes"));
-    writeln!(page, "### {}{size}\n\n{}.\n\n| field | type | |\n|---|---|---|", format.name, format.about)?;
+    let size =
+        format.size().filter(|_| format.includes.is_empty()).map_or_else(String::new, |size| format!(", {size} bytes"));
+    writeln!(page, "### {}{size}\n\n{}.\n", format.name, format.about)?;
+    if !format.includes.is_empty() {
+        let after: Vec<_> = format.includes.iter().map(|name| format!("`{name}`")).collect();
+        writeln!(page, "It begins with {}.\n", after.join(", "))?;
+    }
+    if format.fields.is_empty() {
+        return Ok(());
+    }
+    writeln!(page, "| field | type | |\n|---|---|---|")?;
     for field in &format.fields {
         writeln!(page, "| `{}` | `{}` | {} |", field.name, field.code, field.about)?;
     }

@@ -210,11 +210,18 @@ fn deadlines(mut reader: Reader<'_>) -> Result<Vec<Deadline>, Undecodable> {
     let mut deadlines = Vec::new();
     while !reader.is_at_end() {
         let name = format!("deadline {}", deadlines.len() + 1);
+        let before = reader.0.len();
         let formats::Deadline { at, kind, holds, parts } = formats::Deadline::read(&mut reader).map_err(of(&name))?;
         if !(0..=1).contains(&kind) {
             return not_a(format_args!("the kind of {name}"), kind, "0 or 1");
         }
-        deadlines.push(Deadline { at, is_page: kind == 1, sum: Sum::read(&mut reader, holds, parts, &name)? });
+        let sum = Sum::read(&mut reader, holds, parts, &name)?;
+        let noted = formats::DeadlineEnd::read(&mut reader).map_err(of(&name))?.size;
+        let size = before - reader.0.len();
+        if usize::try_from(noted) != Ok(size) {
+            return not_a(format_args!("the size of {name}"), counted(size, "byte"), &format!("{noted}, as it says"));
+        }
+        deadlines.push(Deadline { at, is_page: kind == 1, sum });
     }
     Ok(deadlines)
 }

@@ -57,7 +57,7 @@ const VALUES: [(&str, &[&str]); 8] = [
     ("undo", &["undo", "undo_field", "undo_field", "undo_field"]),
 ];
 
-const STATE: [&str; 22] = [
+const STATE: [&str; 24] = [
     "head",
     "memory",
     "terms",
@@ -69,9 +69,11 @@ const STATE: [&str; 22] = [
     "deadline",
     "part",
     "part",
+    "deadline_end",
     "deadline",
     "part",
     "part",
+    "deadline_end",
     "windows",
     "window",
     "window",
@@ -150,6 +152,7 @@ fn read_by_rust(format: &str, reader: &mut Reader<'_>) -> String {
         "idle_counter" => read_shown(IdleCounter::read, reader),
         "deadline" => read_shown(Deadline::read, reader),
         "part" => read_shown(Part::read, reader),
+        "deadline_end" => read_shown(DeadlineEnd::read, reader),
         "windows" => read_shown(Windows::read, reader),
         "window" => read_shown(Window::read, reader),
         "subscription" => read_shown(Subscription::read, reader),
@@ -307,7 +310,7 @@ async fn what_the_first_version_stores_is_used_and_written_again() {
     let (report, findings) = verify::run(&urls).await.unwrap();
     assert_eq!(findings, [], "{report}");
 
-    let request = v1::GetSubscriptionRequest { user_id: user.clone(), ..v1::GetSubscriptionRequest::default() };
+    let request = v1::GetSubscriptionRequest { user_id: user.clone() };
     let subscription =
         replica.subscriptions.get_subscription(request).await.unwrap().into_inner().subscription.unwrap();
     assert_eq!(subscription.plan_id, "p");
@@ -320,11 +323,7 @@ async fn what_the_first_version_stores_is_used_and_written_again() {
     };
     assert_eq!(usage(&mut replica, &user).await, of((20.0, 12.0), (7.0, 2.0)));
 
-    let commit = |field, actual| v1::CommitRequest {
-        reservation_id: reservation_id(&user, field),
-        actual,
-        ..v1::CommitRequest::default()
-    };
+    let commit = |field, actual| v1::CommitRequest { reservation_id: reservation_id(&user, field), actual };
     let answer = replica.metering.commit(commit(FIELDS[0].0, Some(actual(4.0)))).await.unwrap().into_inner();
     assert_eq!((answer.state(), answer.late, answer.replayed), (v1::ReservationState::Committed, false, false));
     assert_eq!(usage(&mut replica, &user).await, of((24.0, 7.0), (8.0, 1.0)));
@@ -354,8 +353,7 @@ fn reason(status: &Status) -> String {
     status.get_error_details().error_info().map(|info| info.reason.clone()).unwrap_or_default()
 }
 
-fn event(user: &str, prompt: f64) -> v1::Event {
-    let _ = user;
+fn event(prompt: f64) -> v1::Event {
     v1::Event {
         name: "t".to_owned(),
         quantities: [("prompt".to_owned(), prompt), ("completion".to_owned(), 0.0)].into(),
@@ -365,7 +363,7 @@ fn event(user: &str, prompt: f64) -> v1::Event {
 }
 
 fn reserve(user: &str) -> v1::ReserveRequest {
-    v1::ReserveRequest { user_id: user.to_owned(), event: Some(event(user, 3.0)), ..v1::ReserveRequest::default() }
+    v1::ReserveRequest { user_id: user.to_owned(), event: Some(event(3.0)), ..v1::ReserveRequest::default() }
 }
 
 async fn subscribe(replica: &mut Replica, user: &str) {
@@ -394,8 +392,7 @@ async fn what_a_later_version_has_added_survives_every_decision() {
     let request = v1::CommitRequest { reservation_id: id, ..v1::CommitRequest::default() };
     replica.metering.commit(request).await.unwrap();
     assert!(is_kept(&mut connection).await, "by a Commit");
-    let request =
-        v1::TrackRequest { user_id: user.clone(), event: Some(event(&user, 1.0)), ..v1::TrackRequest::default() };
+    let request = v1::TrackRequest { user_id: user.clone(), event: Some(event(1.0)), ..v1::TrackRequest::default() };
     replica.metering.track(request).await.unwrap();
     assert!(is_kept(&mut connection).await, "by a Track");
     let request = v1::UpsertSubscriptionRequest {
@@ -421,12 +418,11 @@ async fn refusals(replica: &mut Replica, user: &str, reservation_id: &str) -> Ve
     let metering = &mut replica.metering;
     note("Reserve", metering.reserve(reserve(user)).await.map(drop));
     let request =
-        v1::CanUseRequest { user_id: user.to_owned(), event: Some(event(user, 1.0)), ..v1::CanUseRequest::default() };
+        v1::CanUseRequest { user_id: user.to_owned(), event: Some(event(1.0)), ..v1::CanUseRequest::default() };
     note("CanUse", metering.can_use(request).await.map(drop));
-    let request =
-        v1::TrackRequest { user_id: user.to_owned(), event: Some(event(user, 1.0)), ..v1::TrackRequest::default() };
+    let request = v1::TrackRequest { user_id: user.to_owned(), event: Some(event(1.0)), ..v1::TrackRequest::default() };
     note("Track", metering.track(request.clone()).await.map(drop));
-    let refund = v1::Event { name: "t.refund".to_owned(), ..event(user, 1.0) };
+    let refund = v1::Event { name: "t.refund".to_owned(), ..event(1.0) };
     note("Track of a refund", metering.track(v1::TrackRequest { event: Some(refund), ..request }).await.map(drop));
     let request = v1::GetUsageRequest { user_id: user.to_owned(), ..v1::GetUsageRequest::default() };
     note("GetUsage", metering.get_usage(request).await.map(drop));
@@ -435,10 +431,9 @@ async fn refusals(replica: &mut Replica, user: &str, reservation_id: &str) -> Ve
     let request = v1::ReleaseRequest { reservation_id: reservation_id.to_owned(), ..v1::ReleaseRequest::default() };
     note("Release", metering.release(request).await.map(drop));
     let subscriptions = &mut replica.subscriptions;
-    let request = v1::GetSubscriptionRequest { user_id: user.to_owned(), ..v1::GetSubscriptionRequest::default() };
+    let request = v1::GetSubscriptionRequest { user_id: user.to_owned() };
     note("GetSubscription", subscriptions.get_subscription(request).await.map(drop));
-    let request =
-        v1::CancelSubscriptionRequest { user_id: user.to_owned(), ..v1::CancelSubscriptionRequest::default() };
+    let request = v1::CancelSubscriptionRequest { user_id: user.to_owned(), end_time: None };
     note("CancelSubscription", subscriptions.cancel_subscription(request).await.map(drop));
     refused
 }

@@ -171,6 +171,7 @@ fn what_is_wrong_with_deadlines_is_found() {
             |world| world.deadlines[0].1[1].balance = 5,
             &["holds 2 in window 5, which cannot be", "held is 3, but its deadlines hold 1", "has less: 0 in window 4"],
         ),
+        (|world| world.wrong_size = 1, &["the size of deadline 1 is 35 bytes, and not 36, as it says"]),
         (|world| world.deadlines[0].0.kind = 2, &["the kind of deadline 1 is 2, and not 0 or 1"]),
         (
             |world| world.deadlines[1].0.holds = 0,

@@ -8,7 +8,7 @@ use crate::ledger::inspection::ArchivedPlan;
 
 use super::super::checks::{self, Findings};
 use super::super::stored::{NEVER_MS, Plan};
-use super::contradictions::check;
+use super::contradictions::{Case, check};
 use super::world::*;
 
 #[test]
@@ -268,7 +268,7 @@ fn half_done(world: &mut World) {
 #[test]
 fn what_is_odd_but_possible_is_no_contradiction() {
     const FAILED: &str = ":1: note: a script failed after it wrote this memory and before it wrote the state: what it wrote does not count";
-    let cases: &[(fn(&mut World), &[&str])] = &[
+    let cases: &[Case] = &[
         (half_done, &[FAILED]),
         // What a failed script has replaced is not counted twice, where the old memory has the field as well.
         (

@@ -9,6 +9,7 @@ use crate::ledger::UserKeys;
 use crate::ledger::formats;
 use crate::ledger::inspection::{HoldEntry, Holds, Page, Seen};
 
+use super::super::Finding;
 use super::super::checks::{self, Findings, HoldMoment, Judged, Reading};
 use super::super::stored::NEVER_MS;
 
@@ -148,6 +149,8 @@ pub struct World {
     pub schedules: Vec<formats::Schedule>,
     pub counters: Vec<formats::Counter>,
     pub deadlines: Vec<(formats::Deadline, Vec<formats::Part>)>,
+    /// By how much the size that a deadline says is wrong.
+    pub wrong_size: i64,
     pub windows: Vec<(formats::Window, Option<formats::Counter>)>,
     pub blob: Vec<u8>,
     /// What stands in the place of the state.
@@ -236,6 +239,7 @@ impl Default for World {
                 (deadline(ALONE, 0, 2), parts(&[(3, 7), (4, 2)])),
                 (deadline(PAGE, 1, 1), parts(&[(3, 5), (4, 1)])),
             ],
+            wrong_size: 0,
             windows: vec![
                 (window("a", 2, 5, 1), None),
                 (window("b", 1, 6, 2), None),
@@ -262,8 +266,11 @@ impl World {
         let count = |length: usize| i64::try_from(length).unwrap();
         let mut deadlines = Vec::new();
         for (deadline, parts) in &self.deadlines {
+            let before = deadlines.len();
             formats::Deadline { parts: count(parts.len()), ..deadline.clone() }.write(&mut deadlines);
             parts.iter().for_each(|part| part.write(&mut deadlines));
+            let size = count(deadlines.len() - before) + 2 + self.wrong_size;
+            formats::DeadlineEnd { size }.write(&mut deadlines);
         }
         let head = formats::Head {
             groups: count(self.counters.len()),
@@ -364,8 +371,7 @@ impl World {
         for (field, hold) in fields.iter().zip(&holds.holds) {
             checks::hold(&keys, &moment, field, hold, &mut findings);
         }
-        let prefix = format!("{}", keys.state());
-        let short = |finding: &super::super::Finding| finding.to_string().strip_prefix(&prefix).unwrap().to_owned();
+        let short = |finding: &Finding| finding.to_string().strip_prefix(keys.state()).unwrap().to_owned();
         findings.found.iter().map(short).collect()
     }
 }

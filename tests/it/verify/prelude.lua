@@ -34,6 +34,7 @@ local function parse_state(packed)
     local deadline
     deadline, at = read_deadline(packed, at)
     deadline.list, at = several(read_part, deadline.parts, packed, at)
+    deadline.size, at = unpack_struct(DEADLINE_END_FORMAT, packed, at)
     it.deadlines[#it.deadlines + 1] = deadline
   end
   windows, at = read_windows(packed, at)
@@ -61,8 +62,10 @@ local function state_bytes(it)
   end
   for _, deadline in ipairs(it.deadlines) do
     deadline.parts = #deadline.list
-    deadlines[#deadlines + 1] = write_deadline(deadline)
-    for _, part in ipairs(deadline.list) do deadlines[#deadlines + 1] = write_part(part) end
+    local bytes = { write_deadline(deadline) }
+    for _, part in ipairs(deadline.list) do bytes[#bytes + 1] = write_part(part) end
+    bytes = table.concat(bytes)
+    deadlines[#deadlines + 1] = bytes .. write_deadline_end({ size = #bytes + 2 })
   end
   deadlines = table.concat(deadlines)
   add(deadlines)
