@@ -160,7 +160,10 @@ mod tests {
         assert_eq!(measured(Some("2"), &[("out", "1.5"), ("other", "4")], &[]), json!([false, false, [1, 500_000], 2]));
         assert_eq!(measured(Some("2"), &[("quantity", "3")], &[("quantity", "4")]), json!([false, false, false, 3]));
         assert_eq!(measured(Some("2"), &[], &[("quantity", "4")]), json!([false, false, false, 2]));
-        assert_eq!(measured(None, &[], &[("quantity", "4"), ("seconds", "0.25")]), json!([false, false, false, 4, [0, 250_000]]));
+        assert_eq!(
+            measured(None, &[], &[("quantity", "4"), ("seconds", "0.25")]),
+            json!([false, false, false, 4, [0, 250_000]])
+        );
         assert_eq!(measured(None, &[], &[("debt", "-1"), ("in", "1,000")]), json!([true, true]));
         assert_eq!(
             measured(None, &[("in", "9007199254740991")], &[("in", "x")]),
