@@ -73,6 +73,41 @@ impl<'a> Reply<'a> {
         };
         read.map_err(misfit)
     }
+
+    /// The plan whose words it takes, if it takes any; zeros for that of the call.
+    fn plan(&self) -> Option<&PlanDigest> {
+        match self {
+            Self::Answer(answer, _) => Some(&answer.plan).filter(|_| answer.rows > 0),
+            Self::Stale(_) => None,
+            Self::Fault(fault) => Some(&fault.plan).filter(|_| fault.group > 0),
+            Self::CommittedOtherwise(plan, claims) => Some(plan).filter(|_| !claims.is_empty()),
+        }
+    }
+
+    /// The answer in the words of that plan. Where nobody knows the plan, it says nothing of groups.
+    fn in_words(self, plan: Option<&CompiledPlan>, plan_id: &str) -> Result<Answer, NoAnswer> {
+        match self {
+            Self::Answer(answer, rows) => {
+                let standings = plan.map_or_else(|| Ok(Vec::new()), |plan| standings(&answer, rows, &plan.groups))?;
+                Ok(answered(&answer, standings)?)
+            }
+            Self::Stale(stored) => Err(NoAnswer::Stale(stored)),
+            Self::Fault(fault) => Err(told(&fault, plan.map_or(&[], |plan| &plan.groups), plan_id).into()),
+            Self::CommittedOtherwise(_, claims) => {
+                let groups = plan.map(|plan| &plan.groups).into_iter();
+                let committed = groups.flat_map(|groups| claims.iter().map(|claim| committed(claim, groups)));
+                Err(Fault::AlreadyCommitted { committed: committed.collect::<Result<_, _>>()? }.into())
+            }
+        }
+    }
+}
+
+/// The answer of a script, in the words of this plan.
+///
+/// # Errors
+/// [`NoAnswer`]; of it [`Fault::Internal`] for what no script answers.
+pub fn read_answer(packed: &[u8], plan: Option<&CompiledPlan>) -> Result<Answer, NoAnswer> {
+    Reply::read(packed)?.in_words(plan, "")
 }
 
 /// What a call was about, for the words of its answer.
@@ -86,58 +121,44 @@ pub(super) struct About<'a> {
 
 /// The answer of most operations.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Answer {
+pub struct Answer {
     /// Why the event was denied or counted nowhere.
     pub reason: Option<Reason>,
     /// Of the reservation, if there is one.
     pub state: Option<ReservationState>,
+    /// It was decided before.
     pub replayed: bool,
+    /// More than was reserved.
     pub overage: bool,
+    /// After the deadline or a release.
     pub late: bool,
+    /// That of the reservation or event.
     pub suffix: Suffix,
+    /// Whose groups the standings name.
     pub plan: PlanDigest,
+    /// Of the reservation; 0 for none.
     pub deadline_ms: i64,
+    /// When to ask again, from now; none if waiting does not help.
     pub retry_after_ms: Option<u64>,
+    /// Where the groups stand.
     pub standings: Vec<Standing>,
 }
 
 impl Ledger {
-    /// Reads the answer of a script, in the words of the plan that it is about. Where nobody knows that plan, it says nothing of groups.
+    /// Reads the answer of a script, in the words of the plan that it is about.
     pub(super) async fn answer(&self, packed: &[u8], about: About<'_>) -> Result<Answer, NoAnswer> {
-        match Reply::read(packed)? {
-            Reply::Answer(answer, rows) => {
-                let standings = match self.plan_of(&answer.plan, answer.rows > 0, about).await {
-                    Some(plan) => standings(&answer, rows, &plan.groups)?,
-                    None => Vec::new(),
-                };
-                Ok(answered(&answer, standings)?)
+        let reply = Reply::read(packed)?;
+        let found;
+        let plan = match (reply.plan(), about.plan) {
+            (None, _) => None,
+            // Nearly always it is the one that the call is about.
+            (Some(digest), Some(plan)) if plan.digest == *digest || *digest == [0; 8] => Some(&**plan),
+            (Some(digest), _) => {
+                found = self.plan_by(digest).await;
+                found.as_deref()
             }
-            Reply::Stale(stored) => Err(NoAnswer::Stale(stored)),
-            Reply::Fault(fault) => {
-                let digest =
-                    if fault.plan == [0; 8] { about.plan.map_or([0; 8], |plan| plan.digest) } else { fault.plan };
-                let plan = self.plan_of(&digest, fault.group > 0, about).await;
-                Err(told(&fault, plan.as_ref().map_or(&[], |plan| &plan.groups), about.plan_id).into())
-            }
-            Reply::CommittedOtherwise(digest, claims) => {
-                let committed = match self.plan_of(&digest, !claims.is_empty(), about).await {
-                    Some(plan) => {
-                        claims.iter().map(|claim| committed(claim, &plan.groups)).collect::<Result<_, _>>()?
-                    }
-                    None => Vec::new(),
-                };
-                Err(Fault::AlreadyCommitted { committed }.into())
-            }
-        }
-    }
-
-    /// The plan of this digest, where it is `needed`. Nearly always it is the one that the call is about.
-    async fn plan_of(&self, digest: &PlanDigest, needed: bool, about: About<'_>) -> Option<Arc<CompiledPlan>> {
-        match about.plan {
-            _ if !needed => None,
-            Some(plan) if plan.digest == *digest => Some(Arc::clone(plan)),
-            _ => self.plan_by(digest).await,
-        }
+        };
+        reply.in_words(plan, about.plan_id)
     }
 }
 

@@ -6,7 +6,8 @@ use crate::domain::amount::Quantity;
 use crate::domain::event::{Actual, Event, QUANTITY};
 
 /// An event under a name, for this plan.
-pub(super) fn priced(plan: Option<&CompiledPlan>, name: &str, event: &Event) -> formats::Event {
+#[must_use]
+pub fn priced(plan: Option<&CompiledPlan>, name: &str, event: &Event) -> formats::Event {
     formats::Event { what: what(plan, name, event), quantities: measured(plan, event) }
 }
 
@@ -16,7 +17,8 @@ pub(super) fn refunded(plan: Option<&CompiledPlan>, name: &str, event: &Event) -
 }
 
 /// What was really used, of what the plan measures.
-pub(super) fn used(plan: Option<&CompiledPlan>, actual: &Actual) -> Vec<u8> {
+#[must_use]
+pub fn used(plan: Option<&CompiledPlan>, actual: &Actual) -> Vec<u8> {
     quantities(plan, |name| {
         let own = || actual.quantity.filter(|_| name == QUANTITY);
         actual.quantities.get(name).copied().or_else(own).map(Value::Number)
@@ -158,7 +160,10 @@ mod tests {
         assert_eq!(measured(Some("2"), &[("out", "1.5"), ("other", "4")], &[]), json!([false, false, [1, 500_000], 2]));
         assert_eq!(measured(Some("2"), &[("quantity", "3")], &[("quantity", "4")]), json!([false, false, false, 3]));
         assert_eq!(measured(Some("2"), &[], &[("quantity", "4")]), json!([false, false, false, 2]));
-        assert_eq!(measured(None, &[], &[("quantity", "4"), ("seconds", "0.25")]), json!([false, false, false, 4, [0, 250_000]]));
+        assert_eq!(
+            measured(None, &[], &[("quantity", "4"), ("seconds", "0.25")]),
+            json!([false, false, false, 4, [0, 250_000]])
+        );
         assert_eq!(measured(None, &[], &[("debt", "-1"), ("in", "1,000")]), json!([true, true]));
         assert_eq!(
             measured(None, &[("in", "9007199254740991")], &[("in", "x")]),

@@ -30,13 +30,14 @@ use std::time::Duration;
 use crate::domain::fault::Fault;
 use crate::domain::id::{AppId, Owner, UserId};
 
-pub use answer::NoAnswer;
-use answer::{About, Answer};
+use answer::About;
+pub use answer::{Answer, NoAnswer, read_answer};
 pub use api_keys::{KeyRecord, KeyRecords};
 pub use archive::ARCHIVED_BYTES;
 use archive::Archive;
 pub use basis::{Basis, InForce};
 pub use connection::{ConnectError, RedisAccess, RedisOptions};
+pub use event::{priced, used};
 pub use frames::{Frames, NEVER_MS, NoCalendar};
 pub use keys::UserKeys;
 use message::Message;
@@ -45,7 +46,7 @@ pub use plan::{CompiledPlan, NoPlan, Words, digest_of};
 pub use reserve::{CanUseCall, ReserveAnswer, ReserveCall};
 pub use script::{Script, Scripts, scripts};
 pub use settle::{CommitCall, ReleaseCall};
-pub use subscription::{Apply, PutAnswer, PutCall, Step, Stored};
+pub use subscription::{Apply, PutAnswer, PutCall, Step, Stored, encode_subscription};
 pub use track::{RefundCall, RefundReservationCall, TrackCall};
 pub use usage::UsageCall;
 

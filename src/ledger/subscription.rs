@@ -54,7 +54,9 @@ struct Blob(String, i64, i64, i64, Vec<(String, String)>);
 
 const UNLIMITED: &str = "unlimited";
 
-fn encoded(subscription: &Subscription) -> Vec<u8> {
+/// What is stored of a subscription, beside what scripts have to know of it.
+#[must_use]
+pub fn encode_subscription(subscription: &Subscription) -> Vec<u8> {
     let Subscription { revision: _, plan_id, start_ms, end_ms, cycle_anchor_ms, fallen_to: _, overrides } =
         subscription;
     let overrides = overrides.iter().map(|(group, quota)| match quota {
@@ -162,7 +164,7 @@ impl Ledger {
         let PutCall { before, wanted, steps } = call;
         let mut message = Message::about(owner, 512);
         message.argument(|bytes| write_put(bytes, before, wanted, steps));
-        message.argument(|bytes| bytes.extend_from_slice(&encoded(wanted)));
+        message.argument(|bytes| bytes.extend_from_slice(&encode_subscription(wanted)));
         for step in *steps {
             message.argument(|bytes| step.write(bytes));
             message.argument(|bytes| bytes.extend_from_slice(&step.plan.message));
@@ -240,7 +242,7 @@ mod tests {
             subscribed,
             revision: subscription.revision,
             plan: b"free".to_vec(),
-            blob: encoded(subscription),
+            blob: encode_subscription(subscription),
         };
         stale.write(&mut bytes);
         let mut reader = Reader(&bytes);

@@ -308,6 +308,31 @@ pub async fn dump(user: &str) -> BTreeMap<String, Vec<u8>> {
     dump
 }
 
+/// Says in the state of a user without holds and without a subscription that so many are live.
+pub async fn say_live_holds(user: &str, live: i64) {
+    let (head, rest) = state(user).await.expect("the user has a ledger");
+    assert_eq!((head.live, head.subscribed), (0, 0));
+    let mut reader = Reader(&rest);
+    let mut state = Vec::new();
+    let groups = head.groups;
+    formats::Head { live, ..head.clone() }.write(&mut state);
+    if head.young > 0 {
+        formats::Memory::read(&mut reader).expect("a memory").write(&mut state);
+    }
+    for _ in 0..head.schedules {
+        formats::Schedule::read(&mut reader).expect("a schedule").write(&mut state);
+    }
+    for _ in 0..groups {
+        let formats::IdleCounter { number, schedule, used } =
+            formats::IdleCounter::read(&mut reader).expect("a counter");
+        formats::Counter { number, schedule, used, held: 0 }.write(&mut state);
+    }
+    state.extend_from_slice(reader.0);
+    let mut command = redis::cmd("SET");
+    command.arg(keys(user).state()).arg(state).arg("KEEPTTL");
+    let () = command.query_async(&mut redis().await).await.expect("the state can be written");
+}
+
 /// What `KEYS` has to match to find the keys that show a user's live holds.
 pub fn holds_pattern(user: &str) -> String {
     let (field, name) = ([0; 16], "A".repeat(22));

@@ -337,10 +337,8 @@ async fn nothing_grows_without_bound() {
         let sizes = sizes().await;
         assert!(sizes.iter().all(|fields| *fields <= 14), "{sizes:?}");
     }
-    let [young, old] = keys(&user).memories();
-    for key in [&young, &old, keys(&user).state()] {
-        let ttl: i64 = redis::cmd("TTL").arg(key).query_async(&mut redis().await).await.unwrap();
-        assert!(ttl > 0, "{key} expires");
+    for key in keys(&user).all() {
+        assert!(ttl(&key).await > 0, "{key} expires");
     }
 }
 
@@ -626,7 +624,7 @@ async fn no_leak_clearing_memory_never_shortens_the_life_of_a_hold() {
     let user = scenario.user("u");
     let [old, _] = keys(&user).memories();
     for key in [&old, keys(&user).state()] {
-        let ttl: i64 = redis::cmd("TTL").arg(key).query_async(&mut redis().await).await.unwrap();
+        let ttl = ttl(key).await;
         // The user's clock is a quarter of an hour ahead.
         assert!(ttl >= (14 + 75) * 60, "{key} lives for {ttl} s");
     }

@@ -10,7 +10,7 @@ use tonic_types::StatusExt as _;
 
 use crate::support::redis_server::RedisServer;
 use crate::support::served::{Served, tollgate};
-use crate::support::{Replica, fresh_user, keys, redis, redis_url, scratch};
+use crate::support::{Replica, fresh_user, redis_url, say_live_holds, scratch};
 
 const CATALOG: &str = "
 default_plan: basic
@@ -316,10 +316,7 @@ async fn a_user_with_too_many_holds_is_denied_and_not_free() {
     let user = fresh_user("envoy");
     assert_eq!(proxy.codes(vec![call(&user)]).await.0, Code::Ok);
     // As many as Tollgate keeps, by the number in the ledger.
-    let script = "return redis.call('SETRANGE', KEYS[1], 6, struct.pack('<I2', 10000))";
-    let mut command = redis::cmd("EVAL");
-    command.arg(script).arg(1).arg(keys(&user).ledger());
-    let _: i64 = command.query_async(&mut redis().await).await.unwrap();
+    say_live_holds(&user, 10_000).await;
     let asked = vec![call(&user), event(&user, "image")];
     assert_eq!(proxy.codes(asked).await, (Code::OverLimit, vec![Code::OverLimit; 2]));
     assert_eq!(proxy.counter("tollgate_envoy_values_denied_total{value=\"holds\"}"), 2.0);

@@ -336,10 +336,12 @@ async fn two_versions_at_once_keep_one_account_and_leave_other_schemas_alone() {
 
     // What a later version keeps in another form.
     let mut connection = redis.connection().await;
-    let mut later = vec!["tollgate3:api-keys".to_owned()];
+    let mut later = vec!["tollgate4:api-keys".to_owned()];
     for user in load.users() {
         let own = keys(&user);
-        later.extend(own.all().into_iter().chain([own.hold("n")]).map(|key| key.replacen("tollgate2", "tollgate3", 1)));
+        later.extend(
+            own.all().into_iter().chain([own.hold(&[0; 16])]).map(|key| key.replacen("tollgate3", "tollgate4", 1)),
+        );
     }
     for key in &later {
         let _: () = connection.set(key, "later").await.unwrap();
@@ -355,8 +357,13 @@ async fn two_versions_at_once_keep_one_account_and_leave_other_schemas_alone() {
     for user_id in users {
         replica.subscriptions.delete_user(v1::DeleteUserRequest { user_id }).await.unwrap();
     }
-    let left: Vec<String> = connection.keys("tollgate2:*").await.unwrap();
-    assert!(left.is_empty(), "{left:?}");
+    let left: Vec<String> = connection.keys("tollgate3:*").await.unwrap();
+    // Plans belong to no user, and expire.
+    let of_users: Vec<_> = left.iter().filter(|key| !key.starts_with("tollgate3:plan:")).collect();
+    assert!(of_users.is_empty() && !left.is_empty(), "{left:?}");
+    for plan in &left {
+        assert!((1..=28 * 3600).contains(&connection.ttl::<_, i64>(plan).await.unwrap()), "{plan}");
+    }
     for key in &later {
         let value: String = connection.get(key).await.unwrap();
         let ttl: i64 = connection.ttl(key).await.unwrap();

@@ -8,6 +8,7 @@ use tollgate::catalog::{self, InvalidCatalog, Problem};
 use tollgate::domain::amount::Quantity;
 use tollgate::domain::plan::{Catalog, Plan};
 use tollgate::domain::subscription::QuotaOverride;
+use tollgate::ledger::{CompiledPlan, Frames};
 
 /// The bytes in the program: what the system has may be less, or other.
 static ZONES: LazyLock<TimeZoneDatabase> = LazyLock::new(TimeZoneDatabase::bundled);
@@ -65,17 +66,21 @@ fn check_catalog(catalog: &Catalog) {
 fn check_plan(plan: &Plan) {
     let amount = |text| QuotaOverride::Amount(Quantity::from_decimal(text).unwrap());
     let quotas = [amount("0.000001"), amount("9007199254740991"), QuotaOverride::Unlimited];
+    let compiled = CompiledPlan::of(plan);
+    assert_eq!(compiled.groups.len(), plan.groups.len());
+    let read = CompiledPlan::read(compiled.message.clone()).expect("what is written can be read");
+    assert_eq!((read.digest, &read.groups), (compiled.digest, &compiled.groups));
     let ids = plan.groups.iter().map(|group| group.id.clone());
     let overrides: BTreeMap<_, _> = ids.zip(quotas.into_iter().cycle()).step_by(2).collect();
     for (anchor_ms, overrides) in ANCHORS_MS.into_iter().zip([&BTreeMap::new(), &overrides].into_iter().cycle()) {
-        let compile = |at_ms| catalog::compile(plan, anchor_ms, overrides, at_ms);
+        let compile = |at_ms| Frames::of(plan, anchor_ms, overrides, at_ms);
         for at_ms in TIMES_MS {
             let compiled = compile(at_ms).unwrap();
             assert!((compiled.from_ms..compiled.until_ms).contains(&at_ms), "{at_ms} {compiled:?}");
             // It is current for all these times.
             for other_ms in [compiled.from_ms.max(0), compiled.until_ms - 1] {
                 if let Ok(other) = compile(other_ms) {
-                    assert_eq!(other.message, compiled.message, "{at_ms} and {other_ms} from {anchor_ms:?}");
+                    assert_eq!(other.bytes, compiled.bytes, "{at_ms} and {other_ms} from {anchor_ms:?}");
                 }
             }
         }

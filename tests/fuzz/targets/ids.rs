@@ -2,7 +2,7 @@
 //!
 //! Two users in two lines; the whole input is taken for a reservation id and for a request id as well.
 
-use tollgate::domain::id::{AppId, Nonce, Owner, RequestId, ReservationId, UserId};
+use tollgate::domain::id::{AppId, Owner, RequestId, ReservationId, UserId, field_of};
 use tollgate::ledger::UserKeys;
 
 pub(super) fn run(input: &[u8]) {
@@ -28,6 +28,7 @@ pub(super) fn run(input: &[u8]) {
     }
     if let Ok(Some(id)) = RequestId::parse(&text) {
         assert_eq!(id.as_str(), text);
+        assert_eq!(field_of(Some(&id)), field_of(Some(&id)));
     }
 }
 
@@ -36,13 +37,14 @@ fn check_owner(owner: &Owner) {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._@-%:".contains(&byte);
     assert!(owner.tag().bytes().all(plain), "{owner:?}");
     let keys = UserKeys::new(owner);
-    let hold = keys.hold("AAAAAAAAAAAAAAAAAAAAAA");
+    let hold = keys.hold(&[0; 16]);
     for key in keys.all().iter().chain([&hold]) {
         // What Redis hashes: between the first brace and the first one that closes.
         let hashed = key.split_once('{').and_then(|(_, rest)| rest.split_once('}')).map(|(tag, _)| tag);
         assert_eq!(hashed, Some(owner.tag()), "{key}");
     }
-    let id = ReservationId { nonce: Nonce::from_ledger("AAAAAAAAAAAAAAAAAAAAAA"), owner: owner.clone() };
+    assert_eq!(Owner::from_tag(owner.tag()).as_ref(), Some(owner));
+    let id = ReservationId { field: [1; 16], suffix: [2; 6], plan: [3; 8], owner: owner.clone() };
     assert!(id.to_string().len() <= ReservationId::LONGEST, "{id}");
     assert_eq!(id.to_string().parse(), Ok(id));
 }

@@ -1,6 +1,6 @@
-//! What is read from Redis: the answer of a script, and a stored subscription. Either is understood whole, or refused.
+//! What is read from Redis: the answer of a script, and a plan of the archive. Either is understood whole, or refused.
 //!
-//! The first byte chooses what is expected, the rest is MessagePack.
+//! The first byte chooses what is expected: an answer about a plan that is known, or about one that is not, or a plan.
 
 use std::sync::LazyLock;
 
@@ -9,50 +9,41 @@ use tollgate::domain::amount::MAX_UNITS;
 use tollgate::domain::answer::Standing;
 use tollgate::domain::fault::Fault;
 use tollgate::domain::plan::{Catalog, Quota};
-use tollgate::ledger::codec::{self, Reply};
+use tollgate::domain::subscription::Subscription;
+use tollgate::ledger::{
+    CompiledPlan, Frames, NoAnswer, NoPlan, Stored, digest_of, encode_subscription, formats, read_answer,
+};
 
 use super::check_fault;
 
 static EXAMPLE: LazyLock<Catalog> =
     LazyLock::new(|| catalog::parse(catalog::EXAMPLE, &jiff::tz::TimeZoneDatabase::bundled()).unwrap());
 
+static PLAN: LazyLock<CompiledPlan> = LazyLock::new(|| CompiledPlan::of(&EXAMPLE.plans()[0]));
+
 const AT_MS: i64 = 1_795_516_231_123;
 
 pub(super) fn run(input: &[u8]) {
     let Some((kind, packed)) = input.split_first() else { return };
-    if kind % 9 == 8 {
-        return check_subscription(packed);
-    }
-    let reply = match codec::decode(packed) {
-        Ok(reply) => reply,
-        Err(fault) => return check_refused(&fault),
+    let answer = match kind % 3 {
+        0 => read_answer(packed, Some(&PLAN)),
+        1 => read_answer(packed, None),
+        _ => return check_plan(packed),
     };
-    let standings = match kind % 9 {
-        0 => told(reply.decision()).map(|(decision, _)| decision.standings),
-        1 => told(reply.committed()).map(|committed| committed.standings),
-        2 => told(reply.released()).map(|released| released.standings),
-        3 => told(reply.tracked()).map(|tracked| tracked.standings),
-        4 => told(reply.usage()),
-        5 => told(reply.subscription()).map(|_| Vec::new()),
-        6 => told(reply.deleted()).map(|_| Vec::new()),
-        _ => {
-            if let Err(stale) = Reply::current(reply) {
-                check_subscription(&stale.subscription);
-            }
-            None
+    match answer {
+        Ok(answer) => {
+            assert!(kind % 3 == 0 || answer.standings.is_empty(), "groups of a plan that nobody knows");
+            answer.standings.iter().for_each(check_standing);
         }
-    };
-    standings.iter().flatten().for_each(check_standing);
-}
-
-fn told<T>(found: Result<T, Fault>) -> Option<T> {
-    found.inspect_err(check_refused).ok()
+        Err(NoAnswer::Stale(stored)) => check_stored(&stored),
+        Err(NoAnswer::Fault(fault)) => check_refused(&fault),
+    }
 }
 
 /// What a script calls a fault names groups and quantities of the catalog, which are short there.
 fn check_refused(fault: &Fault) {
     match fault {
-        Fault::Internal(_) | Fault::RequestIdReused | Fault::TooManyHolds => check_fault(fault),
+        Fault::Internal(_) | Fault::RequestIdReused | Fault::TooManyHolds | Fault::FormatUnknown => check_fault(fault),
         _ => drop(fault.to_string()),
     }
 }
@@ -70,14 +61,44 @@ fn check_standing(standing: &Standing) {
     }
 }
 
-fn check_subscription(packed: &[u8]) {
-    let Some(Some(subscription)) = told(codec::decode_subscription(packed)) else { return };
+fn check_stored(stored: &Stored) {
+    let Some(subscription) = &stored.subscription else { return };
     assert_ne!(subscription.end_ms, Some(0), "the epoch stands for no end");
-    assert_ne!(subscription.fallen_to.as_deref(), Some(""), "the empty text stands for no plan");
-    let again = codec::decode_subscription(&codec::encode_subscription(&subscription)).unwrap();
-    assert_eq!(again.as_ref(), Some(&subscription), "what is written is what is read");
+    assert!(subscription.fallen_to.as_ref().is_none_or(|plan| *plan == stored.plan), "it has fallen to the last plan");
+    assert_eq!(written_and_read(stored, subscription), *stored, "what is written is what is read");
     let _: bool = subscription.has_ended(AT_MS);
     for plan in EXAMPLE.plans() {
-        drop(catalog::compile(plan, Some(subscription.cycle_anchor_ms), &subscription.overrides, AT_MS));
+        drop(Frames::of(plan, Some(subscription.cycle_anchor_ms), &subscription.overrides, AT_MS));
+    }
+}
+
+fn written_and_read(stored: &Stored, subscription: &Subscription) -> Stored {
+    let mut packed = Vec::new();
+    let stale = formats::Stale {
+        kind: 2,
+        now: stored.now_ms,
+        redis_now: stored.redis_ms,
+        subscribed: if subscription.fallen_to.is_some() { 2 } else { 1 },
+        revision: subscription.revision,
+        plan: stored.plan.clone().into_bytes(),
+        blob: encode_subscription(subscription),
+    };
+    stale.write(&mut packed);
+    match read_answer(&packed, None) {
+        Err(NoAnswer::Stale(again)) => *again,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn check_plan(message: &[u8]) {
+    match CompiledPlan::read(message.into()) {
+        Ok(plan) => {
+            assert_eq!(plan.digest, digest_of(message));
+            assert!(plan.asked.is_sorted() && plan.weight() >= message.len());
+            let quota = |quota: Quota| matches!(quota, Quota::Limited(units) if units > MAX_UNITS);
+            assert!(!plan.groups.iter().any(|group| quota(group.quota)));
+        }
+        Err(NoPlan::Form(error)) => assert!(error.to_string().len() < 4096),
+        Err(NoPlan::Number(..)) => {}
     }
 }

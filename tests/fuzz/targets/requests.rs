@@ -3,19 +3,27 @@
 //! The first byte chooses the message, the rest is the message.
 
 use std::collections::BTreeMap;
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use prost::Message;
+use tollgate::catalog;
 use tollgate::domain::amount::{MAX_UNITS, Quantity};
 use tollgate::domain::event::Event;
 use tollgate::domain::fault::Fault;
+use tollgate::domain::id::ReservationId;
 use tollgate::grpc::{request, v1};
-use tollgate::ledger::codec;
+use tollgate::ledger::{CompiledPlan, priced, used};
 
 use super::check_fault;
 
 /// All that is said of an event: 16 quantities and 32 entries of metadata at their longest, each of which may be a number as well.
 const LONGEST_EVENT: usize = 24 << 10;
+
+static EXAMPLE: LazyLock<CompiledPlan> = LazyLock::new(|| {
+    let catalog = catalog::parse(catalog::EXAMPLE, &jiff::tz::TimeZoneDatabase::bundled()).unwrap();
+    CompiledPlan::of(&catalog.plans()[0])
+});
 
 pub(super) fn run(input: &[u8]) {
     let Some((kind, message)) = input.split_first() else { return };
@@ -37,7 +45,7 @@ pub(super) fn run(input: &[u8]) {
             let Some((id, actual)) = parsed(message, request::commit) else { return };
             check_quantities(actual.iter().flat_map(|actual| &actual.quantities));
             actual.iter().filter_map(|actual| actual.quantity).for_each(check_quantity);
-            let _: Vec<u8> = codec::encode(&codec::actual(actual.as_ref()));
+            drop(actual.map(|actual| used(Some(&EXAMPLE), &actual)));
             assert_eq!(id.to_string().parse(), Ok(id));
         }
         3 => {
@@ -88,11 +96,12 @@ fn check_event(event: &Event) {
     check_quantities(quantities);
     assert!(metadata.len() <= 32);
     for (key, value) in metadata {
-        let longest = if key == "reservationId" { 1200 } else { 256 };
+        let longest = if key == "reservationId" { ReservationId::LONGEST } else { 256 };
         assert!((1..=64).contains(&key.len()) && value.len() <= longest, "{key:?}: {} bytes", value.len());
     }
-    let encoded = codec::encode(&codec::event(event));
-    assert!(encoded.len() <= LONGEST_EVENT, "an event of {} bytes for the scripts", encoded.len());
+    let priced = priced(Some(&EXAMPLE), name.as_str(), event);
+    let length = priced.what.len() + priced.quantities.len();
+    assert!(length <= LONGEST_EVENT, "an event of {length} bytes for the scripts");
 }
 
 fn check_quantities<'a>(quantities: impl IntoIterator<Item = (&'a String, &'a Quantity)>) {
