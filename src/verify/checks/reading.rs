@@ -186,7 +186,7 @@ impl<'a> Reading<'a> {
             facts.iter().filter(|(_, fact)| fact.hold.is_some()).map(|(field, _)| *field).collect();
         if at_once && let Some(state) = &self.state {
             let buckets = merged(&self.generations(), &self.buckets);
-            sums(self.keys.state(), state, &facts, &buckets, &mut self.findings);
+            sums(self.keys.state(), state, self.seen.redis_ms, &facts, &buckets, &mut self.findings);
         }
         let Self { findings, charged, state, .. } = self;
         Judged { findings, live: live.into_iter().collect(), charged, open, state }
@@ -292,8 +292,20 @@ where
 }
 
 /// NO-LEAK: each deadline of the state holds what the live records with this deadline hold, no more and no less.
-fn sums(key: &str, state: &State, facts: &HashMap<Field, Fact>, buckets: &BTreeMap<i64, Sum>, findings: &mut Findings) {
+///
+/// Once a memory has expired, its records are gone: what is due by then comes back without them.
+fn sums(
+    key: &str,
+    state: &State,
+    redis_ms: i64,
+    facts: &HashMap<Field, Fact>,
+    buckets: &BTreeMap<i64, Sum>,
+    findings: &mut Findings,
+) {
     let time = state.head.head.time;
+    let a_memory_has_expired = state.head.memory.as_ref().is_none_or(|memory| {
+        memory.young_expires <= redis_ms || (1..=redis_ms).contains(&memory.old_expires)
+    });
     let kept: BTreeSet<i64> = state
         .windows()
         .filter(|(_, window, _)| window.schedule.kept > time)
@@ -318,6 +330,9 @@ fn sums(key: &str, state: &State, facts: &HashMap<Field, Fact>, buckets: &BTreeM
             continue;
         }
         let records = expected.remove(&at).unwrap_or_default();
+        if at <= redis_ms && a_memory_has_expired {
+            continue;
+        }
         for difference in differences(&deadline.sum, &records, &kept) {
             findings.contradiction(key, format!("deadline {at} {difference}, as its records say"));
         }
