@@ -161,7 +161,12 @@ impl<'a> Reading<'a> {
                     if let Some(head) = head {
                         self.records[index].insert(field, Fact::of(head, &record));
                     }
-                    record_problems(head, self.state.as_ref(), expires_at_ms, &record)
+                    // The memory of a state that is gone says nothing of the one that is there now.
+                    let (head, state) = match head.filter(|head| head.memory.is_some()) {
+                        Some(head) => (Some(head), self.state.as_ref()),
+                        None => (None, None),
+                    };
+                    record_problems(head, state, expires_at_ms, &record)
                 }
             },
         };
@@ -237,12 +242,16 @@ impl<'a> Reading<'a> {
             if self.seen.types[index + 1] != "hash" {
                 continue;
             }
-            let text = "belongs to a user whose state knows of no memory";
+            let (text, expires_at_ms) =
+                ("belongs to a user whose state knows of no memory", self.seen.expiries_ms[index + 1]);
             if self.undos[index].is_some() && !self.has_more[index] {
                 let text = format!("{text}: a script failed before it wrote the state, and nothing of this counts");
                 self.findings.note(&self.names[index + 1], text);
+            } else if expires_at_ms < 0 {
+                self.findings.contradiction(&self.names[index + 1], format!("{text}, and never expires"));
             } else {
-                self.findings.contradiction(&self.names[index + 1], text.to_owned());
+                let text = format!("{text}: its state is gone, nothing of this counts, and it expires at {expires_at_ms}");
+                self.findings.note(&self.names[index + 1], text);
             }
         }
     }
