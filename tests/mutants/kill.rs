@@ -1,6 +1,7 @@
 //! Kills mutants: runs cases against a ledger with a wrong script until model and scripts differ.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use tollgate::ledger::{Ledger, Scripts};
 
@@ -47,22 +48,34 @@ async fn is_lua(mutated: &Scripts) -> bool {
     load.query_async::<()>(&mut redis().await).await.is_ok()
 }
 
-/// After how many operations the mutant is found out, 0 by a direct check; `None` if it never is.
-pub async fn kill(mutant: &Mutant, cases: &[Case], ledger: &Ledger) -> Option<usize> {
+/// After how many operations the mutant is found out, 0 by a direct check; `None` if it never is. Where wrong scripts make model or checks
+/// panic, that is found out as well.
+pub async fn kill(mutant: &Mutant, cases: &Arc<[Case]>, ledger: &Ledger) -> Option<usize> {
     let scripts = mutated(mutant);
     assert!(is_lua(scripts).await, "this is no Lua: {mutant:?}");
     let ledger = ledger.clone().with_scripts(scripts);
-    if direct::wrong(&ledger).await.is_some() {
+    let checked = ledger.clone();
+    let wrong = tokio::spawn(async move { direct::wrong(&checked).await }).await;
+    if !matches!(wrong, Ok(None)) {
         return Some(0);
     }
     let mut operations = 0;
-    for case in cases {
-        match campaign::compare(case, &ledger).await {
-            Ok((_, real)) => {
-                real.clean_up().await;
-                operations += case.operations.len();
+    for index in 0..cases.len() {
+        let (cases, ledger) = (Arc::clone(cases), ledger.clone());
+        let length = cases[index].operations.len();
+        let compared = tokio::spawn(async move {
+            match campaign::compare(&cases[index], &ledger).await {
+                Ok((_, real)) => {
+                    real.clean_up().await;
+                    Ok(())
+                }
+                Err(difference) => Err(difference.after),
             }
-            Err(difference) => return Some(operations + difference.after),
+        });
+        match compared.await {
+            Ok(Ok(())) => operations += length,
+            Ok(Err(after)) => return Some(operations + after),
+            Err(_) => return Some(operations + length),
         }
     }
     None

@@ -2,15 +2,28 @@
 //!
 //! A mutant is a file below `lua/`, a text that occurs in it once, and what stands there instead.
 
-mod decisions;
+mod calls;
+mod deadlines;
+mod decide;
+mod memory;
 mod state;
+mod together;
 
 /// File, text, replacement.
 pub type Mutant = (&'static str, &'static str, &'static str);
 
 /// All of them.
 pub fn all() -> impl Iterator<Item = &'static Mutant> {
-    use decisions::{CALLS, DECIDE, PRICE, TOGETHER};
-    use state::{MEMORY, UNSEEN, WINDOWS};
-    [DECIDE, PRICE, MEMORY, WINDOWS, CALLS, TOGETHER, UNSEEN].into_iter().flatten()
+    use calls::{ANSWERS, CALLS, REFUNDS};
+    use deadlines::{DEADLINES, PAGES};
+    use decide::{DECIDE, MATCH, PRICE};
+    use memory::{MEMORIES, RECORDS, UNDO};
+    use state::{PLANS, STATE, WINDOWS};
+    use together::TOGETHER;
+    [
+        DECIDE, PRICE, MATCH, CALLS, REFUNDS, ANSWERS, RECORDS, MEMORIES, UNDO, DEADLINES, PAGES, WINDOWS, PLANS,
+        STATE, TOGETHER,
+    ]
+    .into_iter()
+    .flatten()
 }

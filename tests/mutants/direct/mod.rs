@@ -1,0 +1,78 @@
+//! What no answer shows, asked of the scripts directly: calls that were compiled for another time, what is stored, keys that people look
+//! at, and what is forgotten.
+
+mod calls;
+mod expiry;
+mod forms;
+mod memory;
+mod pages;
+mod raw;
+mod stored;
+mod together;
+mod user;
+mod windows;
+
+use std::pin::Pin;
+
+use tollgate::ledger::Ledger;
+
+/// The first thing that is not as it should be.
+pub async fn wrong(ledger: &Ledger) -> Option<&'static str> {
+    type Check<'a> = Pin<Box<dyn Future<Output = bool> + Send + 'a>>;
+    let checks: Vec<(_, Check<'_>)> = vec![
+        ("a moved anchor says where its windows start", Box::pin(windows::moved_back(ledger))),
+        ("a plan that is entered again goes on in its window", Box::pin(windows::entered_again(ledger))),
+        ("a window ends with its last millisecond", Box::pin(windows::window_end(ledger))),
+        ("a denied call leaves nothing behind", Box::pin(windows::unopened(ledger))),
+        ("a window of another anchor is kept as long as that says", Box::pin(windows::realigned(ledger))),
+        ("windows of the same time share a schedule", Box::pin(windows::shared(ledger))),
+        ("a subscription is replaced only by who has read it", Box::pin(calls::replaced(ledger))),
+        ("a plan that has left a reservation is known, and of nothing else", Box::pin(calls::left(ledger))),
+        ("the id of a forgotten request is free", Box::pin(calls::forgotten(ledger))),
+        ("a reservation has field, suffix and plan", Box::pin(calls::named(ledger))),
+        ("the time is Redis's own, to the millisecond", Box::pin(calls::own_time(ledger))),
+        ("a stored time may be ahead by 5 minutes", Box::pin(calls::ahead(ledger))),
+        ("a price that no counter holds is out of range, whatever its last term", Box::pin(calls::overpriced(ledger))),
+        ("what is missing is told as far as a counter goes", Box::pin(calls::far_too_much(ledger))),
+        ("a prefix is not enough for a name that ends with it", Box::pin(calls::prefix(ledger))),
+        ("a refund of a reservation asks what its groups measure", Box::pin(calls::refunded(ledger))),
+        ("a commit that measures nothing is told the names", Box::pin(calls::unmeasured(ledger))),
+        ("a plan that is entered stays entered", Box::pin(calls::entered(ledger))),
+        ("a live hold is visible, until it is settled or expires", Box::pin(expiry::visible(ledger))),
+        ("10,000 holds are the most, and a settled one makes room", Box::pin(expiry::most_holds(ledger))),
+        ("deadlines are whole tenths of a second", Box::pin(expiry::rounded(ledger))),
+        ("a track is remembered for the replay window, to the millisecond", Box::pin(expiry::remembered(ledger))),
+        ("a long reservation is remembered beyond shorter ones", Box::pin(expiry::outlives(ledger))),
+        ("what was held comes back although the memory is gone", Box::pin(expiry::returns(ledger))),
+        ("everything expires by itself, and not before it is needed", Box::pin(expiry::expires(ledger))),
+        ("the state expires after the last window that it keeps", Box::pin(expiry::outlived(ledger))),
+        ("a state with a subscription or a lifetime group never expires", Box::pin(expiry::outlasts(ledger))),
+        ("what is settled is not given back at its deadline", Box::pin(expiry::settled(ledger))),
+        ("a deleted user leaves nothing", Box::pin(expiry::deleted(ledger))),
+        ("what a later version has written is left alone", Box::pin(forms::later_formats(ledger))),
+        ("what a later version has added is kept", Box::pin(forms::added_later(ledger))),
+        ("a plan that is nowhere gives no price", Box::pin(forms::not_archived(ledger))),
+        ("a write that did not happen is undone", Box::pin(forms::undone(ledger))),
+        ("memories without a state count for nothing", Box::pin(forms::orphaned(ledger))),
+        ("the memories change places", Box::pin(memory::rotation(ledger))),
+        ("an expired memory begins anew", Box::pin(memory::begun_anew(ledger))),
+        ("a wrong clock makes holds lapse, and no memory live too long", Box::pin(memory::wrong_clock(ledger))),
+        ("lapsed holds are told", Box::pin(memory::lapsed(ledger))),
+        ("a refund is remembered with its reservation", Box::pin(memory::refunded(ledger))),
+        ("calls that travel together are answered as each would be alone", Box::pin(together::right(ledger))),
+        ("deadlines say what is live", Box::pin(pages::at_random(ledger))),
+        ("as many groups as a plan may have", Box::pin(windows::many(ledger))),
+    ];
+    for (what, right) in checks {
+        let started = std::time::Instant::now();
+        let ok = right.await;
+        if std::env::var("DBG").is_ok() {
+            println!("{ok} {:?} {what}", started.elapsed());
+            continue;
+        }
+        if !ok {
+            return Some(what);
+        }
+    }
+    None
+}
