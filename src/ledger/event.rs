@@ -186,6 +186,29 @@ mod tests {
     }
 
     #[test]
+    fn the_largest_plan_leaves_room_for_every_event() {
+        // So many names as a catalog may measure in one plan; one more is refused.
+        let catalog = |count: usize| {
+            let terms = |rule: &[String]| format!("{{ event: e, measure: {{ {} }} }}", rule.join(", "));
+            let names: Vec<_> = (0..count).map(|index| format!("n{index:05}: 1")).collect();
+            let rules: Vec<_> = names.chunks(16).map(terms).collect();
+            let group = |(index, rules): (usize, &[String])| {
+                format!("{{ id: g{index}, unit: tokens, period: daily, quota: 1, match: [ {} ] }}", rules.join(", "))
+            };
+            let groups: Vec<_> = rules.chunks(100).enumerate().map(group).collect();
+            parse(&format!("plans: {{ p: {{ limit_groups: [ {} ] }} }}", groups.join(", ")), jiff::tz::db())
+        };
+        let plan = CompiledPlan::of(&catalog(10_000).unwrap().plans()[0]);
+        let last: Vec<_> = (9_984..10_000).map(|index| format!("n{index:05}")).collect();
+        let largest: Vec<_> = last.iter().map(|name| (name.as_str(), "7999999999.999999")).collect();
+        let mut bytes = Vec::new();
+        priced(Some(&plan), "e", &event(None, &largest, &[])).write(&mut bytes);
+        assert!((10_000..1 << 16).contains(&bytes.len()), "{} bytes", bytes.len());
+        let told = catalog(10_001).unwrap_err().to_string();
+        assert_eq!(told, "line 1, plans.p: measures more than 10000 names in all; keep at most so many");
+    }
+
+    #[test]
     fn long_lists_are_as_well_formed_as_short_ones() {
         for count in [7, 15, 16] {
             let names: Vec<_> = (0..count).map(|index| format!("n{index:02}")).collect();
