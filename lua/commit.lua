@@ -50,8 +50,9 @@ local function commit(k, a)
   local settle = read_commit_call(ARGV[a + 1])
   local led, failed = begin(k)
   if not led then return failed end
-  local now, record = led.time, load_reservation(led, settle)
-  if not record then return fault('RESERVATION_NOT_FOUND') end
+  local now = led.time
+  local record, reason = load_reservation(led, settle)
+  if not record then return fault(reason) end
   local claims, plan = record.claims, plan_of(settle.plan, ARGV[a + 2])
 
   local charges

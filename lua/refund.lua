@@ -12,8 +12,8 @@ local function refund(k, a)
   local led, failed = begin(k)
   if not led then return failed end
 
-  local record = recall(led, asked, true)
-  if record == false then return fault('REQUEST_ID_REUSED') end
+  local record, reason = recall(led, asked, true)
+  if record == false then return fault(reason) end
   if record then return tracked(led, record, true) end
 
   local plan = asked.in_force == IN_FORCE and plan_of(asked.plan, ARGV[a + 2]) or nil
@@ -29,8 +29,6 @@ local function refund(k, a)
   -- All checks are done: from here on, writes.
   for i = 1, #claims do
     local claim = claims[i]
-    -- What happened is not undone: a group that counts events keeps its count.
-    if claim.measure == EVENTS then claim.charge = 0 end
     local applied = min(claim.charge, claim.window.used)
     claim.window.used = claim.window.used - applied
     -- What could not be applied.

@@ -83,12 +83,13 @@ local function refund_reservation(k, a)
   if not led then return failed end
   local now = led.time
 
-  local known = recall(led, once, true)
-  if known == false then return fault('REQUEST_ID_REUSED') end
+  local known, reason = recall(led, once, true)
+  if known == false then return fault(reason) end
   if known then return tracked(led, known, true) end
 
-  local record = load_reservation(led, settle)
-  if not record then return fault('RESERVATION_NOT_FOUND') end
+  local record
+  record, reason = load_reservation(led, settle)
+  if not record then return fault(reason) end
   if record.state ~= COMMITTED and record.state ~= COMMITTED_LATE then
     return fault('NOT_COMMITTED', 0, STATE_WORDS[state_of(record, now)])
   end

@@ -10,8 +10,9 @@ local function release(k, a)
   local settle = read_settle_call(ARGV[a + 1])
   local led, failed = begin(k)
   if not led then return failed end
-  local now, record = led.time, load_reservation(led, settle)
-  if not record then return fault('RESERVATION_NOT_FOUND') end
+  local now = led.time
+  local record, reason = load_reservation(led, settle)
+  if not record then return fault(reason) end
 
   local state = state_of(record, now)
   if state == STATE_COMMITTED then return committed_otherwise(record) end

@@ -31,8 +31,8 @@ local function reserve(k, a)
   local led, failed = begin(k)
   if not led then return failed end
 
-  local record = recall(led, asked, false)
-  if record == false then return fault('REQUEST_ID_REUSED') end
+  local record, reason = recall(led, asked, false)
+  if record == false then return fault(reason) end
   if record then return replay(led, record) end
 
   local plan = asked.in_force == IN_FORCE and plan_of(asked.plan, ARGV[a + 2]) or nil

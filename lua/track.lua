@@ -23,8 +23,8 @@ local function track(k, a)
   local led, failed = begin(k)
   if not led then return failed end
 
-  local record = recall(led, asked, true)
-  if record == false then return fault('REQUEST_ID_REUSED') end
+  local record, reason = recall(led, asked, true)
+  if record == false then return fault(reason) end
   if record then return tracked(led, record, true) end
 
   local plan = asked.in_force == IN_FORCE and plan_of(asked.plan, ARGV[a + 2]) or nil
@@ -47,7 +47,6 @@ local function track(k, a)
   for i = 1, #claims do
     local claim = claims[i]
     claim.window.used = claim.window.used + claim.charge
-    claim.committed = 0
   end
   write_tracked(led, asked, plan.digest, claims, asked.replay_ms)
   return answer_assessed({ suffix = asked.suffix, plan = plan.digest }, claims)

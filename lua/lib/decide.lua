@@ -25,10 +25,14 @@ local function assess(led, plan, asked, round_down)
     local has_room = fits(group, quota, charge, window)
     if not has_room then claims.all_fit = false end
     if charge > group.max_units - window.used - window.held then claims.overflow = claims.overflow or group.place end
-    claims[i] = {
-      group = group, place = group.place, window = window, number = window.number, span = span_of(window), charge = charge,
-      measure = measure, quota = quota, own_quota = quotas and quota, fits = has_room,
+    local claim = {
+      place = group.place, window = window, number = window.number, span = span_of(window), charge = charge, quota = quota,
+      fits = has_room, committed = 0,
     }
+    if quotas then claim.own_quota = quota end
+    -- What happened is not undone: a group that counts events keeps its count.
+    if round_down and measure == EVENTS then claim.charge = 0 end
+    claims[i] = claim
   end
   for i = #matches + 1, 4 do claims[i] = nil end
   return claims

@@ -27,21 +27,27 @@ local function committed_unsaid(record, charge)
   return record.state == TRACKED and 0 or charge
 end
 
--- The bytes of the claims, before them those of their spans, and how many spans there are. Nearly always all have the same one.
+-- The bytes of the claims, before them those of their spans, and how many spans there are.
 local function claims_bytes(claims)
-  local spans, known, numbers = {}, {}, { 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0 }
-  local at = 1
-  for i = 1, #claims do
+  local count, first = #claims, claims[1] and claims[1].span
+  local numbers, spans, packed_spans, known, at = { 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0 }, 1, first, nil, 1
+  if count == 0 then return '', 0 end
+  for i = 1, count do
     local claim = claims[i]
-    local span = known[claim.span]
-    if not span then
-      span = #spans + 1
-      spans[span], known[claim.span] = claim.span, span
+    local span = 1
+    -- Nearly always all of them have the same one.
+    if claim.span ~= first then
+      known = known or {}
+      span = known[claim.span]
+      if not span then
+        span, spans, packed_spans = spans + 1, spans + 1, packed_spans .. claim.span
+        known[claim.span] = span
+      end
     end
     numbers[at], numbers[at + 1], numbers[at + 2], numbers[at + 3] = claim.place, claim.number, span, claim.charge
     at = at + CLAIM_WIDTH
   end
-  return concat(spans) .. write_flat(CLAIM_FORMAT, CLAIM_WIDTH, #claims, numbers), #spans
+  return packed_spans .. write_flat(CLAIM_FORMAT, CLAIM_WIDTH, count, numbers), spans
 end
 
 -- One value of each claim.
@@ -51,9 +57,9 @@ local function column_of(claims, format, name)
   return write_flat(format, 1, #claims, values)
 end
 
--- The bytes of a record whose claims are tables.
-local function record_bytes(record)
-  local claims, columns, column_bytes = record.claims, 0, ''
+-- Which columns the claims need, and their bytes.
+local function columns_of(record)
+  local claims, columns, packed = record.claims, 0, ''
   for i = 1, #claims do
     local claim = claims[i]
     if claim.refunded and claim.refunded > 0 then
@@ -62,8 +68,16 @@ local function record_bytes(record)
       columns = WITH_COMMITTED
     end
   end
-  if columns >= WITH_COMMITTED then column_bytes = column_of(claims, AMOUNT_FORMAT, 'committed') end
-  if columns >= WITH_REFUNDED then column_bytes = column_bytes .. column_of(claims, AMOUNT_FORMAT, 'refunded') end
+  if columns >= WITH_COMMITTED then packed = column_of(claims, AMOUNT_FORMAT, 'committed') end
+  if columns >= WITH_REFUNDED then packed = packed .. column_of(claims, AMOUNT_FORMAT, 'refunded') end
+  return columns, packed
+end
+
+-- The bytes of a record whose claims are tables.
+local function record_bytes(record)
+  local claims, columns, column_bytes = record.claims, 0, ''
+  -- What is only held has nothing else to say.
+  if record.state ~= HELD then columns, column_bytes = columns_of(record) end
   if claims[1] and claims[1].own_quota then
     columns, column_bytes = columns + WITH_QUOTAS, column_bytes .. column_of(claims, QUOTA_FORMAT, 'own_quota')
   end
@@ -101,10 +115,11 @@ local function parse_record(packed)
   return record
 end
 
--- The record under this field, unless it is unknown or forgotten.
+-- The record under this field; else nil and the reason: it is unknown or forgotten, or a later version has written it.
 local function load_record(led, field)
   local packed = known_field(led, field)
-  if not packed then return nil end
+  if not packed then return nil, 'RESERVATION_NOT_FOUND' end
+  if byte(packed) ~= FORMAT then return nil, 'FORMAT_UNKNOWN' end
   local record = parse_record(packed)
   local memory = led.memory
   -- ONE-CLOCK: after a wrong clock no deadline that was set before can be trusted. The hold has lapsed when the clock was corrected.
@@ -112,16 +127,16 @@ local function load_record(led, field)
     record.forget = memory.corrected + record.forget - record.deadline
     record.deadline = memory.corrected
   end
-  if led.time >= record.forget then return nil end
+  if led.time >= record.forget then return nil, 'RESERVATION_NOT_FOUND' end
   return record
 end
 
--- The reservation that the call is about, or nil.
+-- The reservation that the call is about; else nil and the reason.
 local function load_reservation(led, settle)
-  local record = load_record(led, settle.field)
-  if not record or record.state == TRACKED then return nil end
+  local record, reason = load_record(led, settle.field)
+  if not record then return nil, reason end
   -- Another one had the same request id before, and is forgotten.
-  if record.suffix ~= settle.suffix or record.plan ~= settle.plan then return nil end
+  if record.state == TRACKED or record.suffix ~= settle.suffix or record.plan ~= settle.plan then return nil, 'RESERVATION_NOT_FOUND' end
   return record
 end
 
@@ -143,11 +158,15 @@ local function end_hold(led, record)
   return remove_deadline(led, record.deadline, record.paged == 1, parts)
 end
 
--- What a request id has done: nil if it is new; false if it came with another body or RPC; else its record.
+-- What a request id has done: nil if it is new; false and the reason if it came with another body or RPC, or a later version has written it;
+-- else its record.
 local function recall(led, once, is_track)
   if once.has_id == 0 then return nil end
-  local record = load_record(led, once.field)
-  if not record then return nil end
-  if (record.state == TRACKED) ~= is_track or record.digest ~= once.digest then return false end
+  local record, reason = load_record(led, once.field)
+  if not record then
+    if reason == 'FORMAT_UNKNOWN' then return false, reason end
+    return nil
+  end
+  if (record.state == TRACKED) ~= is_track or record.digest ~= once.digest then return false, 'REQUEST_ID_REUSED' end
   return record
 end
