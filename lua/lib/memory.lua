@@ -68,7 +68,7 @@ local function know(led, names)
     if led.known[names[i]] == nil then unknown[#unknown + 1] = names[i] end
   end
   local values = NOTHING
-  if unknown[1] and memory and memory.young_expires > led.time then
+  if unknown[1] and memory then
     values = call('HMGET', young_key(led), 'u', unpack(unknown))
     led.undone, led.young_is_there = undone(led, values[1]), values[1] and true
   end
@@ -78,8 +78,7 @@ end
 local function known_field(led, name)
   local value = led.known[name]
   if value ~= nil then return value end
-  local memory = led.memory
-  if memory and memory.young_expires > led.time then
+  if led.memory then
     local values = call('HMGET', young_key(led), 'u', name)
     led.undone, led.young_is_there = undone(led, values[1]), values[1] and true
     note(led, name, values[2])
@@ -91,14 +90,14 @@ end
 
 -- Puts back what a script has left that failed before it wrote the state.
 local function restore(led)
-  local memory = led.memory
-  if not (memory and memory.young_expires > led.time) then return end
+  if not led.memory then return end
   for field, before in pairs(led.undone) do
     if before then call('HSET', young_key(led), field, before) else call('HDEL', young_key(led), field) end
   end
 end
 
--- Sees to it that there is a young memory to write to. A new one is empty, whatever somebody has left under its key.
+-- Sees to it that there is a young memory to write to. Whether it is a new one. All that Redis may still have of one that has expired is
+-- forgotten. Where there was no state, somebody may have left another one's memories.
 local function renew(led)
   local memory, now = led.memory, led.time
   if not memory then
@@ -106,16 +105,13 @@ local function renew(led)
     call('UNLINK', young_key(led), old_key(led))
     led.memory = { sequence = 0, since = now, young_expires = 0, old_expires = 0, epoch = 0, corrected = 0 }
   elseif memory.young_expires <= now then
-    call('UNLINK', young_key(led))
     memory.since, memory.young_expires = now, 0
   elseif memory.old_expires <= now and now >= memory.since + GENERATION then
-    call('UNLINK', old_key(led))
     led.young = 3 - led.young
     memory.since, memory.old_expires, memory.young_expires = now, memory.young_expires, 0
   else
     return false
   end
-  led.young_is_there = false
   return true
 end
 

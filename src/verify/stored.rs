@@ -1,7 +1,7 @@
 //! What is stored, decoded: only the shape is held against what the scripts write; the checks judge the numbers. The formats are those
 //! of `lua/formats.toml`.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt::Display;
 
 use crate::domain::amount::Quantity;

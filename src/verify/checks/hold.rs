@@ -88,17 +88,24 @@ pub fn hold(keys: &UserKeys, moment: &HoldMoment, field: &Field, hold: &HoldEntr
         } else {
             findings.note(&key, format!("{text}; nothing decides by this key, and it expires at {expires_at_ms}"));
         }
+    } else if record.state == RecordState::Tracked && is_of_the_past(head, hold) {
+        // It showed a reservation that had the same request id, and is forgotten.
     } else if let Some(problem) = shown_problem(&record, hold) {
         findings.contradiction(&key, problem);
     }
+}
+
+/// Whether it expires before the user's time, which is ahead of Redis's.
+fn is_of_the_past(head: &Head, hold: &HoldEntry) -> bool {
+    (0..=head.head.time + SLACK_MS).contains(&hold.expires_at_ms)
 }
 
 /// A key without a record: a script failed that made it, its user was deleted, or the record was forgotten. It expires alone.
 fn unknown(key: &str, moment: &HoldMoment, hold: &HoldEntry, findings: &mut Findings) {
     let expires_at_ms = hold.expires_at_ms;
     // A user's clock that is ahead may have forgotten it while Redis's lets the key live.
-    let is_forgotten = moment.head.as_ref().is_some_and(|head| expires_at_ms <= head.head.time + SLACK_MS);
-    if hold.kind == "none" || (expires_at_ms >= 0 && is_forgotten) {
+    let is_forgotten = moment.head.as_ref().is_some_and(|head| is_of_the_past(head, hold));
+    if hold.kind == "none" || is_forgotten {
         return;
     }
     let text = "shows a reservation that nothing is known of";

@@ -161,7 +161,12 @@ impl<'a> Reading<'a> {
                     if let Some(head) = head {
                         self.records[index].insert(field, Fact::of(head, &record));
                     }
-                    record_problems(head, self.state.as_ref(), expires_at_ms, &record)
+                    // The memory of a state that is gone says nothing of the one that is there now.
+                    let (head, state) = match head.filter(|head| head.memory.is_some()) {
+                        Some(head) => (Some(head), self.state.as_ref()),
+                        None => (None, None),
+                    };
+                    record_problems(head, state, expires_at_ms, &record)
                 }
             },
         };
@@ -186,7 +191,7 @@ impl<'a> Reading<'a> {
             facts.iter().filter(|(_, fact)| fact.hold.is_some()).map(|(field, _)| *field).collect();
         if at_once && let Some(state) = &self.state {
             let buckets = merged(&self.generations(), &self.buckets);
-            sums(self.keys.state(), state, &facts, &buckets, &mut self.findings);
+            sums(self.keys.state(), state, self.seen.redis_ms, &facts, &buckets, &mut self.findings);
         }
         let Self { findings, charged, state, .. } = self;
         Judged { findings, live: live.into_iter().collect(), charged, open, state }
@@ -237,12 +242,16 @@ impl<'a> Reading<'a> {
             if self.seen.types[index + 1] != "hash" {
                 continue;
             }
-            let text = "belongs to a user whose state knows of no memory";
+            let (text, expires_at_ms) =
+                ("belongs to a user whose state knows of no memory", self.seen.expiries_ms[index + 1]);
             if self.undos[index].is_some() && !self.has_more[index] {
                 let text = format!("{text}: a script failed before it wrote the state, and nothing of this counts");
                 self.findings.note(&self.names[index + 1], text);
+            } else if expires_at_ms < 0 {
+                self.findings.contradiction(&self.names[index + 1], format!("{text}, and never expires"));
             } else {
-                self.findings.contradiction(&self.names[index + 1], text.to_owned());
+                let text = format!("{text}: its state is gone, nothing of this counts, and it expires at {expires_at_ms}");
+                self.findings.note(&self.names[index + 1], text);
             }
         }
     }
@@ -292,8 +301,20 @@ where
 }
 
 /// NO-LEAK: each deadline of the state holds what the live records with this deadline hold, no more and no less.
-fn sums(key: &str, state: &State, facts: &HashMap<Field, Fact>, buckets: &BTreeMap<i64, Sum>, findings: &mut Findings) {
+///
+/// Once a memory has expired, its records are gone: what is due by then comes back without them.
+fn sums(
+    key: &str,
+    state: &State,
+    redis_ms: i64,
+    facts: &HashMap<Field, Fact>,
+    buckets: &BTreeMap<i64, Sum>,
+    findings: &mut Findings,
+) {
     let time = state.head.head.time;
+    let a_memory_has_expired = state.head.memory.as_ref().is_none_or(|memory| {
+        memory.young_expires <= redis_ms || (1..=redis_ms).contains(&memory.old_expires)
+    });
     let kept: BTreeSet<i64> = state
         .windows()
         .filter(|(_, window, _)| window.schedule.kept > time)
@@ -318,6 +339,9 @@ fn sums(key: &str, state: &State, facts: &HashMap<Field, Fact>, buckets: &BTreeM
             continue;
         }
         let records = expected.remove(&at).unwrap_or_default();
+        if at <= redis_ms && a_memory_has_expired {
+            continue;
+        }
         for difference in differences(&deadline.sum, &records, &kept) {
             findings.contradiction(key, format!("deadline {at} {difference}, as its records say"));
         }
