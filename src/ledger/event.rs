@@ -31,8 +31,7 @@ fn what(plan: Option<&CompiledPlan>, name: &str, event: &Event) -> Vec<u8> {
     let found = || asked.iter().filter_map(|key| Some((key, event.metadata.get(key)?)));
     let mut what = Vec::with_capacity(64);
     write_text(&mut what, name);
-    let count = u32::try_from(found().count()).expect("an event has a few entries");
-    rmp::encode::write_map_len(&mut what, count).expect("memory takes it");
+    write_map_of(&mut what, found().count());
     for (key, value) in found() {
         write_text(&mut what, key);
         write_text(&mut what, value);
@@ -71,12 +70,7 @@ fn quantities(plan: Option<&CompiledPlan>, value_of: impl Fn(&str) -> Option<Val
         let Some(value) = value_of(name) else { continue };
         list.extend(std::iter::repeat_n(FALSE, place - 1 - count));
         match value {
-            Value::Number(quantity) if quantity.micro_part() == 0 => write_number(&mut list, quantity.whole_part()),
-            Value::Number(quantity) => {
-                list.push(0x92);
-                write_number(&mut list, quantity.whole_part());
-                write_number(&mut list, quantity.micro_part().into());
-            }
+            Value::Number(quantity) => write_quantity(&mut list, quantity),
             Value::NoNumber => list.push(0xc3),
         }
         count = place;
@@ -91,11 +85,29 @@ fn quantities(plan: Option<&CompiledPlan>, value_of: impl Fn(&str) -> Option<Val
     list
 }
 
-fn write_number(bytes: &mut Vec<u8>, number: u64) {
+/// Appends a plain integer, or a pair with the millionths.
+pub(super) fn write_quantity(bytes: &mut Vec<u8>, quantity: Quantity) {
+    let micro = quantity.micro_part();
+    if micro > 0 {
+        bytes.push(0x92);
+    }
+    write_number(bytes, quantity.whole_part());
+    if micro > 0 {
+        write_number(bytes, micro.into());
+    }
+}
+
+/// Appends the head of a map of so many entries.
+pub(super) fn write_map_of(bytes: &mut Vec<u8>, count: usize) {
+    let count = u32::try_from(count).expect("an event has a few entries");
+    rmp::encode::write_map_len(bytes, count).expect("memory takes it");
+}
+
+pub(super) fn write_number(bytes: &mut Vec<u8>, number: u64) {
     rmp::encode::write_uint(bytes, number).expect("memory takes it");
 }
 
-fn write_text(bytes: &mut Vec<u8>, text: &str) {
+pub(super) fn write_text(bytes: &mut Vec<u8>, text: &str) {
     rmp::encode::write_str(bytes, text).expect("memory takes it");
 }
 
