@@ -96,8 +96,8 @@ local function restore(led)
   end
 end
 
--- Sees to it that there is a young memory to write to. Whether it is a new one. All that Redis may still have of one that has expired is
--- forgotten. Where there was no state, somebody may have left another one's memories.
+-- Sees to it that there is a young memory to write to. Whether it is a new one. All that Redis may still have of a young one that has
+-- expired is forgotten. Where there was no state, somebody may have left another one's memories.
 local function renew(led)
   local memory, now = led.memory, led.time
   if not memory then
@@ -107,6 +107,8 @@ local function renew(led)
   elseif memory.young_expires <= now then
     memory.since, memory.young_expires = now, 0
   elseif memory.old_expires <= now and now >= memory.since + GENERATION then
+    -- Nothing of it may go before what the other one says of the same field.
+    call('UNLINK', old_key(led))
     led.young = 3 - led.young
     memory.since, memory.old_expires, memory.young_expires = now, memory.young_expires, 0
   else
