@@ -91,7 +91,7 @@ async fn reserve(
             // As long as a UUID.
             let id = RequestId::parse(&format!("request-{number:028}"))?;
             let held = meter.reserve(user, &event(), Duration::from_secs(3600), id.as_ref()).await?;
-            let (id, _) = held.hold.context("there is room")?;
+            let id = held.hold.context("there is room")?.id;
             if settle {
                 meter.commit(&id, None).await?;
             }
