@@ -15,6 +15,7 @@ mod example;
 mod formats;
 mod functions;
 mod guarantees;
+mod half_way;
 mod image;
 mod layout;
 mod logs;
