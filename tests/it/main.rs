@@ -19,6 +19,7 @@ mod image;
 mod layout;
 mod logs;
 mod manifests;
+mod memory;
 mod observability;
 mod plans;
 mod process;
