@@ -5,6 +5,7 @@ mod scenario;
 mod support;
 
 mod alerts;
+mod archive;
 mod batch;
 mod clock;
 mod cluster;

@@ -182,7 +182,10 @@ async fn what_is_wrong_with_a_state_is_found() {
         ),
         (
             "redis.call('DEL', state)",
-            &["1: note: belongs to a user whose state knows of no memory", "h: note: shows a reservation that nothing is known of"],
+            &[
+                "1: note: belongs to a user whose state knows of no memory",
+                "h: note: shows a reservation that nothing is known of",
+            ],
         ),
         (
             "redis.call('DEL', state) redis.call('HSET', state, 'a', 'b')",
