@@ -5,6 +5,7 @@ mod scenario;
 mod support;
 
 mod alerts;
+mod archive;
 mod batch;
 mod clock;
 mod cluster;
@@ -20,6 +21,7 @@ mod image;
 mod layout;
 mod logs;
 mod manifests;
+mod memory;
 mod observability;
 mod plans;
 mod process;
