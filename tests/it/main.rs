@@ -12,6 +12,7 @@ mod cluster;
 mod config;
 mod contract;
 mod counts;
+mod deadlines;
 mod example;
 mod formats;
 mod functions;
