@@ -82,7 +82,7 @@ async fn holds_in_pages_come_back_each_at_its_deadline() {
                     settled += 1;
                 }
                 8 => {
-                    let by = if random.u32(0..6) == 0 { 20_000 } else { random.u64(1..600) };
+                    let by = if !is_filling { 20_000 } else { random.u64(1..600) };
                     now = step_clock(&user, Step::By(Duration::from_millis(by))).await;
                     let before = live.len();
                     live.retain(|held| held.deadline_ms > now);
