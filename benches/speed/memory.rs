@@ -91,7 +91,7 @@ async fn reserve(
             // As long as a UUID.
             let id = RequestId::parse(&format!("request-{number:028}"))?;
             let held = meter.reserve(user, &event(), Duration::from_secs(3600), id.as_ref()).await?;
-            let (id, _) = held.hold.context("there is room")?;
+            let id = held.hold.context("there is room")?.id;
             if settle {
                 meter.commit(&id, None).await?;
             }
@@ -116,8 +116,12 @@ async fn by_kind(store: &Store, name: &str, users: usize, results: &mut Results)
             }
             let sizes: Vec<Option<u64>> = pipeline.query_async(&mut connection).await?;
             for (key, size) in keys.iter().zip(sizes) {
-                let what = key.split_once("}:").map_or("other", |(_, what)| what);
-                let kind = what.split(':').next().unwrap_or(what);
+                let kind = match key.split_once("}:u") {
+                    Some((_, "")) => "state",
+                    Some((_, what)) if what.starts_with(":h:") => "hold",
+                    Some(_) => "memory",
+                    None => "other",
+                };
                 *sums.entry(kind.to_owned()).or_default() += size.unwrap_or(0) as f64;
             }
         }

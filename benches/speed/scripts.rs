@@ -201,7 +201,7 @@ impl Scene {
             }
             Work::Replay => {
                 let hold = meter.reserve(user, event, MINUTE, Some(&id())).await?.hold;
-                ensure!(hold.is_some_and(|(_, hold)| hold.replayed), "it was asked before");
+                ensure!(hold.is_some_and(|hold| hold.replayed), "it was asked before");
             }
             Work::ReserveRelease => {
                 let id = reserved(meter.reserve(user, event, MINUTE, Some(&id())).await?)?;
@@ -247,7 +247,7 @@ fn request_id(kind: &str, run: usize, index: usize) -> RequestId {
 /// The reservation of a Reserve that was allowed.
 fn reserved(answer: tollgate::meter::Reserved) -> Result<ReservationId> {
     let denied = answer.decision.denied;
-    Ok(answer.hold.with_context(|| format!("a Reserve of {EVENT} was denied: {denied:?}"))?.0)
+    Ok(answer.hold.with_context(|| format!("a Reserve of {EVENT} was denied: {denied:?}"))?.id)
 }
 
 fn actual() -> Actual {

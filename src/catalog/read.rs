@@ -9,7 +9,7 @@ use std::collections::HashSet;
 use jiff::tz::TimeZoneDatabase;
 
 use crate::domain::amount::{Quantity, Unit};
-use crate::domain::plan::{Anchor, Catalog, LimitGroup, OnPlanChange, Period, Plan, Quota};
+use crate::domain::plan::{Anchor, Catalog, LimitGroup, OnPlanChange, Period, Plan, Quota, measured_names};
 
 use self::walk::{Fields, join};
 use super::warnings::{FreePass, free_passes};
@@ -19,6 +19,8 @@ use super::{Problem, Problems};
 
 const MAX_PLANS: usize = 1000;
 const MAX_GROUPS: usize = 1000;
+/// What an event carries for the scripts is as long as the list of these names at most.
+const MAX_NAMES: usize = 10_000;
 const MAX_THRESHOLDS: usize = 100;
 /// An unknown default is answered with the plans that there are: with this many of them.
 const MAX_LISTED: usize = 20;
@@ -122,6 +124,10 @@ impl Reader<'_> {
             self.groups(node, &path, &defaults)
         });
         let groups = groups?;
+        if measured_names(&groups).len() > MAX_NAMES {
+            let message = format!("measures more than {MAX_NAMES} names in all; keep at most so many");
+            self.report(node.line, path, message);
+        }
         self.warn_of_free_passes(&groups, &fields);
         Some(Plan { id: id.to_owned(), name, on_plan_change, timezone, zone: zone.ok()?, groups })
     }

@@ -144,7 +144,8 @@ impl Ledger {
     pub(super) async fn ensure_archived(&self, plan: &Arc<CompiledPlan>, kept: Duration) -> Result<(), Fault> {
         let now = now();
         if !is_within(&plan.archived.done, FRESH, now) {
-            return self.archive(plan, kept).await;
+            // On the heap, as nearly all calls have no need of it.
+            return Box::pin(self.archive(plan, kept)).await;
         }
         if !is_within(&plan.archived.done, AGING, now) {
             self.archive_soon([Arc::clone(plan)], kept);
@@ -163,9 +164,13 @@ impl Ledger {
 
     /// The plan of this digest; `None` if it is neither in a catalog nor in the archive, or the archive does not answer.
     pub(super) async fn plan_by(&self, digest: &PlanDigest) -> Option<Arc<CompiledPlan>> {
-        if let Some(known) = self.archive.known(digest) {
-            return Some(known);
+        match self.archive.known(digest) {
+            Some(known) => Some(known),
+            None => Box::pin(self.fetch(digest)).await,
         }
+    }
+
+    async fn fetch(&self, digest: &PlanDigest) -> Option<Arc<CompiledPlan>> {
         let mut get = redis::cmd("GET");
         get.arg(keys::plan(digest));
         let found = match self.connections.command(&nobody(), &get, false).await {

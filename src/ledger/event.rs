@@ -31,8 +31,7 @@ fn what(plan: Option<&CompiledPlan>, name: &str, event: &Event) -> Vec<u8> {
     let found = || asked.iter().filter_map(|key| Some((key, event.metadata.get(key)?)));
     let mut what = Vec::with_capacity(64);
     write_text(&mut what, name);
-    let count = u32::try_from(found().count()).expect("an event has a few entries");
-    rmp::encode::write_map_len(&mut what, count).expect("memory takes it");
+    write_map_of(&mut what, found().count());
     for (key, value) in found() {
         write_text(&mut what, key);
         write_text(&mut what, value);
@@ -71,12 +70,7 @@ fn quantities(plan: Option<&CompiledPlan>, value_of: impl Fn(&str) -> Option<Val
         let Some(value) = value_of(name) else { continue };
         list.extend(std::iter::repeat_n(FALSE, place - 1 - count));
         match value {
-            Value::Number(quantity) if quantity.micro_part() == 0 => write_number(&mut list, quantity.whole_part()),
-            Value::Number(quantity) => {
-                list.push(0x92);
-                write_number(&mut list, quantity.whole_part());
-                write_number(&mut list, quantity.micro_part().into());
-            }
+            Value::Number(quantity) => write_quantity(&mut list, quantity),
             Value::NoNumber => list.push(0xc3),
         }
         count = place;
@@ -91,11 +85,29 @@ fn quantities(plan: Option<&CompiledPlan>, value_of: impl Fn(&str) -> Option<Val
     list
 }
 
-fn write_number(bytes: &mut Vec<u8>, number: u64) {
+/// Appends a plain integer, or a pair with the millionths.
+pub(super) fn write_quantity(bytes: &mut Vec<u8>, quantity: Quantity) {
+    let micro = quantity.micro_part();
+    if micro > 0 {
+        bytes.push(0x92);
+    }
+    write_number(bytes, quantity.whole_part());
+    if micro > 0 {
+        write_number(bytes, micro.into());
+    }
+}
+
+/// Appends the head of a map of so many entries.
+pub(super) fn write_map_of(bytes: &mut Vec<u8>, count: usize) {
+    let count = u32::try_from(count).expect("an event has a few entries");
+    rmp::encode::write_map_len(bytes, count).expect("memory takes it");
+}
+
+pub(super) fn write_number(bytes: &mut Vec<u8>, number: u64) {
     rmp::encode::write_uint(bytes, number).expect("memory takes it");
 }
 
-fn write_text(bytes: &mut Vec<u8>, text: &str) {
+pub(super) fn write_text(bytes: &mut Vec<u8>, text: &str) {
     rmp::encode::write_str(bytes, text).expect("memory takes it");
 }
 
@@ -183,6 +195,29 @@ mod tests {
         assert_eq!(used(actual(Some("2"), &[("in", "0"), ("other", "1")])), json!([0, 2]));
         assert_eq!(used(actual(Some("2"), &[("quantity", "3")])), json!([false, 3]));
         assert_eq!(super::used(None, &actual(Some("2"), &[])), b"\x90");
+    }
+
+    #[test]
+    fn the_largest_plan_leaves_room_for_every_event() {
+        // So many names as a catalog may measure in one plan; one more is refused.
+        let catalog = |count: usize| {
+            let terms = |rule: &[String]| format!("{{ event: e, measure: {{ {} }} }}", rule.join(", "));
+            let names: Vec<_> = (0..count).map(|index| format!("n{index:05}: 1")).collect();
+            let rules: Vec<_> = names.chunks(16).map(terms).collect();
+            let group = |(index, rules): (usize, &[String])| {
+                format!("{{ id: g{index}, unit: tokens, period: daily, quota: 1, match: [ {} ] }}", rules.join(", "))
+            };
+            let groups: Vec<_> = rules.chunks(100).enumerate().map(group).collect();
+            parse(&format!("plans: {{ p: {{ limit_groups: [ {} ] }} }}", groups.join(", ")), jiff::tz::db())
+        };
+        let plan = CompiledPlan::of(&catalog(10_000).unwrap().plans()[0]);
+        let last: Vec<_> = (9_984..10_000).map(|index| format!("n{index:05}")).collect();
+        let largest: Vec<_> = last.iter().map(|name| (name.as_str(), "7999999999.999999")).collect();
+        let mut bytes = Vec::new();
+        priced(Some(&plan), "e", &event(None, &largest, &[])).write(&mut bytes);
+        assert!((10_000..1 << 16).contains(&bytes.len()), "{} bytes", bytes.len());
+        let told = catalog(10_001).unwrap_err().to_string();
+        assert_eq!(told, "line 1, plans.p: measures more than 10000 names in all; keep at most so many");
     }
 
     #[test]

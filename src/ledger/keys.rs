@@ -74,7 +74,7 @@ pub fn kind(key: &[u8]) -> KeyKind {
 }
 
 /// Follows a user's state in the keys of the memories.
-const OF_MEMORIES: [&str; 2] = [":1", ":2"];
+pub(super) const OF_MEMORIES: [&str; 2] = [":1", ":2"];
 
 /// Appends the key of the owner's state.
 pub(super) fn push_state(key: &mut Vec<u8>, owner: &Owner) {
@@ -83,15 +83,14 @@ pub(super) fn push_state(key: &mut Vec<u8>, owner: &Owner) {
     }
 }
 
-/// Appends the key of one of the owner's memories, 1 or 2.
-pub(super) fn push_memory(key: &mut Vec<u8>, owner: &Owner, number: usize) {
-    push_state(key, owner);
-    key.extend_from_slice(OF_MEMORIES[number - 1].as_bytes());
-}
-
 /// Appends the key that shows a hold.
 pub(super) fn push_hold(key: &mut Vec<u8>, owner: &Owner, field: &Field) {
     push_state(key, owner);
+    push_hold_of_state(key, field);
+}
+
+/// Appends what follows a user's state in the key that shows a hold.
+pub(super) fn push_hold_of_state(key: &mut Vec<u8>, field: &Field) {
     key.extend_from_slice(OF_HOLD.as_bytes());
     key.extend_from_slice(base64url(field).as_bytes());
 }

@@ -22,9 +22,13 @@ impl Message {
     /// About an owner: with the keys that every script takes.
     pub(super) fn about(owner: &Owner, bytes: usize) -> Self {
         let mut message = Self::with_capacity(bytes + 4 * (owner.tag().len() + 48));
-        message.key(|bytes| keys::push_state(bytes, owner));
-        for number in [1, 2] {
-            message.key(|bytes| keys::push_memory(bytes, owner, number));
+        message.key(|key| keys::push_state(key, owner));
+        let state = message.bytes.len();
+        for memory in keys::OF_MEMORIES {
+            message.key(|keys| {
+                keys.extend_from_within(..state);
+                keys.extend_from_slice(memory.as_bytes());
+            });
         }
         message
     }
@@ -32,7 +36,11 @@ impl Message {
     /// About a reservation: with the key that shows its hold as well.
     pub(super) fn about_hold(owner: &Owner, field: &Field, bytes: usize) -> Self {
         let mut message = Self::about(owner, bytes);
-        message.key(|bytes| keys::push_hold(bytes, owner, field));
+        let state = message.ends[0];
+        message.key(|keys| {
+            keys.extend_from_within(..state);
+            keys::push_hold_of_state(keys, field);
+        });
         message
     }
 

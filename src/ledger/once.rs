@@ -1,10 +1,8 @@
 //! What makes the retry of a call recognisable (ONCE).
 
-use std::collections::BTreeMap;
-
-use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 
+use super::event::{write_map_of, write_number, write_quantity, write_text};
 use super::formats;
 use crate::domain::amount::Quantity;
 use crate::domain::event::{Event, QUANTITY};
@@ -25,7 +23,10 @@ impl Once {
     /// Of a Reserve.
     #[must_use]
     pub fn reserve(request_id: Option<&RequestId>, event: &Event, ttl_ms: i64) -> Self {
-        Self::of(request_id, || ("reserve", identity(event), ttl_ms))
+        Self::of(request_id, event, |request| {
+            write_text(request, "reserve");
+            write_number(request, u64::try_from(ttl_ms).unwrap_or_default());
+        })
     }
 
     /// Of a Track.
@@ -36,11 +37,20 @@ impl Once {
         enforce: bool,
         reservation: Option<&ReservationId>,
     ) -> Self {
-        Self::of(request_id, || ("track", identity(event), enforce, reservation.map(ToString::to_string)))
+        Self::of(request_id, event, |request| {
+            write_text(request, if enforce { "track enforced" } else { "track" });
+            write_text(request, &reservation.map(ToString::to_string).unwrap_or_default());
+        })
     }
 
-    fn of<T: Serialize>(request_id: Option<&RequestId>, request: impl FnOnce() -> T) -> Self {
-        let digest = request_id.map(|_| digest(&request()));
+    /// Of a call about an event, which says other things besides.
+    fn of(request_id: Option<&RequestId>, event: &Event, others: impl FnOnce(&mut Vec<u8>)) -> Self {
+        let digest = request_id.map(|_| {
+            let mut request = Vec::with_capacity(512);
+            others(&mut request);
+            write_identity(&mut request, event);
+            beginning(&Sha256::digest(&request))
+        });
         Self { field: field_of(request_id), digest, suffix: random() }
     }
 
@@ -51,22 +61,30 @@ impl Once {
     }
 }
 
-/// The beginning of the SHA-256 of a request as it was parsed, defaults filled, maps sorted.
-fn digest(request: &impl Serialize) -> [u8; 8] {
-    let mut packed = Vec::with_capacity(512);
-    rmp_serde::encode::write(&mut packed, request).expect("numbers and text can be encoded");
-    beginning(&Sha256::digest(&packed))
-}
-
-/// Metadata, name, quantity and quantities.
-type Identity<'a> = (&'a BTreeMap<String, String>, &'a str, Option<Quantity>, &'a BTreeMap<String, Quantity>);
-
-/// What tells an event from another one under the same request id. An event without any number is the same as one with quantity 1.
-fn identity(event: &Event) -> Identity<'_> {
+/// What tells an event from another one under the same request id: all of it as it was parsed, maps sorted, in MessagePack. An event
+/// without any number is the same as one with quantity 1.
+fn write_identity(request: &mut Vec<u8>, event: &Event) {
     let Event { name, quantity, quantities, metadata } = event;
+    write_text(request, name.as_str());
     let unsaid = quantities.is_empty() && !metadata.contains_key(QUANTITY);
-    (metadata, name.as_str(), quantity.or_else(|| unsaid.then_some(Quantity::ONE)), quantities)
+    match quantity.or_else(|| unsaid.then_some(Quantity::ONE)) {
+        Some(quantity) => write_quantity(request, quantity),
+        None => request.push(NIL),
+    }
+    write_map_of(request, quantities.len());
+    for (name, quantity) in quantities {
+        write_text(request, name);
+        write_quantity(request, *quantity);
+    }
+    write_map_of(request, metadata.len());
+    for (key, value) in metadata {
+        write_text(request, key);
+        write_text(request, value);
+    }
 }
+
+/// Nothing, in MessagePack.
+const NIL: u8 = 0xc0;
 
 #[cfg(test)]
 mod tests {

@@ -29,7 +29,7 @@ async fn time_follows_redis_again_after_its_clock_was_far_ahead() {
         clock u 2031-01-15T12:00:32Z
         reserve u x 2 => allowed
         # Settled late, and nothing is given back twice.
-        commit A => late COMMITTED month.used=2 minute.used=2 minute.held=2
+        commit A => late COMMITTED month.used=2 minute.closed
         commit B 3 => late COMMITTED month.used=4 month.start=2031-02-01T00:00:00Z
         clock u 2031-01-15T12:01:00Z
         track u x 1 => minute.used=1 month.used=3

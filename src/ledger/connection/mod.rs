@@ -287,7 +287,8 @@ impl Connections {
         let (started, mut span) = (Instant::now(), trace::script(script.name, || self.address()));
         let answer = match &self.to {
             To::Node(node) if node.batches() && script.batches => node.call(hash(owner), script, message).await,
-            _ => self.evaluate_alone(script, owner, &message).await.map_err(Arc::new),
+            // On the heap, so that the other way, which is the usual one, does not carry its room.
+            _ => Box::pin(self.evaluate_alone(script, owner, &message)).await.map_err(Arc::new),
         };
         script.duration.observe(started.elapsed().as_secs_f64());
         answer.map_err(|error| {

@@ -250,7 +250,8 @@ impl<'a> Reading<'a> {
             } else if expires_at_ms < 0 {
                 self.findings.contradiction(&self.names[index + 1], format!("{text}, and never expires"));
             } else {
-                let text = format!("{text}: its state is gone, nothing of this counts, and it expires at {expires_at_ms}");
+                let text =
+                    format!("{text}: its state is gone, nothing of this counts, and it expires at {expires_at_ms}");
                 self.findings.note(&self.names[index + 1], text);
             }
         }
@@ -314,9 +315,11 @@ fn sums(
     findings: &mut Findings,
 ) {
     let time = state.head.head.time;
-    let a_memory_has_expired = state.head.memory.as_ref().is_none_or(|memory| {
-        memory.young_expires <= redis_ms || (1..=redis_ms).contains(&memory.old_expires)
-    });
+    let a_memory_has_expired = state
+        .head
+        .memory
+        .as_ref()
+        .is_none_or(|memory| memory.young_expires <= redis_ms || (1..=redis_ms).contains(&memory.old_expires));
     let kept: BTreeSet<i64> = state
         .windows()
         .filter(|(_, window, _)| window.schedule.kept > time)

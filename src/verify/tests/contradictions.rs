@@ -63,8 +63,8 @@ fn what_is_wrong_with_a_state_is_found() {
             |world| world.types[0] = "list",
             &[
                 "is a list, and not a string",
-                ":1: belongs to a user whose",
-                ":2: belongs",
+                ":1: note: belongs to a user whose",
+                ":2: note: belongs",
                 "note: shows a reservation that nothing",
             ],
         ),

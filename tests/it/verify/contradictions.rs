@@ -182,13 +182,16 @@ async fn what_is_wrong_with_a_state_is_found() {
         ),
         (
             "redis.call('DEL', state)",
-            &["1: whose state knows of no memory", "h: note: shows a reservation that nothing is known of"],
+            &[
+                "1: note: belongs to a user whose state knows of no memory",
+                "h: note: shows a reservation that nothing is known of",
+            ],
         ),
         (
             "redis.call('DEL', state) redis.call('HSET', state, 'a', 'b')",
             &[
                 "state: is a hash, and not a string",
-                "1: whose state knows of no memory",
+                "1: note: belongs to a user whose state knows of no memory",
                 "h: note: shows a reservation that nothing is known of",
             ],
         ),
@@ -237,7 +240,7 @@ async fn what_is_wrong_with_a_memory_is_found() {
         (
             "redis.call('DEL', memory)",
             &[
-                "1: is gone, but the state says that it expires at ",
+                "1: note: is gone, but the state says that it expires at ",
                 "state: has more: ",
                 "h: note: shows a reservation that nothing is known of",
             ],
