@@ -3,6 +3,7 @@
 use tollgate::domain::answer::Reason;
 use tollgate::domain::fault::Fault;
 use tollgate::domain::id::{ReservationId, field_of, random};
+use tollgate::domain::subscription::Subscription;
 use tollgate::ledger::{Apply, Ledger, PutCall};
 
 use super::user::{DAY, MINUTE, START, TTL, User, event, group, held, made, request, subscription, used};
@@ -28,6 +29,13 @@ pub async fn replaced(ledger: &Ledger) -> bool {
     right &= ledger.put_subscription(&user.owner, &call).await.is_err();
     let stored = ledger.subscription(&user.owner).await;
     right &= stored.is_ok_and(|stored| stored.subscription == Some(subscription(4)) && stored.plan == "p");
+    // Of one that has ended, the state says so.
+    let Ok(before) = ledger.subscription(&user.owner).await else { return false };
+    let fallen_to = Some("q".to_owned());
+    let fallen = Subscription { end_ms: Some(START - 1), fallen_to, ..subscription(6) };
+    let call = PutCall { before: &before, wanted: &fallen, steps: &[] };
+    right &= ledger.put_subscription(&user.owner, &call).await.is_ok();
+    right &= ledger.subscription(&user.owner).await.is_ok_and(|stored| stored.subscription == Some(fallen));
     user.delete().await;
     right
 }

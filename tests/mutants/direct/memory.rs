@@ -156,6 +156,9 @@ pub async fn lapsed(ledger: &Ledger) -> bool {
     let script = &ledger.scripts().track;
     right &= raw::told(script, &[call(&one), call(&other)]).await == Some((3, 0));
     right &= raw::told(script, &[call(&one), call(&other)]).await == Some((0, 0));
+    // And a corrected clock, where nothing has lapsed.
+    one.step(-HOUR).await;
+    right &= raw::told(script, &[call(&one), call(&other)]).await == Some((0, 1));
     for user in [one, other] {
         user.delete().await;
     }

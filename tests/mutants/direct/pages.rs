@@ -192,7 +192,7 @@ pub async fn at_random(ledger: &Ledger) -> bool {
     let mut right = true;
     // All windows are opened in the order of the groups.
     right &= world.reserve(&event("e", &[]), 1, 60_000).await;
-    for turn in 0..90 {
+    for turn in 0..60 {
         let amount = 1 + world.random(3);
         let quantity = amount.to_string();
         let name = if world.random(3) == 0 { "f" } else { "e" };
@@ -225,6 +225,76 @@ pub async fn at_random(ledger: &Ledger) -> bool {
     }
     world.step(100_000).await;
     right = right && world.live.is_empty() && world.is_told().await;
+    world.user.delete().await;
+    right
+}
+
+/// The edges of pages: the last deadline of one, the first one of the next, and one that stands in the state at the end of a page.
+pub async fn at_edges(ledger: &Ledger) -> bool {
+    let mut world = world(ledger, 1).await;
+    let e = event("e", &[]);
+    let mut right = true;
+    // Nine deadlines are more than the state takes.
+    for place in 0..9 {
+        right &= world.reserve(&e, 1, 100_000 + 100 * place).await;
+    }
+    right &= world.live.iter().all(|hold| !hold.is_paged);
+    // Of the second page, twice; its last one; the first one of the next; one of a later page; of one that has an entry; and of the page
+    // after all of these.
+    for ttl_ms in [20_000, 20_000, 25_600, 25_700, 40_000, 100_100, 100_900, 102_400] {
+        right &= world.reserve(&e, 1, ttl_ms).await && world.is_stored().await && world.is_told().await;
+    }
+    right &= world.live.iter().filter(|hold| hold.is_paged).count() == 7;
+    // There is room again: at the end of a page there may be a deadline by itself, which stands before it.
+    for place in [2, 2, 2, 2, 2] {
+        right &= world.settle(place, true).await;
+    }
+    for _ in 0..2 {
+        right &= world.reserve(&e, 1, 102_400).await && world.is_stored().await;
+    }
+    right &= world.live.iter().rev().take(2).all(|hold| !hold.is_paged);
+    let last = world.live.len() - 1;
+    right &= world.settle(last, false).await && world.is_stored().await;
+    // Time goes on by less than a deadline, and to the millisecond.
+    let mut steps = vec![19_999, 20_000, 20_001, 20_099, 20_100, 25_599, 25_600, 25_650, 25_699, 25_700, 38_401];
+    steps.extend([99_950, 100_000, 100_850, 100_901, 102_399, 102_400]);
+    for now in steps {
+        world.step(now - world.now).await;
+        right = right && world.is_told().await;
+        // What is written now ends long after all of that.
+        right = right && world.reserve(&e, 1, 200_000).await && world.is_stored().await && world.is_told().await;
+    }
+    world.user.delete().await;
+    right
+}
+
+/// A page whose deadlines somebody has deleted comes back as a whole, at its end, and what is settled of it before.
+pub async fn without_buckets(ledger: &Ledger) -> bool {
+    let mut world = world(ledger, 1).await;
+    let e = event("e", &[]);
+    let mut right = true;
+    for place in 0..9 {
+        right &= world.reserve(&e, 1, 100_000 + 100 * place).await;
+    }
+    for ttl_ms in [20_000, 20_000, 21_000] {
+        right &= world.reserve(&e, 1, ttl_ms).await;
+    }
+    for name in world.user.memory(1).await.into_keys().filter(|name| name.len() == 7) {
+        world.user.forget_field(1, &name).await;
+    }
+    // The next time is the end of the page.
+    let rest = event("rest", &[("quantity", "1000")]);
+    right &= world.user.can_use(&rest).await.is_ok_and(|decision| decision.retry_after_ms == Some(25_600));
+    right &= world.settle(9, false).await;
+    let held = async |live| world.user.standing().await == Some((0, live));
+    right &= held(11).await;
+    let buckets = world.user.memory(1).await.into_iter().filter(|(name, _)| name.len() == 7);
+    right &=
+        buckets.map(|(_, value)| formats::Bucket::read(&mut Reader(&value)).map(|bucket| bucket.holds)).eq([Ok(0)]);
+    for (now, live) in [(20_000, 11), (25_599, 11), (25_600, 9), (100_000, 8)] {
+        world.user.step(now).await;
+        right &= held(live).await;
+    }
     world.user.delete().await;
     right
 }

@@ -21,9 +21,6 @@ pub struct Call {
 /// The answer of a script to these calls in one, or its error.
 pub async fn answer(script: &Script, calls: &[Call]) -> Result<Value, String> {
     let mut redis = redis().await;
-    let mut load = redis::cmd("SCRIPT");
-    load.arg("LOAD").arg(&script.body);
-    let () = load.query_async(&mut redis).await.map_err(|error| error.to_string())?;
     let mut command = redis::cmd("EVALSHA");
     command.arg(&script.sha1).arg(calls.iter().map(|call| call.keys.len()).sum::<usize>());
     for call in calls {
@@ -32,6 +29,14 @@ pub async fn answer(script: &Script, calls: &[Call]) -> Result<Value, String> {
     for call in calls {
         command.arg(&call.args);
     }
+    let answer = command.query_async(&mut redis).await;
+    let is_new = answer.as_ref().is_err_and(|error: &redis::RedisError| error.code() == Some("NOSCRIPT"));
+    if !is_new {
+        return answer.map_err(|error| error.to_string());
+    }
+    let mut load = redis::cmd("SCRIPT");
+    load.arg("LOAD").arg(&script.body);
+    let () = load.query_async(&mut redis).await.map_err(|error| error.to_string())?;
     command.query_async(&mut redis).await.map_err(|error| error.to_string())
 }
 

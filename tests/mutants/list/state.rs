@@ -235,7 +235,6 @@ pub const PLANS: &[Mutant] = &[
     ("lib/subscription", "elseif window and change == 'reset' then", "elseif window then"),
     ("lib/subscription", "  arrange(led, plan, basis.arrangement, basis.frames)\n", ""),
     ("lib/subscription", "led.plan, led.windows_before = plan.id, nil", "led.plan = plan.id"),
-    ("lib/subscription", "led.plan, led.windows_before = plan.id, nil", "led.windows_before = nil"),
     (
         "lib/subscription",
         "for _, key in ipairs({ young_key(led), old_key(led) }) do",
@@ -298,7 +297,6 @@ pub const PLANS: &[Mutant] = &[
 /// The clock, the counters, and when the state expires.
 pub const STATE: &[Mutant] = &[
     ("lib/base", "clock[1] * 1000 + floor(clock[2] / 1000)", "clock[1] * 1000"),
-    ("lib/base", "local MOST_AT_ONCE = 2000", "local MOST_AT_ONCE = 20000"),
     ("lib/base", "some[j] end", "some[1] end"),
     (
         "lib/base",
@@ -344,11 +342,6 @@ pub const STATE: &[Mutant] = &[
     (
         "lib/save",
         "last = max(last, led.memory.young_expires, led.memory.old_expires)",
-        "last = max(last, led.memory.young_expires)",
-    ),
-    (
-        "lib/save",
-        "last = max(last, led.memory.young_expires, led.memory.old_expires)",
         "last = max(last, led.memory.old_expires)",
     ),
     (
@@ -359,7 +352,6 @@ pub const STATE: &[Mutant] = &[
     ("lib/save", "max(last, now) + SLACK", "last + SLACK"),
     ("lib/save", "max(last, now) + SLACK", "max(last, now)"),
     ("lib/save", "if expires == 0 and not led.last_kept then return 0 end", ""),
-    ("lib/save", "if expires == 0 and not led.last_kept then return 0 end", "if expires == 0 then return 0 end"),
     (
         "lib/save",
         "if expires == 0 or expires == NEVER or expires < least then",
@@ -374,7 +366,6 @@ pub const STATE: &[Mutant] = &[
     ("lib/save", "if led.windows then fold(led) else put_counters(led) end", "if led.windows then fold(led) end"),
     ("lib/save", "led.expires, led.deadlines = expires, #deadlines", "led.deadlines = #deadlines"),
     ("lib/save", "if expires == led.stored_expires then", "if led.stored_expires then"),
-    ("lib/save", "if expires == led.stored_expires then", "if false then"),
     ("lib/save", "call('SET', led.key, packed, 'KEEPTTL')", "call('SET', led.key, packed)"),
     (
         "lib/save",

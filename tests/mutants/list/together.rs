@@ -32,7 +32,6 @@ pub const TOGETHER: &[Mutant] = &[
         "if not ran then answer = fault('SCRIPT_ERROR', 0, type(answer) == 'table' and answer.err or tostring(answer)) end",
         "if not ran then return { fault('SCRIPT_ERROR', 0, '') } end",
     ),
-    ("lib/each", "type(answer) == 'table' and answer.err or tostring(answer)", "tostring(answer)"),
     ("lib/each", "answers[i + 1] = answer", "answers[calls - i] = answer"),
     ("lib/each", "answers[i + 1] = answer", "answers[i + 1] = answer\n      if not ran then break end"),
     ("lib/each", "for i = 0, calls - 1 do", "for i = 0, calls - 2 do"),

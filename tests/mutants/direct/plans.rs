@@ -1,0 +1,137 @@
+//! What plans and subscriptions do that few of the model's cases show.
+
+use std::collections::BTreeMap;
+
+use tollgate::catalog;
+use tollgate::domain::amount::Quantity;
+use tollgate::domain::plan::Quota;
+use tollgate::domain::subscription::{QuotaOverride, Subscription};
+use tollgate::ledger::packed::Reader;
+use tollgate::ledger::{Apply, Frames, InForce, Ledger, PutCall, formats};
+
+use super::raw;
+use super::stored::Stored;
+use super::user::{MINUTE, START, User, event, group, held, made, subscription, used};
+
+/// A plan `q`.
+fn other_plan(ledger: &Ledger, change: &str, groups: &str) -> InForce {
+    let text = format!("plans: {{ q: {{ on_plan_change: {change}, limit_groups: [{groups}] }} }}");
+    let catalog = catalog::parse(&text, jiff::tz::db()).unwrap_or_else(|problems| panic!("{problems}"));
+    let frames = Frames::of(&catalog.plans()[0], None, &BTreeMap::new(), START).expect("the time has a calendar");
+    InForce::Plan { plan: ledger.compile(&catalog).swap_remove(0), frames }
+}
+
+/// A user whose subscription of `p` ends a second after the start, and one event.
+async fn ending(ledger: &Ledger) -> Option<User<'_>> {
+    let mut user = User::on(ledger, &group("yearly")).await;
+    user.track("").await.ok()?;
+    let before = ledger.subscription(&user.owner).await.ok()?;
+    let wanted = Subscription { end_ms: Some(START + 1000), ..subscription(1) };
+    let call = PutCall { before: &before, wanted: &wanted, steps: &[] };
+    ledger.put_subscription(&user.owner, &call).await.ok()?;
+    user.basis.revision = Some(wanted.revision);
+    user.step(1000).await;
+    user.basis.ended = true;
+    Some(user)
+}
+
+/// Whoever has fallen to the default plan does not enter another one that a catalog puts in its place.
+pub async fn fallen(ledger: &Ledger) -> bool {
+    let Some(mut user) = ending(ledger).await else { return false };
+    let mut right = user.track("").await.is_ok();
+    user.basis.plan = other_plan(ledger, "reset", &group("yearly"));
+    right &= user.standing().await == Some((2, 0)) && user.track("").await.is_ok();
+    right &= user.standing().await == Some((3, 0));
+    user.delete().await;
+    right
+}
+
+/// A denied call leaves what entering a plan has done.
+pub async fn blocked(ledger: &Ledger) -> bool {
+    let mut right = true;
+    for reserves in [true, false] {
+        let Some(mut user) = ending(ledger).await else { return false };
+        let groups = group("yearly").replace("id: g", "id: k");
+        user.basis.plan = other_plan(ledger, "block", &groups);
+        let e = event("e", &[]);
+        if reserves {
+            right &= user.reserve("").await.is_ok_and(|answer| answer.decision.denied.is_some());
+        } else {
+            right &= user.track_for("", MINUTE, &e, true).await.is_ok_and(|tracked| tracked.uncounted.is_some());
+        }
+        right &= user.standing().await == Some((9, 0));
+        let stored = ledger.subscription(&user.owner).await.ok().and_then(|stored| stored.subscription);
+        right &= stored.is_some_and(|stored| stored.fallen_to.as_deref() == Some("q"));
+        user.delete().await;
+    }
+    right
+}
+
+/// Entering a plan arranges the counters for it.
+pub async fn arranged(ledger: &Ledger) -> bool {
+    let mut user = User::on(ledger, &group("yearly")).await;
+    let mut right = user.track("").await.is_ok();
+    user.compile(&format!("{}, {}", group("daily").replace("id: g", "id: d"), group("yearly")), None, 0);
+    right &= user.subscribe(1, &[Apply::Enter]).await;
+    let Ok(stored) = Stored::read(&user.state().await) else { return false };
+    let numbers: Vec<_> = stored.counters.iter().map(|counter| (counter.number, counter.used)).collect();
+    right &= stored.head.basis == user.frames().arrangement && numbers == [(0, 0), (1, 1)];
+    user.delete().await;
+    right
+}
+
+/// Quotas of the owner's own, beside each other column of answers.
+pub async fn own_quotas(ledger: &Ledger) -> bool {
+    let mut user = User::on(ledger, &group("yearly")).await;
+    let text = format!(
+        "plans: {{ p: {{ limit_groups: [{}, {}] }} }}",
+        group("yearly"),
+        group("yearly").replace("id: g", "id: h")
+    );
+    let catalog = catalog::parse(&text, jiff::tz::db()).unwrap_or_else(|problems| panic!("{problems}"));
+    let five = QuotaOverride::Amount(Quantity::from_decimal("5").expect("a number"));
+    let overrides = BTreeMap::from([("h".to_owned(), five)]);
+    let frames = Frames::of(&catalog.plans()[0], None, &overrides, START).expect("the time has a calendar");
+    user.basis.plan = InForce::Plan { plan: ledger.compile(&catalog).swap_remove(0), frames };
+    let quotas = |standings: &[tollgate::domain::answer::Standing]| {
+        standings.iter().map(|standing| standing.quota).eq([Quota::Limited(9), Quota::Limited(5)])
+    };
+    let count = |count: &str| event("e", &[("quantity", count)]);
+    let Some((id, 2)) = made(user.reserve_for("r", 5000, &count("2")).await) else { return false };
+    let replayed = user.reserve_for("r", 5000, &count("2")).await;
+    let mut right = replayed.is_ok_and(|answer| quotas(&answer.decision.standings));
+    let denied = user.can_use(&count("4")).await;
+    right &= denied.is_ok_and(|decision| {
+        quotas(&decision.standings)
+            && decision.standings.iter().map(|standing| standing.shortfall).eq([0, 1])
+            && decision.retry_after_ms == Some(5000)
+    });
+    right &= user.commit(&id, Some(&used(&[("quantity", "1")]))).await.is_ok_and(|done| quotas(&done.standings));
+    for request_id in ["a", "a", ""] {
+        let refund = user.refund_reservation(request_id, &id, &count("3")).await;
+        let unapplied = if request_id.is_empty() { 3 } else { 2 };
+        right &= refund.is_ok_and(|done| {
+            quotas(&done.standings) && done.standings.iter().all(|standing| standing.unapplied == unapplied)
+        });
+    }
+    right &= user
+        .refund("", &count("1"))
+        .await
+        .is_ok_and(|done| quotas(&done.standings) && done.standings.iter().all(|standing| standing.unapplied == 1));
+    right &= user.usage().await.is_some_and(|standings| quotas(&standings));
+    user.delete().await;
+    right
+}
+
+/// A reservation that was committed otherwise is told by its plan.
+pub async fn otherwise(ledger: &Ledger) -> bool {
+    let user = User::on(ledger, &group("yearly")).await;
+    let Some((id, 1)) = made(user.reserve("").await) else { return false };
+    let mut right = user.commit(&id, None).await.is_ok();
+    let answers = raw::run(&ledger.scripts().release, &[raw::release(&id)]).await;
+    let told = answers.first().map(|answer| formats::CommittedOtherwise::read(&mut Reader(answer)));
+    right &= matches!(told, Some(Ok(told)) if (told.kind, told.plan, told.claims) == (4, id.plan, 1));
+    right &= held(user.reserve("").await) == Some(1);
+    user.delete().await;
+    right
+}
