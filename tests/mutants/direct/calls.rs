@@ -6,8 +6,8 @@ use tollgate::domain::id::{ReservationId, field_of, random};
 use tollgate::domain::subscription::Subscription;
 use tollgate::ledger::{Apply, Ledger, PutCall};
 
-use super::user::{DAY, MINUTE, START, TTL, User, event, group, held, made, request, subscription, used};
-use crate::support::{fresh_user, owner, redis};
+use super::user::{DAY, MINUTE, START, TTL, User, event, group, held, made, redis, request, subscription, used};
+use crate::support::{fresh_user, owner};
 
 pub async fn replaced(ledger: &Ledger) -> bool {
     let user = User::new(ledger).await;

@@ -159,6 +159,8 @@ pub async fn lapsed(ledger: &Ledger) -> bool {
     // And a corrected clock, where nothing has lapsed.
     one.step(-HOUR).await;
     right &= raw::told(script, &[call(&one), call(&other)]).await == Some((0, 1));
+    let memory = Stored::read(&one.state().await).ok().and_then(|stored| stored.memory);
+    right &= memory.is_some_and(|memory| (memory.epoch, memory.corrected) == (1, START - HOUR));
     for user in [one, other] {
         user.delete().await;
     }

@@ -67,6 +67,7 @@ pub async fn wrong(ledger: &Ledger) -> Option<&'static str> {
         ("a refund is remembered with its reservation", Box::pin(memory::refunded(ledger))),
         ("calls that travel together are answered as each would be alone", Box::pin(together::right(ledger))),
         ("deadlines at the edges of pages", Box::pin(pages::at_edges(ledger))),
+        ("a page that is emptied before its end", Box::pin(pages::emptied(ledger))),
         ("a page without its deadlines", Box::pin(pages::without_buckets(ledger))),
         ("deadlines say what is live", Box::pin(pages::at_random(ledger))),
         ("as many groups as a plan may have", Box::pin(windows::many(ledger))),

@@ -5,9 +5,10 @@ use std::collections::BTreeMap;
 use tollgate::domain::event::Event;
 use tollgate::domain::id::ReservationId;
 use tollgate::ledger::packed::Reader;
-use tollgate::ledger::{Ledger, formats};
+use tollgate::ledger::{Ledger, Once, formats};
 
 use super::forms::record;
+use super::raw;
 use super::stored::{Entry, Stored, parts};
 use super::user::{START, User, event, made};
 
@@ -296,5 +297,47 @@ pub async fn without_buckets(ledger: &Ledger) -> bool {
         right &= held(live).await;
     }
     world.user.delete().await;
+    right
+}
+
+/// A page that is emptied before its end, before entries of other sizes.
+pub async fn emptied(ledger: &Ledger) -> bool {
+    let group = |index: i64| {
+        let events = [("e", 20), ("a", 10), ("b", 4), ("c", 5), ("rest", 1)].into_iter();
+        let rules = events.filter(|(_, groups)| index <= *groups).map(|(name, _)| format!("{{ event: {name} }}"));
+        let rules = rules.collect::<Vec<_>>().join(", ");
+        format!("{{ period: yearly, id: g{index}, unit: count, quota: 1000, match: [{rules}] }}")
+    };
+    let groups: Vec<_> = (1..=GROUPS).map(group).collect();
+    let user = User::on(ledger, &groups.join(", ")).await;
+    let reserve = async |name, ttl_ms| made(user.reserve_for("", ttl_ms, &event(name, &[])).await);
+    let mut ids = Vec::new();
+    for place in 0..9 {
+        ids.extend(reserve("e", 100_000 + 100 * place).await);
+    }
+    let (Some((first, _)), Some(_)) = (reserve("a", 20_000).await, reserve("a", 21_000).await) else { return false };
+    let mut right = ids.len() == 9;
+    // A page goes with its only hold.
+    let pages = async || Stored::read(&user.state().await).ok().map(|stored| (stored.head.pages, stored.deadlines.len()));
+    let Some((alone, _)) = reserve("a", 30_000).await else { return false };
+    right &= pages().await == Some((2, 11)) && user.release(&alone).await.is_ok() && pages().await == Some((1, 10));
+    for (id, _) in ids {
+        right &= user.release(&id).await.is_ok();
+    }
+    // The earliest deadline of the page is none any more.
+    right &= user.release(&first).await.is_ok();
+    let rest = event("rest", &[("quantity", "1000")]);
+    right &= user.can_use(&rest).await.is_ok_and(|decision| decision.retry_after_ms == Some(21_000));
+    right &= reserve("b", 50_000).await.is_some() && reserve("c", 60_000).await.is_some();
+    user.step(21_000).await;
+    right &= user.standing().await == Some((0, 2));
+    let e = event("e", &[]);
+    let call = raw::track(&user.owner, &user.basis, &Once::track(None, &e, false, None), &e, false);
+    right &= raw::told(&ledger.scripts().track, &[call]).await == Some((1, 0));
+    right &= Stored::read(&user.state().await).is_ok_and(|stored| {
+        let at: Vec<_> = stored.deadlines.iter().map(|entry| entry.at - START).collect();
+        (stored.head.live, stored.head.pages) == (2, 0) && at == [50_000, 60_000]
+    });
+    user.delete().await;
     right
 }

@@ -8,8 +8,7 @@ use tollgate::domain::id::{Field, Owner, ReservationId};
 use tollgate::ledger::packed::Reader;
 use tollgate::ledger::{Basis, CompiledPlan, InForce, Once, Script, UserKeys, formats, priced, used};
 
-use super::user::MINUTE;
-use crate::support::redis;
+use super::user::{MINUTE, redis};
 
 /// What a script takes of one call.
 #[derive(Debug, Clone)]

@@ -10,8 +10,8 @@ use tollgate::domain::id::{Field, ReservationId};
 use tollgate::ledger::{Basis, InForce, Ledger, NoAnswer, Once, Script, UserKeys, read_answer};
 
 use super::raw::{self, Call};
-use super::user::{MINUTE, START, event, plan_at, used};
-use crate::support::{Step, fresh_user, owner, redis, step_clock};
+use super::user::{MINUTE, START, event, plan_at, redis, set_clock, used};
+use crate::support::{fresh_user, owner};
 
 /// Users by what they have: a plan of their own each, no plan, a plan that nobody knows, and keys that are not Tollgate's.
 const USERS: usize = 6;
@@ -127,7 +127,7 @@ impl World {
 
     async fn step(&self, ms: i64) {
         for name in &self.names[..WRONG_TYPES] {
-            step_clock(name, Step::To(START + ms)).await;
+            set_clock(name, START + ms).await;
         }
     }
 

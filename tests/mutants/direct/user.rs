@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use redis::aio::MultiplexedConnection;
+use tokio::sync::OnceCell;
 use tollgate::catalog;
 use tollgate::domain::amount::Quantity;
 use tollgate::domain::answer::{Committed, Decision, Released, Standing, Tracked};
@@ -15,7 +17,7 @@ use tollgate::ledger::{
     RefundReservationCall, ReleaseCall, ReserveAnswer, ReserveCall, Step as PutStep, TrackCall, UsageCall, UserKeys,
 };
 
-use crate::support::{Step, fresh_user, owner, redis, step_clock};
+use crate::support::{self, fresh_user, owner};
 
 /// 2033-05-18T03:33:20Z, where a page of deadlines begins.
 pub const START: i64 = 2_000_000_000_000;
@@ -23,6 +25,19 @@ pub const MINUTE: i64 = 60_000;
 pub const DAY: i64 = 86_400_000;
 /// Of a reservation here; it is remembered for a minute more.
 pub const TTL: i64 = 5000;
+
+/// A connection to the shared Redis: one for all checks.
+pub async fn redis() -> MultiplexedConnection {
+    static SHARED: OnceCell<MultiplexedConnection> = OnceCell::const_new();
+    SHARED.get_or_init(support::redis).await.clone()
+}
+
+/// What the scripts take for Redis's clock when this user calls.
+pub async fn set_clock(name: &str, ms: i64) {
+    let mut command = redis::cmd("SET");
+    command.arg(format!("test-clock:{}", support::keys(name).state())).arg(ms).arg("EX").arg(3600);
+    let () = command.query_async(&mut redis().await).await.expect("the clock can be set");
+}
 
 pub struct User<'a> {
     pub ledger: &'a Ledger,
@@ -95,7 +110,7 @@ impl<'a> User<'a> {
     pub async fn on(ledger: &'a Ledger, groups: &str) -> Self {
         let name = fresh_user("direct");
         let owner = owner(&name);
-        step_clock(&name, Step::To(START)).await;
+        set_clock(&name, START).await;
         let plan = plan_at(ledger, groups, None, START);
         let basis = Basis { revision: None, ended: false, plan };
         Self { ledger, name, keys: UserKeys::new(&owner), owner, basis }
@@ -118,7 +133,7 @@ impl<'a> User<'a> {
     }
 
     pub async fn step(&self, ms: i64) {
-        step_clock(&self.name, Step::To(START + ms)).await;
+        set_clock(&self.name, START + ms).await;
     }
 
     pub async fn reserve(&self, request_id: &str) -> Result<ReserveAnswer, NoAnswer> {

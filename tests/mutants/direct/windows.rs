@@ -4,7 +4,6 @@ use tollgate::ledger::{Apply, Ledger};
 
 use super::stored::Stored;
 use super::user::{DAY, MINUTE, START, User, event, group, held, is_stale, made, plan_at};
-use crate::support::{Step, step_clock};
 
 pub async fn window_end(ledger: &Ledger) -> bool {
     let user = User::new(ledger).await;
@@ -32,7 +31,7 @@ pub async fn realigned(ledger: &Ledger) -> bool {
     let (now, leap_day, day_before) = (START + 365 * DAY, 1_835_395_200_000, 1_866_931_200_000);
     let until: i64 = 2_087_856_000_000;
     let mut user = User::new(ledger).await;
-    step_clock(&user.name, Step::To(now)).await;
+    user.step(now - START).await;
     user.basis.plan = plan_at(ledger, &anchored("yearly"), Some(day_before), now);
     let mut right = user.track("").await.is_ok() && kept(&user).await == Some(until - DAY);
     user.basis.plan = plan_at(ledger, &anchored("yearly"), Some(leap_day), now);

@@ -152,7 +152,6 @@ pub const PAGES: &[Mutant] = &[
     ("lib/deadlines", "floor(first / TENTH) * TENTH + TENTH", "floor(first / TENTH) * TENTH"),
     ("lib/deadlines", "floor(first / TENTH) * TENTH + TENTH", "ceil(first / TENTH) * TENTH + TENTH"),
     ("lib/deadlines", "min(page, until_ms), TENTH do", "page, TENTH do"),
-    ("lib/deadlines", "min(page, until_ms), TENTH do", "until_ms, TENTH do"),
     ("lib/deadlines", "min(page, until_ms), TENTH do", "min(page, until_ms) - 1, TENTH do"),
     ("lib/deadlines", "if holds > 0 then buckets", "if true then buckets"),
     ("lib/deadlines", "if page - PAGE >= now then return end", "if page - PAGE >= now - PAGE then return end"),
