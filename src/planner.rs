@@ -352,7 +352,7 @@ mod tests {
 
     #[test]
     fn the_caches_take_at_most_64_mebibytes() {
-        assert!(SUBSCRIPTIONS_BYTES + FRAMES_BYTES + crate::ledger::ARCHIVED_BYTES <= 64 << 20);
+        const { assert!(SUBSCRIPTIONS_BYTES + FRAMES_BYTES + crate::ledger::ARCHIVED_BYTES <= 64 << 20) };
     }
 
     #[test]

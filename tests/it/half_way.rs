@@ -333,7 +333,7 @@ async fn is_undone(
     assert_eq!(subject.standings(healthy).await, before, "{what}: something has happened");
     // Others go on, and write the same memory.
     subject.reserve(healthy, "other", MINUTE).await;
-    assert_eq!(subject.act(healthy, operation).await.unwrap(), false, "{what}: the retry finds it done");
+    assert!(!subject.act(healthy, operation).await.unwrap(), "{what}: the retry finds it done");
     let after = subject.standings(healthy).await;
     if !matches!(
         operation,
