@@ -26,6 +26,9 @@ pub const SUBSCRIPTIONS_BYTES: u64 = 16 << 20;
 /// each anchor, and more for each set of overrides.
 pub const FRAMES_BYTES: u64 = 32 << 20;
 
+/// All caches together take at most 64 MiB.
+const _: () = assert!(SUBSCRIPTIONS_BYTES + FRAMES_BYTES + crate::ledger::ARCHIVED_BYTES <= 64 << 20);
+
 /// The caches' part of an entry, as their weights have it: its places in their tables, and what the allocator adds.
 const ENTRY_BYTES: usize = 96;
 
@@ -348,11 +351,6 @@ mod tests {
         let other = again(&planner);
         let [one, two] = [&planner, &other].map(|planner| frames(planner, 1, 0).remove(0));
         assert!(!Arc::ptr_eq(&one, &two));
-    }
-
-    #[test]
-    fn the_caches_take_at_most_64_mebibytes() {
-        assert!(SUBSCRIPTIONS_BYTES + FRAMES_BYTES + crate::ledger::ARCHIVED_BYTES <= 64 << 20);
     }
 
     #[test]

@@ -346,6 +346,17 @@ pub async fn live_holds(user: &str) -> u64 {
     u64::try_from(head.live).expect("no fewer than none")
 }
 
+/// Holds what users whose names begin with this have on the shared Redis against itself. Other tests break what theirs have.
+pub async fn nothing_contradicts_itself_of(name: &str) {
+    let (_, findings) = tollgate::verify::run(&redis_options().urls).await.expect("Redis can be read");
+    let is_of = format!("{{default:{name}-");
+    let contradictions = findings
+        .iter()
+        .filter(|finding| finding.kind == tollgate::verify::Kind::Contradiction && finding.key.contains(&is_of));
+    let told: Vec<_> = contradictions.map(ToString::to_string).collect();
+    assert!(told.is_empty(), "{}", told.join("\n"));
+}
+
 /// Holds everything in a Redis, or in the cluster of these nodes, against itself.
 pub async fn nothing_contradicts_itself(urls: &[String]) {
     let (report, findings) = tollgate::verify::run(urls).await.expect("Redis can be read");

@@ -12,9 +12,7 @@ use tollgate::ledger::formats;
 use tollgate::ledger::packed::Reader;
 use tollgate::meter::{Meter, MeterOptions};
 
-use crate::support::{
-    Step, fresh_user, keys, nothing_contradicts_itself, owner, redis, redis_options, step_clock, stepped_ledger,
-};
+use crate::support::{Step, fresh_user, keys, nothing_contradicts_itself_of, owner, redis, step_clock, stepped_ledger};
 
 const CATALOG: &str = "
 default_plan: p
@@ -106,5 +104,5 @@ async fn holds_in_pages_come_back_each_at_its_deadline() {
             "{most_pages} pages, {settled} settled, {lapsed} lapsed"
         );
     }
-    nothing_contradicts_itself(&redis_options().urls).await;
+    nothing_contradicts_itself_of("pages").await;
 }

@@ -417,8 +417,7 @@ async fn refusals(replica: &mut Replica, user: &str, reservation_id: &str) -> Ve
     };
     let metering = &mut replica.metering;
     note("Reserve", metering.reserve(reserve(user)).await.map(drop));
-    let request =
-        v1::CanUseRequest { user_id: user.to_owned(), event: Some(event(1.0)), ..v1::CanUseRequest::default() };
+    let request = v1::CanUseRequest { user_id: user.to_owned(), event: Some(event(1.0)) };
     note("CanUse", metering.can_use(request).await.map(drop));
     let request = v1::TrackRequest { user_id: user.to_owned(), event: Some(event(1.0)), ..v1::TrackRequest::default() };
     note("Track", metering.track(request.clone()).await.map(drop));
