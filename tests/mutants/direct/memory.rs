@@ -95,10 +95,12 @@ pub async fn wrong_clock(ledger: &Ledger) -> bool {
     let mut right = user.replays("a", HOUR).await == Some(false);
     user.step(AHEAD + 15 * MINUTE).await;
     let mut ids = Vec::new();
-    for _ in 0..3 {
+    for _ in 0..4 {
         let Some((id, _)) = made(user.reserve_for("", HOUR, &e).await) else { return false };
         ids.push(id);
     }
+    // What is settled before is remembered as it was.
+    right &= user.commit(&ids[3], None).await.is_ok();
     right &= young(&user).await == Some((2, AHEAD + 15 * MINUTE, true));
     user.step(0).await;
     user.compile(&group("yearly"), None, 0);
@@ -120,13 +122,30 @@ pub async fn wrong_clock(ledger: &Ledger) -> bool {
     right &= user.commit(&ids[1], None).await.is_ok_and(|done| done.late);
     user.step(MINUTE).await;
     right &= matches!(user.release(&ids[2]).await, Err(Fault::ReservationNotFound));
+    right &= matches!(user.release(&ids[3]).await, Err(Fault::AlreadyCommitted { .. }));
     // A later one holds.
     let Some((id, 1)) = made(user.reserve_for("", TTL, &e).await) else { return false };
     user.step(MINUTE + TTL - 1).await;
     right &= user.release(&id).await.is_ok();
     right &= user.standing().await == Some((1, 0));
     user.delete().await;
-    right && subscribed_under_a_wrong_clock(ledger).await
+    right && subscribed_under_a_wrong_clock(ledger).await && lapsed_before(ledger).await
+}
+
+/// What had lapsed before the clock ran ahead is forgotten when it would have been.
+async fn lapsed_before(ledger: &Ledger) -> bool {
+    let user = User::on(ledger, &group("yearly")).await;
+    let Some((id, 1)) = made(user.reserve("").await) else { return false };
+    user.step(HOUR).await;
+    let mut right = user.track("").await.is_ok();
+    user.step(MINUTE / 2).await;
+    right &= user.track("").await.is_ok();
+    user.step(TTL + MINUTE - 1).await;
+    right &= user.release(&id).await.is_ok();
+    user.step(TTL + MINUTE).await;
+    right &= matches!(user.release(&id).await, Err(Fault::ReservationNotFound));
+    user.delete().await;
+    right
 }
 
 /// A subscription tells of a corrected clock as well.

@@ -318,7 +318,8 @@ pub async fn emptied(ledger: &Ledger) -> bool {
     let (Some((first, _)), Some(_)) = (reserve("a", 20_000).await, reserve("a", 21_000).await) else { return false };
     let mut right = ids.len() == 9;
     // A page goes with its only hold.
-    let pages = async || Stored::read(&user.state().await).ok().map(|stored| (stored.head.pages, stored.deadlines.len()));
+    let pages =
+        async || Stored::read(&user.state().await).ok().map(|stored| (stored.head.pages, stored.deadlines.len()));
     let Some((alone, _)) = reserve("a", 30_000).await else { return false };
     right &= pages().await == Some((2, 11)) && user.release(&alone).await.is_ok() && pages().await == Some((1, 10));
     for (id, _) in ids {
@@ -339,5 +340,33 @@ pub async fn emptied(ledger: &Ledger) -> bool {
         (stored.head.live, stored.head.pages) == (2, 0) && at == [50_000, 60_000]
     });
     user.delete().await;
+    right
+}
+
+/// A hold in a page that did not happen does not come back.
+pub async fn undone(ledger: &Ledger) -> bool {
+    let mut world = world(ledger, 1).await;
+    let e = event("e", &[]);
+    let mut right = true;
+    for place in 0..9 {
+        right &= world.reserve(&e, 1, 100_000 + 100 * place).await;
+    }
+    right &= world.reserve(&e, 1, 20_000).await && world.reserve(&e, 1, 21_000).await;
+    for ttl_ms in [20_000, 21_000, 22_000] {
+        let before = world.user.state().await;
+        right &= world.user.reserve_for("", ttl_ms, &e).await.is_ok();
+        world.user.put_state(&before).await;
+        right &= world.is_told().await;
+        world.user.step(ttl_ms).await;
+        let held = match ttl_ms {
+            20_000 => 10,
+            _ => 9,
+        };
+        right &= world.user.standing().await == Some((0, held));
+        world.user.step(0).await;
+    }
+    // The next one that is written puts it right.
+    right &= world.reserve(&e, 1, 20_000).await && world.is_stored().await;
+    world.user.delete().await;
     right
 }

@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 
 use tollgate::catalog;
 use tollgate::domain::amount::Quantity;
+use tollgate::domain::fault::Fault;
 use tollgate::domain::plan::Quota;
 use tollgate::domain::subscription::{QuotaOverride, Subscription};
 use tollgate::ledger::packed::Reader;
-use tollgate::ledger::{Apply, Frames, InForce, Ledger, PutCall, formats};
+use tollgate::ledger::{Apply, Frames, InForce, Ledger, NoAnswer, Once, PutCall, formats, read_answer};
 
 use super::raw;
 use super::stored::Stored;
@@ -132,6 +133,31 @@ pub async fn otherwise(ledger: &Ledger) -> bool {
     let told = answers.first().map(|answer| formats::CommittedOtherwise::read(&mut Reader(answer)));
     right &= matches!(told, Some(Ok(told)) if (told.kind, told.plan, told.claims) == (4, id.plan, 1));
     right &= held(user.reserve("").await) == Some(1);
+    user.delete().await;
+    right
+}
+
+/// ONCE: a request id is of one kind of call, whatever it says.
+pub async fn reused(ledger: &Ledger) -> bool {
+    let user = User::on(ledger, &group("yearly")).await;
+    let e = event("e", &[]);
+    let once = |number| Once { field: [number; 16], digest: Some([number; 8]), suffix: [number; 6] };
+    let scripts = ledger.scripts();
+    let reserve = |number| raw::reserve(&user.owner, &user.basis, &once(number), &e, 5000);
+    let track = |number| raw::track(&user.owner, &user.basis, &once(number), &e, false);
+    let mut right = true;
+    for (script, call, is_reused) in [
+        (&scripts.reserve, reserve(1), false),
+        (&scripts.track, track(1), true),
+        (&scripts.track, track(2), false),
+        (&scripts.reserve, reserve(2), true),
+    ] {
+        let answers = raw::run(script, &[call]).await;
+        let answer = answers.first().map(|answer| read_answer(answer, Some(user.plan())));
+        let fault = matches!(answer, Some(Err(NoAnswer::Fault(Fault::RequestIdReused))));
+        right &= if is_reused { fault } else { matches!(answer, Some(Ok(_))) };
+    }
+    right &= user.standing().await == Some((1, 1));
     user.delete().await;
     right
 }

@@ -117,7 +117,6 @@ pub const MEMORIES: &[Mutant] = &[
     ("lib/memory", "call('UNLINK', young_key(led), old_key(led))", "call('UNLINK', old_key(led))"),
     ("lib/memory", "elseif memory.young_expires <= now then", "elseif false then"),
     ("lib/memory", "memory.since, memory.young_expires = now, 0", "memory.young_expires = 0"),
-    ("lib/memory", "memory.since, memory.young_expires = now, 0", "memory.since = now"),
     (
         "lib/memory",
         "elseif memory.old_expires <= now and now >= memory.since + GENERATION then",
