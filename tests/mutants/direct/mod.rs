@@ -45,6 +45,7 @@ pub async fn wrong(ledger: &Ledger) -> Option<&'static str> {
         ("quotas of one's own are told", Box::pin(plans::own_quotas(ledger))),
         ("what was committed otherwise is told", Box::pin(plans::otherwise(ledger))),
         ("a request id is of one kind of call", Box::pin(plans::reused(ledger))),
+        ("a refund is remembered beside a group without one", Box::pin(plans::refunded_twice(ledger))),
         ("a live hold is visible, until it is settled or expires", Box::pin(expiry::visible(ledger))),
         ("10,000 holds are the most, and a settled one makes room", Box::pin(expiry::most_holds(ledger))),
         ("deadlines are whole tenths of a second", Box::pin(expiry::rounded(ledger))),

@@ -10,6 +10,7 @@ use tollgate::domain::subscription::{QuotaOverride, Subscription};
 use tollgate::ledger::packed::Reader;
 use tollgate::ledger::{Apply, Frames, InForce, Ledger, NoAnswer, Once, PutCall, formats, read_answer};
 
+use super::forms::record;
 use super::raw;
 use super::stored::Stored;
 use super::user::{MINUTE, START, User, event, group, held, made, subscription, used};
@@ -90,12 +91,12 @@ pub async fn own_quotas(ledger: &Ledger) -> bool {
         group("yearly").replace("id: g", "id: h")
     );
     let catalog = catalog::parse(&text, jiff::tz::db()).unwrap_or_else(|problems| panic!("{problems}"));
-    let five = QuotaOverride::Amount(Quantity::from_decimal("5").expect("a number"));
-    let overrides = BTreeMap::from([("h".to_owned(), five)]);
+    let own = |quota| QuotaOverride::Amount(Quantity::from_decimal(quota).expect("a number"));
+    let overrides = BTreeMap::from([("g".to_owned(), own("7")), ("h".to_owned(), own("5"))]);
     let frames = Frames::of(&catalog.plans()[0], None, &overrides, START).expect("the time has a calendar");
     user.basis.plan = InForce::Plan { plan: ledger.compile(&catalog).swap_remove(0), frames };
     let quotas = |standings: &[tollgate::domain::answer::Standing]| {
-        standings.iter().map(|standing| standing.quota).eq([Quota::Limited(9), Quota::Limited(5)])
+        standings.iter().map(|standing| standing.quota).eq([Quota::Limited(7), Quota::Limited(5)])
     };
     let count = |count: &str| event("e", &[("quantity", count)]);
     let Some((id, 2)) = made(user.reserve_for("r", 5000, &count("2")).await) else { return false };
@@ -128,7 +129,10 @@ pub async fn own_quotas(ledger: &Ledger) -> bool {
 pub async fn otherwise(ledger: &Ledger) -> bool {
     let user = User::on(ledger, &group("yearly")).await;
     let Some((id, 1)) = made(user.reserve("").await) else { return false };
-    let mut right = user.commit(&id, None).await.is_ok();
+    let mut right = user.commit(&id, None).await.is_ok() && user.track("t").await.is_ok();
+    // What is as it was reserved needs no column.
+    let columns = user.memory(1).await.into_iter().filter(|(field, _)| field.len() == 16);
+    right &= columns.map(|(_, packed)| record(&packed).map(|record| record.columns)).eq([Ok(0), Ok(0)]);
     let answers = raw::run(&ledger.scripts().release, &[raw::release(&id)]).await;
     let told = answers.first().map(|answer| formats::CommittedOtherwise::read(&mut Reader(answer)));
     right &= matches!(told, Some(Ok(told)) if (told.kind, told.plan, told.claims) == (4, id.plan, 1));
@@ -158,6 +162,27 @@ pub async fn reused(ledger: &Ledger) -> bool {
         right &= if is_reused { fault } else { matches!(answer, Some(Ok(_))) };
     }
     right &= user.standing().await == Some((1, 1));
+    user.delete().await;
+    right
+}
+
+/// What was refunded of one group is remembered, also beside another one of which nothing was.
+pub async fn refunded_twice(ledger: &Ledger) -> bool {
+    let group = |id, name| {
+        format!(
+            "{{ period: yearly, id: {id}, unit: tokens, quota: 90, match: [{{ event: e, measure: {{ {name}: 1 }} }}] }}"
+        )
+    };
+    let user = User::on(ledger, &format!("{}, {}", group("g", "a"), group("h", "b"))).await;
+    let all = event("e", &[("a", "5"), ("b", "5")]);
+    let mut right = user.track_for("", MINUTE, &all, false).await.is_ok();
+    let Some((id, 5)) = made(user.reserve_for("", 5000, &all).await) else { return false };
+    right &= user.commit(&id, Some(&used(&[("a", "4"), ("b", "4")]))).await.is_ok();
+    for (count, unapplied) in [("1", 0), ("4", 1)] {
+        let refund = user.refund_reservation("", &id, &event("e", &[("a", count)])).await;
+        right &= refund.is_ok_and(|done| done.standings[0].unapplied == unapplied);
+    }
+    right &= user.standing().await == Some((5, 0));
     user.delete().await;
     right
 }
