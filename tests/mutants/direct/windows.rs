@@ -126,14 +126,14 @@ pub async fn shared(ledger: &Ledger) -> bool {
 /// More groups than one list of numbers takes.
 pub async fn many(ledger: &Ledger) -> bool {
     const GROUPS: usize = 700;
-    let rule = |index: usize| if index % 2 == 0 { "{ event: e }" } else { "{ event: e }, { event: f }" };
+    let rule = |index: usize| if index.is_multiple_of(2) { "{ event: e }" } else { "{ event: e }, { event: f }" };
     let groups = (0..GROUPS)
         .map(|index| format!("{{ period: yearly, id: g{index}, unit: count, quota: 9000, match: [{}] }}", rule(index)));
     let user = User::on(ledger, &groups.collect::<Vec<_>>().join(", ")).await;
     let quantity = |name, quantity| event(name, &[("quantity", quantity)]);
     let Some((id, 3)) = made(user.reserve_for("", TTL_OF_MANY, &quantity("e", "3")).await) else { return false };
     let mut right = user.track_for("", MINUTE, &quantity("f", "2"), false).await.is_ok();
-    let expected = |place: usize, held| if place % 2 == 0 { (0, held) } else { (2, held) };
+    let expected = |place: usize, held| if place.is_multiple_of(2) { (0, held) } else { (2, held) };
     let stands = async |held| {
         let standings = user.usage().await.unwrap_or_default();
         let found = standings.iter().map(|standing| (standing.used, standing.held));
