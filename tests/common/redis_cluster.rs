@@ -133,6 +133,14 @@ impl RedisCluster {
         }
     }
 
+    /// Takes back what [`Self::give_two_memories`] has written.
+    pub async fn take_given(&self, user: &str) {
+        let master = self.master_of(self.slot(user).await, 0).await;
+        for memory in keys(user).memories() {
+            let _: u64 = self.nodes[master].ask(&format!("HDEL {memory} unused")).await.unwrap();
+        }
+    }
+
     /// The index of the node that has a slot, as this node says.
     pub async fn master_of(&self, slot: u16, asked: usize) -> usize {
         let told: String = self.nodes[asked].ask("CLUSTER NODES").await.unwrap();
