@@ -15,6 +15,7 @@ RUN mkdir src \
     && touch src/lib.rs \
     && cargo build --release --locked --bin tollgate
 COPY build.rs ./
+COPY build build
 COPY proto proto
 COPY lua lua
 COPY catalogs catalogs

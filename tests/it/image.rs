@@ -63,3 +63,18 @@ fn the_image_has_the_stripped_program_and_the_symbols_can_be_had() {
     let copied: Vec<_> = instructions.iter().filter_map(|line| line.strip_prefix("COPY --from=build ")).collect();
     assert_eq!(copied, ["/src/tollgate.debug /", "/src/tollgate /usr/local/bin/tollgate"]);
 }
+
+/// The image has what `build.rs` reads: what it declares to be read again, and its own modules.
+#[test]
+fn the_image_is_built_from_everything_that_the_build_reads() {
+    let build = include_str!("../../build.rs");
+    let watched = build.lines().filter_map(|line| line.trim().strip_prefix("println!(\"cargo::rerun-if-changed="));
+    let watched: Vec<_> = watched.filter_map(|rest| rest.split('"').next()).collect();
+    assert!(watched.len() >= 3 && watched.contains(&"build"), "{watched:?}");
+    let (instructions, ignored) = (instructions(), include_str!("../../.dockerignore"));
+    for name in watched {
+        let copy = format!("COPY {name} {name}");
+        assert!(instructions.iter().any(|line| *line == copy), "the Dockerfile lacks {copy}");
+        assert!(ignored.lines().any(|line| line == format!("!{name}")), ".dockerignore leaves out {name}");
+    }
+}
