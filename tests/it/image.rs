@@ -74,7 +74,7 @@ fn the_image_is_built_from_everything_that_the_build_reads() {
     let (instructions, ignored) = (instructions(), include_str!("../../.dockerignore"));
     for name in watched {
         let copy = format!("COPY {name} {name}");
-        assert!(instructions.iter().any(|line| *line == copy), "the Dockerfile lacks {copy}");
+        assert!(instructions.contains(&copy), "the Dockerfile lacks {copy}");
         assert!(ignored.lines().any(|line| line == format!("!{name}")), ".dockerignore leaves out {name}");
     }
 }

@@ -37,7 +37,6 @@ pub const DECIDE: &[Mutant] = &[
         "if charge > group.max_units - window.used - window.held then",
         "if charge > MAX - window.used - window.held then",
     ),
-    ("lib/decide", "claims.overflow = claims.overflow or group.place", "claims.overflow = group.place"),
     (
         "lib/decide",
         "claim.charge - (claim.quota - window.used - window.held)",
