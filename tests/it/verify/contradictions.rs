@@ -301,7 +301,10 @@ async fn what_is_wrong_with_a_memory_is_found() {
         ("edit(released, function(it) it.claim[1].charge = 2 ^ 53 end)", &["1: the charge is 9007199254740992"]),
         ("edit(tracked, function(it) it.claim[1].charge = 2 ^ 53 end)", &["1: the charge is 9007199254740992"]),
         ("edit(tracked, function(it) it.committed = units(3, 0) end)", &["1: group 1 did not apply 3 of 2"]),
-        ("edit(tracked, function(it) it.deadline = now end)", &["1: are not in order", "1: is no multiple of"]),
+        (
+            "edit(tracked, function(it) it.deadline = now - now % 100 + 1 end)",
+            &["1: are not in order", "1: is no multiple of"],
+        ),
         ("edit(released, function(it) it.quota = units(-2, 1) end)", &["1: the quota is -2"]),
         (
             "edit(released, function(it) it.claim[1].group = it.claim[2].group end)",
