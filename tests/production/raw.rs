@@ -93,7 +93,8 @@ impl Raw {
 
     pub async fn call(&mut self, path: &str, more: &[(&str, &str)], body: Bytes) -> Result<Answer, h2::Error> {
         let mut begun = self.begin(path, more).await?;
-        begun.body.send_data(body, true)?;
+        // A call that is refused by its headers is over before its body is sent. The answer tells, or the lack of one.
+        drop(begun.body.send_data(body, true));
         begun.answer().await
     }
 }
