@@ -21,7 +21,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     generate_envoy(&out)?;
     let formats = formats::parse(&fs::read_to_string("lua/formats.toml")?)?;
     fs::write(out.join("formats.rs"), formats::rust(&formats)?)?;
-    fs::write(out.join("formats_tests.rs"), formats::rust_tests(&formats)?)?;
+    fs::write(out.join("formats_tests.rs"), formats::rust_tests(&formats.formats)?)?;
     // For tests, which run all of it.
     fs::write(out.join("formats_library.lua"), formats::lua(&formats, None))?;
     fs::write(out.join("redis-layout.md"), layout::page(&fs::read_to_string("build/redis-layout.md")?, &formats)?)?;
@@ -46,7 +46,7 @@ fn generate_envoy(out: &Path) -> Result<(), Box<dyn Error>> {
 
 /// Writes `OUT_DIR/<name>.lua` for every `lua/<name>.lua`: its shebang, then the libraries that its `-- uses:` line
 /// names, in that order, then the script itself. The library `formats` is generated: of it comes what the others name.
-fn assemble_scripts(from: &Path, formats: &[formats::Format], out: &Path) -> Result<(), Box<dyn Error>> {
+fn assemble_scripts(from: &Path, formats: &formats::Declarations, out: &Path) -> Result<(), Box<dyn Error>> {
     for entry in fs::read_dir(from)? {
         let path = entry?.path();
         if path.extension().is_none_or(|extension| extension != "lua") {

@@ -5,6 +5,21 @@ use std::fmt::Write as _;
 
 use serde::Deserialize;
 
+/// All that `lua/formats.toml` declares.
+pub struct Declarations {
+    /// Numbers that Lua and Rust share.
+    pub constants: Vec<Constant>,
+    /// In the order of the file.
+    pub formats: Vec<Format>,
+}
+
+/// A number and what it is for.
+pub struct Constant {
+    pub name: String,
+    pub value: i64,
+    pub about: String,
+}
+
 /// One format: a name, what it is, and its fields in order.
 pub struct Format {
     pub name: String,
@@ -12,7 +27,9 @@ pub struct Format {
     pub fields: Vec<Field>,
     /// The formats that stand before it in Lua, which reads all of them at once. Rust writes them one after the other.
     pub includes: Vec<String>,
-    /// Other fields of the table that Lua reads it into.
+    /// Whether Lua reads it into one table, again and again.
+    pub reused: bool,
+    /// Other fields of that table, which are false again after each read.
     pub room: Vec<String>,
 }
 
@@ -45,7 +62,16 @@ struct Declared {
     #[serde(default)]
     includes: Vec<String>,
     #[serde(default)]
+    reused: bool,
+    #[serde(default)]
     room: Vec<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct DeclaredConstant {
+    value: i64,
+    about: String,
 }
 
 #[derive(Deserialize)]
@@ -70,9 +96,16 @@ const RUST_KEYWORDS: [&str; 40] = [
     "virtual", "where",
 ];
 
-/// The formats, in the order of the file.
-pub fn parse(text: &str) -> Result<Vec<Format>, Box<dyn Error>> {
-    let table: toml::Table = text.parse()?;
+/// Reads the text of `lua/formats.toml`.
+pub fn parse(text: &str) -> Result<Declarations, Box<dyn Error>> {
+    let mut table: toml::Table = text.parse()?;
+    let mut constants = Vec::new();
+    let declared = table.remove("constants").and_then(|value| value.try_into::<toml::Table>().ok()).unwrap_or_default();
+    for (name, value) in declared {
+        let DeclaredConstant { value, about } =
+            value.try_into().map_err(|error| format!("formats.toml: constant {name}: {error}"))?;
+        constants.push(Constant { name, value, about });
+    }
     let mut formats = Vec::new();
     for (name, value) in table {
         let mut declared: Declared = value.try_into().map_err(|error| format!("formats.toml: {name}: {error}"))?;
@@ -84,10 +117,13 @@ pub fn parse(text: &str) -> Result<Vec<Format>, Box<dyn Error>> {
             let kind = kind(&field.r#type).ok_or_else(|| format!("formats.toml: {name}: type {}", field.r#type))?;
             fields.push(Field { name: field.name, code: field.r#type, kind, about: field.about });
         }
-        let Declared { about, includes, room, .. } = declared;
-        formats.push(Format { name, about, fields, includes, room });
+        let Declared { about, includes, reused, room, .. } = declared;
+        if !reused && !room.is_empty() {
+            return Err(format!("formats.toml: {name}: only a table that is reused has room").into());
+        }
+        formats.push(Format { name, about, fields, includes, reused, room });
     }
-    Ok(formats)
+    Ok(Declarations { constants, formats })
 }
 
 fn kind(code: &str) -> Option<Kind> {
@@ -153,19 +189,12 @@ fn lua_pieces(formats: &[Format], format: &Format) -> [Piece; 3] {
     let (name, codes) = (&format.name, Format::lua_format(&fields));
     let constant = format!("{}_FORMAT", name.to_uppercase());
     let locals: Vec<_> = fields.iter().map(|field| field.name.as_str()).collect();
-    let room = format.room.iter().map(|name| format!("{name} = false"));
-    let pairs: Vec<_> = locals.iter().map(|name| format!("{name} = {name}")).chain(room).collect();
     let values = fields.iter().map(|field| match field.kind {
         Kind::Text(_) => format!("#value.{0}, value.{0}", field.name),
         _ => format!("value.{}", field.name),
     });
     let values: Vec<_> = values.collect();
-    let read = format!(
-        "local function read_{name}(packed, offset)\n  local {}, after = unpack_struct({codes}, packed, offset or 1)\n  \
-         return {{ {} }}, after\nend\n",
-        locals.join(", "),
-        pairs.join(", ")
-    );
+    let read = if format.reused { read_again(format, &locals, &codes) } else { read_anew(name, &locals, &codes) };
     let write =
         format!("local function write_{name}(value)\n  return pack_struct({codes}, {})\nend\n", values.join(", "));
     [
@@ -175,14 +204,50 @@ fn lua_pieces(formats: &[Format], format: &Format) -> [Piece; 3] {
     ]
 }
 
+/// The function that reads a format into a new table.
+fn read_anew(name: &str, fields: &[&str], codes: &str) -> String {
+    let pairs: Vec<_> = fields.iter().map(|field| format!("{field} = {field}")).collect();
+    format!(
+        "local function read_{name}(packed, offset)\n  local {}, after = unpack_struct({codes}, packed, offset or 1)\n  \
+         return {{ {} }}, after\nend\n",
+        fields.join(", "),
+        pairs.join(", ")
+    )
+}
+
+/// The function that reads a format into the same table as before, which costs a third.
+fn read_again(format: &Format, fields: &[&str], codes: &str) -> String {
+    let (name, room) = (&format.name, &format.room);
+    let all: Vec<_> = fields.iter().copied().chain(room.iter().map(String::as_str)).collect();
+    let empty: Vec<_> = all.iter().map(|field| format!("{field} = false")).collect();
+    let into: Vec<_> = fields.iter().map(|field| format!("value.{field}")).collect();
+    let cleared: Vec<_> = room.iter().map(|field| format!("value.{field}")).collect();
+    let cleared = match room.len() {
+        0 => String::new(),
+        count => format!("  {} = {}\n", cleared.join(", "), vec!["false"; count].join(", ")),
+    };
+    format!(
+        "local {name}_table = {{ {} }}\nlocal function read_{name}(packed, offset)\n  local value, after = {name}_table, nil\n  \
+         {}, after = unpack_struct({codes}, packed, offset or 1)\n{cleared}  return value, after\nend\n",
+        empty.join(", "),
+        into.join(", ")
+    )
+}
+
 /// The Lua library `formats`: of each format `<NAME>_FORMAT`, `read_<name>(packed, offset)`, which returns a table and the offset after
 /// it, and `write_<name>(value)`, which returns the bytes. Only what `script` names, if there is one.
-pub fn lua(formats: &[Format], script: Option<&str>) -> String {
+/// The constants come first.
+pub fn lua(declarations: &Declarations, script: Option<&str>) -> String {
+    let formats = &declarations.formats;
     let is_word = |character: char| character.is_ascii_alphanumeric() || character == '_';
     let words: Option<std::collections::HashSet<&str>> =
         script.map(|text| text.split(|character| !is_word(character)).collect());
     let mut library = String::new();
-    for piece in formats.iter().flat_map(|format| lua_pieces(formats, format)) {
+    let constants = declarations
+        .constants
+        .iter()
+        .map(|Constant { name, value, .. }| Piece { name: name.clone(), text: format!("local {name} = {value}\n") });
+    for piece in constants.chain(formats.iter().flat_map(|format| lua_pieces(formats, format))) {
         if words.as_ref().is_none_or(|words| words.contains(piece.name.as_str())) {
             library.push_str(&piece.text);
         }
@@ -196,9 +261,12 @@ fn rust_name(name: &str) -> String {
 }
 
 /// The structs of Rust, which `src/ledger/formats.rs` includes.
-pub fn rust(formats: &[Format]) -> Result<String, std::fmt::Error> {
+pub fn rust(declarations: &Declarations) -> Result<String, std::fmt::Error> {
     let mut code = String::new();
-    for format in formats.iter().filter(|format| !format.fields.is_empty()) {
+    for Constant { name, value, about } in &declarations.constants {
+        writeln!(code, "/// {}.\npub const {name}: i64 = {value};\n", sentence(about))?;
+    }
+    for format in declarations.formats.iter().filter(|format| !format.fields.is_empty()) {
         let name = format.type_name();
         let (mut fields, mut reads, mut writes) = (String::new(), String::new(), String::new());
         for field in &format.fields {

@@ -4,13 +4,19 @@ use std::collections::BTreeSet;
 use std::error::Error;
 use std::fmt::Write as _;
 
-use crate::formats::Format;
+use crate::formats::{Constant, Declarations, Format};
 
-/// The page. Each format must have its place in the text.
-pub fn page(text: &str, formats: &[Format]) -> Result<String, Box<dyn Error>> {
-    let mut missing: BTreeSet<&str> = formats.iter().map(|format| format.name.as_str()).collect();
+/// Makes the page. Each format that has fields of its own must have its place in the text.
+pub fn page(text: &str, declarations: &Declarations) -> Result<String, Box<dyn Error>> {
+    let formats = &declarations.formats;
+    let with_fields = formats.iter().filter(|format| !format.fields.is_empty());
+    let mut missing: BTreeSet<&str> = with_fields.map(|format| format.name.as_str()).collect();
     let mut page = String::new();
     for line in text.lines() {
+        if line == "{constants}" {
+            constants(&mut page, &declarations.constants)?;
+            continue;
+        }
         let name = line.strip_prefix('{').and_then(|rest| rest.strip_suffix('}'));
         match name.map(|name| formats.iter().find(|format| format.name == name).ok_or(name)) {
             Some(Ok(format)) => {
@@ -22,6 +28,14 @@ pub fn page(text: &str, formats: &[Format]) -> Result<String, Box<dyn Error>> {
         }
     }
     if missing.is_empty() { Ok(page) } else { Err(format!("build/redis-layout.md: {missing:?} have no place").into()) }
+}
+
+fn constants(page: &mut String, constants: &[Constant]) -> std::fmt::Result {
+    writeln!(page, "| constant | value | |\n|---|---|---|")?;
+    for Constant { name, value, about } in constants {
+        writeln!(page, "| `{name}` | {value} | {about} |")?;
+    }
+    Ok(())
 }
 
 fn table(page: &mut String, format: &Format) -> std::fmt::Result {

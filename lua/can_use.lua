@@ -5,22 +5,19 @@
 -- ARGV: can_use_call
 --       the plan's message
 -- Answers: answer, stale, fault; the answer has no reservation
--- uses: base formats each plan match price ledger windows memory deadlines record answer begin subscription decide
+-- uses: base formats each plan match price ledger windows memory deadlines record answer begin subscription in_force decide
 
 local function can_use(k, a)
   local asked = read_can_use_call(ARGV[a + 1])
   local led, failed = begin(k)
   if not led then return failed end
 
-  local plan = asked.in_force == IN_FORCE and plan_of(asked.plan, ARGV[a + 2]) or nil
-  if not check_subscription(led, asked, plan) then return stale(led) end
-  if asked.in_force == UNKNOWN_PLAN then return fault('PLAN_UNKNOWN') end
-  if not plan then return answer({ outcome = NO_SUBSCRIPTION }, 0) end
+  local plan, other = plan_in_force(led, asked, ARGV[a + 2])
+  if not plan then return other end
 
   local claims
-  claims, failed = assess(led, plan, asked)
-  if not claims then return failed or stale(led) end
-  if #claims == 0 then return answer({ outcome = UNMATCHED, plan = plan.digest }, 0) end
+  claims, other = assess(led, plan, asked)
+  if not claims then return other end
   if claims.all_fit then
     if claims.overflow then return fault('OUT_OF_RANGE', claims.overflow, '', plan.digest) end
     if led.live >= MOST_HOLDS then return fault('TOO_MANY_HOLDS') end

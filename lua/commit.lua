@@ -13,7 +13,9 @@ local function price_anew(record, plan, quantities)
   local actual, values = values_of(quantities), values_of(record.quantities)
   replace_values(values, actual)
   local charges, by_quantities, names_one = {}, nil, false
-  for i, match in ipairs(matches_of(plan, record.what)) do
+  local matches = matches_of(plan, record.what)
+  for i = 1, #matches do
+    local match = matches[i]
     local group = match.group
     local charge, measure = first_price(match.measures, values)
     if not charge then return nil, fault('QUANTITY_MISSING', group.place, plan.names[measure], plan.digest) end
@@ -32,15 +34,17 @@ end
 
 local function charges_as_reserved(record)
   local charges = {}
-  for i, claim in ipairs(record.claims) do charges[i] = claim.charge end
+  for i = 1, #record.claims do charges[i] = record.claims[i].charge end
   return charges
 end
 
 -- The fault of a group whose counter would pass its maximum, or nil.
-local function beyond_maximum(led, record, units, charges, late)
-  for i, claim in ipairs(record.claims) do
-    local most = units and MAX_UNITS[units[claim.place].unit] or MAX
-    local window = kept_window(led, claim.number)
+local function beyond_maximum(led, record, groups, charges, late)
+  local claims = record.claims
+  for i = 1, #claims do
+    local claim = claims[i]
+    local most = groups and groups[claim.place].max_units or MAX
+    local window = window_of(led, claim)
     if window then most = most - window.used - (window.held - (late and 0 or claim.charge)) end
     if charges[i] > most then return fault('OUT_OF_RANGE', claim.place, '', record.plan) end
   end
@@ -85,9 +89,10 @@ local function commit(k, a)
   local bucket_field, bucket
   if not late then bucket_field, bucket = end_hold(led, record) end
   for i = 1, #claims do
-    local window = kept_window(led, claims[i].number)
+    local claim = claims[i]
+    local window = window_of(led, claim)
     if window then window.used = window.used + charges[i] end
-    claims[i].committed = charges[i]
+    claim.committed = charges[i]
   end
   record.state = late and COMMITTED_LATE or COMMITTED
   record.settled = settle.actual == 1 and settle.quantities or ''

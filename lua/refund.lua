@@ -5,7 +5,7 @@
 -- ARGV: track_call, whose event has the name of the refunded one
 --       the plan's message
 -- Answers: as track
--- uses: base formats each plan match price ledger windows memory deadlines save record answer begin subscription decide tracking
+-- uses: base formats each plan match price ledger windows memory deadlines save record answer begin subscription in_force decide tracking
 
 local function refund(k, a)
   local asked = read_track_call(ARGV[a + 1])
@@ -16,15 +16,12 @@ local function refund(k, a)
   if record == false then return fault(reason) end
   if record then return tracked(led, record, true) end
 
-  local plan = asked.in_force == IN_FORCE and plan_of(asked.plan, ARGV[a + 2]) or nil
-  if not check_subscription(led, asked, plan) then return stale(led) end
-  if asked.in_force == UNKNOWN_PLAN then return fault('PLAN_UNKNOWN') end
-  if not plan then return answer({ outcome = NO_SUBSCRIPTION }, 0) end
+  local plan, other = plan_in_force(led, asked, ARGV[a + 2])
+  if not plan then return other end
 
   local claims
-  claims, failed = assess(led, plan, asked, true)
-  if not claims then return failed or stale(led) end
-  if #claims == 0 then return answer({ outcome = UNMATCHED, plan = plan.digest }, 0) end
+  claims, other = assess(led, plan, asked, true)
+  if not claims then return other end
 
   -- All checks are done: from here on, writes.
   for i = 1, #claims do

@@ -108,7 +108,7 @@ local function refund_reservation(k, a)
   local refunds = {}
   for i, claim in ipairs(record.claims) do
     local falls, beyond = asks[i][1], asks[i][2]
-    local window = kept_window(led, claim.number)
+    local window = window_of(led, claim)
     local applied = window and min(falls, window.used) or 0
     if window then window.used = window.used - applied end
     -- Also what could not be given back: whatever is counted in the window later is not this reservation's.

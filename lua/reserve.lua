@@ -5,7 +5,7 @@
 -- ARGV: reserve_call
 --       the plan's message
 -- Answers: answer, stale, fault
--- uses: base formats each plan match price ledger windows memory deadlines save record answer begin subscription decide
+-- uses: base formats each plan match price ledger windows memory deadlines save record answer begin subscription in_force decide
 
 -- The answer to a retry.
 local function replay(led, record)
@@ -13,17 +13,6 @@ local function replay(led, record)
     state = state_of(record, led.time), replayed = true, suffix = record.suffix, plan = record.plan, deadline = record.deadline,
   }
   return answer_remembered(led, named, record.claims)
-end
-
--- Nothing is held. Only what has lapsed or ended meanwhile is written.
-local function deny(led, claims, plan, has_changed)
-  local denial = answer_denied({ outcome = LIMIT_REACHED, plan = plan.digest, retry_after_ms = retry_after(led, claims) }, claims)
-  if led.lapsed > 0 or has_changed then
-    undo_windows(led)
-    write_corrected(led)
-    save_ledger(led)
-  end
-  return denial
 end
 
 local function reserve(k, a)
@@ -35,16 +24,12 @@ local function reserve(k, a)
   if record == false then return fault(reason) end
   if record then return replay(led, record) end
 
-  local plan = asked.in_force == IN_FORCE and plan_of(asked.plan, ARGV[a + 2]) or nil
-  local is_current, has_changed = check_subscription(led, asked, plan)
-  if not is_current then return stale(led) end
-  if asked.in_force == UNKNOWN_PLAN then return fault('PLAN_UNKNOWN') end
-  if not plan then return answer({ outcome = NO_SUBSCRIPTION }, 0) end
+  local plan, other, has_changed = plan_in_force(led, asked, ARGV[a + 2])
+  if not plan then return other end
 
   local claims
-  claims, failed = assess(led, plan, asked)
-  if not claims then return failed or stale(led) end
-  if #claims == 0 then return answer({ outcome = UNMATCHED, plan = plan.digest }, 0) end
+  claims, other = assess(led, plan, asked)
+  if not claims then return other end
   local is_allowed = claims.all_fit
   if is_allowed then
     if claims.overflow then return fault('OUT_OF_RANGE', claims.overflow, '', plan.digest) end
@@ -52,22 +37,23 @@ local function reserve(k, a)
   end
 
   -- All checks are done: from here on, writes.
-  if not is_allowed then return deny(led, claims, plan, has_changed) end
+  if not is_allowed then
+    local denial = answer_denied({ outcome = LIMIT_REACHED, plan = plan.digest, retry_after_ms = retry_after(led, claims) }, claims)
+    save_due(led, has_changed)
+    return denial
+  end
   for i = 1, #claims do
     local window = claims[i].window
     window.held = window.held + claims[i].charge
   end
-  local deadline = ceil((led.time + asked.ttl_ms) / TENTH) * TENTH
+  local deadline = ceil((led.time + asked.ttl_ms) / TENTH_MS) * TENTH_MS
   local is_paged, bucket_field, bucket = add_deadline(led, deadline, parts_of(claims))
   local forget_at = deadline + asked.settlement_ms
-  local made = {
-    state = HELD, paged = is_paged and 1 or 0, epoch = led.memory and led.memory.epoch or 0, deadline = deadline,
-    forget = forget_at, digest = asked.digest, suffix = asked.suffix, plan = plan.digest, what = asked.what,
-    quantities = asked.quantities, settled = '', claims = claims, rest = '',
-  }
+  local made = new_record(led, asked, HELD, plan.digest, claims, forget_at)
+  made.paged, made.deadline, made.what, made.quantities = is_paged and 1 or 0, deadline, asked.what, asked.quantities
   write_fields(led, forget_at, asked.field, record_bytes(made), is_paged and bucket_field, bucket)
   -- For people who look with redis-cli; no script reads it.
-  call('SET', KEYS[k + HOLD_KEY], claims.name, 'PX', deadline - led.time)
+  call('SET', KEYS[k + HOLD_KEY], claims.name, 'PX', format_text('%d', deadline - led.time))
   write_corrected(led)
   save_ledger(led)
   return answer_assessed({ state = STATE_HELD, suffix = asked.suffix, plan = plan.digest, deadline = deadline }, claims)

@@ -5,18 +5,7 @@
 -- ARGV: track_call
 --       the plan's message
 -- Answers: answer, stale, fault
--- uses: base formats each plan match price ledger windows memory deadlines save record answer begin subscription decide tracking
-
--- Nothing is counted. Only what has lapsed or ended meanwhile is written.
-local function block(led, claims, plan, has_changed)
-  local denial = answer_denied({ outcome = LIMIT_REACHED, plan = plan.digest }, claims)
-  if led.lapsed > 0 or has_changed then
-    undo_windows(led)
-    write_corrected(led)
-    save_ledger(led)
-  end
-  return denial
-end
+-- uses: base formats each plan match price ledger windows memory deadlines save record answer begin subscription in_force decide tracking
 
 local function track(k, a)
   local asked = read_track_call(ARGV[a + 1])
@@ -27,23 +16,23 @@ local function track(k, a)
   if record == false then return fault(reason) end
   if record then return tracked(led, record, true) end
 
-  local plan = asked.in_force == IN_FORCE and plan_of(asked.plan, ARGV[a + 2]) or nil
-  local is_current, has_changed = check_subscription(led, asked, plan)
-  if not is_current then return stale(led) end
-  if asked.in_force == UNKNOWN_PLAN then return fault('PLAN_UNKNOWN') end
-  if not plan then return answer({ outcome = NO_SUBSCRIPTION }, 0) end
+  local plan, other, has_changed = plan_in_force(led, asked, ARGV[a + 2])
+  if not plan then return other end
 
   local claims
-  claims, failed = assess(led, plan, asked)
-  if not claims then return failed or stale(led) end
-  if #claims == 0 then return answer({ outcome = UNMATCHED, plan = plan.digest }, 0) end
+  claims, other = assess(led, plan, asked)
+  if not claims then return other end
   local is_blocked = asked.enforce == 1 and not claims.all_fit
   if not is_blocked then
     if claims.overflow then return fault('OUT_OF_RANGE', claims.overflow, '', plan.digest) end
   end
 
   -- All checks are done: from here on, writes.
-  if is_blocked then return block(led, claims, plan, has_changed) end
+  if is_blocked then
+    local denial = answer_denied({ outcome = LIMIT_REACHED, plan = plan.digest }, claims)
+    save_due(led, has_changed)
+    return denial
+  end
   for i = 1, #claims do
     local claim = claims[i]
     claim.window.used = claim.window.used + claim.charge

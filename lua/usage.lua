@@ -5,7 +5,7 @@
 -- ARGV: usage_call
 --       the plan's message
 -- Answers: answer, stale, fault
--- uses: base formats each plan ledger windows memory deadlines record answer begin subscription
+-- uses: base formats each plan ledger windows memory deadlines record answer begin subscription in_force
 
 -- The window of the group that was before `window`, if `at` is in one: as stored, or with nothing used where nothing was stored.
 local function earlier_window(led, group, frame, window, at)
@@ -26,10 +26,8 @@ local function usage(k, a)
   local led, failed = begin(k)
   if not led then return failed end
 
-  local plan = asked.in_force == IN_FORCE and plan_of(asked.plan, ARGV[a + 2]) or nil
-  if not check_subscription(led, asked, plan) then return stale(led) end
-  if asked.in_force == UNKNOWN_PLAN then return fault('PLAN_UNKNOWN') end
-  if not plan then return answer({ outcome = NO_SUBSCRIPTION }, 0) end
+  local plan, other = plan_in_force(led, asked, ARGV[a + 2])
+  if not plan then return other end
 
   -- Earlier windows need all that is known of the current ones.
   if at >= 0 then unfold(led) end

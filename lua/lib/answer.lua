@@ -11,16 +11,19 @@ local WITH_SHORTFALLS, WITH_CLOSINGS, WITH_ROW_QUOTAS = 1, 2, 4
 
 local ROW_WIDTH, CLOSING_WIDTH = 5, 2
 
+-- Where rows are put together.
+local row_numbers = {}
+
 -- An answer whose fields are those of `named`. `rows` are values, five for each of `count` groups; `columns` are bytes.
 local function answer(named, count, rows, columns, column_bytes)
-  return pack_struct(ANSWER_FORMAT, ANSWER_KIND, named.outcome or DONE, named.state or NO_STATE, named.replayed and 1 or 0,
+  return pack_struct(format_after(ANSWER_FORMAT, ROW_FORMAT, count), ANSWER_KIND, named.outcome or DONE, named.state or NO_STATE, named.replayed and 1 or 0,
     named.overage and 1 or 0, named.late and 1 or 0, columns or 0, named.suffix or ZEROS_6, named.plan or ZEROS_8, named.deadline or 0,
-    named.retry_after_ms or -1, count) .. (count > 0 and write_flat(ROW_FORMAT, ROW_WIDTH, count, rows) or '') .. (column_bytes or '')
+    named.retry_after_ms or -1, count, unpack(rows or row_numbers, 1, count * ROW_WIDTH)) .. (column_bytes or '')
 end
 
 -- The rows of claims that were just assessed, and the columns of what their groups say besides.
 local function rows_of(claims)
-  local rows, at = { 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0 }, 1
+  local rows, at = row_numbers, 1
   for i = 1, #claims do
     local claim = claims[i]
     local window = claim.window
@@ -37,21 +40,32 @@ local function answer_assessed(named, claims)
   return answer(named, #claims, rows_of(claims))
 end
 
+-- The column of closings, of claims whose windows were looked for.
+local function closings_of(claims, unapplied)
+  local closings = {}
+  for i = 1, #claims do
+    closings[2 * i - 1], closings[2 * i] = unapplied and claims[i][unapplied] or 0, claims[i].window and 0 or 1
+  end
+  return write_flat(CLOSING_FORMAT, CLOSING_WIDTH, #claims, closings)
+end
+
 -- The answer about claims that are remembered. Their windows may be kept no longer. Each asks for its charge, or for that of `charges`.
 -- `unapplied` names what of the claims could not be applied.
 local function answer_remembered(led, named, claims, charges, unapplied)
-  local rows, closings, columns, column_bytes = {}, {}, 0, ''
+  local rows, columns, column_bytes, at = row_numbers, 0, '', 1
   for i = 1, #claims do
     local claim = claims[i]
-    local window, at = kept_window(led, claim.number), (i - 1) * ROW_WIDTH
-    local left = unapplied and claim[unapplied] or 0
-    rows[at + 1], rows[at + 2] = claim.place, claim.span
-    rows[at + 3], rows[at + 4] = window and window.used or 0, window and window.held or 0
-    rows[at + 5] = charges and charges[i] or claim.charge
-    closings[2 * i - 1], closings[2 * i] = left, window and 0 or 1
-    if left > 0 or not window then columns = WITH_CLOSINGS end
+    local window = window_of(led, claim)
+    rows[at], rows[at + 1], rows[at + 4] = claim.place, claim.span, charges and charges[i] or claim.charge
+    if window then
+      rows[at + 2], rows[at + 3] = window.used, window.held
+    else
+      rows[at + 2], rows[at + 3], columns = 0, 0, WITH_CLOSINGS
+    end
+    if unapplied and claim[unapplied] > 0 then columns = WITH_CLOSINGS end
+    at = at + ROW_WIDTH
   end
-  if columns > 0 then column_bytes = write_flat(CLOSING_FORMAT, CLOSING_WIDTH, #claims, closings) end
+  if columns > 0 then column_bytes = closings_of(claims, unapplied) end
   if claims[1] and claims[1].own_quota then
     columns, column_bytes = columns + WITH_ROW_QUOTAS, column_bytes .. column_of(claims, QUOTA_FORMAT, 'own_quota')
   end

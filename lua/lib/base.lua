@@ -22,7 +22,7 @@ local call = redis.call
 local pack = cmsgpack.pack
 local unpack_message = cmsgpack.unpack
 local pack_struct, unpack_struct = struct.pack, struct.unpack
-local sub, byte, rep = string.sub, string.byte, string.rep
+local sub, byte, rep, format_text = string.sub, string.byte, string.rep, string.format
 local type_of, unpack = _G.type, _G.unpack
 -- Of a list that grows, as text that grows is copied each time.
 local concat = table.concat
@@ -34,8 +34,10 @@ local ZEROS_6, ZEROS_8 = '\0\0\0\0\0\0', '\0\0\0\0\0\0\0\0'
 -- call to call, a script only while it runs.
 local MOST_REMEMBERED = 250000
 
+-- `struct` formats by what they are made of.
+local formats, formats_after = {}, {}
+
 -- The `struct` format of `count` values that stand one after the other.
-local formats = {}
 
 local function format_of(one, count)
   local of_one = formats[one]
@@ -47,6 +49,21 @@ local function format_of(one, count)
   if not format then
     format = '<' .. rep(sub(one, 2), count)
     of_one[count] = format
+  end
+  return format
+end
+
+-- That of `first`, and then `count` times `one`.
+local function format_after(first, one, count)
+  local of_first = formats_after[first]
+  if not of_first then
+    of_first = {}
+    formats_after[first] = of_first
+  end
+  local format = of_first[count]
+  if not format then
+    format = first .. rep(sub(one, 2), count)
+    of_first[count] = format
   end
   return format
 end

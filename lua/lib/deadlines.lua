@@ -1,14 +1,13 @@
 -- deadlines: what comes back by itself, and when. Needs base, formats, ledger, windows, memory.
 --
 -- NO-LEAK: the state says what is held until which deadline, so that giving it back needs nothing else. Deadlines are whole tenths of a second.
--- The first ones stand in the state by themselves. Beyond EXACT_BYTES a new deadline goes to a page, which stands for all deadlines of 12.8
--- seconds with the sum of what they hold. A page's deadlines are buckets in the memory. Only the page that is due in part needs them: a
+-- The first ones stand in the state by themselves. Beyond EXACT_BYTES a new deadline goes to a page, which stands for all deadlines of
+-- PAGE_MS with the sum of what they hold. A page's deadlines are buckets in the memory. Only the page that is due in part needs them: a
 -- page that is due as a whole gives back its sum.
 --
 -- Parts are a flat list: the number of a window, an amount, and so on.
 
 local EXACT_BYTES = 2048
-local TENTH, PAGE = 100, 12800
 local EXACT_KIND, PAGE_KIND = 0, 1
 local PART_WIDTH, PART_BYTES, DEADLINE_BYTES, END_BYTES = 2, 11, 11, 2
 
@@ -17,7 +16,7 @@ local function bucket_name(deadline)
 end
 
 local function page_of(deadline)
-  return ceil(deadline / PAGE) * PAGE
+  return ceil(deadline / PAGE_MS) * PAGE_MS
 end
 
 -- Adds the parts to a list of them, or takes them off it.
@@ -49,10 +48,21 @@ local function read_parts(packed, count, at)
   return read_flat(PART_FORMAT, PART_WIDTH, count, packed, at)
 end
 
+-- What ends an entry, by the number of its parts.
+local ends = {}
+
+local function end_of(count)
+  local packed = ends[count]
+  if not packed then
+    packed = pack_struct(DEADLINE_END_FORMAT, DEADLINE_BYTES + PART_BYTES * count + END_BYTES)
+    ends[count] = packed
+  end
+  return packed
+end
+
 local function entry_bytes(at_ms, kind, holds, parts)
   local count = #parts / 2
-  return pack_struct(DEADLINE_FORMAT, at_ms, kind, holds, count) .. write_flat(PART_FORMAT, PART_WIDTH, count, parts)
-    .. pack_struct(DEADLINE_END_FORMAT, DEADLINE_BYTES + PART_BYTES * count + END_BYTES)
+  return pack_struct(DEADLINE_FORMAT, at_ms, kind, holds, count) .. write_flat(PART_FORMAT, PART_WIDTH, count, parts) .. end_of(count)
 end
 
 -- Where the entry of this time and kind stands: its offset, that of the one after it, its holds and the number of its parts. If there is
@@ -154,14 +164,14 @@ end
 -- The buckets of a page after one time and up to another: deadline, holds, count of parts, the value and where the parts begin.
 local function buckets_of(led, page, after, until_ms)
   local names, deadlines = {}, {}
-  local first = max(page - PAGE, after)
-  for deadline = floor(first / TENTH) * TENTH + TENTH, min(page, until_ms), TENTH do
+  local first = max(page - PAGE_MS, after)
+  for deadline = floor(first / TENTH_MS) * TENTH_MS + TENTH_MS, min(page, until_ms), TENTH_MS do
     names[#names + 1], deadlines[#deadlines + 1] = bucket_name(deadline), deadline
   end
   if names[1] then know(led, names) end
   local buckets = {}
   for i = 1, #names do
-    local packed = led.known[names[i]]
+    local packed = known[names[i]]
     if packed then
       local holds, count, at = unpack_struct(BUCKET_FORMAT, packed)
       if holds > 0 then buckets[#buckets + 1] = { deadline = deadlines[i], holds = holds, parts = read_parts(packed, count, at) } end
@@ -175,7 +185,7 @@ local function give_back_buckets(led)
   local now, at = led.time, 1
   while at <= #led.deadlines do
     local page, kind, _, count, after = unpack_struct(DEADLINE_FORMAT, led.deadlines, at)
-    if page - PAGE >= now then return end
+    if page - PAGE_MS >= now then return end
     if kind == PAGE_KIND then
       for _, bucket in ipairs(buckets_of(led, page, led.stored_time, now)) do
         give_back(led, bucket.parts)
@@ -222,7 +232,7 @@ local function earliest_deadline(led)
   local at, earliest = 1, NEVER
   while at <= #led.deadlines do
     local at_ms, kind, _, count, after = unpack_struct(DEADLINE_FORMAT, led.deadlines, at)
-    if at_ms - PAGE >= earliest then break end
+    if at_ms - PAGE_MS >= earliest then break end
     if kind == EXACT_KIND then
       earliest = min(earliest, at_ms)
     else

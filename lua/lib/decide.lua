@@ -2,39 +2,52 @@
 
 -- NO-OVERSHOOT: used + held + requested <= quota. Every amount is at most 2^53 - 1, so that the subtraction is exact where
 -- its result is not negative, and negative where it is. A charge of 0 fits a group that is full, but not one whose quota is 0.
-local function fits(group, quota, charge, window)
+local function fits(group, quota, charge, used, held)
   if quota < 0 or not group.hard then return true end
-  return quota > 0 and (charge == 0 or charge <= quota - window.used - window.held)
+  return quota > 0 and (charge == 0 or charge <= quota - used - held)
+end
+
+-- The claims of a call, whose tables the next one uses again.
+local assessed, claim_tables = { name = false, all_fit = false, overflow = false }, {}
+
+local function claim_table(i)
+  local claim = {
+    place = 0, window = false, number = 0, span = false, charge = 0, quota = 0, fits = false, committed = 0, own_quota = false,
+    refunded = false,
+  }
+  claim_tables[i] = claim
+  return claim
 end
 
 -- The claims on the matched groups, in the catalog's order. `all_fit` says whether all have room (ALL-OR-NOTHING), and `overflow` names
--- the first group whose counter would pass its maximum. Else nil and a fault, or nil and nothing: a window is not current, compile again.
+-- the first group whose counter would pass its maximum. Else nil and the answer of the script.
 local function assess(led, plan, asked, round_down)
   local matches, values, quotas = matches_of(plan, asked.what), values_of(asked.quantities), own_quotas(asked)
-  local claims = { false, false, false, false, name = matches.name, all_fit = true, overflow = false }
+  local claims, is_current = assessed, is_arranged(led, asked.arrangement)
+  claims.name, claims.all_fit, claims.overflow = matches.name, true, false
   for i = 1, #matches do
     local match = matches[i]
     local group = match.group
-    local window = current_window(led, plan, asked, group)
-    if not window then return nil end
+    local window = is_current and not led.windows and window_at(led, group.place) or opened_window(led, plan, asked, group)
+    if not window then return nil, stale(led) end
     local charge, measure = first_price(match.measures, values, round_down)
     -- Without a charge, the other is the place of the name that is missing.
     if not charge then return nil, fault('QUANTITY_MISSING', group.place, plan.names[measure], plan.digest) end
     if charge > group.max_units then return nil, fault('OUT_OF_RANGE', group.place, '', plan.digest) end
     local quota = quotas and quotas[group.place] or group.quota
-    local has_room = fits(group, quota, charge, window)
+    local used, held = window.used, window.held
+    local has_room = fits(group, quota, charge, used, held)
     if not has_room then claims.all_fit = false end
-    if charge > group.max_units - window.used - window.held then claims.overflow = claims.overflow or group.place end
-    local claim = {
-      place = group.place, window = window, number = window.number, span = span_of(window), charge = charge, quota = quota,
-      fits = has_room, committed = 0,
-    }
-    if quotas then claim.own_quota = quota end
+    if charge > group.max_units - used - held then claims.overflow = claims.overflow or group.place end
+    local claim = claim_tables[i] or claim_table(i)
+    claim.place, claim.window, claim.number, claim.span = group.place, window, window.number, window.span or span_of(window)
+    claim.charge, claim.quota, claim.fits, claim.committed, claim.own_quota = charge, quota, has_room, 0, quotas and quota
     -- What happened is not undone: a group that counts events keeps its count.
     if round_down and measure == EVENTS then claim.charge = 0 end
     claims[i] = claim
   end
-  for i = #matches + 1, 4 do claims[i] = nil end
+  if not matches[1] then return nil, answer({ outcome = UNMATCHED, plan = plan.digest }, 0) end
+  for i = #matches + 1, #claims do claims[i] = nil end
   return claims
 end
 

@@ -13,18 +13,25 @@ local SCHEDULE_WIDTH, COUNTER_WIDTH, IDLE_WIDTH = 4, 4, 3
 -- What a schedule takes, and the anchor and the span in it.
 local SCHEDULE_BYTES, ANCHOR_BYTES, SPAN_BYTES = 24, 6, 12
 
--- By how much a ledger may be ahead of Redis. Time that is further ahead was wrong.
-local MOST_AHEAD = 300000
-
 -- A clock that jumps ahead makes Redis expire states early. So they live this much longer than what needs them (7 days), and twice as
 -- long as that is still to last.
 local SLACK = 604800000
+
+-- The windows that the call has asked for: by the place of their counters, and in the order in which it did. The next call uses their
+-- tables again: to make one costs more than all that is done with it.
+local windows_at, asked_windows = {}, {}
+
+-- What is known of the fields of the memories: a value, or false if there is none.
+local known = {}
+
+-- How many ledgers were opened. It tells the windows of one from those of another.
+local opening = 0
 
 local function new_ledger(key, redis_now)
   return {
     key = key, format = FORMAT, subscribed = 0, young = 0, time = redis_now, stored_time = 0, redis_now = redis_now, expires = NEVER,
     current_until = 0, basis = ZEROS_8, opened = 0, live = 0, groups = 0, schedules = 0, pages = 0, plan = '', schedule_bytes = '',
-    spans = {}, counters = {}, deadlines = '', tail = '\0\0\0\0\0\0', at_place = {}, lapsed = 0, known = {},
+    counters = {}, deadlines = '', tail = '\0\0\0\0\0\0', asked = 0, lapsed = 0,
   }
 end
 
@@ -43,12 +50,14 @@ end
 -- version has written the state.
 local function open_ledger(key, packed)
   local redis_now = clock_of_redis()
+  opening = opening + 1
+  for name in pairs(known) do known[name] = nil end
   if not packed then return new_ledger(key, redis_now) end
   if byte(packed) ~= FORMAT then return nil end
   local led, at = read_head(packed)
   local stored_time = led.time
   led.key, led.redis_now, led.stored_time, led.stored_expires = key, redis_now, stored_time, led.expires
-  if stored_time > redis_now + MOST_AHEAD then
+  if stored_time > redis_now + MOST_AHEAD_MS then
     led.was_wrong, led.time = true, redis_now
     -- Which windows are open is another question now.
     led.current_until = 0
@@ -66,9 +75,8 @@ local function open_ledger(key, packed)
   end
   local tail_at = at + led.deadlines
   led.deadlines, led.tail = sub(packed, at, tail_at - 1), sub(packed, tail_at)
-  -- The windows at the places of the counters, and the fields of the memories, as far as somebody has asked for them; how many holds have
-  -- lapsed.
-  led.at_place, led.spans, led.known, led.lapsed = { false, false, false, false }, {}, {}, 0
+  -- How many windows somebody has asked for, and how many holds have lapsed.
+  led.asked, led.lapsed = 0, 0
   return led
 end
 
@@ -84,37 +92,47 @@ local function timed(window)
   return window
 end
 
--- The span of a schedule, from 1.
+-- The span of a schedule, from 1. Nearly always all windows have the same one.
 local function span_at(led, schedule)
-  local span = led.spans[schedule]
-  if not span then
-    local at = (schedule - 1) * SCHEDULE_BYTES + ANCHOR_BYTES
-    span = sub(led.schedule_bytes, at + 1, at + SPAN_BYTES)
-    led.spans[schedule] = span
-  end
-  return span
+  if led.span_of == schedule then return led.span end
+  local at = (schedule - 1) * SCHEDULE_BYTES + ANCHOR_BYTES
+  led.span_of, led.span = schedule, sub(led.schedule_bytes, at + 1, at + SPAN_BYTES)
+  return led.span
+end
+
+-- The window at this place, if the call has asked for it. Its table is not used again.
+local function take_window(place)
+  local window = windows_at[place]
+  if not window or window.opening ~= opening then return nil end
+  windows_at[place] = nil
+  return window
 end
 
 -- The window whose counter is at this place of the ones that are arranged; nil if none is open.
 local function window_at(led, place)
-  local window = led.at_place[place]
-  if window then return window end
+  local window = windows_at[place]
+  if window and window.opening == opening then return window end
   local counters, at = led.counters, (place - 1) * COUNTER_WIDTH
   local number = counters[at + 1]
   if not number or number == 0 then return nil end
-  window = { place = place, number = number, used = counters[at + 3], held = counters[at + 4], span = span_at(led, counters[at + 2]) }
-  led.at_place[place] = window
+  if not window then
+    window = { place = place, opening = 0, number = 0, used = 0, held = 0, span = false, ends = false }
+    windows_at[place] = window
+  end
+  window.opening, window.number, window.used, window.held = opening, number, counters[at + 3], counters[at + 4]
+  window.span, window.ends = span_at(led, counters[at + 2]), false
+  led.asked = led.asked + 1
+  asked_windows[led.asked] = window
   return window
 end
 
--- The counters of the places that were asked for go back to where they came from.
+-- The counters that were asked for go back to where they came from.
 local function put_counters(led)
   local counters = led.counters
-  for place, window in pairs(led.at_place) do
-    if window then
-      local at = (place - 1) * COUNTER_WIDTH
-      counters[at + 3], counters[at + 4] = window.used, window.held
-    end
+  for i = 1, led.asked do
+    local window = asked_windows[i]
+    local at = (window.place - 1) * COUNTER_WIDTH
+    counters[at + 3], counters[at + 4] = window.used, window.held
   end
 end
 

@@ -58,14 +58,14 @@ local function note(led, name, value)
       led.from_old[name] = true
     end
   end
-  led.known[name] = value or false
+  known[name] = value or false
 end
 
--- Reads these fields into `led.known`, by their names: the value, or false if there is none.
+-- Reads these fields into `known`, by their names: the value, or false if there is none.
 local function know(led, names)
   local memory, unknown = led.memory, {}
   for i = 1, #names do
-    if led.known[names[i]] == nil then unknown[#unknown + 1] = names[i] end
+    if known[names[i]] == nil then unknown[#unknown + 1] = names[i] end
   end
   local values = NOTHING
   if unknown[1] and memory then
@@ -76,7 +76,7 @@ local function know(led, names)
 end
 
 local function known_field(led, name)
-  local value = led.known[name]
+  local value = known[name]
   if value ~= nil then return value end
   if led.memory then
     local values = call('HMGET', young_key(led), 'u', name)
@@ -85,7 +85,7 @@ local function known_field(led, name)
   else
     note(led, name, false)
   end
-  return led.known[name]
+  return known[name]
 end
 
 -- Puts back what a script has left that failed before it wrote the state.
@@ -117,10 +117,9 @@ local function renew(led)
   return true
 end
 
--- What the young memory says of a field before it is written, as the undo keeps it.
-local function undo_field(led, name, is_renewed)
-  local before = not is_renewed and not (led.from_old and led.from_old[name]) and led.known[name]
-  return pack_struct(UNDO_FIELD_FORMAT, #name, name, before and 1 or 0, before and #before or 0, before or '')
+-- What the young memory says of a field before it is written: a value, or false if there is none.
+local function said_before(led, name, is_renewed)
+  return not is_renewed and not (led.from_old and led.from_old[name]) and known[name]
 end
 
 -- Writes one or two fields of the memory, which are remembered until `forget_at`. The state is yet to be written.
@@ -131,9 +130,13 @@ local function write_fields(led, forget_at, name, value, other_name, other_value
   local is_renewed = renew(led)
   local memory, key = led.memory, young_key(led)
   memory.sequence = memory.sequence + 1
-  local undo = pack_struct(UNDO_FORMAT, memory.sequence, other_name and 2 or 1) .. undo_field(led, name, is_renewed)
+  local before = said_before(led, name, is_renewed)
+  local undo = pack_struct(UNDO_OF_ONE_FORMAT, memory.sequence, other_name and 2 or 1, #name, name, before and 1 or 0,
+    before and #before or 0, before or '')
   if other_name then
-    call('HSET', key, name, value, other_name, other_value, 'u', undo .. undo_field(led, other_name, is_renewed))
+    before = said_before(led, other_name, is_renewed)
+    undo = undo .. pack_struct(UNDO_FIELD_FORMAT, #other_name, other_name, before and 1 or 0, before and #before or 0, before or '')
+    call('HSET', key, name, value, other_name, other_value, 'u', undo)
   else
     call('HSET', key, name, value, 'u', undo)
   end

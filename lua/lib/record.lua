@@ -15,6 +15,22 @@ local WITH_COMMITTED, WITH_REFUNDED, WITH_QUOTAS = 1, 2, 4
 
 local CLAIM_WIDTH = 4
 
+-- The claims of the record that was read last, whose tables the next one uses again.
+local remembered, remembered_tables = {}, {}
+
+-- The formats of records, by the number of spans and of claims.
+local record_formats = {}
+
+local function record_format(spans, count)
+  local key = spans * 65536 + count
+  local format = record_formats[key]
+  if not format then
+    format = RECORD_FORMAT .. 'c' .. SPAN_BYTES * spans .. rep(sub(CLAIM_FORMAT, 2), count)
+    record_formats[key] = format
+  end
+  return format
+end
+
 local function state_of(record, now)
   local state = record.state
   if state == HELD then return now >= record.deadline and STATE_EXPIRED or STATE_HELD end
@@ -27,11 +43,13 @@ local function committed_unsaid(record, charge)
   return record.state == TRACKED and 0 or charge
 end
 
--- The bytes of the claims, before them those of their spans, and how many spans there are.
-local function claims_bytes(claims)
-  local count, first = #claims, claims[1] and claims[1].span
-  local numbers, spans, packed_spans, known, at = { 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0 }, 1, first, nil, 1
-  if count == 0 then return '', 0 end
+-- Where values are put together: to make a list costs more than to fill it.
+local claim_numbers, column_values = {}, {}
+
+-- Puts the claims' numbers into `claim_numbers`. Returns the bytes of their spans, and how many spans there are.
+local function number_claims(claims)
+  local count, first = #claims, claims[1].span
+  local numbers, spans, packed_spans, known, at = claim_numbers, 1, first, nil, 1
   for i = 1, count do
     local claim = claims[i]
     local span = 1
@@ -47,14 +65,13 @@ local function claims_bytes(claims)
     numbers[at], numbers[at + 1], numbers[at + 2], numbers[at + 3] = claim.place, claim.number, span, claim.charge
     at = at + CLAIM_WIDTH
   end
-  return packed_spans .. write_flat(CLAIM_FORMAT, CLAIM_WIDTH, count, numbers), spans
+  return packed_spans, spans
 end
 
 -- One value of each claim.
 local function column_of(claims, format, name)
-  local values = {}
-  for i = 1, #claims do values[i] = claims[i][name] end
-  return write_flat(format, 1, #claims, values)
+  for i = 1, #claims do column_values[i] = claims[i][name] end
+  return write_flat(format, 1, #claims, column_values)
 end
 
 -- Which columns the claims need, and their bytes.
@@ -81,26 +98,38 @@ local function record_bytes(record)
   if claims[1] and claims[1].own_quota then
     columns, column_bytes = columns + WITH_QUOTAS, column_bytes .. column_of(claims, QUOTA_FORMAT, 'own_quota')
   end
-  local packed, spans = claims_bytes(claims)
-  return pack_struct(RECORD_FORMAT, FORMAT, record.state, record.paged, record.epoch, record.deadline, record.forget, record.digest,
+  local count, packed_spans, spans = #claims, number_claims(claims)
+  return pack_struct(record_format(spans, count), FORMAT, record.state, record.paged, record.epoch, record.deadline, record.forget, record.digest,
     record.suffix, record.plan, #record.what, record.what, #record.quantities, record.quantities, #record.settled, record.settled,
-    columns, spans, #claims) .. packed .. column_bytes .. record.rest
+    columns, spans, count, packed_spans, unpack(claim_numbers, 1, count * CLAIM_WIDTH)) .. column_bytes .. record.rest
 end
 
+local function remembered_table(i)
+  local claim = {
+    place = 0, window = false, number = 0, span = false, charge = 0, committed = 0, refunded = 0, own_quota = false,
+  }
+  remembered_tables[i] = claim
+  return claim
+end
+
+-- Reads a record. The one before it is not read any more.
 local function parse_record(packed)
   local record, at = read_record(packed)
   local count, columns = record.claims, record.columns
   local spans, numbers = at, nil
   numbers, at = read_flat(CLAIM_FORMAT, CLAIM_WIDTH, count, packed, at + record.spans * SPAN_BYTES)
-  local claims = {}
+  local claims, from, first_span = remembered, 0, sub(packed, spans, spans + SPAN_BYTES - 1)
   for i = 1, count do
-    local from = (i - 1) * CLAIM_WIDTH
-    local span, charge = spans + (numbers[from + 3] - 1) * SPAN_BYTES, numbers[from + 4]
-    claims[i] = {
-      place = numbers[from + 1], number = numbers[from + 2], span = sub(packed, span, span + SPAN_BYTES - 1), charge = charge,
-      committed = committed_unsaid(record, charge), refunded = 0,
-    }
+    local claim, span, charge = remembered_tables[i] or remembered_table(i), first_span, numbers[from + 4]
+    if numbers[from + 3] > 1 then
+      local at = spans + (numbers[from + 3] - 1) * SPAN_BYTES
+      span = sub(packed, at, at + SPAN_BYTES - 1)
+    end
+    claim.place, claim.number, claim.span, claim.charge = numbers[from + 1], numbers[from + 2], span, charge
+    claim.window, claim.committed, claim.refunded, claim.own_quota = nil, committed_unsaid(record, charge), 0, false
+    claims[i], from = claim, from + CLAIM_WIDTH
   end
+  for i = count + 1, #claims do claims[i] = nil end
   local function column(format, name)
     local values
     values, at = read_flat(format, 1, count, packed, at)
@@ -113,6 +142,19 @@ local function parse_record(packed)
   if has_quotas then column(QUOTA_FORMAT, 'own_quota') end
   record.claims, record.rest = claims, sub(packed, at)
   return record
+end
+
+-- The record that a script makes, whose table the next call uses again.
+local made = {
+  state = 0, paged = 0, epoch = 0, deadline = 0, forget = 0, digest = '', suffix = '', plan = '', what = '', quantities = '', settled = '',
+  claims = false, rest = '',
+}
+
+-- A record of what the call does, which has no event and no deadline yet.
+local function new_record(led, once, state, plan_digest, claims, forget_at)
+  made.state, made.epoch, made.forget, made.claims = state, led.memory and led.memory.epoch or 0, forget_at, claims
+  made.digest, made.suffix, made.plan = once.digest, once.suffix, plan_digest
+  return made
 end
 
 -- The record under this field; else nil and the reason: it is unknown or forgotten, or a later version has written it.
@@ -141,8 +183,10 @@ local function load_reservation(led, settle)
 end
 
 -- What the claims hold, as parts of deadlines.
+local held_parts = {}
+
 local function parts_of(claims)
-  local parts, at = { 0, 0, 0, 0, 0, 0 }, 1
+  local parts, at = held_parts, 1
   for i = 1, #claims do
     parts[at], parts[at + 1] = claims[i].number, claims[i].charge
     at = at + PART_WIDTH
@@ -151,11 +195,25 @@ local function parts_of(claims)
   return parts
 end
 
+-- The claim's window; false if it is kept no longer.
+local function window_of(led, claim)
+  local window = claim.window
+  if window == nil then
+    window = kept_window(led, claim.number) or false
+    claim.window = window
+  end
+  return window
+end
+
 -- Gives back what the reservation holds before its deadline. Returns the bucket to write with it, if there is one.
 local function end_hold(led, record)
-  local parts = parts_of(record.claims)
-  give_back(led, parts)
-  return remove_deadline(led, record.deadline, record.paged == 1, parts)
+  local claims = record.claims
+  for i = 1, #claims do
+    local window = window_of(led, claims[i])
+    -- Never less than nothing, whatever somebody has deleted by hand.
+    if window then window.held = max(window.held - claims[i].charge, 0) end
+  end
+  return remove_deadline(led, record.deadline, record.paged == 1, parts_of(claims))
 end
 
 -- What a request id has done: nil if it is new; false and the reason if it came with another body or RPC, or a later version has written it;

@@ -1,4 +1,4 @@
--- save: the one write that decides. Needs base, formats, ledger, windows.
+-- save: the one write that decides. Needs base, formats, ledger, windows, memory.
 
 -- When the key is to expire, some time after the last thing that needs it. It only moves where it has to, as setting it costs more than
 -- the value. Never, if there is a subscription or a window without end.
@@ -30,4 +30,12 @@ local function save_ledger(led)
   end
   if led.was_wrong then corrected_clocks = (corrected_clocks or 0) + 1 end
   lapsed_holds = (lapsed_holds or 0) + led.lapsed
+end
+
+-- The writes of a call that is denied: only what has lapsed, ended or was corrected meanwhile.
+local function save_due(led, has_changed)
+  if led.lapsed == 0 and not has_changed and not led.was_wrong then return end
+  undo_windows(led)
+  write_corrected(led)
+  save_ledger(led)
 end

@@ -8,9 +8,6 @@
 -- all that a call needs. Otherwise `unfold` reads every window into `led.windows`, by the id of its group: the one that was opened or
 -- entered last comes first. `arrange` then finds those of the plan's groups, and `fold` writes them as counters again.
 
--- At most this many windows of one group are kept.
-local MOST_WINDOWS = 8
-
 -- What one `frame` and one `override` take in the call.
 local FRAME_BYTES, OVERRIDE_BYTES = 36, 9
 
@@ -45,7 +42,7 @@ local function unfold(led)
       local from = (place - 1) * COUNTER_WIDTH
       number, schedule, used, held = counters[from + 1], counters[from + 2], counters[from + 3], counters[from + 4]
       -- Whoever has asked for the window before has it in the hand.
-      local asked = led.at_place[place]
+      local asked = take_window(place)
       if asked then
         asked.group, asked.unit, asked.period = window.group, window.unit, window.period
         window, used, held = asked, asked.used, asked.held

@@ -163,6 +163,8 @@ impl User {
         self.windows.corrected(clock);
         for held in self.reservations.values_mut().filter(|held| held.state_at(clock) == State::Held) {
             held.state = State::Expired;
+            // No deadline in the future belongs to a hold that has lapsed.
+            held.deadline = clock;
             held.remembered = held.forgotten.min(clock + settlement_ms);
         }
         true

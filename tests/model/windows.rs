@@ -119,6 +119,8 @@ pub struct Window {
     left: bool,
     /// Others took its place: it is kept no more, and does not come back.
     gone: bool,
+    /// It is gone as the anchor moved on, but the catalog that moved it counts this group by the calendar: SPEC is silent.
+    perhaps: bool,
     /// The higher, the later it was last in effect.
     turn: u64,
     /// A wrong time opened it, and it waits for its start.
@@ -276,6 +278,10 @@ impl Windows {
     fn find(&self, wanted: Wanted<'_>, now: i64) -> Option<usize> {
         let open = |window: &usize| self.all[*window].is_open(now) && !self.is_moved_away(*window, wanted, now);
         let is_own = |window: &usize| self.all[*window].is_anchored() == wanted.anchor().is_some();
+        let perhaps = |window: &usize| self.all[*window].perhaps && self.all[*window].is_of(wanted.group);
+        if (0..self.all.len()).filter(perhaps).filter(open).any(|window| is_own(&window)) {
+            self.silent.set(true);
+        }
         let own =
             self.started(wanted.group, now).filter(open).filter(is_own).max_by_key(|window| self.all[*window].turn);
         let in_effect = || self.in_effect.get(&series(wanted.group)).copied();
@@ -333,7 +339,7 @@ impl Windows {
             other.is_same_kind(&self.all[window]) && !other.left && other.is_open(now) && other.turn < self.turns
         });
         for left in left.collect::<Vec<_>>() {
-            self.leave(left);
+            self.leave(left, wanted);
         }
     }
 
@@ -354,6 +360,7 @@ impl Windows {
             kept_until: kept,
             left: false,
             gone: false,
+            perhaps: false,
             turn: 0,
             set_aside: false,
         });
@@ -400,11 +407,11 @@ impl Windows {
     }
 
     /// The cycle anchor was moved away from an open window: of those left behind only the last one is kept.
-    fn leave(&mut self, window: usize) {
+    fn leave(&mut self, window: usize, wanted: Wanted<'_>) {
         let this = self.all[window].clone();
         for (index, other) in self.all.iter_mut().enumerate() {
             if index != window && other.is_same_kind(&this) && other.left && !other.gone {
-                other.gone = true;
+                (other.gone, other.perhaps) = (true, wanted.anchor().is_none());
                 self.notes.borrow_mut().push("only the last window left behind is kept");
             }
         }
@@ -432,7 +439,7 @@ impl Windows {
         {
             self.note("a moved anchor leaves a window behind");
             if !self.all[before].left {
-                self.leave(before);
+                self.leave(before, wanted);
             }
         }
         goes_on
@@ -474,6 +481,7 @@ impl Windows {
             kept_until: end,
             left: false,
             gone: false,
+            perhaps: false,
             turn: 0,
             set_aside: false,
         });

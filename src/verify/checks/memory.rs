@@ -3,9 +3,9 @@
 use std::collections::BTreeSet;
 
 use crate::domain::amount::MAX_UNITS;
+use crate::ledger::formats::TENTH_MS;
 
 use super::super::stored::{Head, NEVER_MS, Record, RecordState, State, nth};
-use super::state::TENTH_MS;
 use super::{is_amount, unit_of};
 
 /// What of a record the sums and counts need.
@@ -37,7 +37,7 @@ impl Fact {
         let hold = is_live(head, record).then(|| Hold {
             deadline: record.stored.deadline,
             is_paged: record.stored.paged == 1,
-            parts: record.claims.iter().map(|claim| (claim.window, claim.charge)).collect(),
+            parts: record.claims.iter().map(|claim| (claim.balance, claim.charge)).collect(),
         });
         let (state, forget) = (record.state, record.stored.forget);
         let may_be_committed = matches!(state, RecordState::Held | RecordState::Released) && forget > head.head.time;
@@ -157,7 +157,7 @@ fn claims_problems(head: Option<&Head>, state: Option<&State>, record: &Record, 
             problems.push(format!("{name}: its span is number {}, and there are {}", claim.span, record.spans.len()));
         }
         let Some(head) = head else { continue };
-        let (opened, window) = (head.head.opened, claim.window);
+        let (opened, window) = (head.head.opened, claim.balance);
         if !(1..=opened).contains(&window) {
             problems.push(format!("{name}: its window is number {window}, and not in 1 to {opened}, as were opened"));
         }

@@ -4,11 +4,12 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use crate::domain::id::Field;
 use crate::ledger::UserKeys;
+use crate::ledger::formats::{PAGE_MS, TENTH_MS};
 use crate::ledger::inspection::Seen;
 
 use super::super::stored::{self, FieldKind, Head, Record, State, Sum, Undo};
 use super::memory::{Fact, record_problems};
-use super::state::{PAGE_MS, TENTH_MS, state as check_state};
+use super::state::state as check_state;
 use super::{Charged, Findings, Generations, SLACK_MS, field_name};
 
 /// What a script has replaced, by the field's name, as far as it counts.
@@ -157,7 +158,7 @@ impl<'a> Reading<'a> {
                 Err(error) => vec![error.to_string()],
                 Ok(record) => {
                     let plan = record.stored.plan;
-                    self.charged.extend(record.claims.iter().map(|claim| (plan, claim.group, claim.window)));
+                    self.charged.extend(record.claims.iter().map(|claim| (plan, claim.group, claim.balance)));
                     if let Some(head) = head {
                         self.records[index].insert(field, Fact::of(head, &record));
                     }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::domain::amount::MAX_UNITS;
 use crate::domain::counted::counted;
+use crate::ledger::formats::{MOST_AHEAD_MS, MOST_WINDOWS, PAGE_MS, TENTH_MS};
 
 use super::super::stored::{NEVER_MS, State, Subscription, Window};
 use super::{Findings, SLACK_MS, is_amount, unit_of};
@@ -12,17 +13,6 @@ const LIFETIME: i64 = 7;
 
 /// The most live holds a user may have.
 const MOST_HOLDS: i64 = 10_000;
-
-/// At most this many windows of one group are kept.
-const MOST_WINDOWS: usize = 8;
-
-/// ONE-CLOCK: a state that is further ahead of Redis had a wrong time.
-const MOST_AHEAD_MS: i64 = 300_000;
-
-/// Deadlines are whole tenths of a second, and pages end at multiples of this: see `lua/lib/deadlines.lua`.
-pub const TENTH_MS: i64 = 100;
-/// How long a page is.
-pub const PAGE_MS: i64 = 12_800;
 
 /// What must hold of a state alone.
 pub fn state(key: &str, state: &State, redis_ms: i64, expires_at_ms: i64, findings: &mut Findings) {
@@ -109,7 +99,7 @@ fn windows(key: &str, state: &State, findings: &mut Findings) {
         }
     }
     for (group, windows) in &state.groups {
-        if windows.len() > MOST_WINDOWS {
+        if windows.len() as i64 > MOST_WINDOWS {
             let count = windows.len();
             findings.contradiction(key, format!("group {group:?} has {count} windows, and not at most {MOST_WINDOWS}"));
         }

@@ -152,7 +152,7 @@ fn what_is_wrong_with_deadlines_is_found() {
         ),
         (
             |world| world.deadlines[1].0.at += 100,
-            &["is no multiple of 12800 ms", "note: page", "page {PAGE} has less: 0"],
+            &["is no multiple of 6400 ms", "note: page", "page {PAGE} has less: 0"],
         ),
         (
             |world| world.deadlines[0].0.holds = 3,

@@ -157,7 +157,7 @@ fn what_is_wrong_with_a_record_is_found() {
         (|world| world.record(RELEASED).claims[0].group = 2, &["group 2 is charged twice"]),
         (|world| world.record(RELEASED).claims[0].span = 3, &["its span is number 3, and there are 2"]),
         (
-            |world| world.record(RELEASED).claims[0].window = 5,
+            |world| world.record(RELEASED).claims[0].balance = 5,
             &["its window is number 5, and not in 1 to 4, as were opened"],
         ),
         (|world| world.record(RELEASED).claims[0].charge = 1 << 53, &["the charge is 9007199254740992"]),

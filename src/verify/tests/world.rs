@@ -6,7 +6,7 @@ use serde_bytes::ByteBuf;
 
 use crate::domain::id::{AppId, Field, Owner, UserId};
 use crate::ledger::UserKeys;
-use crate::ledger::formats;
+use crate::ledger::formats::{self, PAGE_MS};
 use crate::ledger::inspection::{HoldEntry, Holds, Page, Seen};
 
 use super::super::Finding;
@@ -18,7 +18,7 @@ pub const NOW: i64 = 1_795_516_288_000;
 /// A deadline that stands alone.
 pub const ALONE: i64 = NOW + 60_000;
 /// The end of a page.
-pub const PAGE: i64 = (NOW / 12_800 + 10) * 12_800;
+pub const PAGE: i64 = (NOW / PAGE_MS + 10) * PAGE_MS;
 /// A deadline of that page.
 pub const PAGED: i64 = PAGE - 1_000;
 /// When the memories expire.
@@ -62,7 +62,7 @@ impl Record {
             quantities: vec![0x92, 1, 5],
             ..formats::Record::default()
         };
-        let claim = |(group, charge)| formats::Claim { group, window: group + 2, span: group, charge };
+        let claim = |(group, charge)| formats::Claim { group, balance: group + 2, span: group, charge };
         Self {
             head,
             spans: vec![span(NOW - 1000, NOW + 10_000_000), span(NOW - 2000, NOW + 20_000_000)],

@@ -91,8 +91,8 @@ async fn what_is_wrong_with_a_state_is_found() {
         ),
         ("led.head.pages = 1 save()", &["state: the number of pages is 1, but its deadlines have 0"]),
         (
-            "local it = led.deadlines[1] it.kind, it.at, led.head.pages = 1, it.at - it.at % 12800 + 100, 1 save()",
-            &["state: is no multiple of 12800 ms", "state: is missing, with 1 live", "state: note: page"],
+            "local it = led.deadlines[1] it.kind, it.at, led.head.pages = 1, it.at - it.at % 6400 + 100, 1 save()",
+            &["state: is no multiple of 6400 ms", "state: is missing, with 1 live", "state: note: page"],
         ),
         ("led.memory.young_expires = NEVER save()", &["1: but its state has noted 281474976710655"]),
         (

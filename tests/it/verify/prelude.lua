@@ -108,6 +108,8 @@ end
 local function get(field)
   local packed = redis.call('HGET', memory, field)
   local it, at = read_record(packed)
+  -- Its table is that of the record before.
+  it.as_is, it.committed, it.refunded, it.quota = nil, nil, nil, nil
   it.span, at = several(read_span, it.spans, packed, at)
   it.claim, at = several(read_claim, it.claims, packed, at)
   local columns = it.columns % 4

@@ -9,12 +9,14 @@ use tollgate::ledger::{Ledger, Once, formats};
 
 use super::forms::record;
 use super::raw;
+use tollgate::ledger::formats::PAGE_MS;
+
 use super::stored::{Entry, Stored, parts};
 use super::user::{START, User, event, made};
 
 /// What deadlines take in the state before pages begin, and for how long one of those is.
 const EXACT_BYTES: i64 = 2048;
-const PAGE: i64 = 12_800;
+const PAGE: i64 = PAGE_MS;
 
 /// Of these groups, an event `e` holds in all; `f` in every second one.
 const GROUPS: i64 = 20;
