@@ -108,6 +108,11 @@ local function take_window(place)
   return window
 end
 
+-- The number of the window whose counter is at this place, if there is one.
+local function number_at(led, place)
+  return led.counters[(place - 1) * COUNTER_WIDTH + 1]
+end
+
 -- The window whose counter is at this place of the ones that are arranged; nil if none is open.
 local function window_at(led, place)
   local window = windows_at[place]

@@ -98,6 +98,11 @@ local function record_bytes(record)
   if claims[1] and claims[1].own_quota then
     columns, column_bytes = columns + WITH_QUOTAS, column_bytes .. column_of(claims, QUOTA_FORMAT, 'own_quota')
   end
+  if record.claim_bytes then
+    return pack_struct(RECORD_FORMAT, FORMAT, record.state, record.paged, record.epoch, record.deadline, record.forget, record.digest,
+      record.suffix, record.plan, #record.what, record.what, #record.quantities, record.quantities, #record.settled, record.settled,
+      columns, record.spans, #claims) .. record.claim_bytes .. column_bytes .. record.rest
+  end
   local count, packed_spans, spans = #claims, number_claims(claims)
   return pack_struct(record_format(spans, count), FORMAT, record.state, record.paged, record.epoch, record.deadline, record.forget, record.digest,
     record.suffix, record.plan, #record.what, record.what, #record.quantities, record.quantities, #record.settled, record.settled,
@@ -118,6 +123,8 @@ local function parse_record(packed)
   local count, columns = record.claims, record.columns
   local spans, numbers = at, nil
   numbers, at = read_flat(CLAIM_FORMAT, CLAIM_WIDTH, count, packed, at + record.spans * SPAN_BYTES)
+  -- What was charged does not change any more.
+  record.claim_bytes = sub(packed, spans, at - 1)
   local claims, from, first_span = remembered, 0, sub(packed, spans, spans + SPAN_BYTES - 1)
   for i = 1, count do
     local claim, span, charge = remembered_tables[i] or remembered_table(i), first_span, numbers[from + 4]
@@ -199,7 +206,12 @@ end
 local function window_of(led, claim)
   local window = claim.window
   if window == nil then
-    window = kept_window(led, claim.number) or false
+    -- Nearly always the counters are still in the order of the record's plan.
+    if not led.windows and led.time < led.current_until and number_at(led, claim.place) == claim.number then
+      window = window_at(led, claim.place)
+    else
+      window = kept_window(led, claim.number) or false
+    end
     claim.window = window
   end
   return window

@@ -316,9 +316,9 @@ async fn what_is_wrong_with_a_memory_is_found() {
             &["1: starts at", "1: is at another time in the state"],
         ),
         ("edit(released, function(it) it.claim[1].span = 9 end)", &["1: its span is number 9, and there are 2"]),
-        ("edit(released, function(it) it.claim[1].window = 5 end)", &["1: its window is number 5, and not in 1 to 4"]),
+        ("edit(released, function(it) it.claim[1].balance = 5 end)", &["1: its window is number 5, and not in 1 to 4"]),
         (
-            "edit(released, function(it) it.claim[1].window = 4 end)",
+            "edit(released, function(it) it.claim[1].balance = 4 end)",
             &[
                 "1: its window 4 is at another time in the state, of group \"calls\"",
                 "state: for group \"tokens\" of plan",
@@ -442,7 +442,7 @@ async fn what_is_odd_but_possible_is_no_contradiction() {
         (
             "local it = own_schedule('cycle', 2) it.start, it.ends, it.kept = 1, 2, 3 counter('cycle', 2).held = 9
             for _, field in ipairs(redis.call('HKEYS', memory)) do
-              if #field == 16 and get(field).claim[1].window == 1 then redis.call('HDEL', memory, field) end
+              if #field == 16 and get(field).claim[1].balance == 1 then redis.call('HDEL', memory, field) end
             end
             save()",
             &[],
