@@ -12,8 +12,12 @@
 #[path = "../../tests/common/mod.rs"]
 mod common;
 
+mod capacity;
 mod cases;
 mod echo;
+#[path = "../counts/figures.rs"]
+#[allow(dead_code, reason = "the page only reads them")]
+mod figures;
 mod lab;
 mod load;
 mod memory;

@@ -6,6 +6,7 @@ use std::process::Command;
 use comfy_table::presets::ASCII_MARKDOWN;
 use comfy_table::{CellAlignment, Table};
 
+use super::capacity::{calls_per_core, instructions, per_gigabyte};
 use super::cases::{CROWDS, HOLDS};
 use super::memory::{HOLD, IDLE, SERVED_USERS, SERVER, SETTLED};
 use super::process::cores;
@@ -59,6 +60,19 @@ pub fn page(tables: &str) -> String {
 pub fn tables(results: &Results, about: &About) -> String {
     let mut text = environment(about);
     let sections = [
+        (
+            "What a call costs",
+            "Instructions, as `./dev counts` counts them: 3 limit groups and a request id, calls one after the other. CI fails if \
+             they grow. An empty script is an EVALSHA that does nothing.",
+            Some(instructions()),
+        ),
+        (
+            "What that means for capacity",
+            "CPU time for one call at full load, and how many calls a core takes then. Servers share the work: add as many as you \
+             like. A user's calls all go to one Redis primary, which runs scripts on one core: a cluster of N primaries takes N \
+             times as many. `reserve-commit` is one of each, counted as two calls.",
+            calls_per_core(results),
+        ),
         ("Targets", "Where a target has a denominator of its own, that is the one measured.", target_table(results)),
         (
             "Scripts, per RPC",
@@ -108,6 +122,9 @@ pub fn tables(results: &Results, about: &About) -> String {
     for (title, opening, table) in sections {
         if let Some(table) = table {
             let _: std::fmt::Result = write!(text, "\n## {title}\n\n{opening}\n\n{}\n", markdown(&table));
+            if title == "What that means for capacity" {
+                text.push_str(&per_gigabyte(results).unwrap_or_default());
+            }
             if title == "Targets" {
                 text.push_str(&disturbed(results));
             }
@@ -170,7 +187,7 @@ fn markdown(table: &Table) -> String {
     text.lines().enumerate().map(align).collect::<Vec<_>>().join("\n")
 }
 
-fn new_table(header: &[&str]) -> Table {
+pub fn new_table(header: &[&str]) -> Table {
     let mut table = Table::new();
     table.load_style(ASCII_MARKDOWN).set_header(header.iter().copied());
     for column in table.column_iter_mut().skip(1) {
@@ -179,7 +196,7 @@ fn new_table(header: &[&str]) -> Table {
     table
 }
 
-fn number(figure: Option<f64>, decimals: usize) -> String {
+pub fn number(figure: Option<f64>, decimals: usize) -> String {
     figure.map_or_else(String::new, |figure| format!("{figure:.decimals$}"))
 }
 
