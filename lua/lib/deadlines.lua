@@ -184,27 +184,30 @@ end
 local function give_back_buckets(led)
   local now, at = led.time, 1
   while at <= #led.deadlines do
-    local page, kind, _, count, after = unpack_struct(DEADLINE_FORMAT, led.deadlines, at)
+    local page, kind, holds, count, after = unpack_struct(DEADLINE_FORMAT, led.deadlines, at)
     if page - PAGE_MS >= now then return end
-    if kind == PAGE_KIND then
-      for _, bucket in ipairs(buckets_of(led, page, led.stored_time, now)) do
-        give_back(led, bucket.parts)
-        led.lapsed, led.live = led.lapsed + bucket.holds, max(led.live - bucket.holds, 0)
-        -- As many holds as it has had.
-        local from, to, holds, parts = find_entry(led, page, PAGE_KIND)
-        if from == to then break end
-        local sums = read_parts(led.deadlines, parts, from + DEADLINE_BYTES)
-        add_parts(sums, bucket.parts, -1)
-        local left = holds - bucket.holds
-        put_entry(led, from, to, left > 0 and entry_bytes(page, PAGE_KIND, left, sums) or '')
-        if left <= 0 then
-          led.pages = led.pages - 1
-          after = from - PART_BYTES * count - END_BYTES
-          break
-        end
+    local next_at = after + PART_BYTES * count + END_BYTES
+    local buckets = kind == PAGE_KIND and buckets_of(led, page, led.stored_time, now) or NOTHING
+    if buckets[1] then
+      local due, due_holds = {}, 0
+      for i = 1, #buckets do
+        add_parts(due, buckets[i].parts, 1)
+        due_holds = due_holds + buckets[i].holds
       end
+      give_back(led, due)
+      led.lapsed, led.live = led.lapsed + due_holds, max(led.live - due_holds, 0)
+      local left, entry = holds - due_holds, ''
+      if left > 0 then
+        local sums = read_parts(led.deadlines, count, after)
+        add_parts(sums, due, -1)
+        entry = entry_bytes(page, PAGE_KIND, left, sums)
+      else
+        led.pages = led.pages - 1
+      end
+      put_entry(led, at, next_at, entry)
+      next_at = at + #entry
     end
-    at = after + PART_BYTES * count + END_BYTES
+    at = next_at
   end
 end
 
