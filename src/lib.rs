@@ -8,6 +8,7 @@
 //! ONCE, TRUTH, EXACT, ONE-CLOCK, SELF-CONTAINED.
 
 pub mod domain;
+pub mod rpc;
 
 pub mod telemetry;
 
@@ -23,6 +24,7 @@ pub mod apps;
 
 pub mod tls;
 
+pub mod admin;
 pub mod grpc;
 pub mod health;
 pub mod server;

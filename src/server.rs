@@ -12,6 +12,7 @@ use tonic::service::Routes;
 use tower::ServiceBuilder;
 
 use crate::access::Access;
+use crate::admin;
 use crate::apps::Apps;
 use crate::config::Limits;
 use crate::domain::descriptor::EntryMeanings;
@@ -26,7 +27,6 @@ use crate::grpc::{
     Incoming, Metering, Parts, Places, Plans, RateLimits, Subscriptions, rls, serve, server_address, v1,
 };
 use crate::health::Health;
-use crate::telemetry::admin;
 use crate::telemetry::layer::Observe;
 use crate::tls::Certificates;
 
@@ -86,45 +86,38 @@ pub async fn run(
     let ledger = apps.ledger().clone();
     let (reporter, health_service) = tonic_health::server::health_reporter();
     let health_service = takes!(health_service, SMALL);
-    let services = [
-        MeteringServiceServer::<Metering>::NAME,
-        SubscriptionServiceServer::<Subscriptions>::NAME,
-        PlanServiceServer::<Plans>::NAME,
-    ];
-    let health = Health::start(reporter, &services, &ledger, fail_open).await;
-    // All of it ends with serving.
+    let health = Health::start(reporter, &SERVICES, &ledger, fail_open).await;
+    let gate = gate(&access, &limits);
+    let most = limits.max_message_bytes;
+    let to_callers = Routes::new(health_service.clone())
+        .add_service(takes!(reflection().build_v1()?, SMALL))
+        .add_service(takes!(reflection().build_v1alpha()?, SMALL))
+        .add_service(talks!(MeteringServiceServer::new(Metering(Arc::clone(&apps))), most))
+        .add_service(talks!(SubscriptionServiceServer::new(Subscriptions(Arc::clone(&apps))), most))
+        .add_service(talks!(PlanServiceServer::new(Plans(Arc::clone(&apps))), most));
+    let mut open = vec![(listener, to_callers)];
+    if let Some((listener, meanings)) = envoy {
+        let rate_limits = RateLimits { apps, meanings: Arc::new(meanings) };
+        let to_envoy = Routes::new(health_service)
+            .add_service(takes!(envoy_reflection().build_v1()?, SMALL))
+            .add_service(takes!(envoy_reflection().build_v1alpha()?, SMALL))
+            .add_service(talks!(RateLimitServiceServer::new(rate_limits), most));
+        open.push((listener, to_envoy));
+    }
+
+    // These tasks end with serving.
     let mut beside = JoinSet::new();
     beside.spawn(Arc::clone(&health).watch(ledger));
     if let Some(listener) = admin_listener {
         beside.spawn(admin::serve(listener, Arc::clone(&health)));
     }
-
+    if let Some(guard) = access.keys.clone() {
+        beside.spawn(async move { guard.keep_up().await });
+    }
     // Connections are asked to end once the first half is gone.
     let (stop, stopping) = watch::channel(());
     // Both listeners share the places, and below the gate, and so their bounds.
     let places = Places::new(limits.max_connections);
-    let incoming = |listener| {
-        let certificates = tls.as_ref().map(Certificates::subscribe);
-        Incoming::new(listener, certificates, &limits, stopping.clone()).sharing(Arc::clone(&places))
-    };
-    let (incoming, envoy) = (incoming(listener), envoy.map(|(listener, meanings)| (incoming(listener), meanings)));
-    if let Some(certificates) = tls {
-        beside.spawn(certificates.follow());
-    }
-    let gate = GateLayer::new(GateOptions {
-        access: Arc::clone(&access),
-        max_in_flight: limits.max_in_flight,
-        portions: Parts { app: limits.app_share, public: limits.public_share },
-        rate_per_app: u32::try_from(limits.rate_per_app).ok().and_then(NonZeroU32::new),
-        max_message_bytes: limits.max_message_bytes,
-        message_timeout: limits.message_timeout,
-        call_timeout: limits.call_timeout,
-        open_reflection: limits.open_reflection,
-    });
-    if let Some(guard) = access.keys.clone() {
-        beside.spawn(async move { guard.keep_up().await });
-    }
-    let most = limits.max_message_bytes;
     let layers = ServiceBuilder::new()
         // The outermost: what others refuse is seen as well.
         .layer(Observe(server_address))
@@ -132,64 +125,72 @@ pub async fn run(
         // Outside the gate, where a caller may wait as well.
         .layer(DeadlineLayer(limits.call_timeout))
         .layer(gate.clone());
-    let proxies = match envoy {
-        None => None,
-        Some((incoming, meanings)) => {
-            let rate_limits = RateLimits { apps: Arc::clone(&apps), meanings: Arc::new(meanings) };
-            let services = Routes::new(health_service.clone())
-                .add_service(takes!(envoy_reflection().build_v1()?, SMALL))
-                .add_service(takes!(envoy_reflection().build_v1alpha()?, SMALL))
-                .add_service(talks!(RateLimitServiceServer::new(rate_limits), most));
-            Some((incoming, services))
-        }
+    let listeners = open.into_iter().map(|(listener, services)| {
+        let certificates = tls.as_ref().map(Certificates::subscribe);
+        let incoming = Incoming::new(listener, certificates, &limits, stopping.clone()).sharing(Arc::clone(&places));
+        serve(incoming, layers.clone().service(services.prepare()), &limits, stopping.clone())
+    });
+    let listeners = futures_util::future::join_all(listeners);
+    if let Some(certificates) = tls {
+        beside.spawn(certificates.follow());
+    }
+
+    let mut server = std::pin::pin!(listeners);
+    tokio::select! {
+        _ = &mut server => {}
+        () = shutdown => stop_gracefully(server, &health, stop, &gate, &limits).await,
+    }
+    Ok(())
+}
+
+/// The services whose health is told by name.
+const SERVICES: [&str; 3] = [
+    MeteringServiceServer::<Metering>::NAME,
+    SubscriptionServiceServer::<Subscriptions>::NAME,
+    PlanServiceServer::<Plans>::NAME,
+];
+
+/// The gate that both listeners stand behind.
+fn gate(access: &Arc<Access>, limits: &Limits) -> GateLayer {
+    GateLayer::new(GateOptions {
+        access: Arc::clone(access),
+        max_in_flight: limits.max_in_flight,
+        portions: Parts { app: limits.app_share, public: limits.public_share },
+        rate_per_app: u32::try_from(limits.rate_per_app).ok().and_then(NonZeroU32::new),
+        max_message_bytes: limits.max_message_bytes,
+        message_timeout: limits.message_timeout,
+        call_timeout: limits.call_timeout,
+        open_reflection: limits.open_reflection,
+    })
+}
+
+/// Says that the server is not ready, waits until load balancers know, closes the connections, and finishes the calls in flight.
+async fn stop_gracefully<T>(
+    mut server: std::pin::Pin<&mut impl Future<Output = T>>,
+    health: &Health,
+    stop: watch::Sender<()>,
+    gate: &GateLayer,
+    limits: &Limits,
+) {
+    health.stop().await;
+    if tokio::time::timeout(limits.drain_delay, &mut server).await.is_ok() {
+        return;
+    }
+    health.end_watches().await;
+    drop(stop);
+    let drained = async {
+        server.await;
+        // Work whose caller has gone away.
+        gate.idle().await;
     };
-    let services = Routes::new(health_service)
-        .add_service(takes!(reflection().build_v1()?, SMALL))
-        .add_service(takes!(reflection().build_v1alpha()?, SMALL))
-        .add_service(talks!(MeteringServiceServer::new(Metering(Arc::clone(&apps))), most))
-        .add_service(talks!(SubscriptionServiceServer::new(Subscriptions(Arc::clone(&apps))), most))
-        .add_service(talks!(PlanServiceServer::new(Plans(Arc::clone(&apps))), most));
-    let serve = async |incoming, services: Routes| {
-        let service = layers.clone().service(services.prepare());
-        serve(incoming, service, &limits, stopping.clone()).await;
-    };
-    let server = async {
-        let proxies = async {
-            if let Some((incoming, services)) = proxies {
-                serve(incoming, services).await;
-            }
-        };
-        tokio::join!(serve(incoming, services), proxies);
-        Ok(())
-    };
-    let mut server = std::pin::pin!(server);
-    let outcome = tokio::select! {
-        outcome = &mut server => outcome,
-        () = shutdown => {
-            health.stop().await;
-            let (delay, most) = (limits.drain_delay, limits.drain_timeout);
-            match tokio::time::timeout(delay, &mut server).await {
-                // It has failed.
-                Ok(outcome) => outcome,
-                Err(_) => {
-                    health.end_watches().await;
-                    drop(stop);
-                    let drained = async {
-                        let outcome = server.await;
-                        // Work whose caller has gone away.
-                        gate.idle().await;
-                        outcome
-                    };
-                    tokio::time::timeout(most, drained).await.unwrap_or_else(|_| {
-                        let calls = gate.under_way();
-                        tracing::warn!(calls, "connections were still open {most:?} after they were asked to end: they are cut off, with the calls under way");
-                        Ok(())
-                    })
-                }
-            }
-        }
-    };
-    outcome
+    let most = limits.drain_timeout;
+    if tokio::time::timeout(most, drained).await.is_err() {
+        let calls = gate.under_way();
+        tracing::warn!(
+            calls,
+            "connections were still open {most:?} after they were asked to end: they are cut off, with the calls under way"
+        );
+    }
 }
 
 fn reflection() -> tonic_reflection::server::Builder<'static> {

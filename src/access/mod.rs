@@ -1,6 +1,5 @@
 //! Who calls, and what they may: docs/adr/0009-access.md.
 
-mod caller;
 mod guard;
 mod key;
 mod token;
@@ -11,7 +10,7 @@ use crate::domain::fault::Fault;
 use crate::domain::id::AppId;
 use crate::tls::{IdentityApps, PeerIdentity};
 
-pub use caller::{Caller, Role};
+pub use crate::domain::caller::{Caller, Role};
 pub use guard::{Credentials, Guard, STALE, Verdict};
 pub use key::{ApiKey, InvalidKey, named};
 pub use token::{InvalidToken, LONGEST_SECONDS, mint};

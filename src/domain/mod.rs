@@ -5,6 +5,7 @@
 
 pub mod amount;
 pub mod answer;
+pub mod caller;
 pub mod counted;
 pub mod descriptor;
 pub mod event;

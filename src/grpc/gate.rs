@@ -21,8 +21,8 @@ use tower::{Layer, Service};
 use crate::access::{Access, Caller, Credentials, Role, Verdict};
 use crate::domain::fault::Fault;
 use crate::domain::id::AppId;
+use crate::rpc::{Callers, Rpc};
 use crate::telemetry::call;
-use crate::telemetry::labels::Rpc;
 
 use super::ConnectionInfo;
 use super::answer::Answer;
@@ -31,12 +31,6 @@ use super::places::{Level, Standing};
 use super::shares::{Full, Parts as Portions, Share, Shares, Taker};
 use super::status::status;
 use super::stream::{Pool, Pooled, Stream};
-
-const GET_USAGE: &str = "/tollgate.v1.MeteringService/GetUsage";
-
-/// All that a public key may call. What is not listed is for secret ones.
-const FOR_PUBLIC_KEYS: [&str; 3] =
-    [GET_USAGE, "/tollgate.v1.PlanService/ListPlans", "/tollgate.v1.PlanService/GetPlan"];
 
 /// So much of a request is read before it is refused, in bytes.
 const MUCH: usize = 64 * 1024;
@@ -193,13 +187,15 @@ impl Rules {
     }
 
     /// Whether the caller may make this call now. All that can be known without its message is checked here.
-    fn allow(&self, caller: &Caller, path: &str) -> Result<(), Fault> {
+    fn allow(&self, caller: &Caller, rpc: Rpc) -> Result<(), Fault> {
         if caller.role == Role::Public {
-            if !FOR_PUBLIC_KEYS.contains(&path) {
-                return Err(Fault::SecretKeyNeeded);
-            }
-            if path == GET_USAGE && caller.user.is_none() {
-                return Err(Fault::NotYourUser);
+            match rpc.facts().callers {
+                Callers::AllKeys | Callers::Everybody => {}
+                Callers::PublicKeysForTheirUser if caller.user.is_some() => {}
+                Callers::PublicKeysForTheirUser => return Err(Fault::NotYourUser),
+                Callers::SecretKeys | Callers::SecretKeysUnlessOpen | Callers::Nobody => {
+                    return Err(Fault::SecretKeyNeeded);
+                }
             }
         }
         let Some(rates) = &self.rates else { return Ok(()) };
@@ -292,17 +288,20 @@ where
             let (parts, body) = request.into_parts();
             let standing = ConnectionInfo::standing(&parts.extensions);
             let passing = Passing { inner, rules, standing };
-            match Rpc::of_path(parts.uri.path()) {
+            if parts.method == Method::CONNECT {
                 // Its answer would make the stream a tunnel.
-                _ if parts.method == Method::CONNECT => {
-                    let mut refusal = Response::<Answer<AnyBody>>::default();
-                    *refusal.status_mut() = StatusCode::METHOD_NOT_ALLOWED;
-                    Ok(refusal)
+                let mut refusal = Response::<Answer<AnyBody>>::default();
+                *refusal.status_mut() = StatusCode::METHOD_NOT_ALLOWED;
+                return Ok(refusal);
+            }
+            let rpc = Rpc::of_path(parts.uri.path());
+            match rpc.facts().callers {
+                Callers::Nobody => passing.refuse(Fault::MethodUnknown, body).await,
+                Callers::Everybody => passing.health(rpc, parts, body).await,
+                Callers::SecretKeysUnlessOpen => passing.reflection(rpc, parts, body).await,
+                Callers::SecretKeys | Callers::PublicKeysForTheirUser | Callers::AllKeys => {
+                    passing.work(rpc, parts, body).await
                 }
-                Rpc::Unknown => passing.refuse(Fault::MethodUnknown, body).await,
-                rpc @ (Rpc::HealthCheck | Rpc::HealthWatch) => passing.health(rpc, parts, body).await,
-                Rpc::Reflection => passing.reflection(parts, body).await,
-                _ => passing.work(parts, body).await,
             }
         })
     }
@@ -319,7 +318,7 @@ type Answered<E> = Result<Response<Answer<AnyBody>>, E>;
 
 impl<S: Service<Request<AnyBody>, Response = Response<AnyBody>>> Passing<S> {
     /// A call of the contract, or of Envoy.
-    async fn work<Asked>(self, mut parts: Parts, body: Asked) -> Answered<S::Error>
+    async fn work<Asked>(self, rpc: Rpc, mut parts: Parts, body: Asked) -> Answered<S::Error>
     where
         Asked: Body<Data = Bytes>,
     {
@@ -328,7 +327,7 @@ impl<S: Service<Request<AnyBody>, Response = Response<AnyBody>>> Passing<S> {
         let (caller, message, memory) = match rules.verdict(&parts.headers, &parts.extensions) {
             Verdict::Refused(fault) => return self.refuse(fault, body).await,
             Verdict::Known(caller) => {
-                if let Err(fault) = rules.allow(&caller, parts.uri.path()) {
+                if let Err(fault) = rules.allow(&caller, rpc) {
                     return self.refuse(fault, body).await;
                 }
                 self.let_in(&caller);
@@ -355,7 +354,7 @@ impl<S: Service<Request<AnyBody>, Response = Response<AnyBody>>> Passing<S> {
                     Err(status) => return Ok(status.into_http()),
                 };
                 let known = rules.look_up(&parts.headers, &parts.extensions).await;
-                match known.and_then(|caller| rules.allow(&caller, parts.uri.path()).map(|()| caller)) {
+                match known.and_then(|caller| rules.allow(&caller, rpc).map(|()| caller)) {
                     Ok(caller) => {
                         self.let_in(&caller);
                         (caller, message, memory)
@@ -410,7 +409,7 @@ impl<S: Service<Request<AnyBody>, Response = Response<AnyBody>>> Passing<S> {
     }
 
     /// Reflection: its answers are large, so that only holders of secret keys get them unless it is open.
-    async fn reflection<Asked>(self, parts: Parts, body: Asked) -> Answered<S::Error>
+    async fn reflection<Asked>(self, rpc: Rpc, parts: Parts, body: Asked) -> Answered<S::Error>
     where
         Asked: Body<Data = Bytes> + Send + 'static,
         Asked::Error: Into<StdError>,
@@ -422,7 +421,7 @@ impl<S: Service<Request<AnyBody>, Response = Response<AnyBody>>> Passing<S> {
                 Verdict::Refused(fault) => Err(fault),
                 Verdict::Unknown => rules.look_up(&parts.headers, &parts.extensions).await,
             };
-            let allowed = known.and_then(|caller| rules.allow(&caller, parts.uri.path()).map(|()| caller));
+            let allowed = known.and_then(|caller| rules.allow(&caller, rpc).map(|()| caller));
             match allowed {
                 Ok(caller) => self.let_in(&caller),
                 Err(fault) => return self.refuse(fault, body).await,

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::access::Role;
+use crate::domain::caller::Role;
 use crate::domain::fault::Fault;
 use crate::domain::id::{base64url, random};
 

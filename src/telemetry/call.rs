@@ -13,7 +13,9 @@ use opentelemetry::Context;
 use tokio::runtime::Handle;
 use tokio::task::futures::TaskLocalFuture;
 
-use super::labels::{Outcome, Rpc};
+use crate::rpc::Rpc;
+
+use super::labels::Outcome;
 use super::trace;
 
 /// Where the id of a request travels, in requests and in answers.

@@ -2,6 +2,8 @@
 
 use prometheus_client::encoding::{EncodeLabelValue, LabelValueEncoder};
 
+use crate::rpc::Rpc;
+
 /// An enum of label values, which can index an array.
 macro_rules! values {
     ($(#[$doc:meta])* $name:ident { $($(#[$value_doc:meta])* $value:ident = $text:literal,)* }) => {
@@ -28,28 +30,9 @@ macro_rules! values {
     };
 }
 
-values! {
-    /// What was called.
-    #[allow(missing_docs)]
-    Rpc {
-        Reserve = "Reserve",
-        Commit = "Commit",
-        Release = "Release",
-        Track = "Track",
-        CanUse = "CanUse",
-        GetUsage = "GetUsage",
-        UpsertSubscription = "UpsertSubscription",
-        GetSubscription = "GetSubscription",
-        CancelSubscription = "CancelSubscription",
-        DeleteUser = "DeleteUser",
-        ListPlans = "ListPlans",
-        GetPlan = "GetPlan",
-        ShouldRateLimit = "ShouldRateLimit",
-        HealthCheck = "HealthCheck",
-        HealthWatch = "HealthWatch",
-        Reflection = "Reflection",
-        /// Whatever else a caller may name.
-        Unknown = "unknown",
+impl EncodeLabelValue for Rpc {
+    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> Result<(), std::fmt::Error> {
+        self.facts().name.encode(encoder)
     }
 }
 
@@ -214,39 +197,6 @@ impl EnvoyFault {
     }
 }
 
-impl Rpc {
-    /// Of the path of a request.
-    #[must_use]
-    pub fn of_path(path: &str) -> Self {
-        match path {
-            "/tollgate.v1.MeteringService/Reserve" => Self::Reserve,
-            "/tollgate.v1.MeteringService/Commit" => Self::Commit,
-            "/tollgate.v1.MeteringService/Release" => Self::Release,
-            "/tollgate.v1.MeteringService/Track" => Self::Track,
-            "/tollgate.v1.MeteringService/CanUse" => Self::CanUse,
-            "/tollgate.v1.MeteringService/GetUsage" => Self::GetUsage,
-            "/tollgate.v1.SubscriptionService/UpsertSubscription" => Self::UpsertSubscription,
-            "/tollgate.v1.SubscriptionService/GetSubscription" => Self::GetSubscription,
-            "/tollgate.v1.SubscriptionService/CancelSubscription" => Self::CancelSubscription,
-            "/tollgate.v1.SubscriptionService/DeleteUser" => Self::DeleteUser,
-            "/tollgate.v1.PlanService/ListPlans" => Self::ListPlans,
-            "/tollgate.v1.PlanService/GetPlan" => Self::GetPlan,
-            "/envoy.service.ratelimit.v3.RateLimitService/ShouldRateLimit" => Self::ShouldRateLimit,
-            "/grpc.health.v1.Health/Check" => Self::HealthCheck,
-            "/grpc.health.v1.Health/Watch" => Self::HealthWatch,
-            "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo"
-            | "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo" => Self::Reflection,
-            _ => Self::Unknown,
-        }
-    }
-
-    /// Whether its calls are work, rather than somebody looking whether Tollgate is there.
-    #[must_use]
-    pub fn is_work(self) -> bool {
-        !matches!(self, Self::HealthCheck | Self::HealthWatch | Self::Reflection | Self::Unknown)
-    }
-}
-
 impl Code {
     /// Of the text of a `grpc-status` header.
     #[must_use]
@@ -267,14 +217,6 @@ mod tests {
         }
         for odd in ["", "17", "-1", "x", "\u{ff}"] {
             assert_eq!(Code::of_header(odd.as_bytes()), Code::Unknown, "{odd:?}");
-        }
-    }
-
-    #[test]
-    fn a_path_that_nobody_serves_is_unknown() {
-        for path in ["", "/", "/tollgate.v1.MeteringService/reserve", "/tollgate.v1.MeteringService/Reserve/", "/alice"]
-        {
-            assert_eq!(Rpc::of_path(path), Rpc::Unknown, "{path}");
         }
     }
 }

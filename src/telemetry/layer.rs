@@ -11,8 +11,10 @@ use pin_project_lite::pin_project;
 use tokio::task::futures::TaskLocalFuture;
 use tower::{Layer, Service};
 
+use crate::rpc::Rpc;
+
 use super::call::{self, Call};
-use super::labels::{Code, Outcome, Rpc};
+use super::labels::{Code, Outcome};
 use super::metrics::metrics;
 use super::{envoy, trace};
 
@@ -56,7 +58,7 @@ where
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let rpc = Rpc::of_path(request.uri().path());
         let request_id = call::request_id(request.headers());
-        let beginning = if rpc.is_work() { trace::rpc(&request, &request_id, self.server_address) } else { None };
+        let beginning = if rpc.facts().is_work { trace::rpc(&request, &request_id, self.server_address) } else { None };
         metrics().in_flight.inc();
         let ending = Ending { rpc, started: Instant::now(), request_id: request_id.clone(), ended: false };
         let call = Call {
@@ -132,7 +134,7 @@ impl Ending {
             target: "tollgate::access",
             // Beside the call by now, so that it is named here.
             request_id = self.request_id.to_str().unwrap_or_default(),
-            rpc = self.rpc.as_str(),
+            rpc = self.rpc.facts().name,
             code = code.as_str(),
             outcome = outcome.as_str(),
             micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX),

@@ -15,8 +15,10 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 
+use crate::rpc::Rpc;
+
 use super::exposition::Format;
-use super::labels::{Code, Component, DeniedValue, EnvoyFault, Load, Outcome, RedisError, Rpc, Uncounted};
+use super::labels::{Code, Component, DeniedValue, EnvoyFault, Load, Outcome, RedisError, Uncounted};
 use super::process::Process;
 
 /// So many pairs of a plan and a limit group have time series of their own. A catalog of any sense has fewer, but catalogs come and go.
@@ -214,8 +216,10 @@ impl Metrics {
             all.add("catalog_loads", "Catalogs that were read, by what became of them", Family::default());
         let scripts: Seconds<ScriptLabels> = Family::new_with_constructor(seconds);
         let metrics = Self {
-            rpc_handles: (0..Rpc::ALL.len() * Code::ALL.len() * Outcome::ALL.len()).map(|_| OnceLock::new()).collect(),
-            duration_handles: (0..Rpc::ALL.len() * Outcome::ALL.len()).map(|_| OnceLock::new()).collect(),
+            rpc_handles: (0..Rpc::table().len() * Code::ALL.len() * Outcome::ALL.len())
+                .map(|_| OnceLock::new())
+                .collect(),
+            duration_handles: (0..Rpc::table().len() * Outcome::ALL.len()).map(|_| OnceLock::new()).collect(),
             in_flight: all.add("rpcs_in_flight", "Calls that have no answer yet", Gauge::default()),
             holds_lapsed: all.add(
                 "holds_lapsed",
@@ -293,7 +297,7 @@ impl Metrics {
             },
         };
         // Alerts look at how these grow, which nobody sees of a series that begins at one.
-        for rpc in Rpc::ALL.iter().copied().filter(|rpc| rpc.is_work()) {
+        for rpc in Rpc::table().iter().filter(|facts| facts.is_work).map(|facts| facts.rpc) {
             for code in ALERTED {
                 metrics.rpc(rpc, code, Outcome::Fault);
             }
@@ -428,14 +432,14 @@ mod tests {
     #[test]
     fn every_way_a_call_can_end_has_a_series_of_its_own() {
         let metrics = Metrics::new();
-        for rpc in Rpc::ALL {
+        for facts in Rpc::table() {
             for outcome in Outcome::ALL {
-                metrics.rpc_ended(*rpc, Code::Ok, *outcome, Duration::from_millis(3));
+                metrics.rpc_ended(facts.rpc, Code::Ok, *outcome, Duration::from_millis(3));
             }
         }
         let text = metrics.scrape(Format::OpenMetrics).unwrap();
         let ones = text.lines().filter(|line| line.starts_with("tollgate_rpcs_total{") && line.ends_with(" 1")).count();
-        assert_eq!(ones, Rpc::ALL.len() * Outcome::ALL.len());
+        assert_eq!(ones, Rpc::table().len() * Outcome::ALL.len());
         assert!(text.ends_with("# EOF\n"));
     }
 }

@@ -3,7 +3,6 @@
 //! What belongs to a user never gets here: no user id, key, metadata or request id is a label, and no log line at `info` or above names
 //! a user. Labels come from closed sets, or from the catalog up to a bound.
 
-pub mod admin;
 pub mod call;
 mod collector;
 pub mod envoy;

@@ -1,9 +1,10 @@
 //! What use cases tell of what they have seen: one function for each kind of answer.
 
 use super::call::{compiles_again, decides};
-use super::labels::{Outcome, Rpc, Uncounted};
+use super::labels::{Outcome, Uncounted};
 use super::metrics::metrics;
 use crate::domain::answer::{Committed, Decision, Hold, Reason, Released, Tracked};
+use crate::rpc::Rpc;
 
 /// The script knew of another subscription, window or time than the call was compiled for.
 pub fn stale() {

@@ -1,5 +1,6 @@
 //! Rules of the repository, held by a test.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 /// Every file below a directory of the repository with this ending, and its text.
@@ -47,6 +48,42 @@ fn only_the_ledger_talks_to_redis_and_only_grpc_to_tonic() {
             assert!(!text.contains("tonic::"), "{place:?} talks to tonic");
         }
     }
+}
+
+/// The modules right below `src` that each of them names, tests excepted.
+fn module_uses() -> BTreeMap<String, BTreeSet<String>> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let module = |path: &Path| {
+        let first = path.strip_prefix(&root).unwrap().components().next().unwrap();
+        Path::new(first.as_os_str()).file_stem().unwrap().to_str().unwrap().to_owned()
+    };
+    let sources = files("src", "rs");
+    let modules: BTreeSet<_> = sources.iter().map(|(path, _)| module(path)).collect();
+    let mut uses = BTreeMap::<_, BTreeSet<_>>::new();
+    for (path, text) in &sources {
+        let code = text.split("#[cfg(test)]").next().unwrap();
+        let named = code.split("crate::").skip(1).map(|rest| {
+            rest.split(|letter: char| !letter.is_ascii_lowercase() && letter != '_').next().unwrap().to_owned()
+        });
+        let own = module(path);
+        let others = named.filter(|name| modules.contains(name) && *name != own);
+        uses.entry(own.clone()).or_default().extend(others);
+    }
+    uses
+}
+
+#[test]
+fn no_module_needs_itself_by_way_of_others() {
+    let mut uses = module_uses();
+    assert!(uses["grpc"].contains("meter") && uses["meter"].contains("ledger"), "{uses:?}");
+    // Whoever needs nothing that is left is no part of a cycle.
+    while let Some(free) = uses.iter().find(|(_, needs)| needs.is_empty()).map(|(name, _)| name.clone()) {
+        uses.remove(&free);
+        for needs in uses.values_mut() {
+            needs.remove(&free);
+        }
+    }
+    assert!(uses.is_empty(), "these modules need each other: {uses:?}");
 }
 
 #[test]

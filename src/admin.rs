@@ -16,9 +16,9 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 
-use super::exposition::Format;
-use super::metrics::metrics;
 use crate::health::Health;
+use crate::telemetry::exposition::Format;
+use crate::telemetry::metrics;
 
 /// How many connections there may be at once.
 const CONNECTIONS: usize = 32;

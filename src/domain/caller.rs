@@ -1,6 +1,6 @@
 //! The caller of an RPC.
 
-use crate::domain::id::{AppId, UserId};
+use super::id::{AppId, UserId};
 
 /// What a caller may do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize, clap::ValueEnum)]
