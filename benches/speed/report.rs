@@ -1,4 +1,4 @@
-//! The report: tables for the terminal and for docs/BENCHMARKS.md, which are the same.
+//! The report: tables for the terminal and for docs/operating/benchmarks.md, which are the same.
 
 use std::fmt::Write as _;
 use std::process::Command;
