@@ -3,6 +3,7 @@
 //! `./dev docs` writes the generated parts anew.
 
 mod api;
+mod catalogs;
 mod errors;
 mod links;
 mod settings;
