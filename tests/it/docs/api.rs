@@ -81,7 +81,11 @@ fn paragraphs(comment: &str) -> String {
 
 fn link(name: &str) -> String {
     let short = name.rsplit('.').next().unwrap_or(name);
-    if name.starts_with(".tollgate.v1.") { format!("[{short}](#{})", short.to_lowercase()) } else { format!("`{short}`") }
+    if name.starts_with(".tollgate.v1.") {
+        format!("[{short}](#{})", short.to_lowercase())
+    } else {
+        format!("`{short}`")
+    }
 }
 
 fn scalar(field: &FieldDescriptorProto) -> String {

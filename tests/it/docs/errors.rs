@@ -7,13 +7,14 @@ use super::{files, page, repository};
 const PATH: &str = "docs/reference/errors.md";
 
 /// Where faults are named. A reason elsewhere is one of these.
-const SOURCES: [&str; 5] = ["src/grpc", "src/meter.rs", "src/planner.rs", "src/subscriptions.rs", "src/ledger/answer.rs"];
+const SOURCES: [&str; 5] =
+    ["src/grpc", "src/meter.rs", "src/planner.rs", "src/subscriptions.rs", "src/ledger/answer.rs"];
 
 /// The texts of the source without its tests.
 fn sources() -> Vec<String> {
-    let paths = SOURCES.iter().flat_map(|source| {
-        if source.ends_with(".rs") { vec![repository().join(source)] } else { files(source, "rs") }
-    });
+    let paths = SOURCES
+        .iter()
+        .flat_map(|source| if source.ends_with(".rs") { vec![repository().join(source)] } else { files(source, "rs") });
     paths
         .map(|path| {
             let text = std::fs::read_to_string(&path).unwrap();
@@ -23,7 +24,9 @@ fn sources() -> Vec<String> {
 }
 
 fn is_reason(text: &str) -> bool {
-    text.len() > 4 && text.contains(|c: char| c.is_ascii_uppercase()) && text.chars().all(|c| c.is_ascii_uppercase() || c == '_')
+    text.len() > 4
+        && text.contains(|c: char| c.is_ascii_uppercase())
+        && text.chars().all(|c| c.is_ascii_uppercase() || c == '_')
 }
 
 /// `INVALID_ARGUMENT` for `InvalidArgument`.

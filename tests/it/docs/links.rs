@@ -111,9 +111,10 @@ fn every_page_that_the_code_names_exists() {
     .into_iter()
     .flat_map(|(directory, ending)| files(directory, ending))
     .collect();
-    files.extend(["dev", "Dockerfile", "docker-compose.yml", "Cargo.toml", "deny.toml", "benches/counts.toml"].map(
-        |name| repository().join(name),
-    ));
+    files.extend(
+        ["dev", "Dockerfile", "docker-compose.yml", "Cargo.toml", "deny.toml", "benches/counts.toml"]
+            .map(|name| repository().join(name)),
+    );
     let mut missing = BTreeSet::new();
     let mut checked = 0;
     for file in files.iter().filter(|file| !file.ends_with(Path::new("tests/it/docs/links.rs"))) {
