@@ -172,3 +172,19 @@ fn the_index_of_the_pages_names_every_page() {
     }
     assert!(named >= 20, "{named}");
 }
+
+#[test]
+fn the_readme_is_one_screen() {
+    let lines = std::fs::read_to_string(repository().join("README.md")).unwrap().lines().count();
+    assert!(lines <= 150, "README.md has {lines} lines: move what does not sell to a page below docs/");
+}
+
+#[test]
+fn every_link_for_language_models_leads_to_a_file() {
+    let index = std::fs::read_to_string(repository().join("llms.txt")).unwrap();
+    let links: Vec<_> = index.split("](").skip(1).map(|rest| rest.split(')').next().unwrap()).collect();
+    assert!(links.len() >= 20, "{links:?}");
+    for link in links {
+        assert!(repository().join(link).is_file(), "llms.txt: {link}");
+    }
+}
