@@ -112,15 +112,8 @@ fn the_python_of_the_pages_is_that_of_the_examples() {
 
 /// The flags of `tollgate serve`, and of the other commands that pages show.
 fn flags() -> BTreeSet<String> {
-    let commands: [&[&str]; 7] = [
-        &["serve"],
-        &["config"],
-        &["verify"],
-        &["health"],
-        &["keys", "create"],
-        &["keys", "list"],
-        &["keys", "token"],
-    ];
+    let commands: [&[&str]; 7] =
+        [&["serve"], &["config"], &["verify"], &["health"], &["keys", "create"], &["keys", "list"], &["keys", "token"]];
     let mut found = BTreeSet::new();
     for command in commands {
         let output = tollgate().args(command).arg("--help").output().unwrap();

@@ -128,7 +128,9 @@ fn marked(answer: &str) -> String {
         match character {
             '"' => in_text = !in_text,
             '{' | '[' if !in_text => open.push(character),
-            '}' | ']' if !in_text => drop(open.pop()),
+            '}' | ']' if !in_text => {
+                open.pop();
+            }
             _ => {}
         }
         marked.push(character);

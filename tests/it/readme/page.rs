@@ -59,17 +59,15 @@ impl Block {
     }
 }
 
-/// Whether the lines of a snippet stand in a text, one after another; where the snippet has a line `...`, others may stand between.
+/// Whether the lines of a snippet stand in a text, one after another. Where the snippet has a line `...`, others may stand between.
 /// Indentation and empty lines do not count.
 pub fn contains_in_order(text: &str, snippet: &str) -> bool {
-    let lines = |text: &'static str| text.lines().map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>();
-    let text = lines(text.to_owned().leak());
-    let snippet = lines(snippet.to_owned().leak());
+    fn lines(text: &str) -> Vec<&str> {
+        text.lines().map(str::trim).filter(|line| !line.is_empty()).collect()
+    }
+    let (text, snippet) = (lines(text), lines(snippet));
     let mut rest = &text[..];
-    for part in snippet.split(|line| *line == "...") {
-        if part.is_empty() {
-            continue;
-        }
+    for part in snippet.split(|line| *line == "...").filter(|part| !part.is_empty()) {
         let Some(start) = rest.windows(part.len()).position(|window| window == part) else { return false };
         rest = &rest[start + part.len()..];
     }
