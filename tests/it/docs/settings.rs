@@ -20,7 +20,8 @@ fn settings() -> Vec<Arg> {
 /// Text of the help as Markdown in a table: flags and file names as code.
 fn markdown(help: &str) -> String {
     let coded = help.split_whitespace().map(|word| {
-        let bare = word.trim_end_matches([',', ';', '.', ':', ')']);
+        let ends = |end: &char| word.ends_with(*end) && !word.ends_with("...");
+        let bare = [',', ';', '.', ':', ')'].iter().find(|end| ends(end)).map_or(word, |_| &word[..word.len() - 1]);
         let is_code = bare.starts_with("--") || bare.contains("://") || (bare.contains('=') && !bare.contains('`'));
         if is_code { format!("`{bare}`{}", &word[bare.len()..]) } else { word.to_owned() }
     });
