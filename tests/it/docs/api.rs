@@ -11,13 +11,8 @@ use prost_types::{
 
 use super::{hold, wrap};
 
-const OPENING: &str = "\
-# API
-
-This page is generated from `proto/tollgate/v1/tollgate.proto`. `./dev docs` writes it anew. [Errors](errors.md)
-explains every reason. [Contract](contract.md) says what happens in which case.
-
-";
+const OPENING: &str = "This page is generated from `proto/tollgate/v1/tollgate.proto`. `./dev docs` writes it anew. \
+                       [Errors](errors.md) explains every reason. [Contract](contract.md) says what happens in which case.";
 
 // The numbers of fields in google/protobuf/descriptor.proto, of which the path of a comment is made.
 const SYNTAX: i32 = 12;
@@ -157,7 +152,7 @@ fn the_page_of_the_api_is_made_of_the_proto() {
     let contract = Contract::read();
     let general = paragraphs(contract.comment(&[SYNTAX]));
     assert!(general.len() > 500, "the proto begins with what holds for every call");
-    let mut page = format!("{OPENING}{general}\n");
+    let mut page = format!("# API\n\n{}\n\n{general}\n", wrap(OPENING, ""));
     for (index, one) in (0..).zip(&contract.file.service) {
         page.push_str(&service(&contract, index, one));
     }

@@ -22,7 +22,9 @@ fn markdown(help: &str) -> String {
     let coded = help.split_whitespace().map(|word| {
         let ends = |end: &char| word.ends_with(*end) && !word.ends_with("...");
         let bare = [',', ';', '.', ':', ')'].iter().find(|end| ends(end)).map_or(word, |_| &word[..word.len() - 1]);
-        let is_code = bare.starts_with("--") || bare.contains("://") || (bare.contains('=') && !bare.contains('`'));
+        let is_code = bare.starts_with("--")
+            || bare.contains("://")
+            || (bare.len() > 1 && bare.contains('=') && !bare.contains('`'));
         if is_code { format!("`{bare}`{}", &word[bare.len()..]) } else { word.to_owned() }
     });
     coded.collect::<Vec<_>>().join(" ").replace('|', "\\|")
@@ -34,7 +36,7 @@ fn row(argument: &Arg) -> String {
     let help = argument.get_help().expect("a setting has help").to_string().replace('\n', " ");
     let value = argument.get_value_names().map_or_else(String::new, |names| names.join(" "));
     let (help, otherwise) = match help.split_once("[default: ") {
-        Some((help, otherwise)) => (help.trim(), otherwise.trim().trim_end_matches(']').to_owned()),
+        Some((help, otherwise)) => (help.trim(), markdown(otherwise.trim().trim_end_matches(']'))),
         None => {
             let default = argument.get_default_values().first().and_then(|value| value.to_str());
             (help.trim(), default.map_or_else(|| "none".to_owned(), |value| format!("`{value}`")))
