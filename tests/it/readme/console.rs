@@ -155,7 +155,8 @@ fn assert_answers(found: &Json, expected: &Json, path: &str, shown: &str) {
         (Json::Array(found), Json::Array(expected)) => {
             let shortened = expected.last().is_some_and(|last| last == "...");
             let expected = &expected[..expected.len() - usize::from(shortened)];
-            assert!(found.len() == expected.len() || shortened && found.len() > expected.len(), "{shown}\nin {path}");
+            let enough = if shortened { found.len() > expected.len() } else { found.len() == expected.len() };
+            assert!(enough, "{shown}\nin {path}, which has {} items", found.len());
             for (index, (found, expected)) in found.iter().zip(expected).enumerate() {
                 assert_answers(found, expected, &format!("{path}[{index}]"), shown);
             }
