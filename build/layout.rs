@@ -41,10 +41,10 @@ fn constants(page: &mut String, constants: &[Constant]) -> std::fmt::Result {
 fn table(page: &mut String, format: &Format) -> std::fmt::Result {
     let size =
         format.size().filter(|_| format.includes.is_empty()).map_or_else(String::new, |size| format!(", {size} bytes"));
-    writeln!(page, "### {}{size}\n\n{}.\n", format.name, format.about)?;
+    writeln!(page, "### {}{size}\n\n{}\n", format.name, wrapped(&format!("{}.", format.about)))?;
     if !format.includes.is_empty() {
         let after: Vec<_> = format.includes.iter().map(|name| format!("`{name}`")).collect();
-        writeln!(page, "It begins with {}.\n", after.join(", "))?;
+        writeln!(page, "{}\n", wrapped(&format!("It begins with {}.", after.join(", "))))?;
     }
     if format.fields.is_empty() {
         return Ok(());
@@ -54,4 +54,20 @@ fn table(page: &mut String, format: &Format) -> std::fmt::Result {
         writeln!(page, "| `{}` | `{}` | {} |", field.name, field.code, field.about)?;
     }
     writeln!(page)
+}
+
+/// Breaks a paragraph at 100 columns.
+fn wrapped(text: &str) -> String {
+    let mut lines = String::new();
+    let mut column = 0;
+    for word in text.split_whitespace() {
+        let width = word.chars().count();
+        let fits = column + 1 + width <= 100;
+        if column > 0 {
+            lines.push(if fits { ' ' } else { '\n' });
+        }
+        column = if column > 0 && fits { column + 1 + width } else { width };
+        lines.push_str(word);
+    }
+    lines
 }

@@ -1,7 +1,7 @@
 //! Who may be sent calls: what `grpc.health.v1` and the admin port say, and the watch over Redis behind it.
 //!
 //! Liveness is that the process can answer: a restart brings no Redis back. Readiness is about the whole, and follows Redis with
-//! patience, as all replicas share one: docs/adr/0010-liveness-and-readiness.md.
+//! patience, as all replicas share one: docs/development/adr/0010-liveness-and-readiness.md.
 
 use std::collections::HashMap;
 use std::error::Error;

@@ -4,8 +4,8 @@
 //! A request flows one way and comes back the same way: [`grpc`] parses it, [`meter`] decides which plan applies (with
 //! [`planner`]), [`ledger`] runs one atomic Lua script in Redis. The scripts match, price, decide and count.
 //!
-//! The guarantees, by the names that comments and tests use (README has them in full): NO-OVERSHOOT, ALL-OR-NOTHING, NO-LEAK,
-//! ONCE, TRUTH, EXACT, ONE-CLOCK, SELF-CONTAINED.
+//! The guarantees, by the names that comments and tests use: NO-OVERSHOOT, ALL-OR-NOTHING, NO-LEAK, ONCE, TRUTH, EXACT, ONE-CLOCK,
+//! SELF-CONTAINED. docs/concepts/guarantees.md explains them.
 
 pub mod domain;
 pub mod rpc;

@@ -77,7 +77,7 @@ impl Figures {
     pub fn to_toml(&self) -> String {
         let TakenWith { rustc, redis, libc, valgrind, processor } = &self.taken_with;
         let mut text = format!(
-            "# What a call costs, as `./dev counts --accept` counted it: see docs/TESTING.md. Instructions of the server and of Redis,
+            "# What a call costs, as `./dev counts --accept` counted it: see docs/development/testing.md. Instructions of the server and of Redis,
 # the latter also in those of an EVALSHA whose script does nothing, and how often each Redis command runs.
 
 empty-script = {}

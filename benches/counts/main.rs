@@ -1,5 +1,5 @@
 //! `./dev counts`: what a call costs, in instructions of the server, in instructions of Redis, and in Redis commands, held against
-//! the committed figures. Counts instead of times, so that a busy machine changes nothing; docs/TESTING.md says what they do not see.
+//! the committed figures. Counts instead of times, so that a busy machine changes nothing; docs/development/testing.md says what they do not see.
 
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 

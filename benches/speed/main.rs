@@ -59,7 +59,7 @@ struct Options {
     /// One short round, to see that everything works: its figures mean little
     #[arg(long)]
     quick: bool,
-    /// Write docs/BENCHMARKS.md (takes a run of everything)
+    /// Write docs/operating/benchmarks.md (takes a run of everything)
     #[arg(long, conflicts_with = "filters")]
     write: bool,
     /// Only name the cases
@@ -216,7 +216,7 @@ async fn run(options: Options) -> Result<()> {
     let tables = report::tables(&results, &about);
     println!("{tables}");
     if options.write {
-        std::fs::write(root.join("docs").join("BENCHMARKS.md"), report::page(&tables))?;
+        std::fs::write(root.join("docs/operating/benchmarks.md"), report::page(&tables))?;
     }
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! The report: tables for the terminal and for docs/BENCHMARKS.md, which are the same.
+//! The report: tables for the terminal and for docs/operating/benchmarks.md, which are the same.
 
 use std::fmt::Write as _;
 use std::process::Command;
@@ -24,28 +24,32 @@ pub struct About {
 const OPENING: &str = "\
 # Benchmarks
 
-`./dev bench` measures all of this, and `./dev bench --write` writes this page. `./dev bench --list` names the cases, `./dev bench reserve`
-measures those whose names contain a word, `--quick` takes one short round, and `./dev bench soak SECONDS` shows the memory of a server
-under load for as long as you like. Every figure of every round is in `target/speed.json`.
+`./dev bench` measures all of this, and `./dev bench --write` writes this page. `./dev bench --list`
+names the cases. `./dev bench reserve` measures the cases whose names contain a word. `--quick`
+takes one short round. `./dev bench soak SECONDS` shows the memory of a server under load for as
+long as you like. `target/speed.json` has every figure of every round.
 
-**Read ratios first.** A figure in microseconds belongs to one machine on one day. So each comes with a denominator that was measured on
-the same machine in the same round:
+**Read ratios first.** A figure in microseconds belongs to one machine on one day. So each comes
+with a denominator that was measured on the same machine in the same round:
 
-- For scripts it is the script `return 1`, called by `redis-benchmark` with 16 calls in flight on each of 50 connections, right before the
-  case and on the same Redis. It is what Redis takes to run any script at all. Script time is what Redis counts for EVAL, EVALSHA and FCALL
-  in `INFO commandstats`, divided by *decisions*: calls that share a script call share its time, and a script call that has to be repeated
-  counts twice. It is time on the clock: another process that takes the core meanwhile is in it.
-- For the service it is an *echo*: a gRPC server of the same library, runtime and allocator that gives every Reserve one answer, of the
-  size of a real one, under the same load. It is what gRPC costs. CPU is user and system time of the whole process, from `/proc`, while the
-  load is measured.
+- For scripts it is the script `return 1`. `redis-benchmark` calls it with 16 calls in flight on
+  each of 50 connections, right before the case and on the same Redis. It is what Redis takes to run
+  any script at all. Script time is what Redis counts for EVAL, EVALSHA and FCALL in `INFO
+  commandstats`, divided by *decisions*: calls that share a script call share its time, and a script
+  call that has to be repeated counts twice. It is time on the clock. If another process takes the
+  core meanwhile, that is in it.
+- For the service it is an *echo*: a gRPC server of the same library, runtime and allocator that
+  gives every Reserve one answer, of the size of a real one, under the same load. It is what gRPC
+  costs. CPU is user and system time of the whole process, from `/proc`, while the load is measured.
 
-Each figure is the median of the rounds; those of memory are taken once. Rounds are interleaved: the first of every case, then the second.
-Cases begin on a Redis that has nothing but their users, 10,000 unless they say otherwise, each with open windows and one counted event, and
-are warmed up. Quotas are far away, except where a denial is measured. A call is a chat with prompt and completion tokens, and a request id
-as long as a UUID, for a plan of three groups (tokens, calls, cents).
+Each figure is the median of the rounds. Memory is measured once. Rounds are interleaved: the first
+of every case, then the second. Cases begin on a Redis that has nothing but their users, 10,000
+unless they say otherwise, each with open windows and one counted event, and are warmed up. Quotas
+are far away, except where a denial is measured. A call is a chat with prompt and completion tokens,
+and a request id as long as a UUID, for a plan of three groups (tokens, calls, cents).
 
-Server, Redis and load generator share the cores of one machine and talk over loopback. What one of them takes the others lack: latency
-would be lower with a core for each.
+Server, Redis and load generator share the cores of one machine and talk over loopback. What one of
+them takes the others lack. Latency would be lower with a core for each.
 ";
 
 /// What was counted instead of measured, and what it says about the targets.
@@ -53,7 +57,36 @@ const PROFILE: &str = include_str!("profile.md");
 
 /// The page.
 pub fn page(tables: &str) -> String {
-    format!("{OPENING}\n{tables}\n{PROFILE}")
+    wrapped(&format!("{OPENING}\n{tables}\n{PROFILE}"))
+}
+
+/// Breaks paragraphs and list items at 100 columns. Headings and tables stay as they are.
+fn wrapped(text: &str) -> String {
+    let mut page = String::new();
+    for line in text.lines() {
+        let indent = if line.starts_with("- ") || line.starts_with("  ") { "  " } else { "" };
+        if line.starts_with(['|', '#']) {
+            page.push_str(line);
+        } else {
+            let mut column = line.len() - line.trim_start().len();
+            page.push_str(&line[..column]);
+            for (index, word) in line.split_whitespace().enumerate() {
+                let width = word.chars().count();
+                if index > 0 && column + 1 + width > 100 {
+                    page.push('\n');
+                    page.push_str(indent);
+                    column = indent.len();
+                } else if index > 0 {
+                    page.push(' ');
+                    column += 1;
+                }
+                page.push_str(word);
+                column += width;
+            }
+        }
+        page.push('\n');
+    }
+    page
 }
 
 /// Machine, versions, and a table per section that has figures.

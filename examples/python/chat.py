@@ -17,11 +17,11 @@ from collections.abc import Callable, Iterator
 
 import grpc
 
-# The stubs are made from the proto file at import; a build step with grpcio-tools gives the same ones.
+# Makes the stubs from the proto file at import. A build step with grpcio-tools gives the same ones.
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2] / "proto"))
 protos, services = grpc.protos_and_services("tollgate/v1/tollgate.proto")
 
-# A call that ends in UNAVAILABLE is repeated as it is: its ids make that safe.
+# A call that ends in UNAVAILABLE is repeated as it is. Its ids make that safe.
 RETRIES = {
     "maxAttempts": 4,
     "initialBackoff": "0.1s",
@@ -38,12 +38,12 @@ channel = grpc.insecure_channel(
 )
 tollgate = services.MeteringServiceStub(channel)
 
-# How long to wait for an answer, in seconds: a user waits for the first, nobody for the other.
+# How long to wait for an answer, in seconds. A user waits for Reserve; nobody waits for a settlement.
 RESERVE_TIMEOUT_S = 2
 SETTLE_TIMEOUT_S = 2
 
-# What was used and is not settled yet, because Tollgate did not answer. It is lost with this process: a service that runs for long keeps
-# it in a queue that is not.
+# Settlements that Tollgate has not answered yet. They are lost when this process ends: a long-running service keeps them in a durable
+# queue.
 owed: collections.deque[tuple[Callable, object]] = collections.deque()
 
 
@@ -63,13 +63,13 @@ class OverLimit(Exception):
 
 
 def settle(call: Callable, request) -> None:
-    """Sends what settles a reservation, now or, where nobody answers, with the next chat."""
+    """Sends a settlement now. If nobody answers, it is sent again before the next chat."""
     owed.append((call, request))
     settle_owed()
 
 
 def settle_owed() -> None:
-    """Sends all that is owed, as far as it is answered. Safe to repeat: the same ids are counted once."""
+    """Sends all settlements that are owed, until one gets no answer. Safe to repeat: the same ids count once."""
     while owed:
         call, request = owed[0]
         try:
@@ -77,20 +77,21 @@ def settle_owed() -> None:
         except grpc.RpcError as error:
             if error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
                 return
-            # To repeat it does not help. Such as RESERVATION_NOT_FOUND: it came far too late.
+            # A retry does not help. An example is RESERVATION_NOT_FOUND: the commit came far too late.
             logging.error("not settled: %s", error.details())
         owed.popleft()
 
 
 @contextlib.contextmanager
-def reserved(user_id: str, event) -> Iterator[dict[str, float]]:
-    """Holds what an event may cost at most, and settles it when the block ends, however that comes about.
+def reserved(user_id: str, event, ttl_s: int = 60) -> Iterator[dict[str, float]]:
+    """Holds the upper bound of an event, and settles it when the block ends, normally or by an exception.
 
-    The block writes what was really used into the dictionary. Nothing in it means that nothing was used.
+    The block writes the quantities that were really used into the dictionary. An empty one means that nothing was used.
     """
-    # One id per attempt of the user, not per retry: a retry must find the first reservation.
+    # One id for each attempt of the user, not for each retry: a retry must find the first reservation.
     request_id = str(uuid.uuid4())
     asked = protos.ReserveRequest(user_id=user_id, event=event, request_id=request_id)
+    asked.ttl.FromSeconds(ttl_s)
     held = tollgate.Reserve(asked, timeout=RESERVE_TIMEOUT_S)
     if not held.allowed:
         raise OverLimit(held)
@@ -98,10 +99,10 @@ def reserved(user_id: str, event) -> Iterator[dict[str, float]]:
     try:
         yield used
     finally:
-        # Also where the model failed or the user has closed the stream: what was streamed until then has been paid for.
+        # Also if the model has failed or the user has closed the stream: the tokens until then were spent.
         if held.degraded:
-            # Allowed without a hold, as Tollgate's Redis is away: there is nothing to commit, so what was used is tracked. The id is
-            # another one: perhaps Redis has got the reservation after all, which comes back by itself.
+            # Allowed without a hold, because Redis did not answer. There is nothing to commit, so track the usage. Use another id:
+            # Redis may have got the reservation after all, and then its deadline gives it back.
             if used:
                 event = protos.Event(name=event.name, quantities=used, metadata=event.metadata)
                 tracked = protos.TrackRequest(user_id=user_id, event=event, request_id=f"{request_id}/used")
@@ -114,7 +115,7 @@ def reserved(user_id: str, event) -> Iterator[dict[str, float]]:
 
 
 def call_model(prompt: str, max_tokens: int) -> Iterator[tuple[str, dict[str, float] | None]]:
-    """Stands for your provider, which streams pieces of its answer and reports the usage with the last one."""
+    """Stands for your provider. It streams pieces of its answer and reports the usage with the last one."""
     answer = f"An answer to {prompt!r}".split()[:max_tokens]
     for word in answer:
         yield f"{word} ", None
@@ -127,7 +128,7 @@ def count_tokens(text: str) -> int:
 
 
 def chat(user_id: str, prompt: str, max_tokens: int = 500) -> Iterator[str]:
-    """Streams an answer. Whoever closes it early is charged for what was streamed."""
+    """Streams an answer. A user who closes it early is charged for the part that was streamed."""
     settle_owed()
     event = protos.Event(
         name="llm.tokens",

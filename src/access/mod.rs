@@ -1,4 +1,4 @@
-//! Who calls, and what they may: docs/adr/0009-access.md.
+//! Who calls, and what they may: docs/development/adr/0009-access.md.
 
 mod guard;
 mod key;

@@ -21,12 +21,14 @@ pub struct Cli {
 /// What `tollgate` can do.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Serve the gRPC API. With nothing configured: with a Redis of its own and the example catalog.
+    /// Serve the gRPC API. With nothing configured: with a Redis of its own and the example
+    /// catalog.
     Serve(Settings),
-    /// Print every setting of `tollgate serve` as it is in force, without secrets, and where it came from.
+    /// Print every setting of `tollgate serve` with its source, without secrets.
     ///
-    /// Takes the flags, variables and file of `tollgate serve`. One line each, which is also what a configuration file would hold.
-    /// Exits with 2, and names every problem, if the configuration is not valid.
+    /// Takes the flags, variables and file of `tollgate serve`. Prints one line for each setting,
+    /// as a configuration file would have it. Exits with 2, and names every problem, if the
+    /// configuration is not valid.
     Config(Settings),
     /// Make, list and revoke API keys, and mint tokens for users.
     #[command(subcommand)]
@@ -40,16 +42,18 @@ pub enum Command {
     Schema,
     /// Read everything in a live Redis, change nothing, and report what contradicts itself.
     ///
-    /// Tollgate may go on serving: users are found by SCAN, and each is read by short scripts that only read. One line per
-    /// contradiction on standard output: the key, and what is wrong with the numbers found and expected (times are milliseconds
-    /// of the Unix epoch). Keys name users: keep the output as you keep user ids. A line marked `note` is odd, but possible. The
-    /// last line sums up. Where a DeleteUser was cut short, its `hold` keys stay for up to an hour: a note, or a contradiction if the
-    /// user has come back since.
+    /// Tollgate may go on serving: users are found by SCAN, and short scripts that only read look
+    /// at each. Standard output has one line per contradiction: the key, and what is wrong, with
+    /// the numbers found and expected. Times are milliseconds of the Unix epoch. Keys name users:
+    /// keep the output as you keep user ids. A line marked `note` is odd, but possible. The last
+    /// line sums up. If a DeleteUser was cut short, its `hold` keys stay for up to an hour: a note,
+    /// or a contradiction if the user has come back since.
     ///
-    /// Exits with 0 if nothing contradicts itself, 1 if something does, and 2 if the Redis could not be read to the end.
+    /// Exits with 0 if nothing contradicts itself, 1 if something does, and 2 if the Redis could
+    /// not be read to the end.
     ///
-    /// A replica will do, and so will a user that may only read: ACL SETUSER NAME on >PASSWORD %R~* +@read +@connection -@dangerous
-    /// +time +eval_ro +evalsha_ro, and +cluster|slots on a cluster.
+    /// A replica will do, and so will a user that may only read: ACL SETUSER NAME on >PASSWORD %R~*
+    /// +@read +@connection -@dangerous +time +eval_ro +evalsha_ro, and +cluster|slots on a cluster.
     Verify(VerifySettings),
     /// Ask a running Tollgate whether it serves, and exit with 0 if it does: for containers without a shell.
     Health(HealthSettings),
@@ -82,7 +86,8 @@ pub struct HealthSettings {
 /// What `tollgate keys` can do.
 #[derive(Debug, Subcommand)]
 pub enum KeysCommand {
-    /// Make a key, and print it: this once, as only its hash is kept. An app may have several, so that one can be replaced by another.
+    /// Make a key, and print it once: Redis keeps only its hash. An app may have several keys, so
+    /// that one can replace another.
     Create {
         /// The app whose users, plans and reservations the key opens.
         #[arg(long, value_name = "NAME", value_parser = AppId::parse)]
@@ -103,7 +108,7 @@ pub enum KeysCommand {
         #[command(flatten)]
         settings: Settings,
     },
-    /// Revoke a key. When this returns, no replica that reaches Redis takes it any more.
+    /// Revoke a key. When this returns, no replica that reaches Redis accepts it any more.
     Revoke {
         /// Its prefix, as `tollgate keys list` shows it.
         #[arg(value_name = "KEY")]
@@ -112,7 +117,8 @@ pub enum KeysCommand {
         #[command(flatten)]
         settings: Settings,
     },
-    /// Mint a token that lets a public key see one user, without asking anybody. Any JWT library can do the same.
+    /// Make a token with which a public key may see one user. This calls nobody. Any JWT library
+    /// can do the same.
     Token {
         /// The user.
         #[arg(long, value_name = "USER_ID")]

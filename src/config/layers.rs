@@ -285,7 +285,7 @@ fn arguments() -> impl Iterator<Item = Arg> {
         .long(FILE)
         .env("TOLLGATE_CONFIG")
         .value_name("FILE")
-        .help("A TOML file with any of the settings below, named as the flags are: listen = \"127.0.0.1:50051\"");
+        .help("A TOML file with any of these settings, named like the flags: listen = \"127.0.0.1:50051\"");
     let settings = Config::augment_args(clap::Command::new("settings"));
     std::iter::once(file).chain(settings.get_arguments().cloned().collect::<Vec<_>>())
 }

@@ -9,71 +9,78 @@ use super::value;
 /// The bounds. Their defaults are those of the settings.
 #[derive(Debug, Clone, Args)]
 pub struct Limits {
-    /// How many calls may be under way. One more is UNAVAILABLE at once, with RetryInfo: a queue would only grow
+    /// How many calls may be in flight. One more is UNAVAILABLE at once, with RetryInfo: there is
+    /// no queue
     #[arg(long, env = "TOLLGATE_MAX_IN_FLIGHT", value_name = "NUMBER", default_value = "10000", value_parser = value::number(1, 1_000_000))]
     pub max_in_flight: usize,
 
-    /// Which part of --max-in-flight one app may take, where keys or certificates say which app calls: 0 to 1. One more call is
-    /// RESOURCE_EXHAUSTED, with RetryInfo
+    /// The part of --max-in-flight that one app may take, where keys or certificates name the app:
+    /// 0 to 1. One more call is RESOURCE_EXHAUSTED, with RetryInfo
     #[arg(long, env = "TOLLGATE_APP_SHARE", value_name = "RATIO", default_value = "0.5", value_parser = value::ratio)]
     pub app_share: f64,
 
-    /// Which part of --max-in-flight all callers with public keys may take together: 0 to 1. Those of one app get --app-share of it
+    /// The part of --max-in-flight that all callers with public keys may take together: 0 to 1.
+    /// Those of one app get --app-share of it
     #[arg(long, env = "TOLLGATE_PUBLIC_SHARE", value_name = "RATIO", default_value = "0.1", value_parser = value::ratio)]
     pub public_share: f64,
 
-    /// How many calls a second each app may make of this replica with secret keys, and as many with public ones, which is also how
-    /// many at once; 0 for any number. More are RESOURCE_EXHAUSTED, with RetryInfo
+    /// How many calls a second each app may make to this replica with secret keys, and as many with
+    /// public ones; 0 for any number. It is also the size of a burst. More calls are
+    /// RESOURCE_EXHAUSTED, with RetryInfo
     #[arg(long, env = "TOLLGATE_RATE_PER_APP", value_name = "NUMBER", default_value = "0", value_parser = value::number(0, 10_000_000))]
     pub rate_per_app: usize,
 
-    /// How long a call may take, from its headers to its answer. Callers may ask for less by `grpc-timeout`
+    /// How long a call may take, from its headers to its answer. Callers may ask for less by
+    /// `grpc-timeout`
     #[arg(long, env = "TOLLGATE_CALL_TIMEOUT", value_name = "DURATION", default_value = "30s", value_parser = value::duration(Duration::from_millis(100)))]
     pub call_timeout: Duration,
 
-    /// How long the message of a call may take to arrive after the headers
+    /// How long the message of a call may take to arrive after its headers
     #[arg(long, env = "TOLLGATE_MESSAGE_TIMEOUT", value_name = "DURATION", default_value = "1s", value_parser = value::duration(Duration::from_millis(100)))]
     pub message_timeout: Duration,
 
-    /// How large a request may be, in bytes, before and after it is decompressed
+    /// The largest request, in bytes, before and after decompression
     #[arg(long, env = "TOLLGATE_MAX_MESSAGE_BYTES", value_name = "NUMBER", default_value = "262144", value_parser = value::number(1024, 64 << 20))]
     pub max_message_bytes: usize,
 
-    /// How large the headers of a call may be, in bytes
+    /// The largest headers of a call, in bytes
     #[arg(long, env = "TOLLGATE_MAX_HEADER_BYTES", value_name = "NUMBER", default_value = "16384", value_parser = value::number(1024, 1 << 20))]
     pub max_header_bytes: usize,
 
-    /// How many connections there may be. One more ends the oldest that has not shown a secret key; it is closed at once if all have.
-    /// There are fewer where the process may open fewer files
+    /// How many connections may be open. One more closes the oldest that has not shown a secret
+    /// key. If all have shown one, the new one is closed. There are fewer if the process may open
+    /// fewer files
     #[arg(long, env = "TOLLGATE_MAX_CONNECTIONS", value_name = "NUMBER", default_value = "10000", value_parser = value::number(1, 1_000_000))]
     pub max_connections: usize,
 
-    /// How many calls may be under way on one connection
+    /// How many calls may be in flight on one connection
     #[arg(long, env = "TOLLGATE_MAX_STREAMS", value_name = "NUMBER", default_value = "1000", value_parser = value::number(1, 1_000_000))]
     pub max_streams: usize,
 
-    /// Answer server reflection without a key as well, where there are keys or certificates
+    /// Answer server reflection also without a key, where there are keys or certificates
     #[arg(long, env = "TOLLGATE_OPEN_REFLECTION", value_name = "BOOLEAN", default_value = "false", num_args = 0..=1, default_missing_value = "true", value_parser = value::boolean)]
     pub open_reflection: bool,
 
-    /// How old a connection may become. It then takes no new calls, so that callers spread over replicas that came later; calls under
-    /// way are finished
+    /// The age at which a connection takes no new calls, so that callers spread over newer
+    /// replicas. Calls in flight finish
     #[arg(long, env = "TOLLGATE_MAX_CONNECTION_AGE", value_name = "DURATION", default_value = "30m", value_parser = value::duration(Duration::from_secs(1)))]
     pub max_connection_age: Duration,
 
-    /// How long a new connection may take to say that it speaks HTTP/2, with its TLS handshake
+    /// How long a new connection may take for its TLS handshake and the start of HTTP/2
     #[arg(long, env = "TOLLGATE_HANDSHAKE_TIMEOUT", value_name = "DURATION", default_value = "10s", value_parser = value::duration(Duration::from_millis(100)))]
     pub handshake_timeout: Duration,
 
-    /// How long a connection may be quiet before it is asked whether somebody is there, and how long the answer may take
+    /// How long a connection may be quiet before Tollgate sends a ping, and how long the answer may
+    /// take
     #[arg(long, env = "TOLLGATE_KEEPALIVE", value_name = "DURATION", default_value = "30s", value_parser = value::duration(Duration::from_millis(100)))]
     pub keepalive: Duration,
 
-    /// How long calls under way may take to finish once Tollgate has to stop
+    /// How long calls in flight may take to finish once Tollgate has to stop
     #[arg(long, env = "TOLLGATE_DRAIN_TIMEOUT", value_name = "DURATION", default_value = "10s", value_parser = value::duration(Duration::ZERO))]
     pub drain_timeout: Duration,
 
-    /// How long to go on serving, while health says NOT_SERVING, before connections are asked to end: for load balancers that learn late
+    /// How long to go on serving, while health says NOT_SERVING, before connections are asked to
+    /// end: for load balancers that notice late
     #[arg(long, env = "TOLLGATE_DRAIN_DELAY", value_name = "DURATION", default_value = "0s", value_parser = value::duration(Duration::ZERO))]
     pub drain_delay: Duration,
 }

@@ -42,35 +42,38 @@ pub use verify::VerifySettings;
 /// with `hide_env_values` are shown only as far as [`redacted`] knows that they are no secret.
 #[derive(Clone, Args)]
 pub struct Config {
-    /// The address to listen on
+    /// The address of the gRPC API, reflection and grpc.health.v1
     #[arg(long, env = "TOLLGATE_LISTEN", value_name = "ADDRESS", default_value = "127.0.0.1:50051", value_parser = value::address)]
     pub listen: SocketAddr,
 
-    /// Where to answer Envoy's rate limit service, such as 127.0.0.1:8081; or none
+    /// The address of Envoy's rate limit service, such as 127.0.0.1:8081; or none
     #[arg(long, env = "TOLLGATE_ENVOY_LISTEN", value_name = "ADDRESS", default_value = "none", value_parser = value::place)]
     pub envoy_listen: seeing::Place,
 
-    /// What the entries of Envoy's descriptors mean, by their keys (repeated, or separated by commas): KEY=user_id, KEY=event,
-    /// KEY=event:NAME, KEY=metadata:KEY, KEY=metadata:KEY:VALUE, KEY=enforce or KEY=ignore. A key may end in *; the longest that fits counts
-    /// [default: user_id and event mean themselves, and other keys are metadata]
+    /// The meanings of the entries of Envoy's descriptors, by their keys (repeated, or separated by
+    /// commas): KEY=user_id, KEY=event, KEY=event:NAME, KEY=metadata:KEY, KEY=metadata:KEY:VALUE,
+    /// KEY=enforce or KEY=ignore. A key may end in *; the longest that fits counts [default:
+    /// user_id and event mean themselves, and other keys are metadata]
     #[arg(long, env = "TOLLGATE_ENVOY_ENTRIES", value_name = "KEY=MEANING", value_delimiter = ',')]
     pub envoy_entries: Vec<EntryMeaning>,
 
-    /// How many threads serve calls. One suffices for one Redis, and spends a quarter less on a call than several do
+    /// How many threads serve calls. One is enough for one Redis, and spends a quarter less on a
+    /// call than several do
     #[arg(long, env = "TOLLGATE_WORKERS", value_name = "NUMBER", default_value = "1", value_parser = value::number(1, 1024))]
     pub workers: usize,
 
-    /// Let in only callers with an API key, which `tollgate keys create` makes. Without keys every caller is the app `default`
+    /// Accept only callers with an API key, which `tollgate keys create` makes. Without keys every
+    /// caller belongs to the app `default`
     #[arg(long, env = "TOLLGATE_API_KEYS", value_name = "BOOLEAN", default_value = "false", num_args = 0..=1, default_missing_value = "true", value_parser = value::boolean)]
     pub api_keys: bool,
 
-    /// Listen on other addresses than this machine's own although every caller is let in
+    /// Listen on addresses other than loopback although every caller is accepted
     #[arg(long, env = "TOLLGATE_ALLOW_ANONYMOUS", value_name = "BOOLEAN", default_value = "false", num_args = 0..=1, default_missing_value = "true", value_parser = value::boolean)]
     pub allow_anonymous: bool,
 
-    /// The catalog of plans, or a folder with one for each app: NAME.yaml is the catalog of the app NAME. It is read again on SIGHUP, and
-    /// when it has changed; one that is not valid is refused, and the one before stays in force
-    /// [default: the example that is built in]
+    /// The catalog of plans, or a folder with one for each app: NAME.yaml is the catalog of the app
+    /// NAME. Tollgate reads it again on SIGHUP and when it has changed. It refuses one that is not
+    /// valid, and the former one stays in force [default: the example that is built in]
     #[arg(long, env = "TOLLGATE_CATALOG", value_name = "FILE")]
     pub catalog: Option<PathBuf>,
 
@@ -78,14 +81,15 @@ pub struct Config {
     #[arg(long, env = "TOLLGATE_CATALOG_POLL", value_name = "DURATION", default_value = "5s", value_parser = value::duration(Duration::from_millis(100)))]
     pub catalog_poll: Duration,
 
-    /// The Redis that keeps the counters, as redis://, rediss:// or unix://; several (repeated, or separated by commas) for the
-    /// nodes of a cluster [default: a private redis-server under the data directory]
+    /// The Redis with the counters, as redis://, rediss:// or unix://. Several (repeated, or
+    /// separated by commas) are nodes of a cluster [default: a private redis-server under the data
+    /// directory]
     #[arg(long, env = "TOLLGATE_REDIS_URL", value_name = "URL", value_delimiter = ',', hide_env_values = true)]
     pub redis_url: Vec<String>,
 
-    /// The Sentinels that watch the Redis, as redis:// or rediss:// (repeated, or separated by commas), each with its own
-    /// credentials; the host of the one --redis-url is then the name of the master, as in redis://:password@mymaster
-    /// [default: none]
+    /// The Sentinels that watch the Redis, as redis:// or rediss:// (repeated, or separated by
+    /// commas), each with its own credentials. The host of the one --redis-url is then the name of
+    /// the master, as in redis://:password@mymaster [default: none]
     #[arg(long, env = "TOLLGATE_REDIS_SENTINEL", value_name = "URL", value_delimiter = ',', hide_env_values = true)]
     pub redis_sentinel: Vec<String>,
 
@@ -93,36 +97,40 @@ pub struct Config {
     #[arg(long, env = "TOLLGATE_REDIS_USER", value_name = "NAME")]
     pub redis_user: Option<String>,
 
-    /// A file with the password for Redis, read again for each connection [default: that of --redis-url]
+    /// A file with the password for Redis. Tollgate reads it again for each connection [default:
+    /// that of --redis-url]
     #[arg(long, env = "TOLLGATE_REDIS_PASSWORD_FILE", value_name = "FILE")]
     pub redis_password_file: Option<PathBuf>,
 
-    /// A file with the password for the Sentinels, read again for each connection [default: those of --redis-sentinel]
+    /// A file with the password for the Sentinels. Tollgate reads it again for each connection
+    /// [default: those of --redis-sentinel]
     #[arg(long, env = "TOLLGATE_REDIS_SENTINEL_PASSWORD_FILE", value_name = "FILE")]
     pub redis_sentinel_password_file: Option<PathBuf>,
 
-    /// A file with the certificates (PEM) of the authorities that may vouch for a rediss:// [default: those that browsers trust]
+    /// A PEM file with the authorities that may sign the certificate of a rediss:// server
+    /// [default: those that browsers trust]
     #[arg(long, env = "TOLLGATE_REDIS_CA", value_name = "FILE")]
     pub redis_ca: Option<PathBuf>,
 
-    /// A file with the certificate (PEM) to show to a rediss:// that asks for one [default: none]
+    /// A PEM file with the client certificate for a rediss:// server that asks for one [default:
+    /// none]
     #[arg(long, env = "TOLLGATE_REDIS_CERT", value_name = "FILE")]
     pub redis_cert: Option<PathBuf>,
 
-    /// A file with the key (PEM) of that certificate [default: none]
+    /// A PEM file with the private key of that certificate [default: none]
     #[arg(long, env = "TOLLGATE_REDIS_KEY", value_name = "FILE")]
     pub redis_key: Option<PathBuf>,
 
-    /// How many replicas of Redis must have a write before a call is answered, so that a failover does not forget it; 0 for none. Not on
-    /// a cluster
+    /// How many replicas of Redis must have a write before Tollgate answers the call, so that a
+    /// failover does not forget it; 0 for none. Not for a cluster
     #[arg(long, env = "TOLLGATE_REDIS_WAIT_REPLICAS", value_name = "NUMBER", default_value = "0", value_parser = value::number(0, 16))]
     pub redis_wait_replicas: usize,
 
-    /// How long to wait for them before the call is UNAVAILABLE
+    /// How long to wait for these replicas before the call is UNAVAILABLE
     #[arg(long, env = "TOLLGATE_REDIS_WAIT_TIMEOUT", value_name = "DURATION", default_value = "100ms", value_parser = value::duration(Duration::from_millis(1)))]
     pub redis_wait_timeout: Duration,
 
-    /// Where the private Redis keeps its append-only file
+    /// The directory of the private Redis, with its append-only file
     #[arg(long, env = "TOLLGATE_DATA_DIR", value_name = "DIR", default_value = "tollgate-data")]
     pub data_dir: PathBuf,
 
@@ -130,12 +138,12 @@ pub struct Config {
     #[arg(long, env = "TOLLGATE_REDIS_SERVER", value_name = "FILE")]
     pub redis_server: Option<PathBuf>,
 
-    /// How many connections all calls share
+    /// How many connections to Redis all calls share
     #[arg(long, env = "TOLLGATE_REDIS_CONNECTIONS", value_name = "NUMBER", default_value = "2", value_parser = value::number(1, 64))]
     pub redis_connections: usize,
 
-    /// How many calls of different users are decided by one command at most, when Redis is busy; 1 for none. A cluster decides
-    /// each by itself
+    /// How many calls of different users one command decides at most, when Redis is busy; 1 for
+    /// none. A cluster decides each call by itself
     #[arg(long, env = "TOLLGATE_REDIS_BATCH", value_name = "NUMBER", default_value = "32", value_parser = value::number(1, 1000))]
     pub redis_batch: usize,
 
@@ -143,36 +151,38 @@ pub struct Config {
     #[arg(long, env = "TOLLGATE_REDIS_TIMEOUT", value_name = "DURATION", default_value = "2s", value_parser = value::duration(Duration::from_millis(10)))]
     pub redis_timeout: Duration,
 
-    /// Serve even if Redis may evict keys, and counters with them
+    /// Serve even if Redis may evict keys, and with them counters
     #[arg(long, env = "TOLLGATE_ALLOW_EVICTION", value_name = "BOOLEAN", default_value = "false", num_args = 0..=1, default_missing_value = "true", value_parser = value::boolean)]
     pub allow_eviction: bool,
 
-    /// Let Reserve allow, marked `degraded`, what cannot be decided because Redis does not answer
+    /// Let Reserve allow a call, marked `degraded`, if Redis does not answer
     #[arg(long, env = "TOLLGATE_FAIL_OPEN", value_name = "BOOLEAN", default_value = "false", num_args = 0..=1, default_missing_value = "true", value_parser = value::boolean)]
     pub fail_open: bool,
 
-    /// How long a reservation is remembered after its deadline
+    /// How long Tollgate remembers a reservation after its deadline
     #[arg(long, env = "TOLLGATE_SETTLEMENT_WINDOW", value_name = "DURATION", default_value = "15m", value_parser = value::duration(Duration::ZERO))]
     pub settlement_window: Duration,
 
-    /// How long a settlement, or a tracked event with a request id, is remembered
+    /// How long Tollgate remembers a settlement, or a tracked event with a request id
     #[arg(long, env = "TOLLGATE_REPLAY_WINDOW", value_name = "DURATION", default_value = "15m", value_parser = value::duration(Duration::ZERO))]
     pub replay_window: Duration,
 
-    /// The server's certificate and then its chain, as PEM: TLS is on. It is read again when it changes [default: no TLS]
+    /// A PEM file with the server's certificate and then its chain. It turns TLS on. Tollgate reads
+    /// it again when it changes [default: no TLS]
     #[arg(long, env = "TOLLGATE_TLS_CERT", value_name = "FILE")]
     pub tls_cert: Option<PathBuf>,
 
-    /// The private key of --tls-cert, as PEM [default: no TLS]
+    /// A PEM file with the private key of --tls-cert [default: no TLS]
     #[arg(long, env = "TOLLGATE_TLS_KEY", value_name = "FILE")]
     pub tls_key: Option<PathBuf>,
 
-    /// The authorities of client certificates, as PEM: clients are refused without one [default: no client certificates]
+    /// A PEM file with the authorities of client certificates. Tollgate refuses clients without a
+    /// certificate [default: no client certificates]
     #[arg(long, env = "TOLLGATE_TLS_CLIENT_CA", value_name = "FILE")]
     pub tls_client_ca: Option<PathBuf>,
 
-    /// Which app a client certificate is of, by a name in it: dns:NAME or uri:spiffe://..., or cn:NAME if it has no alternative names
-    /// (repeated, or separated by commas) [default: none]
+    /// The app of a client certificate, by a name in it: dns:NAME or uri:spiffe://..., or cn:NAME
+    /// if it has no alternative names (repeated, or separated by commas) [default: none]
     #[arg(long, env = "TOLLGATE_TLS_CLIENT_APP", value_name = "IDENTITY=APP", value_delimiter = ',')]
     pub tls_client_app: Vec<IdentityApp>,
 

@@ -11,12 +11,13 @@ use super::{InvalidConfig, Settings, file, has_duplicates};
 /// What `tollgate verify` can be told. It takes its entries of the file that `tollgate serve` reads.
 #[derive(Default, Args)]
 pub struct VerifySettings {
-    /// The TOML file of `tollgate serve`, whose redis-url, user, password and certificates are used where there are no others
+    /// The TOML file of `tollgate serve`. Its redis-url, user, password and certificates are used
+    /// where no flag or variable names others
     #[arg(long, env = "TOLLGATE_CONFIG", value_name = "FILE")]
     pub config: Option<OsString>,
 
-    /// The Redis to verify, as redis://, rediss:// or unix://; several (repeated, or separated by commas) for the nodes of a
-    /// cluster, of which every master is read
+    /// The Redis to verify, as redis://, rediss:// or unix://. Several (repeated, or separated by
+    /// commas) are nodes of a cluster, of which every master is read
     #[arg(long, env = "TOLLGATE_REDIS_URL", value_name = "URL", value_delimiter = ',', hide_env_values = true)]
     pub redis_url: Vec<String>,
 
@@ -28,15 +29,17 @@ pub struct VerifySettings {
     #[arg(long, env = "TOLLGATE_REDIS_PASSWORD_FILE", value_name = "FILE")]
     pub redis_password_file: Option<PathBuf>,
 
-    /// A file with the certificates (PEM) of the authorities that may vouch for a rediss:// [default: those that browsers trust]
+    /// A PEM file with the authorities that may sign the certificate of a rediss:// server
+    /// [default: those that browsers trust]
     #[arg(long, env = "TOLLGATE_REDIS_CA", value_name = "FILE")]
     pub redis_ca: Option<PathBuf>,
 
-    /// A file with the certificate (PEM) to show to a rediss:// that asks for one [default: none]
+    /// A PEM file with the client certificate for a rediss:// server that asks for one [default:
+    /// none]
     #[arg(long, env = "TOLLGATE_REDIS_CERT", value_name = "FILE")]
     pub redis_cert: Option<PathBuf>,
 
-    /// A file with the key (PEM) of that certificate [default: none]
+    /// A PEM file with the private key of that certificate [default: none]
     #[arg(long, env = "TOLLGATE_REDIS_KEY", value_name = "FILE")]
     pub redis_key: Option<PathBuf>,
 }

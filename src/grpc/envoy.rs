@@ -1,4 +1,4 @@
-//! Envoy's rate limit service: docs/ENVOY.md has the mapping as a table.
+//! Envoy's rate limit service: docs/guides/envoy.md has the mapping as a table.
 //!
 //! A descriptor is one event of one user. Those that ask before something happens are allowed all or none (ALL-OR-NOTHING), also where they
 //! are of several users: then each is reserved first. Those that report what has happened are always counted (TRUTH).

@@ -1,4 +1,4 @@
-//! The metrics: docs/METRICS.md says what each means.
+//! The metrics: docs/operating/metrics.md says what each means.
 //!
 //! They belong to the process, as a scrape does. What a call touches is found once, when it is first counted, and is an atomic number
 //! from then on.

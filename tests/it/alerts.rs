@@ -8,7 +8,7 @@ use tollgate::telemetry::labels::Code;
 
 use crate::manifests::parse;
 
-const RUNBOOK: &str = include_str!("../../docs/RUNBOOK.md");
+const RUNBOOK: &str = include_str!("../../docs/operating/runbook.md");
 
 fn only(path: &str) -> Json {
     let documents = parse(&Path::new(env!("CARGO_MANIFEST_DIR")).join(path));
@@ -46,7 +46,7 @@ fn every_alert_says_what_it_means_and_where_to_look() {
         assert!(annotation("summary").len() > 10, "{name}");
         assert!(annotation("description").ends_with('.'), "{name}: the description is of whole sentences");
         let (base, section) =
-            annotation("runbook_url").split_once("docs/RUNBOOK.md#").expect("a section of the runbook");
+            annotation("runbook_url").split_once("docs/operating/runbook.md#").expect("a section of the runbook");
         assert!(base.starts_with("https://"), "{name}: {base}");
         assert_eq!(section, name.to_lowercase());
         assert!(RUNBOOK.contains(&format!("\n## {name}\n")), "the runbook has no section {name}");

@@ -13,6 +13,7 @@ mod config;
 mod contract;
 mod counts;
 mod deadlines;
+mod docs;
 mod example;
 mod formats;
 mod functions;

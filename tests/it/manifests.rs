@@ -10,7 +10,7 @@ use tollgate::{catalog, config};
 
 use crate::support::served::tollgate;
 
-const GUIDE: &str = include_str!("../../docs/KUBERNETES.md");
+const GUIDE: &str = include_str!("../../docs/operating/kubernetes.md");
 
 /// A document of a manifest.
 struct Document {
@@ -240,7 +240,7 @@ fn every_variable_is_a_setting_and_the_settings_go_together() {
         let limit: u64 = limit.strip_suffix("Mi").unwrap().parse::<u64>().unwrap() << 20;
         let number = |name: &str| settings[name].parse::<u64>().unwrap();
         let requests = number("max-in-flight") * number("max-message-bytes");
-        // Messages that are being read, and streams of callers without keys: docs/adr/0014-shares-and-free-streams.md.
+        // Messages that are being read, and streams of callers without keys: docs/development/adr/0014-shares-and-free-streams.md.
         let reading = number("max-in-flight") * (8 << 10) + 16 * number("max-message-bytes");
         let keyless = 1000 * (11 << 10) + 32 * (256 << 10);
         let connections = number("max-connections") * (100 << 10);

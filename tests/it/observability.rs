@@ -440,7 +440,7 @@ async fn dashboard_alerts_and_docs_name_what_there_is() {
     let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
     let read = |path: &str| std::fs::read_to_string(root.join(path)).expect(path);
     let (alerts, dashboard) = (read("deploy/prometheus/alerts.yaml"), read("deploy/grafana/tollgate.json"));
-    let (runbook, documented) = (read("docs/RUNBOOK.md"), read("docs/METRICS.md"));
+    let (runbook, documented) = (read("docs/operating/runbook.md"), read("docs/operating/metrics.md"));
     let parsed: serde_json::Value = serde_json::from_str(&dashboard).expect("the dashboard is JSON");
     let panels = parsed["panels"].as_array().unwrap();
     assert!(panels.len() > 20);

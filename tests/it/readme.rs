@@ -1,173 +1,183 @@
-//! The README's examples, run as they stand.
+//! Runs the examples of README, of "Getting started", and of the pages about concepts and guides, as they stand.
+//!
+//! A page is read from top to bottom. `console` blocks are calls and commands with their answers; a `yaml` block is a catalog, by
+//! which the calls below it are served; `python` blocks stand in `examples/python`; `sh` blocks have flags that exist. A block that
+//! none of this knows fails, so that no example is skipped in silence.
+//!
+//! In an answer, `...` stands for what is left out: fields of an object, items of a list, or lines.
+
+mod console;
+mod page;
 
 use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
 
-use prost_reflect::{DescriptorPool, DynamicMessage, MessageDescriptor, SerializeOptions};
-use serde_json::Value as Json;
 use tollgate::catalog;
-use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
-use tonic::{Request, Status};
 
 use crate::support::served::tollgate;
-use crate::support::{Replica, fresh_user};
+use page::{Page, contains_in_order};
 
-const README: &str = include_str!("../../README.md");
+/// Its snippets are held by `tests/production/envoy_proxy.rs`, against configurations that run in a real Envoy.
+const ENVOY: &str = "docs/guides/envoy.md";
 
-/// The text of every fenced block of a language.
-fn blocks(language: &str) -> Vec<&'static str> {
-    let opening = format!("```{language}\n");
-    README.split(opening.as_str()).skip(1).map(|rest| rest.split("\n```").next().unwrap()).collect()
+fn repository() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// Encodes and decodes messages by their descriptors.
-struct Dynamic(MessageDescriptor);
-
-impl Codec for Dynamic {
-    type Encode = DynamicMessage;
-    type Decode = DynamicMessage;
-    type Encoder = Self;
-    type Decoder = Self;
-
-    fn encoder(&mut self) -> Self::Encoder {
-        Self(self.0.clone())
-    }
-
-    fn decoder(&mut self) -> Self::Decoder {
-        Self(self.0.clone())
-    }
+/// The files of a directory with this ending, by their paths in the repository.
+fn files(directory: &str, ending: &str) -> Vec<String> {
+    let entries = std::fs::read_dir(repository().join(directory)).unwrap();
+    let paths = entries.map(|entry| entry.unwrap().path()).filter(|path| path.extension().is_some_and(|e| e == ending));
+    let mut names: Vec<_> =
+        paths.map(|path| format!("{directory}/{}", path.file_name().unwrap().to_str().unwrap())).collect();
+    names.sort();
+    names
 }
 
-impl Encoder for Dynamic {
-    type Item = DynamicMessage;
-    type Error = Status;
-
-    fn encode(&mut self, item: Self::Item, buffer: &mut EncodeBuf<'_>) -> Result<(), Status> {
-        prost::Message::encode(&item, buffer).map_err(|error| Status::internal(error.to_string()))
-    }
+/// Every page whose examples run.
+fn pages() -> Vec<Page> {
+    let mut paths = vec!["README.md".to_owned(), "docs/getting-started.md".to_owned()];
+    paths.extend(files("docs/concepts", "md"));
+    paths.extend(files("docs/guides", "md"));
+    assert!(paths.len() >= 12, "{paths:?}");
+    paths.into_iter().filter(|path| path != ENVOY).map(Page::read).collect()
 }
 
-impl Decoder for Dynamic {
-    type Item = DynamicMessage;
-    type Error = Status;
-
-    fn decode(&mut self, buffer: &mut DecodeBuf<'_>) -> Result<Option<Self::Item>, Status> {
-        let decoded = DynamicMessage::decode(self.0.clone(), buffer);
-        decoded.map(Some).map_err(|error| Status::internal(error.to_string()))
-    }
-}
-
-/// What differs from run to run: only that it is there counts.
-fn mask(value: &mut Json) {
-    const VARIES: [&str; 8] =
-        ["reservationId", "eventId", "expireTime", "windowStart", "resetTime", "startTime", "cycleAnchor", "userId"];
-    match value {
-        Json::Object(fields) => {
-            for (name, value) in fields {
-                if VARIES.contains(&name.as_str()) { *value = Json::Null } else { mask(value) }
+#[tokio::test(flavor = "multi_thread")]
+async fn every_call_and_command_of_the_pages_answers_as_they_say() {
+    let mut calls = 0;
+    let mut commands = 0;
+    for page in pages() {
+        let mut session = console::Session::new();
+        for block in &page.blocks {
+            let place = format!("{}:{}", page.path, block.line);
+            match block.language {
+                "yaml" if block.is_whole_catalog() => session.serve(block.text),
+                "console" if console::is_call(block.text) => {
+                    session.call(block.text, &place).await;
+                    calls += 1;
+                }
+                "console" => {
+                    session.command(block.text, &place);
+                    commands += 1;
+                }
+                _ => {}
             }
         }
-        Json::Array(items) => items.iter_mut().for_each(mask),
-        // grpcurl writes 2000 where serde writes 2000.0.
-        Json::Number(number) => *value = Json::from(number.as_f64().unwrap()),
-        _ => {}
     }
-}
-
-#[tokio::test]
-async fn the_first_calls_answer_as_the_readme_says() {
-    let replica = Replica::start(catalog::EXAMPLE).await;
-    let pool = DescriptorPool::decode(tollgate::grpc::v1::FILE_DESCRIPTOR_SET).unwrap();
-    let alice = fresh_user("alice");
-    let mut reservation = String::new();
-    let mut run = 0;
-    for block in blocks("console") {
-        let Some(rest) = block.strip_prefix("$ grpcurl -plaintext -d '") else { continue };
-        let (request, rest) = rest.split_once("' localhost:50051 ").unwrap();
-        let (method, answer) = rest.split_once('\n').unwrap();
-        let (service, name) = method.split_once('/').unwrap();
-        let method = pool.get_service_by_name(service).unwrap().methods().find(|method| method.name() == name).unwrap();
-
-        let mut fields: Json = serde_json::from_str(request).unwrap();
-        if fields.get("user_id").is_some() {
-            fields["user_id"] = Json::from(alice.as_str());
-        }
-        if fields.get("reservation_id").is_some() {
-            fields["reservation_id"] = Json::from(reservation.as_str());
-        }
-        let message = DynamicMessage::deserialize(method.input(), fields).unwrap();
-        let channel = tonic::transport::Channel::from_shared(format!("http://{}", replica.address)).unwrap();
-        let mut client = tonic::client::Grpc::new(channel.connect().await.unwrap());
-        client.ready().await.unwrap();
-        let path = format!("/{service}/{name}").parse().unwrap();
-        let found = client.unary(Request::new(message), path, Dynamic(method.output())).await.unwrap().into_inner();
-
-        let options = SerializeOptions::new();
-        let mut found = found.serialize_with_options(serde_json::value::Serializer, &options).unwrap();
-        if let Some(id) = found.get("reservationId") {
-            reservation = id.as_str().unwrap().to_owned();
-        }
-        let mut expected: Json = serde_json::from_str(answer).unwrap();
-        mask(&mut found);
-        mask(&mut expected);
-        assert_eq!(found, expected, "{request}");
-        run += 1;
-    }
-    assert_eq!(run, 7);
+    assert!(calls >= 25 && commands >= 2, "the pages have {calls} calls and {commands} commands");
 }
 
 #[test]
-fn the_catalogs_of_the_readme_are_valid() {
-    let catalogs = blocks("yaml");
-    assert_eq!(catalogs.len(), 1);
-    for text in catalogs {
-        let checked = catalog::check(text, jiff::tz::db()).unwrap_or_else(|problems| panic!("{problems}\n{text}"));
-        assert_eq!(checked.warnings, [], "{text}");
+fn every_block_of_the_pages_is_of_a_kind_that_is_held() {
+    for page in pages() {
+        for block in &page.blocks {
+            let known = ["console", "mermaid", "python", "sh", "text", "yaml"].contains(&block.language);
+            assert!(known, "{}:{}: a block of {:?}", page.path, block.line, block.language);
+        }
     }
 }
 
 #[test]
-fn the_python_of_the_readme_is_the_python_of_the_example() {
-    let example = include_str!("../../examples/python/chat.py");
-    let code: Vec<_> = example.lines().map(str::trim).collect();
-    for line in blocks("python")[0].lines().map(str::trim) {
-        assert!(code.contains(&line), "{line}");
+fn the_catalogs_of_the_pages_are_valid_and_none_warns() {
+    let mut checked = 0;
+    for page in pages() {
+        for block in page.blocks.iter().filter(|block| block.language == "yaml") {
+            let text = block.catalog();
+            let parsed = catalog::check(&text, jiff::tz::db())
+                .unwrap_or_else(|problems| panic!("{}:{}: {problems}\n{text}", page.path, block.line));
+            assert_eq!(parsed.warnings, [], "{}:{}", page.path, block.line);
+            checked += 1;
+        }
     }
+    assert!(checked >= 5, "the pages have {checked} catalogs");
 }
 
 #[test]
-fn the_flags_of_the_readme_are_those_of_the_program() {
-    let output = tollgate().args(["serve", "--help"]).output().unwrap();
-    let help = String::from_utf8(output.stdout).unwrap();
-    // A flag stands further to the left than what the help says of it.
-    let of_the_program =
-        help.lines().filter_map(|line| line.strip_prefix("      --").or(line.strip_prefix("  -h, --")));
-    let of_the_program: BTreeSet<_> = of_the_program
-        .map(|line| line.split([' ', '=', '[']).next().unwrap().to_owned())
-        .filter(|flag| flag != "help")
+fn the_python_of_the_pages_is_that_of_the_examples() {
+    let texts: Vec<_> = files("examples/python", "py")
+        .into_iter()
+        .map(|path| std::fs::read_to_string(repository().join(path)).unwrap())
         .collect();
-    assert!(of_the_program.len() >= 30, "{of_the_program:?}");
-    let rows = README.lines().filter(|line| line.starts_with("| `--"));
-    let of_the_readme: BTreeSet<_> = rows
-        .flat_map(|row| row.split('|').nth(1).unwrap().split(','))
-        .map(|flag| flag.trim().trim_matches('`').strip_prefix("--").expect("a flag").to_owned())
-        .collect();
-    assert_eq!(of_the_readme, of_the_program, "the flags of README and of `tollgate serve --help`");
+    let mut checked = 0;
+    for page in pages() {
+        for block in page.blocks.iter().filter(|block| block.language == "python") {
+            let found = texts.iter().any(|text| contains_in_order(text, block.text));
+            assert!(found, "{}:{}: no file of examples/python has:\n{}", page.path, block.line, block.text);
+            checked += 1;
+        }
+    }
+    assert!(checked >= 5, "the pages have {checked} Python snippets");
+}
+
+/// The flags of `tollgate serve`, and of the other commands that pages show.
+fn flags() -> BTreeSet<String> {
+    let commands: [&[&str]; 7] =
+        [&["serve"], &["config"], &["verify"], &["health"], &["keys", "create"], &["keys", "list"], &["keys", "token"]];
+    let mut found = BTreeSet::new();
+    for command in commands {
+        let output = tollgate().args(command).arg("--help").output().unwrap();
+        let help = String::from_utf8(output.stdout).unwrap();
+        let words = help.split([' ', '\n', '=', '[', ']', ',', '.', ')', '(']);
+        found.extend(words.filter(|word| word.starts_with("--")).map(str::to_owned));
+    }
+    assert!(found.len() >= 30, "{found:?}");
+    found
 }
 
 #[test]
-fn the_configuration_of_the_readme_is_shown_as_the_readme_says() {
-    let directory = tempfile::tempdir().unwrap();
-    std::fs::write(directory.path().join("tollgate.toml"), blocks("toml")[0]).unwrap();
-    let shown =
-        blocks("console").into_iter().find_map(|block| block.strip_prefix("$ TOLLGATE_LOG=warn tollgate ")).unwrap();
-    let (arguments, lines) = shown.split_once('\n').unwrap();
-    let mut command = tollgate();
-    let output =
-        command.args(arguments.split(' ')).env("TOLLGATE_LOG", "warn").current_dir(&directory).output().unwrap();
-    let told = String::from_utf8(output.stdout).unwrap();
-    let mut told = told.lines();
-    for line in lines.lines().filter(|line| *line != "...") {
-        assert!(told.any(|told| told == line), "{line}");
+fn the_flags_in_the_commands_of_the_pages_exist() {
+    let flags = flags();
+    let mut checked = 0;
+    for page in pages() {
+        for block in page.blocks.iter().filter(|block| block.language == "sh") {
+            let commands = block.text.replace("\\\n", " ");
+            for command in commands.lines().filter(|line| line.contains("tollgate ")) {
+                let before_comment = command.split(" #").next().unwrap_or_default();
+                for flag in before_comment.split_whitespace().filter(|word| word.starts_with("--")) {
+                    let flag = flag.split('=').next().unwrap_or_default();
+                    assert!(flags.contains(flag), "{}:{}: {flag}", page.path, block.line);
+                    checked += 1;
+                }
+            }
+        }
     }
-    assert!(output.status.success());
+    assert!(checked >= 2, "the pages have {checked} flags");
+}
+
+#[test]
+fn the_index_of_the_pages_names_every_page() {
+    let index = std::fs::read_to_string(repository().join("docs/README.md")).unwrap();
+    let mut open: Vec<PathBuf> = vec![repository().join("docs")];
+    let mut named = 0;
+    while let Some(directory) = open.pop() {
+        for entry in std::fs::read_dir(directory).unwrap() {
+            let path = entry.unwrap().path();
+            // Decisions have an index of their own, which is their folder.
+            if path.is_dir() && path.file_name().is_some_and(|name| name != "adr") {
+                open.push(path);
+            } else if path.extension().is_some_and(|ending| ending == "md") {
+                let page = path.strip_prefix(repository().join("docs")).unwrap().to_str().unwrap();
+                assert!(page == "README.md" || index.contains(&format!("]({page})")), "docs/README.md lacks {page}");
+                named += 1;
+            }
+        }
+    }
+    assert!(named >= 20, "{named}");
+}
+
+#[test]
+fn the_readme_is_one_screen() {
+    let lines = std::fs::read_to_string(repository().join("README.md")).unwrap().lines().count();
+    assert!(lines <= 150, "README.md has {lines} lines: move what does not sell to a page below docs/");
+}
+
+#[test]
+fn every_link_for_language_models_leads_to_a_file() {
+    let index = std::fs::read_to_string(repository().join("llms.txt")).unwrap();
+    let links: Vec<_> = index.split("](").skip(1).map(|rest| rest.split(')').next().unwrap()).collect();
+    assert!(links.len() >= 20, "{links:?}");
+    for link in links {
+        assert!(repository().join(link).is_file(), "llms.txt: {link}");
+    }
 }

@@ -1,4 +1,4 @@
-//! Access lists and passwords in files, through the real Redis: the lists that docs/REDIS.md gives suffice, and none of their permissions is idle.
+//! Access lists and passwords in files, through the real Redis: the lists that docs/operating/redis.md gives suffice, and none of their permissions is idle.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -19,9 +19,9 @@ plans:
   p: { period: yearly, limit_groups: [{ id: g, unit: tokens, quota: 1000000, match: [{ event: seen }] }] }
 ";
 
-/// The access lists of docs/REDIS.md, in its order: a node, a watched server, a Sentinel, a node of a cluster. Without user and password.
+/// The access lists of docs/operating/redis.md, in its order: a node, a watched server, a Sentinel, a node of a cluster. Without user and password.
 pub fn lists() -> [Vec<String>; 4] {
-    let text = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/REDIS.md")).unwrap();
+    let text = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/operating/redis.md")).unwrap();
     let lines = text.lines().filter_map(|line| line.strip_prefix("ACL SETUSER tollgate on >PASSWORD "));
     let lists: Vec<Vec<String>> = lines.map(|line| line.split(' ').map(str::to_owned).collect()).collect();
     lists.try_into().expect("the page gives four lists")

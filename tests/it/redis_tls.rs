@@ -231,7 +231,7 @@ impl Drop for Sentinel {
     }
 }
 
-/// Sentinel and master each with a user that has exactly the list of docs/REDIS.md.
+/// Sentinel and master each with a user that has exactly the list of docs/operating/redis.md.
 #[tokio::test(flavor = "multi_thread")]
 async fn sentinels_and_the_master_are_reached_by_tls_with_users_that_may_do_no_more_than_they_must() {
     let files = Files::new("tls-sentinel-files");

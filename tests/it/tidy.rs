@@ -152,3 +152,38 @@ fn every_crate_comes_from_the_registry() {
         assert!(one.get("checksum").is_some(), "{}", one["name"]);
     }
 }
+
+/// A line as it reads: of a link only its text, as nobody can break its target.
+fn read_width(line: &str) -> usize {
+    let mut width = 0;
+    for (index, piece) in line.split("](").enumerate() {
+        let text = if index == 0 { piece } else { piece.split_once(')').map_or("", |(_, rest)| rest) };
+        width += text.chars().count() + usize::from(index > 0);
+    }
+    width
+}
+
+#[test]
+fn prose_ends_at_100_columns() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let at_root = std::fs::read_dir(root).unwrap().map(|entry| entry.unwrap().path());
+    let at_root = at_root.filter(|path| path.extension().is_some_and(|extension| extension == "md"));
+    let others = ["fuzz/README.md", "build/redis-layout.md", "benches/speed/profile.md"].map(|path| root.join(path));
+    let more = at_root.chain(others).map(|path| (path.clone(), std::fs::read_to_string(path).unwrap()));
+    let mut long = Vec::new();
+    for (path, text) in files("docs", "md").into_iter().chain(more) {
+        let mut fenced = false;
+        for (number, line) in (1..).zip(text.lines()) {
+            let start = line.trim_start();
+            if start.starts_with("```") {
+                fenced = !fenced;
+            }
+            // Code, tables and marks for generators stay as they are.
+            let is_prose = !fenced && !["```", "|", "<!--"].iter().any(|other| start.starts_with(other));
+            if is_prose && read_width(line) > 100 {
+                long.push(format!("{}, line {number}", path.strip_prefix(root).unwrap().display()));
+            }
+        }
+    }
+    assert!(long.is_empty(), "longer than 100 columns: {}", long.join("; "));
+}

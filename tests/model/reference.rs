@@ -1,5 +1,5 @@
 //! The reference model: what SPEC says, in memory, for one caller after another. Small and obvious rather than fast; written from the
-//! contract and from docs/adr/0004, not from the scripts. Where the contract is silent the model says so ([`Model::silent`]), and
+//! contract and from docs/development/adr/0004, not from the scripts. Where the contract is silent the model says so ([`Model::silent`]), and
 //! the operation is left out, rather than to repeat what the scripts happen to do.
 //!
 //! What is held is never counted: it is the sum over the reservations that are live at the time (NO-LEAK by definition).

@@ -379,7 +379,7 @@ fn contains(text: &str, lines: &[&str]) -> bool {
 
 #[test]
 fn every_snippet_of_the_guide_is_part_of_a_file_that_is_tested() {
-    let guide = include_str!("../../docs/ENVOY.md");
+    let guide = include_str!("../../docs/guides/envoy.md");
     let files: Vec<_> = std::fs::read_dir(folder()).unwrap().map(|entry| entry.unwrap().path()).collect();
     let texts: Vec<_> = files.iter().map(|path| std::fs::read_to_string(path).unwrap()).collect();
     let blocks = guide.split("\n```").skip(1).step_by(2);

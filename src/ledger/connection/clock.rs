@@ -78,7 +78,7 @@ impl Clocks {
                 tracing::error!(
                     node,
                     seconds,
-                    "redis's clock has jumped: see docs/RUNBOOK.md, \"Redis's clock jumped\""
+                    "redis's clock has jumped: see docs/operating/runbook.md, \"Redis's clock jumped\""
                 );
             }
             if went_wrong {

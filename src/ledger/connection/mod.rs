@@ -1,7 +1,7 @@
 //! Connections to Redis: a few shared and pipelined ones for the scripts, a pool for checks and administration.
 //!
 //! Sharing is what makes one round trip cheap: many calls travel in one packet. A pool that lends a connection per call
-//! costs more than twice the CPU (docs/adr/0003-connections.md).
+//! costs more than twice the CPU (docs/development/adr/0003-connections.md).
 
 pub(super) mod access;
 mod batch;
@@ -138,7 +138,7 @@ pub enum ConnectError {
     /// The access list lacks what calls need.
     #[error(
         "the access list of {node} forbids what Tollgate needs: {lacking}; grant it with ACL SETUSER {grants}, or see \
-         docs/REDIS.md for the whole list"
+         docs/operating/redis.md for the whole list"
     )]
     Forbidden {
         /// Which node says so.
