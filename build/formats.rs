@@ -27,7 +27,7 @@ pub struct Format {
     pub fields: Vec<Field>,
     /// The formats that stand before it in Lua, which reads all of them at once. Rust writes them one after the other.
     pub includes: Vec<String>,
-    /// Whether Lua reads it into one table, again and again.
+    /// True if Lua reads it into one table, again and again.
     pub reused: bool,
     /// Other fields of that table, which are false again after each read.
     pub room: Vec<String>,
@@ -41,16 +41,16 @@ pub struct Field {
     pub about: String,
 }
 
-/// How a field is stored.
+/// The encoding of a field.
 #[derive(Clone, Copy)]
 pub enum Kind {
-    /// An integer of so many bytes that is not negative.
+    /// An integer of this many bytes that is not negative.
     Unsigned(usize),
-    /// An integer of so many bytes.
+    /// An integer of this many bytes.
     Signed(usize),
-    /// So many bytes.
+    /// A string of this many bytes.
     Bytes(usize),
-    /// Bytes after their length, which has so many bytes.
+    /// Bytes after their length, which takes this many bytes.
     Text(usize),
 }
 
@@ -166,7 +166,7 @@ impl Format {
         format!("'<{}'", codes.collect::<String>())
     }
 
-    /// How many bytes it takes, if that is fixed.
+    /// Returns its size in bytes, if that is fixed.
     pub fn size(&self) -> Option<usize> {
         self.fields
             .iter()
@@ -312,7 +312,7 @@ pub fn rust(declarations: &Declarations) -> Result<String, std::fmt::Error> {
     Ok(code)
 }
 
-/// As a sentence of a doc comment, without its full stop.
+/// Formats `about` as a sentence of a doc comment, without its full stop.
 fn sentence(about: &str) -> String {
     let mut characters = about.chars();
     characters.next().map_or_else(String::new, |first| first.to_uppercase().chain(characters).collect())

@@ -35,10 +35,10 @@ use tonic::{Code, Status};
 struct Options {
     /// The trace: TIMESTAMP,ContextTokens,GeneratedTokens
     trace: PathBuf,
-    /// Where Tollgate listens
+    /// The address of Tollgate
     #[arg(long, default_value = "http://127.0.0.1:50051")]
     addr: String,
-    /// How many users the requests are drawn for
+    /// The number of users the requests are drawn for
     #[arg(long, default_value_t = 500, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     users: u32,
     /// The exponent of the Zipf law: the larger, the more of it is the first users'
@@ -47,7 +47,7 @@ struct Options {
     /// Draws the same users and releases again
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    /// How many requests are under way at once
+    /// The number of requests in flight at once
     #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     in_flight: u32,
     /// The share of requests that are released instead of committed, 0 to 1
@@ -73,7 +73,7 @@ struct Work {
     release: bool,
 }
 
-/// What a user must have used in the end.
+/// The usage that a user must have in the end.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 struct Total {
     prompt: u64,
@@ -89,7 +89,7 @@ impl Total {
     }
 }
 
-/// What one worker saw.
+/// The results of one worker.
 struct Seen {
     totals: BTreeMap<usize, Total>,
     latency: BTreeMap<&'static str, Histogram<u64>>,

@@ -20,13 +20,13 @@ use crate::health::Health;
 use crate::telemetry::exposition::Format;
 use crate::telemetry::metrics;
 
-/// How many connections there may be at once.
+/// The largest number of open connections.
 const CONNECTIONS: usize = 32;
 
-/// How long a request may take to arrive, and a connection to ask again.
+/// The longest time a request may take to arrive, and the longest time between two requests of a connection.
 const ARRIVAL: Duration = Duration::from_secs(5);
 
-/// How long a connection may last, whatever it does.
+/// The longest time a connection may last, whatever it does.
 const LIFE: Duration = Duration::from_secs(60);
 
 /// Larger heads are refused.

@@ -1,4 +1,4 @@
-//! Which plans each app meters by. They can be replaced while calls are served.
+//! The plans of each app. They can be replaced while calls are served.
 
 pub mod files;
 pub mod keep_up;
@@ -25,7 +25,7 @@ pub enum Catalogs {
 }
 
 impl Catalogs {
-    /// How many plans there are, over all apps.
+    /// Returns the number of plans, over all apps.
     #[must_use]
     pub fn plans(&self) -> usize {
         match self {
@@ -34,7 +34,7 @@ impl Catalogs {
         }
     }
 
-    /// How many limit groups all these plans have.
+    /// Returns the number of limit groups in all these plans.
     #[must_use]
     pub fn limit_groups(&self) -> usize {
         let of = |catalog: &Catalog| catalog.plans().iter().map(|plan| plan.groups.len()).sum::<usize>();
@@ -44,7 +44,7 @@ impl Catalogs {
         }
     }
 
-    /// Whether calls of this app have plans.
+    /// Returns whether this app has plans.
     #[must_use]
     pub fn have(&self, app: &AppId) -> bool {
         match self {
@@ -73,7 +73,7 @@ impl fmt::Display for Catalogs {
 
 /// The meter of each app.
 pub struct Apps {
-    /// What others are made from: they share what it has seen of users and of Redis's clock.
+    /// The meter that the others are made from. They share its knowledge of users and of Redis's clock.
     base: Meter,
     meters: RwLock<Meters>,
 }

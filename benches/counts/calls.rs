@@ -1,4 +1,4 @@
-//! What is counted: one kind of call after the other, and the catalog that they are made against.
+//! The kinds of calls that are counted one after another, and the catalog they are made against.
 
 use anyhow::{Result, bail};
 use tollgate::grpc::v1;
@@ -10,25 +10,25 @@ use tonic::transport::Channel;
 pub struct Case {
     /// In the table, and in the file.
     pub name: &'static str,
-    /// What its users are subscribed to.
+    /// The plan its users are subscribed to.
     pub plan: &'static str,
-    /// How every call must end; else something else is counted than the name says.
+    /// The outcome every call must have. Any other outcome means that the figure belongs to a different kind of call.
     pub ends: Outcome,
-    /// What each call needs to find, made beforehand.
+    /// Makes what each call needs to find.
     pub before: Option<fn(&Turn) -> Call>,
     /// The call.
     pub call: fn(&Turn) -> Call,
-    /// A single user who has so many live holds.
+    /// The number of live holds of its single user.
     pub live_holds: usize,
 }
 
-/// Whose turn it is.
+/// The user and the number that one call is made for.
 pub struct Turn {
     /// The user.
     pub user: String,
     /// Differs between all turns of a user.
     pub number: usize,
-    /// What `before` reserved.
+    /// The reservation that `before` made.
     pub reservation_id: String,
 }
 
@@ -44,7 +44,7 @@ pub enum Call {
     ListPlans,
 }
 
-/// How a call ended.
+/// The outcome of a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
     /// It did, or told, what it was asked.
@@ -145,9 +145,9 @@ fn request_id(turn: &Turn) -> String {
 
 /// Sends calls to a server.
 pub struct Client {
-    /// Of the server's connection.
+    /// The client for metering, over the server's connection.
     pub metering: MeteringServiceClient<Channel>,
-    /// Of the same one.
+    /// The client for plans, over the same connection.
     pub plans: PlanServiceClient<Channel>,
 }
 

@@ -43,7 +43,7 @@ impl Counted {
         self.child.stderr.take().context("its standard error is not piped")
     }
 
-    /// How many instructions it has executed since the last time.
+    /// Returns the number of instructions it has executed since the last reading.
     pub fn instructions(&mut self) -> Result<u64> {
         let asked = Command::new("vgdb")
             // It is mostly asleep in a system call: it is woken up sooner than after the usual 100 ms.

@@ -6,20 +6,20 @@ use std::fmt;
 use comfy_table::{Cell, CellAlignment, Table};
 use serde::Deserialize;
 
-/// By how much the server may grow, in percent, where both were built by the same compiler.
+/// The growth of the server that is tolerated, in percent, where the same compiler built both.
 pub const SERVER_TOLERANCE: f64 = 4.0;
 
-/// By how much Redis may grow, in percent of its ratio to the empty script, where both are the same Redis. What a lookup costs
-/// depends on a seed that Redis draws when it starts.
+/// The growth of Redis that is tolerated, in percent of its ratio to the empty script, where both are the same Redis.
+/// The cost of a lookup depends on a seed that Redis draws when it starts.
 pub const REDIS_TOLERANCE: f64 = 5.0;
 
-/// By how much either may grow where the tools are others.
+/// The growth of either that is tolerated, in percent, where the tools differ.
 pub const OTHER_TOOLS_TOLERANCE: f64 = 25.0;
 
-/// How often each Redis command is sent or run in a call, by its name.
+/// The number of times that each Redis command is sent or run in a call, by the command's name.
 pub type Commands = BTreeMap<String, f64>;
 
-/// What figures were taken with: they mean little beside those of others.
+/// The tools that figures were taken with. Figures taken with other tools are hardly comparable.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[allow(missing_docs)]
 pub struct TakenWith {
@@ -30,7 +30,7 @@ pub struct TakenWith {
     pub processor: String,
 }
 
-/// What one kind of call costs.
+/// The cost of one kind of call.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Figure {
@@ -72,7 +72,7 @@ impl Figures {
         Ok(Self { taken_with, empty_script, cases: case.into_iter().collect() })
     }
 
-    /// As it is committed.
+    /// Writes the figures as the committed file holds them.
     #[must_use]
     pub fn to_toml(&self) -> String {
         let TakenWith { rustc, redis, libc, valgrind, processor } = &self.taken_with;
@@ -121,7 +121,7 @@ processor = {processor:?}
     }
 }
 
-/// How one number has changed.
+/// The change of one number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Change {
     /// Within the tolerance.
@@ -142,13 +142,13 @@ impl Change {
     }
 }
 
-/// What is counted now beside what was committed. Shown, it is the table, and what to do.
+/// The figures counted now beside the committed ones. Displays as the table, followed by what to do.
 #[derive(Debug)]
 pub struct Comparison {
     rows: Vec<Row>,
-    /// Which tools are others, and what is made of it.
+    /// The tools that differ, and how the comparison allows for that.
     notes: Vec<String>,
-    /// What there is to say about a case.
+    /// The problems found with cases.
     problems: Vec<String>,
     improved: bool,
 }
@@ -225,13 +225,13 @@ impl Comparison {
         });
     }
 
-    /// Whether something has to be done.
+    /// Returns whether something is worse, so that somebody must act.
     #[must_use]
     pub fn is_worse(&self) -> bool {
         !self.problems.is_empty()
     }
 
-    /// Whether something is better by more than the tolerance.
+    /// Returns whether something is better by more than the tolerance.
     #[must_use]
     pub fn is_better(&self) -> bool {
         self.improved

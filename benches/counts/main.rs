@@ -19,7 +19,7 @@ use crate::figures::{Figures, TakenWith};
 #[derive(Debug, Parser)]
 #[command(about = "Counts what a call costs, and compares it with the committed figures")]
 struct Options {
-    /// Commit to what is counted now, instead of comparing
+    /// Commit to the figures counted now, instead of comparing
     #[arg(long)]
     accept: bool,
     /// Count only the cases whose name contains this, and print them
@@ -44,7 +44,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// Whether nothing is worse than was committed.
+/// Returns whether no figure is worse than the committed one.
 fn run(options: &Options) -> Result<bool> {
     let server = options.server.clone().unwrap_or_else(built_server);
     ensure!(server.exists(), "{} is missing: run this with `./dev counts`", server.display());
@@ -102,7 +102,7 @@ fn said(program: &str, argument: &str) -> Result<String> {
     Ok(text.lines().next().unwrap_or_default().to_owned())
 }
 
-/// Of "Redis server v=7.0.15 sha=00000000:0 ...": without how it was built.
+/// Shortens "Redis server v=7.0.15 sha=00000000:0 ..." to name and version, without how it was built.
 fn redis_version(line: &str) -> Result<String> {
     let Some((product, rest)) = line.split_once(" v=") else { bail!("no version is in {line:?}") };
     Ok(format!("{product} {}", rest.split_whitespace().next().unwrap_or_default()))

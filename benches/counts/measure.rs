@@ -18,25 +18,26 @@ use crate::calls::{self, Case, Client, Turn};
 use crate::counted::Counted;
 use crate::figures::{Commands, Figure, Figures, TakenWith, median};
 
-/// How often each case is counted; the median stands.
+/// The number of times each case is counted. The result is the median.
 const BATCHES: usize = 5;
 
-/// How many calls are counted together.
+/// The number of calls that are counted together.
 const CALLS: usize = 100;
 
-/// How many users make them. Each is new in its batch, so that all batches find the same.
+/// The number of users who make the calls. Each user is new in its batch, so that all batches find the same state.
 const USERS: usize = 10;
 
 /// Calls of each user that are not counted: they open windows, and fill caches.
 const WARM_UP: usize = 2;
 
-/// How often the script that does nothing is run in a batch.
+/// The number of times a batch runs the script that does nothing.
 const EMPTY_CALLS: usize = 500;
 
-/// How long both are watched when nobody calls, as often: the first time they are still busy with having been started.
+/// The time for which both processes are watched while nobody calls, once per batch. In the first of these periods they
+/// are still busy with their start.
 const IDLE: Duration = Duration::from_secs(2);
 
-/// How long they may take to start.
+/// The longest time the processes may take to start.
 const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Counts every case whose name contains `only`.
@@ -62,9 +63,9 @@ pub fn all(server: &Path, redis: &str, taken_with: TakenWith, only: Option<&str>
     })
 }
 
-/// What happens when nobody calls: the server asks Redis whether it is there, and Redis looks after itself.
+/// The work done while nobody calls: the server probes Redis, and Redis looks after itself.
 struct Idle {
-    /// Which commands come by, and how many in all.
+    /// The commands that arrive, and the number of each.
     commands: BTreeMap<String, u64>,
     /// Instructions for each of them.
     server: f64,
@@ -72,7 +73,8 @@ struct Idle {
 }
 
 impl Idle {
-    /// What each of `calls` calls has sent, and how many commands were sent by nobody's call.
+    /// Splits the counted commands into those of each of `calls` calls and the number of commands that belong to no
+    /// call.
     fn split(&self, counted: &BTreeMap<String, u64>, calls: usize) -> (Commands, u64) {
         let mut background = 0;
         let mut commands = Commands::new();
@@ -134,7 +136,7 @@ impl Bench {
         Ok(Self { server, redis, look, client, subscriptions: SubscriptionServiceClient::new(channel) })
     }
 
-    /// How often Redis has run each command.
+    /// Returns the number of times Redis has run each command.
     fn commands(&mut self) -> Result<BTreeMap<String, u64>> {
         let told: String = redis::cmd("INFO").arg("commandstats").query(&mut self.look)?;
         let lines = told.lines().filter_map(|line| line.strip_prefix("cmdstat_")?.split_once(":calls="));

@@ -1,4 +1,4 @@
-//! The API keys that a replica knows, and who calls by them.
+//! The API keys that a replica knows, and the callers they stand for.
 
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -13,19 +13,21 @@ use crate::ledger::{KeyRecord, Ledger};
 
 use super::{ApiKey, Caller, Role, token};
 
-/// How often Redis is asked whether the keys have changed. A revoked key is taken no longer than this, where Redis answers.
+/// The interval at which Tollgate asks Redis whether the keys have changed. While Redis answers, a revoked key stops
+/// working within this time.
 pub const REFRESH: Duration = Duration::from_secs(1);
 
-/// How long keys are taken that could not be read anew.
+/// The time for which known keys are still accepted while they cannot be read again.
 pub const STALE: Duration = Duration::from_secs(5);
 
-/// So many callers may wait until keys that are not known have been asked for: who has no valid key must not hold up those who have.
+/// The number of callers that may wait for a lookup of unknown keys. Callers without a valid key must not hold up those
+/// who have one.
 const MOST_WAITING: usize = 1000;
 
 /// Keys that are not known are asked for at most this often.
 const UNKNOWN: Duration = Duration::from_millis(100);
 
-/// What a call shows of its caller.
+/// The credentials that a call presents.
 #[derive(Clone, Copy, Default)]
 pub struct Credentials<'a> {
     /// The text of an API key.
@@ -34,11 +36,11 @@ pub struct Credentials<'a> {
     pub token: Option<&'a str>,
 }
 
-/// Who calls, as far as is known without asking Redis.
+/// The caller, as far as it is known without asking Redis.
 pub enum Verdict {
     /// This caller.
     Known(Arc<Caller>),
-    /// Nobody who may.
+    /// The call is refused.
     Refused(Fault),
     /// A key that Redis may know: ask again after [`Guard::look_up`].
     Unknown,
@@ -48,9 +50,9 @@ pub enum Verdict {
 pub struct Guard {
     ledger: Ledger,
     known: RwLock<Known>,
-    /// When it was last asked for keys that were not known, and whether it answered; held while it is asked.
+    /// The time of the last lookup of unknown keys, and whether Redis answered. The lock is held during a lookup.
     asked: Mutex<Option<(Instant, bool)>>,
-    /// How many callers wait for that.
+    /// Limits the number of callers that wait for a lookup.
     waiting: Semaphore,
     /// Take the keys that were known last while Redis does not answer.
     fail_open: bool,
@@ -59,7 +61,7 @@ pub struct Guard {
 struct Known {
     revision: String,
     keys: HashMap<String, Key>,
-    /// By how much Redis's clock is ahead of this machine's.
+    /// The time by which Redis's clock is ahead of this machine's, in milliseconds.
     ahead_ms: i64,
     read: Instant,
 }
@@ -87,7 +89,7 @@ impl Guard {
         Ok(guard)
     }
 
-    /// Who shows this.
+    /// Returns the caller with these credentials.
     #[must_use]
     pub fn caller(&self, shown: Credentials<'_>) -> Verdict {
         let Some(key) = shown.key.and_then(|text| ApiKey::parse(text).ok()) else {

@@ -21,7 +21,7 @@ pub struct ApiKey {
     prefix: usize,
 }
 
-/// Text that is no API key.
+/// The text is not an API key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("is no API key: one looks like tollgate_secret_ID_SECRET")]
 pub struct InvalidKey;
@@ -59,13 +59,13 @@ impl ApiKey {
         &self.text
     }
 
-    /// What it may be called in lists and logs: all but the secret.
+    /// The part of the key that lists and logs may show: all but the secret.
     #[must_use]
     pub fn prefix(&self) -> &str {
         &self.text[..self.prefix]
     }
 
-    /// By which its record is found.
+    /// The id under which the key's record is stored.
     #[must_use]
     pub fn id(&self) -> &str {
         &self.text[self.prefix - ID_LENGTH..self.prefix]
@@ -77,7 +77,7 @@ impl ApiKey {
         hex(&Sha256::digest(&self.text))
     }
 
-    /// Whether this is the digest of the key, in a time that depends on neither.
+    /// Returns whether this is the digest of the key. The time it takes depends on neither.
     #[must_use]
     pub fn has_sha256(&self, digest: &str) -> bool {
         self.sha256().as_bytes().ct_eq(digest.as_bytes()).into()
@@ -92,7 +92,7 @@ pub fn id_of(prefix: &str) -> Option<&str> {
     is_id(id).then_some(id)
 }
 
-/// Whether this names a key.
+/// Returns whether this is the id of a key.
 #[must_use]
 pub fn is_id(id: &str) -> bool {
     id.len() == ID_LENGTH && id.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte))

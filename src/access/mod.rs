@@ -1,4 +1,4 @@
-//! Who calls, and what they may: docs/development/adr/0009-access.md.
+//! Authentication and authorization: the callers and what they may call. See docs/development/adr/0009-access.md.
 
 mod guard;
 mod key;
@@ -15,12 +15,12 @@ pub use guard::{Credentials, Guard, STALE, Verdict};
 pub use key::{ApiKey, InvalidKey, named};
 pub use token::{InvalidToken, LONGEST_SECONDS, mint};
 
-/// Who is let in.
+/// Decides which callers are let in.
 #[derive(Default)]
 pub struct Access {
-    /// Whoever has a key; `None` where there are no keys.
+    /// Lets in callers with an API key. `None` where there are no keys.
     pub keys: Option<Arc<Guard>>,
-    /// Whoever has a certificate that names one of these; empty where certificates say nothing of apps.
+    /// Lets in callers with a certificate that names one of these. Empty where certificates do not name apps.
     identities: IdentityApps,
     /// Everybody else, where there are neither.
     anybody: Option<Arc<Caller>>,
@@ -33,7 +33,7 @@ impl Access {
         Self { anybody: Some(Arc::new(Caller::secret(AppId::default()))), ..Self::default() }
     }
 
-    /// Whether everybody may call everything.
+    /// Returns whether everybody may call everything.
     #[must_use]
     pub fn is_open(&self) -> bool {
         self.anybody.is_some()
@@ -48,7 +48,7 @@ impl Access {
         Self { keys, identities, anybody: None }
     }
 
-    /// Who calls. A key goes before a certificate.
+    /// Returns the caller. An API key takes precedence over a certificate.
     #[must_use]
     pub fn caller(&self, shown: Credentials<'_>, certificate: Option<&PeerIdentity>) -> Verdict {
         if let Some(anybody) = &self.anybody {

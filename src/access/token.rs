@@ -13,8 +13,8 @@ use super::ApiKey;
 /// A token may end so much later than now, in seconds: whoever finds one must not have it for long.
 pub const LONGEST_SECONDS: i64 = 3600;
 
-/// By so many seconds a token's `nbf` may be ahead of Redis's clock: the clock of its maker may be. Its `exp` gets no such leeway, so that
-/// [`LONGEST_SECONDS`] is what it says.
+/// The leeway for a token's `nbf`, in seconds, because the clock of the token's issuer may be ahead of Redis's. The
+/// `exp` gets no such leeway, so that [`LONGEST_SECONDS`] is exact.
 const LEEWAY_SECONDS: i64 = 60;
 
 /// No token is longer, in bytes.
@@ -23,7 +23,7 @@ const LONGEST: usize = 2048;
 /// Why a token names nobody.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidToken {
-    /// It is no JSON Web Token, or another kind of one.
+    /// The text is not a JSON Web Token, or it is another kind of one.
     #[error(
         "it is no JSON Web Token with the header {{\"alg\":\"HS256\",\"kid\":\"ID of a secret key\"}} and the claims sub and exp"
     )]

@@ -17,7 +17,7 @@ pub enum CatalogFailure {
     /// A file or a folder cannot be read.
     #[error("cannot read the catalog {path}")]
     Unreadable {
-        /// Which.
+        /// The path of the file or the folder.
         path: String,
         /// Why not.
         #[source]
@@ -38,12 +38,12 @@ pub enum CatalogFailure {
     NoDefaultApp,
 }
 
-/// What the texts of catalogs say.
+/// The parsed catalogs.
 #[derive(Debug)]
 pub struct Parsed {
     /// The plans.
     pub catalogs: Catalogs,
-    /// What is valid and perhaps not meant, a line each, with its place.
+    /// Warnings about parts that are valid but perhaps not intended. One line each, with the place.
     pub warnings: Vec<String>,
 }
 
@@ -57,7 +57,7 @@ pub struct Texts {
 #[derive(Debug, PartialEq, Eq)]
 enum Form {
     One(String),
-    /// By the names of the files.
+    /// The texts, by the names of their files.
     Folder(BTreeMap<PathBuf, String>),
 }
 

@@ -11,7 +11,7 @@ use super::files::{CatalogFailure, Parsed, Texts};
 use crate::telemetry::labels::Component;
 use crate::telemetry::metrics;
 
-/// How long files that have changed have to stay as they are.
+/// The time for which changed files must stay the same before they are read.
 const SETTLE: Duration = Duration::from_millis(200);
 
 /// Keeps the apps' plans up.
@@ -29,8 +29,9 @@ impl Upkeep {
         Self { only_default, ..Self::default() }
     }
 
-    /// Looks for ever whether the files have changed, every `period` and when it is woken, and takes what is valid. The content decides, not
-    /// the time of a file: so links that are set to another folder, as Kubernetes does, are noticed, and what is only touched is not.
+    /// Watches the files for ever and takes every valid change. It looks every `period`, and when it is woken. It
+    /// compares contents, not times: a link that now leads to another folder, as Kubernetes makes it, is noticed, and a
+    /// file that was only touched is not.
     pub async fn run(&self, apps: Arc<Apps>, path: Option<PathBuf>, mut in_force: [u8; 32], period: Duration) {
         let mut seen = in_force;
         // What is wrong with the files; empty while they are in force.
@@ -84,7 +85,8 @@ pub fn warn(warnings: &[String]) {
 
 type Digest = [u8; 32];
 
-/// What the files have, if it is something else than what was `seen` last; to whom asks by a signal, also if it is the same.
+/// Reads the files if they differ from the digest `seen` last. When a signal `asked` for it, unchanged files are read
+/// as well.
 fn read_again(
     path: Option<&Path>,
     seen: Digest,

@@ -28,7 +28,7 @@ pub struct Problem {
     pub line: usize,
     /// Such as `plans.free.limit_groups[0].quota`; empty for the file as a whole.
     pub path: String,
-    /// What is wrong, and what to do.
+    /// The problem, and how to correct it.
     pub message: String,
 }
 
@@ -58,10 +58,11 @@ impl fmt::Display for InvalidCatalog {
     }
 }
 
-/// So many problems are told: a file can have one for every two of its bytes, each with a path of a thousand.
+/// The number of problems that are reported. A file can have one for every two of its bytes, each with a path of a
+/// thousand.
 const MAX_PROBLEMS: usize = 1000;
 
-/// What is found wrong on the way.
+/// Collects problems while a catalog is read.
 #[derive(Default)]
 struct Problems {
     told: Vec<Problem>,
@@ -77,7 +78,7 @@ impl Problems {
         self.told.is_empty()
     }
 
-    /// By line; and last, how many more there are.
+    /// Sorts the problems by line. The last one gives the number of those that were left out.
     fn report(self) -> InvalidCatalog {
         InvalidCatalog { problems: self.sorted("problem") }
     }
@@ -98,7 +99,7 @@ impl Problems {
 pub struct Checked {
     /// All plans.
     pub catalog: Catalog,
-    /// By line. Nothing fails because of them.
+    /// Warnings, sorted by line. They make nothing fail.
     pub warnings: Vec<Problem>,
 }
 
@@ -110,7 +111,7 @@ pub fn parse(text: &str, zones: &TimeZoneDatabase) -> Result<Catalog, InvalidCat
     check(text, zones).map(|checked| checked.catalog)
 }
 
-/// Reads a catalog as [`parse`] does, and looks for what is valid and perhaps not meant.
+/// Parses a catalog as [`parse`] does, and looks for parts that are valid but perhaps not intended.
 ///
 /// # Errors
 /// Every problem at once, up to 1000 of them.

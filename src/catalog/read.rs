@@ -19,7 +19,7 @@ use super::{Problem, Problems};
 
 const MAX_PLANS: usize = 1000;
 const MAX_GROUPS: usize = 1000;
-/// What an event carries for the scripts is as long as the list of these names at most.
+/// The largest number of names. An event carries at most as many values for the scripts.
 const MAX_NAMES: usize = 10_000;
 const MAX_THRESHOLDS: usize = 100;
 /// An unknown default is answered with the plans that there are: with this many of them.
@@ -254,14 +254,14 @@ impl Reader<'_> {
     }
 }
 
-/// What a plan says for groups that do not.
+/// The values of a plan that its groups inherit.
 struct Defaults {
     period: Option<Period>,
     plan_has_period: bool,
     anchor: Anchor,
 }
 
-/// Which quotas a unit has; above 8000000000 a quantity is a whole number.
+/// Describes the quotas that a unit allows. Above 8000000000 a quantity is a whole number.
 fn range(unit: Unit) -> &'static str {
     match unit {
         Unit::Count => "count must be a whole number up to 9007199254740991",
@@ -276,7 +276,7 @@ fn exact(text: &str) -> Option<Quantity> {
     if decimals(text) > 6 { None } else { Quantity::from_decimal(text).ok() }
 }
 
-/// Where a rule of a group stands.
+/// Returns the line of a rule of a group.
 fn line_of(groups: &Node, group: usize, rule: usize) -> Option<usize> {
     let Value::List(groups) = &groups.value else { return None };
     let Value::Map(fields) = &groups.get(group)?.value else { return None };

@@ -1,4 +1,5 @@
-//! What the file looks like, as types: `tollgate schema` prints them as JSON schema, so that editors complete and check it.
+//! The format of a catalog file, as types. `tollgate schema` prints them as a JSON schema, with which editors complete
+//! and check a catalog.
 //!
 //! `read` understands exactly this; a test holds the example against both.
 
@@ -17,7 +18,7 @@ use serde_json::{Value as Json, json};
 struct CatalogFile {
     /// The plan of users without a subscription. Absent: they are denied.
     default_plan: Option<String>,
-    /// By id: 1 to 64 of A-Z a-z 0-9 . _ -
+    /// The plans, by id: 1 to 64 of A-Z a-z 0-9 . _ -
     #[schemars(extend("propertyNames" = { "pattern": ID }, "minProperties" = 1))]
     plans: BTreeMap<String, PlanEntry>,
 }
@@ -26,22 +27,22 @@ struct CatalogFile {
 #[derive(JsonSchema)]
 #[schemars(deny_unknown_fields)]
 struct PlanEntry {
-    /// What people call it. Absent: its id.
+    /// The plan's name for people. Absent: its id.
     name: Option<String>,
-    /// How long a window is, where a group does not say.
+    /// The length of a window, where a group does not set it.
     period: Option<PeriodWord>,
-    /// Where windows begin, where a group does not say. Absent: calendar.
+    /// The start of windows, where a group does not set it. Absent: calendar.
     anchor: Option<AnchorWord>,
     /// An IANA name, such as Europe/Vienna. Absent: UTC.
     timezone: Option<String>,
-    /// What happens to the counters of a user who enters the plan. Absent: carry.
+    /// The effect on the counters of a user who enters the plan. Absent: carry.
     on_plan_change: Option<ChangeWord>,
     /// The limits, in the order in which answers list them.
     #[schemars(length(min = 1))]
     limit_groups: Vec<GroupEntry>,
 }
 
-/// How long a window is. Weeks start on Monday; lifetime is one window without end.
+/// The length of a window. Weeks start on Monday. A lifetime window never ends.
 #[derive(JsonSchema)]
 #[schemars(rename_all = "snake_case")]
 enum PeriodWord {
@@ -54,7 +55,7 @@ enum PeriodWord {
     Lifetime,
 }
 
-/// Where windows begin: at the boundaries of the calendar, or one after another from the subscription's cycle anchor.
+/// The start of windows: at the boundaries of the calendar, or one after another from the subscription's cycle anchor.
 #[derive(JsonSchema)]
 #[schemars(rename_all = "snake_case")]
 enum AnchorWord {
@@ -78,27 +79,27 @@ struct GroupEntry {
     /// Unique in its plan: 1 to 64 of A-Z a-z 0-9 . _ -
     #[schemars(extend("pattern" = ID))]
     id: String,
-    /// What people call it. Absent: its id.
+    /// The group's name for people. Absent: its id.
     label: Option<String>,
-    /// What it counts. Resolution: count and tokens 1, seconds 0.001, cents 0.000001.
+    /// The unit it counts. Resolution: count and tokens 1, seconds 0.001, cents 0.000001.
     unit: UnitWord,
-    /// How much a window allows. 0 always denies.
+    /// The amount that a window allows. 0 always denies.
     quota: QuotaEntry,
-    /// How long a window is. Absent: as the plan says.
+    /// The length of a window. Absent: the plan's period.
     period: Option<PeriodWord>,
-    /// Where windows begin. Absent: as the plan says.
+    /// The start of windows. Absent: the plan's anchor.
     anchor: Option<AnchorWord>,
     /// false: count and report `exceeded`, never deny. Absent: true.
     hard: Option<bool>,
     /// Shares of the quota worth telling somebody about, ascending, such as 0.8 and 1.0.
     #[schemars(length(min = 1))]
     thresholds: Option<Vec<f64>>,
-    /// Which events count, and how much. The first rule that applies decides.
+    /// The rules for which events count, and how much. The first rule that applies decides.
     #[schemars(rename = "match", length(min = 1))]
     rules: Vec<RuleEntry>,
 }
 
-/// What a group counts.
+/// The unit that a group counts.
 #[derive(JsonSchema)]
 #[schemars(rename_all = "snake_case")]
 enum UnitWord {
@@ -122,7 +123,7 @@ enum UnlimitedWord {
     Unlimited,
 }
 
-/// Which events, under which conditions, and what to count.
+/// A rule: the events, the conditions, and the measure.
 #[derive(JsonSchema)]
 #[schemars(deny_unknown_fields)]
 struct RuleEntry {
@@ -131,7 +132,7 @@ struct RuleEntry {
     /// Keys that must be present, each with one of these values; `prefix*` accepts every value that starts so.
     #[schemars(extend("propertyNames" = { "pattern": NO_STAR }))]
     metadata: Option<BTreeMap<String, ValueEntry>>,
-    /// What to count. Absent: quantity.
+    /// The measure to count. Absent: quantity.
     measure: Option<MeasureEntry>,
 }
 
@@ -182,23 +183,23 @@ struct TermEntry {
     name: String,
     /// At most 12 decimals, at most 1000000. Absent: 1.
     weight: Option<WeightEntry>,
-    /// What counts where the event does not carry it. Absent: the rule does not apply then.
+    /// The quantity to count where the event does not carry it. Absent: the rule does not apply then.
     #[schemars(range(min = 0))]
     default: Option<f64>,
 }
 
-/// How much of the group's unit one of a quantity costs: at most 12 decimals, at most 1000000.
+/// The cost of one of a quantity, in the group's unit: at most 12 decimals, at most 1000000.
 #[derive(JsonSchema)]
 #[schemars(transparent)]
 struct WeightEntry(#[schemars(range(min = 0, max = 1_000_000))] f64);
 
-/// What an id looks like.
+/// The pattern of an id.
 const ID: &str = "^[A-Za-z0-9_.-]{1,64}$";
 
-/// What a metadata value looks like: a star may only end it.
+/// The pattern of a metadata value: a star may only end it.
 const STAR_AT_THE_END: &str = r"^[^*]*\*?$";
 
-/// What a metadata key, or the name of a quantity, looks like.
+/// The pattern of a metadata key, or of the name of a quantity.
 const NO_STAR: &str = "^[^*]+$";
 
 /// The JSON schema of the catalog.

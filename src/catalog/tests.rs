@@ -1,4 +1,4 @@
-//! Catalogs and what is said of them.
+//! Tests of catalogs and their problems.
 
 use serde_json::{Value as Json, json};
 
@@ -178,7 +178,8 @@ fn an_absent_quantity_is_1_where_things_are_counted_so_that_no_later_rule_is_rea
     check_lines("tokens", &[("match: [ { event: x }, { event: x } ]", same)]);
 }
 
-/// Catalogs of one group, each with a line of its own, and what is said of that line; nothing if it is right.
+/// Checks catalogs of one group, each with its own line, against the expected problem of that line. The text is empty
+/// if the line is valid.
 fn check_lines(unit: &str, cases: &[(&str, &str)]) {
     for (line, expected) in cases {
         let mut text = String::from("plans:\n  p:\n    period: daily\n    limit_groups:\n      - id: a\n");

@@ -1,4 +1,5 @@
-//! What is valid and perhaps not meant: an event that a plan prices for some metadata values, and lets through for nothing with others.
+//! Finds parts of a catalog that are valid but perhaps not intended: an event that a plan prices for some metadata
+//! values, and lets through for nothing with others.
 
 use std::collections::BTreeMap;
 
@@ -6,10 +7,10 @@ use crate::domain::amount::Unit;
 use crate::domain::pattern::ValuePattern;
 use crate::domain::plan::{Condition, LimitGroup, Rule};
 
-/// So many combinations of a rule's values are looked at.
+/// The number of combinations of a rule's values that are tried.
 const MOST_TRIED: usize = 1_000;
 
-/// What no catalog lists: a model, say, that came out yesterday.
+/// A value that no catalog lists. It stands for a model that came out yesterday, for example.
 const UNLISTED: &str = "unlisted";
 
 /// A rule that prices an event for some metadata only, and an event that therefore passes for nothing.
@@ -85,7 +86,7 @@ fn combinations<'a>(
     })
 }
 
-/// Whether the rule applies to the event, but for what it measures.
+/// Returns whether the rule applies to the event, apart from what it measures.
 fn holds(rule: &Rule, name: &str, metadata: &BTreeMap<String, String>) -> bool {
     let met = |condition: &Condition| {
         metadata.get(&condition.key).is_some_and(|value| condition.values.iter().any(|wanted| wanted.accepts(value)))

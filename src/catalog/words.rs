@@ -1,6 +1,8 @@
-//! What a problem says of text that somebody wrote: short, on one line, and with the word that was meant.
+//! Formats text that somebody wrote for use in a problem: short, on one line, and with a suggestion of the word that
+//! was meant.
 
-/// How much of a key or a value a problem repeats: a report stays in proportion to the file, whatever is written there.
+/// The number of characters of a key or a value that a problem repeats. It keeps a report in proportion to the file,
+/// whatever the file contains.
 const MAX_SHOWN_CHARS: usize = 64;
 
 /// The text for a path: on one line, and cut where it is long.
@@ -49,14 +51,15 @@ fn distance(known: &str, written: &str) -> usize {
     row[written.len()]
 }
 
-/// Whether it is digits, with or without a point between: no sign, separator, exponent or other base.
+/// Returns whether it consists of digits, with or without a point between them: no sign, separator, exponent or other
+/// base.
 pub(super) fn is_plain_decimal(text: &str) -> bool {
     let plain = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
     let (whole, decimals) = text.split_once('.').unwrap_or((text, "0"));
     plain(whole) && plain(decimals)
 }
 
-/// How many decimals count.
+/// Returns the number of significant decimals.
 pub(super) fn decimals(text: &str) -> usize {
     text.split_once('.').map_or(0, |(_, decimals)| decimals.trim_end_matches('0').len())
 }

@@ -21,7 +21,7 @@ pub(super) struct Node {
 
 #[derive(Debug, Clone)]
 pub(super) enum Value {
-    /// As written; `quoted` if it was in quotes or a block.
+    /// Text as it is written. `quoted` if it was in quotes or a block.
     Scalar {
         text: String,
         quoted: bool,
@@ -41,7 +41,7 @@ pub(super) struct Entry {
 }
 
 impl Node {
-    /// What it is, in a sentence such as "must be a list, but is ...".
+    /// Describes the value for a sentence such as "must be a list, but is ...".
     pub fn describe(&self) -> String {
         match &self.value {
             Value::Scalar { text, quoted: false } if is_null(text) => "empty".to_owned(),
@@ -52,7 +52,7 @@ impl Node {
         }
     }
 
-    /// Whether it is written as nothing.
+    /// Returns whether it is written as null.
     pub fn is_null(&self) -> bool {
         matches!(&self.value, Value::Scalar { text, quoted: false } if is_null(text))
     }

@@ -134,7 +134,7 @@ async fn run(config: Config) -> Result<(), Failure> {
     outcome
 }
 
-/// Where this process listens.
+/// The listeners of this process.
 struct Listeners {
     callers: TcpListener,
     envoy: Option<TcpListener>,
@@ -243,7 +243,7 @@ async fn serve_with(
     Ok(outcome?)
 }
 
-/// Whether neither keys nor certificates say which app calls.
+/// Returns whether neither keys nor certificates can name the app of a call.
 fn only_default(config: &Config) -> bool {
     !config.api_keys && config.tls_client_app.is_empty()
 }

@@ -227,7 +227,7 @@ fn quantity() -> Term {
     Term { name: QUANTITY.to_owned(), weight: Weight::ONE, default: None }
 }
 
-/// Which events a rule is for, however its conditions are ordered, and what it measures of them.
+/// The events that a rule applies to, however its conditions are ordered, and what it measures.
 struct Reach {
     event: EventPattern,
     conditions: BTreeSet<(String, BTreeSet<(bool, String)>)>,
@@ -248,7 +248,7 @@ fn reach(rule: &Rule) -> Reach {
     }
 }
 
-/// Whether `earlier` applies whenever `later` does.
+/// Returns whether `earlier` applies whenever `later` does.
 fn hides(earlier: &Reach, later: &Reach, unit: Option<Unit>) -> bool {
     let has_default = |term: &Term| match unit {
         Some(unit) => term.default_in(unit).is_some(),
