@@ -13,12 +13,12 @@ use super::{Settings, VerifySettings};
 #[derive(Debug, Parser)]
 #[command(name = "tollgate", version, about, disable_help_subcommand = true)]
 pub struct Cli {
-    /// What to do.
+    /// The subcommand.
     #[command(subcommand)]
     pub command: Command,
 }
 
-/// What `tollgate` can do.
+/// The subcommands of `tollgate`.
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Serve the gRPC API. With nothing configured: with a Redis of its own and the example
@@ -59,10 +59,10 @@ pub enum Command {
     Health(HealthSettings),
 }
 
-/// Whom `tollgate health` asks, and how.
+/// The server that `tollgate health` asks, and its TLS settings.
 #[derive(Debug, Args)]
 pub struct HealthSettings {
-    /// Where it listens; with https:// if it speaks TLS.
+    /// The address of the server; with https:// if it speaks TLS.
     #[arg(default_value = "http://127.0.0.1:50051", value_name = "URL")]
     pub url: String,
 
@@ -83,7 +83,7 @@ pub struct HealthSettings {
     pub tls_client_key: Option<PathBuf>,
 }
 
-/// What `tollgate keys` can do.
+/// The subcommands of `tollgate keys`.
 #[derive(Debug, Subcommand)]
 pub enum KeysCommand {
     /// Make a key, and print it once: Redis keeps only its hash. An app may have several keys, so
@@ -95,16 +95,16 @@ pub enum KeysCommand {
         /// `secret`: everything of the app, for servers. `public`: GetUsage for the user that a token names, and PlanService.
         #[arg(long, value_enum)]
         role: Role,
-        /// What people call it.
+        /// The key's name for people.
         #[arg(long, value_name = "TEXT", default_value = "")]
         name: String,
-        /// Where Redis is.
+        /// The settings that locate Redis.
         #[command(flatten)]
         settings: Settings,
     },
     /// List the keys of all apps by their prefixes.
     List {
-        /// Where Redis is.
+        /// The settings that locate Redis.
         #[command(flatten)]
         settings: Settings,
     },
@@ -113,7 +113,7 @@ pub enum KeysCommand {
         /// Its prefix, as `tollgate keys list` shows it.
         #[arg(value_name = "KEY")]
         key: String,
-        /// Where Redis is.
+        /// The settings that locate Redis.
         #[command(flatten)]
         settings: Settings,
     },

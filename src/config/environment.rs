@@ -1,4 +1,4 @@
-//! Which `TOLLGATE_` variables are ours.
+//! Recognises the `TOLLGATE_` variables that are settings.
 
 use std::ffi::OsString;
 

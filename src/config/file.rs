@@ -8,12 +8,12 @@ use toml::de::{DeTable, DeValue};
 /// An entry of the file.
 pub(super) struct Entry {
     pub(super) name: String,
-    /// As a flag would say it; several for a list.
+    /// The value as a flag would give it; several for a list.
     pub(super) values: Vec<String>,
     pub(super) line: usize,
 }
 
-/// What a file says, and every problem with its form.
+/// The entries of a file, and every problem with its form.
 #[derive(Default)]
 pub(super) struct Entries {
     pub(super) entries: Vec<Entry>,

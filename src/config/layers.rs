@@ -1,4 +1,4 @@
-//! Which of flags, variables, file and defaults a value is taken from.
+//! Chooses the source of each value: a flag, a variable, the file or the default.
 
 use std::error::Error as _;
 use std::ffi::{OsStr, OsString};
@@ -15,10 +15,11 @@ use super::{Config, redacted};
 /// The name of the flag that names the file.
 const FILE: &str = "config";
 
-/// What the command line and the environment say of the settings. Nothing of it is checked yet: [`Settings::resolve`] does that.
+/// The settings as the command line and the environment give them. They are not checked yet:
+/// [`Settings::resolve`] does that.
 pub struct Settings(Vec<Setting>);
 
-/// Where a value came from.
+/// The source of a value.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Origin {
     /// Nobody said anything.
@@ -52,13 +53,14 @@ struct Setting {
 /// One line of `tollgate config`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Given {
-    /// As in the file.
+    /// The name of the setting, as in the file.
     pub name: String,
-    /// As it would stand in the file, without secrets; `None` for a setting that has no value.
+    /// The value as the file would hold it, without secrets; `None` for a setting that has no
+    /// value.
     pub value: Option<String>,
-    /// What happens without a value.
+    /// The behaviour without a value.
     pub otherwise: String,
-    /// Who said so.
+    /// The source of the value.
     pub origin: Origin,
 }
 
@@ -108,7 +110,8 @@ impl Settings {
         }
     }
 
-    /// As [`Settings::resolve`], with the text of the file at this path: nothing is read.
+    /// Resolves the settings as [`Settings::resolve`] does, with `text` as the content of the file
+    /// at this path. Nothing is read.
     ///
     /// # Errors
     /// Every problem at once.
@@ -164,7 +167,7 @@ impl Settings {
 }
 
 impl Setting {
-    /// What this command line and the environment say of a setting.
+    /// Finds the value of a setting in this command line and the environment.
     fn of(argument: Arg, matches: &ArgMatches) -> Self {
         let id = argument.get_id().as_str();
         let values: Vec<_> = matches.get_raw(id).into_iter().flatten().map(OsStr::to_owned).collect();
@@ -198,7 +201,7 @@ impl Setting {
         })
     }
 
-    /// Whether the values are of the setting's type. The error says what to write.
+    /// Checks that the values have the setting's type. The error says what to write.
     fn check(&self) -> Result<(), String> {
         if self.values.iter().any(|value| value.is_empty()) {
             return Err("leave it out, or give it a value".to_owned());
@@ -249,7 +252,7 @@ fn list(values: impl Iterator<Item = String>) -> String {
     format!("[{}]", values.map(|value| quoted(&value)).collect::<Vec<_>>().join(", "))
 }
 
-/// As a string of TOML.
+/// Quotes text as a string of TOML.
 fn quoted(text: &str) -> String {
     toml::Value::from(text).to_string()
 }

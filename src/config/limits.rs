@@ -1,4 +1,5 @@
-//! What callers may ask for at most: bounds against abuse, each of which is generous to honest callers.
+//! The limits on what callers may ask for. They protect against abuse, and each of them is generous
+//! to honest callers.
 
 use std::time::Duration;
 

@@ -186,11 +186,11 @@ pub struct Config {
     #[arg(long, env = "TOLLGATE_TLS_CLIENT_APP", value_name = "IDENTITY=APP", value_delimiter = ',')]
     pub tls_client_app: Vec<IdentityApp>,
 
-    /// What callers may ask for at most.
+    /// The limits on what callers may ask for.
     #[command(flatten)]
     pub limits: Limits,
 
-    /// How an operator sees what happens.
+    /// The settings with which an operator observes Tollgate.
     #[command(flatten)]
     pub seeing: Seeing,
 
@@ -199,11 +199,11 @@ pub struct Config {
     pub log: String,
 }
 
-/// What cannot be right about settings that are each right by themselves.
+/// A contradiction between settings that are each valid alone.
 struct Contradiction {
     /// The settings that it is about. It is not told if one of them is bad by itself.
     settings: &'static [&'static str],
-    /// What is wrong, and what to do.
+    /// The problem, and how to correct it.
     problem: String,
 }
 

@@ -1,6 +1,6 @@
-//! What may be shown of a value.
+//! Removes secrets from values before they are shown.
 
-/// What stands for a secret.
+/// The text that replaces a secret.
 const HIDDEN: &str = "***";
 
 /// A value without the secrets in it: in a URL the password, and everything before the host if no user can be told from it; the

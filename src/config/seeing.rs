@@ -1,4 +1,4 @@
-//! How an operator sees what happens.
+//! The settings with which an operator observes Tollgate.
 
 use std::net::SocketAddr;
 

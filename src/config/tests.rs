@@ -1,4 +1,4 @@
-//! Where values come from, and what is said of them.
+//! Tests of the sources of values, and of the problems that are reported with them.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -23,7 +23,7 @@ fn file(text: &str) -> (tempfile::TempDir, PathBuf) {
     (directory, path)
 }
 
-/// What is wrong with the text of a file.
+/// Returns the problems with the text of a file.
 fn problems(text: &str) -> Vec<String> {
     Settings::default().resolve_with_file(Path::new("tollgate.toml"), text).unwrap_err().problems
 }

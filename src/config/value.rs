@@ -1,4 +1,5 @@
-//! How the text of a value is read. What is wrong with it is said as what to write instead; the value itself is told by the caller.
+//! Parses the text of values. An error says what to write instead. The caller adds the value
+//! itself.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -44,7 +45,7 @@ pub(super) fn ratio(text: &str) -> Result<f64, String> {
     parsed.ok_or_else(|| "choose 0 to 1, such as 0.01".to_owned())
 }
 
-/// How log lines look.
+/// Parses the format of log lines.
 pub(super) fn log_format(text: &str) -> Result<LogFormat, String> {
     text.parse().map_err(str::to_owned)
 }
@@ -80,8 +81,8 @@ pub(super) fn log(text: &str) -> Result<String, String> {
     log_filter(text).map(|_| text.to_owned())
 }
 
-/// What to log: a level, or targets and their levels. No spans and fields: reading those takes seconds and panics, for text as odd
-/// as one likes.
+/// Parses what to log: a level, or targets and their levels. Spans and fields are not accepted:
+/// their parser takes seconds for some texts, and panics for others.
 ///
 /// # Errors
 /// For text that is neither.

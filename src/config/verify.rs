@@ -1,4 +1,4 @@
-//! What `tollgate verify` can be told.
+//! The settings of `tollgate verify`.
 
 use std::ffi::OsString;
 use std::fmt;
@@ -8,7 +8,7 @@ use clap::Args;
 
 use super::{InvalidConfig, Settings, file, has_duplicates};
 
-/// What `tollgate verify` can be told. It takes its entries of the file that `tollgate serve` reads.
+/// The settings of `tollgate verify`. It takes its entries of the file that `tollgate serve` reads.
 #[derive(Default, Args)]
 pub struct VerifySettings {
     /// The TOML file of `tollgate serve`. Its redis-url, user, password and certificates are used

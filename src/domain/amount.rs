@@ -167,7 +167,7 @@ impl Serialize for Quantity {
 /// An amount in the smallest unit of a group (SPEC section 3): what the ledger counts.
 pub type Units = u64;
 
-/// What a limit group counts.
+/// The unit that a limit group counts in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Unit {
     /// Things, to 1.
@@ -181,7 +181,7 @@ pub enum Unit {
 }
 
 impl Unit {
-    /// How many of the smallest units make one.
+    /// Returns the number of smallest units in one unit.
     #[must_use]
     pub fn scale(self) -> u64 {
         match self {
@@ -207,7 +207,7 @@ impl Unit {
         units as f64 / self.scale() as f64
     }
 
-    /// Its number in messages and in what is stored; `lua/lib/base.lua` knows the same ones.
+    /// Returns its number in messages and in stored data. `lua/lib/base.lua` has the same numbers.
     #[must_use]
     pub fn code(self) -> u8 {
         match self {

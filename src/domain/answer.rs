@@ -1,4 +1,4 @@
-//! What the ledger answers: decisions, settlements, standings. A denial is one of these; a fault is not.
+//! The answers of the ledger: decisions, settlements, standings. A denial is one of these; a fault is not.
 
 use super::amount::{Unit, Units};
 use super::id::ReservationId;
@@ -9,13 +9,13 @@ use super::plan::Quota;
 pub struct Standing {
     /// The group's id in the plan.
     pub group_id: String,
-    /// What people call it.
+    /// The group's name for people.
     pub label: String,
-    /// What it counts.
+    /// The unit it counts in.
     pub unit: Unit,
-    /// How much the window allows.
+    /// The quota of the window.
     pub quota: Quota,
-    /// Whether it denies.
+    /// True if the group denies events beyond its quota.
     pub hard: bool,
     /// `[start, end)`; none for a lifetime group.
     pub window_ms: Option<(i64, i64)>,
@@ -23,18 +23,18 @@ pub struct Standing {
     pub used: Units,
     /// Held by live reservations.
     pub held: Units,
-    /// What this call asked of the group.
+    /// The amount that this call asked of the group.
     pub requested: Units,
-    /// How much is missing, where the group denies.
+    /// The amount that is missing, where the group denies.
     pub shortfall: Units,
-    /// The reservation's window is no longer kept.
+    /// True if the ledger no longer keeps the reservation's window.
     pub window_closed: bool,
-    /// What of a refund could not be given back.
+    /// The part of a refund that could not be given back.
     pub unapplied: Units,
 }
 
 impl Standing {
-    /// What is left of the quota; none if it is unlimited.
+    /// Returns the rest of the quota; none if it is unlimited.
     #[must_use]
     pub fn remaining(&self) -> Option<Units> {
         match self.quota {
@@ -43,20 +43,20 @@ impl Standing {
         }
     }
 
-    /// Whether this group denies the call that was denied. A quota of 0 denies every event, also one that costs nothing: its shortfall
-    /// is 0 then.
+    /// Returns whether this group denies the call that was denied. A quota of 0 denies every event, also one that costs
+    /// nothing: its shortfall is 0 then.
     #[must_use]
     pub fn denies(&self) -> bool {
         self.shortfall > 0 || (self.hard && self.quota == Quota::Limited(0))
     }
 
-    /// Whether more is used and held than the quota.
+    /// Returns whether more is used and held than the quota.
     #[must_use]
     pub fn exceeded(&self) -> bool {
         self.would_exceed(0)
     }
 
-    /// Whether it would be with so much more.
+    /// Returns whether usage and holds would exceed the quota with `more` added.
     #[must_use]
     pub fn would_exceed(&self, more: Units) -> bool {
         matches!(self.quota, Quota::Limited(quota) if self.used + self.held + more > quota)
@@ -72,7 +72,7 @@ pub enum Reason {
     NoSubscription,
 }
 
-/// Where a reservation stands.
+/// The state of a reservation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[allow(missing_docs)]
 pub enum ReservationState {
@@ -89,16 +89,16 @@ pub struct Decision {
     pub denied: Option<Reason>,
     /// Every matched group, in the catalog's order.
     pub standings: Vec<Standing>,
-    /// When to ask again, from now; none if waiting does not help.
+    /// The time until another attempt may succeed, from now; none if waiting does not help.
     pub retry_after_ms: Option<u64>,
 }
 
-/// What Reserve holds.
+/// The hold of a reservation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Hold {
     /// Names it.
     pub id: ReservationId,
-    /// Where it stands now.
+    /// Its state now.
     pub state: ReservationState,
     /// Its deadline.
     pub deadline_ms: i64,
@@ -122,7 +122,7 @@ pub struct Committed {
 /// The answer to Release.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Released {
-    /// Where the reservation stands now.
+    /// The reservation's state now.
     pub state: ReservationState,
     /// The reservation's groups, in its windows.
     pub standings: Vec<Standing>,

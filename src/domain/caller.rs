@@ -2,7 +2,7 @@
 
 use super::id::{AppId, UserId};
 
-/// What a caller may do.
+/// The role of a caller: what it may do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "snake_case")]
 pub enum Role {
@@ -23,25 +23,25 @@ impl Role {
     }
 }
 
-/// Who calls.
+/// A caller.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Caller {
-    /// Whose users, plans and reservations these are.
+    /// The app that owns these users, plans and reservations.
     pub app: AppId,
-    /// What may be called.
+    /// The role: what may be called.
     pub role: Role,
     /// The user that a public caller's token names. A secret one speaks for every user of its app.
     pub user: Option<UserId>,
 }
 
 impl Caller {
-    /// Whoever may call everything of `app`.
+    /// A caller that may call everything of `app`.
     #[must_use]
     pub fn secret(app: AppId) -> Self {
         Self { app, role: Role::Secret, user: None }
     }
 
-    /// Whether the caller may see how this user stands.
+    /// Returns whether the caller may see the usage of this user.
     #[must_use]
     pub fn may_see(&self, user: &UserId) -> bool {
         match self.role {

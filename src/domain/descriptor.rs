@@ -1,4 +1,5 @@
-//! What the entries of a proxy's descriptors mean: which one names the user, which one the event, and what the rest is.
+//! The meanings of the entries of a proxy's descriptors: which one names the user, which one the event, and what the
+//! rest is.
 //!
 //! Envoy describes a request by entries, each with a key and a value. Who writes Envoy's configuration chooses the keys, and then `user_id`
 //! and `event` suffice. Where something else chooses them, as Envoy Gateway does (`rule-0-match-0`), an [`EntryMeanings`] translates.
@@ -19,7 +20,7 @@ pub const EVENT: &str = "event";
 /// The longest key and the longest value of metadata, in bytes.
 const LONGEST_METADATA: (usize, usize) = (64, 256);
 
-/// What an entry of a descriptor means.
+/// The meaning of an entry of a descriptor.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Meaning {
     /// Its value is the user.
@@ -45,10 +46,10 @@ pub struct EntryMeaning {
     meaning: Meaning,
 }
 
-/// Why text is no item of `envoy-entries`.
+/// The reason why text is not an item of `envoy-entries`.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidMeaning {
-    /// There is no key, or no meaning.
+    /// The text lacks a key or a meaning.
     #[error("write KEY=MEANING, such as rule-0-match-0=user_id")]
     Form,
     /// A `*` that is not the key's end.
@@ -131,7 +132,7 @@ impl fmt::Display for Meaning {
 }
 
 impl Meaning {
-    /// Whether one entry cannot mean both.
+    /// Returns whether one entry cannot have both meanings.
     fn contradicts(&self, other: &Self) -> bool {
         let is_event = |meaning: &Self| matches!(meaning, Self::Event | Self::EventNamed(_));
         let metadata = |meaning: &Self| match meaning {
@@ -147,24 +148,24 @@ impl Meaning {
     }
 }
 
-/// What the entries of descriptors mean, by their keys. Those that are not mapped mean what their key says.
+/// The meanings of the entries of descriptors, by their keys. A key that is not mapped is its own meaning.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct EntryMeanings {
     exact: BTreeMap<String, Vec<Meaning>>,
-    /// By what keys begin with, the longest first.
+    /// The meanings by the prefix of a key, longest prefix first.
     prefixes: Vec<(String, Vec<Meaning>)>,
 }
 
-/// What a descriptor says, once its entries are understood. Nothing of it is checked yet.
+/// The content of a descriptor, once its entries are understood. It is not checked yet.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Described {
-    /// Who.
+    /// The user.
     pub user: Option<String>,
-    /// What happens, where an entry says so.
+    /// The event, where an entry names it.
     pub event: Option<String>,
-    /// What else is known.
+    /// The other entries.
     pub metadata: BTreeMap<String, String>,
-    /// Whether the descriptor's own hits count only if they fit.
+    /// True if the descriptor's own hits count only if they fit.
     pub enforce: bool,
 }
 
@@ -203,7 +204,8 @@ impl EntryMeanings {
         Ok(all)
     }
 
-    /// What an entry means where the setting says it: by its whole key, or else by the longest of the prefixes.
+    /// Returns the meanings that the setting gives to an entry: by its whole key, or else by the longest of the
+    /// prefixes.
     fn of(&self, key: &str) -> Option<&[Meaning]> {
         let by_prefix = || self.prefixes.iter().find(|(prefix, _)| key.starts_with(prefix.as_str()));
         self.exact.get(key).or_else(|| by_prefix().map(|(_, meanings)| meanings)).map(Vec::as_slice)

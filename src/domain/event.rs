@@ -57,13 +57,13 @@ impl EventName {
 /// One event, as a caller sent it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Event {
-    /// What happened.
+    /// The name of what happened.
     pub name: EventName,
-    /// How much. Absent, it means 1 in a limit group of unit `count`, and nothing in any other.
+    /// The quantity. Absent, it means 1 in a limit group of unit `count`, and nothing in any other.
     pub quantity: Option<Quantity>,
-    /// How much, by name.
+    /// The quantities, by name.
     pub quantities: BTreeMap<String, Quantity>,
-    /// What is known about it.
+    /// Further facts about the event.
     pub metadata: BTreeMap<String, String>,
 }
 
@@ -90,7 +90,7 @@ impl Event {
     }
 }
 
-/// What was really used: it replaces the quantities that it names; the others stay as reserved.
+/// The actual usage of a reservation. It replaces the quantities that it names; the others stay as reserved.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Actual {
     /// Replaces the event's quantity.

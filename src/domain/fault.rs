@@ -1,4 +1,4 @@
-//! What can go wrong. A denial is no fault: it is an answer.
+//! The faults: everything that can go wrong. A denial is not a fault: it is an answer.
 
 use super::amount::{Unit, Units};
 use super::answer::ReservationState;
@@ -9,7 +9,7 @@ pub enum Fault {
     /// A field of the request violates a bound.
     #[error("{field} {problem}")]
     Invalid {
-        /// As the proto names it.
+        /// The field, as the proto names it.
         field: String,
         /// Continues the sentence "the field ...", and says what to do.
         problem: String,
@@ -19,7 +19,7 @@ pub enum Fault {
     /// A number, or what a counter would become, is too large.
     #[error("{field} {problem}")]
     OutOfRange {
-        /// As the proto names it, or a limit group.
+        /// The field, as the proto names it, or a limit group.
         field: String,
         /// Continues the sentence "the field ...".
         problem: String,
@@ -44,13 +44,13 @@ pub enum Fault {
     /// The reservation was committed before, with other charges or to be released now.
     #[error("the reservation was committed before{}", Committed(.committed))]
     AlreadyCommitted {
-        /// What each group was charged.
+        /// The charge of each group.
         committed: Vec<(String, Unit, Units)>,
     },
     /// A refund of a reservation that is not committed.
     #[error("the reservation is {}, not committed: only what was committed can be refunded", .state.as_str())]
     NotCommitted {
-        /// Where it stands.
+        /// The reservation's state.
         state: ReservationState,
     },
     /// The user has no subscription.
@@ -62,7 +62,7 @@ pub enum Fault {
     /// The user's plan is no longer in the catalog.
     #[error("the user's plan {0:?} is not in the catalog: put it back, or put the user on another plan")]
     PlanUnknown(String),
-    /// The request is no POST, so it is no gRPC.
+    /// The request is not a POST, so it is not gRPC.
     #[error("the HTTP method is not POST: this port speaks gRPC, whose calls are POST requests over HTTP/2")]
     NotPost,
     /// The request's messages are not Protocol Buffers, or it does not say so.
@@ -110,7 +110,7 @@ pub enum Fault {
         "what is stored of the user was written by a newer version of Tollgate than this replica: nothing was done, ask again"
     )]
     FormatUnknown,
-    /// As many calls as this replica takes are under way.
+    /// This replica has as many calls in flight as it takes.
     #[error("as many calls are under way as this replica takes: nothing was done, ask again")]
     Overloaded,
     /// The caller's app, or its public keys, have as many calls under way as their share of this replica.
@@ -122,7 +122,7 @@ pub enum Fault {
     /// The message is larger than messages may be.
     #[error("the message is too large: the limit is {most} bytes")]
     MessageTooLarge {
-        /// How large it may be, in bytes.
+        /// The largest size, in bytes.
         most: usize,
     },
     /// The message of the call did not arrive.
@@ -130,13 +130,13 @@ pub enum Fault {
         "the message did not arrive within {patience:?} of the headers: nothing was done, send it with the headers"
     )]
     MessageLate {
-        /// How long it was awaited.
+        /// The time for which it was awaited.
         patience: std::time::Duration,
     },
     /// The app calls more often than it may.
     #[error("the app calls this replica more often than it may: nothing was done, ask again later")]
     TooManyCalls {
-        /// How long to wait.
+        /// The time to wait before another attempt.
         retry: std::time::Duration,
     },
     /// Nobody serves what was called.

@@ -113,13 +113,13 @@ impl Owner {
         Some(owner).filter(|owner| owner.tag == tag)
     }
 
-    /// Whether the user is one of this app's.
+    /// Returns whether the user belongs to this app.
     #[must_use]
     pub fn is_of(&self, app: &AppId) -> bool {
         self.app() == app.as_str()
     }
 
-    /// What stands between the braces of the user's keys.
+    /// The text between the braces of the user's keys.
     #[must_use]
     pub fn tag(&self) -> &str {
         &self.tag
@@ -160,7 +160,7 @@ fn push_encoded(out: &mut String, text: &str) {
     }
 }
 
-/// What was encoded; text that could not be written so may come out as well.
+/// Decodes an encoded id. Text that cannot come from the encoder may decode as well.
 fn decoded(text: &str) -> Option<String> {
     let mut bytes = Vec::new();
     let mut parts = text.split('%');
@@ -202,7 +202,7 @@ impl RequestId {
     }
 }
 
-/// So many random bytes that nobody has seen before.
+/// Returns `N` random bytes.
 ///
 /// # Panics
 /// If the operating system gives no random bytes: nothing could be identified then.
@@ -217,7 +217,7 @@ pub fn base64url(bytes: &[u8]) -> String {
     URL_SAFE_NO_PAD.encode(bytes)
 }
 
-/// The bytes that [`base64url`] has written as this text, if they are just so many.
+/// Decodes text of [`base64url`], if it holds exactly `N` bytes.
 #[must_use]
 pub fn from_base64url<const N: usize>(text: &str) -> Option<[u8; N]> {
     URL_SAFE_NO_PAD.decode(text).ok()?.try_into().ok()
@@ -230,7 +230,7 @@ thread_local! {
 /// Random bytes of the operating system, asked for many at a time. Each is given out once, and not kept.
 struct Random {
     bytes: [u8; 1024],
-    /// How many of them, from the front, have not been given out.
+    /// The number of bytes, from the front, that have not been given out.
     left: usize,
 }
 
@@ -247,8 +247,8 @@ impl Random {
     }
 }
 
-/// Names what is remembered of a reservation or a tracked event among what is remembered of its owner: the beginning of the SHA-256 of its
-/// request id, or random bytes.
+/// The name of a reservation or a tracked event within its owner's memory: the beginning of the SHA-256 of its request
+/// id, or random bytes.
 pub type Field = [u8; 16];
 
 /// Tells a reservation or an event from others that had the same request id.
@@ -278,13 +278,13 @@ pub fn beginning<const N: usize>(digest: &[u8]) -> [u8; N] {
 /// On the wire it is base64url of a version, the field, the suffix, the plan, and of the app and the user after their lengths.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct ReservationId {
-    /// Its name among what is remembered of the owner.
+    /// Its name within the owner's memory.
     pub field: Field,
     /// Tells it from others with the same request id.
     pub suffix: Suffix,
     /// The plan by which it was made.
     pub plan: PlanDigest,
-    /// Whose it is.
+    /// The owner of the reservation.
     pub owner: Owner,
 }
 
@@ -297,7 +297,7 @@ impl ReservationId {
     /// No id is longer.
     pub const LONGEST: usize = 1024;
 
-    /// How the bytes that are an id's begin.
+    /// The first byte of every id.
     const VERSION: u8 = 1;
 
     fn read(bytes: &[u8]) -> Option<Self> {

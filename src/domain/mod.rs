@@ -1,4 +1,4 @@
-//! What Tollgate talks about: parsed types and pure functions, no IO.
+//! The domain: parsed types and pure functions, no IO.
 //!
 //! A value of these types is valid: it was parsed once, at the border, and is not checked again. This module knows
 //! neither tonic nor Redis.

@@ -7,10 +7,10 @@ use super::event::EventName;
 /// Longer text before `.*` leaves no room for a further segment.
 const LONGEST_PREFIX: usize = EventName::LONGEST - 2;
 
-/// How much of a pattern its error repeats: callers send any text.
+/// The number of characters of a pattern that its error repeats. Callers may send any text.
 const MAX_SHOWN_CHARS: usize = 64;
 
-/// Which event names a rule is for. Case matters.
+/// A pattern of the event names that a rule applies to. Case matters.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum EventPattern {
     /// `*`: every event.
@@ -48,7 +48,7 @@ impl EventPattern {
         Ok(if prefix { Self::Prefix(name.to_owned()) } else { Self::Exact(name.to_owned()) })
     }
 
-    /// Whether the pattern is for events of this name; `lua/lib/match.lua` decides alike.
+    /// Returns whether the pattern matches events of this name. `lua/lib/match.lua` decides alike.
     #[must_use]
     pub fn fits(&self, name: &str) -> bool {
         match self {
@@ -72,7 +72,7 @@ impl EventPattern {
         [self, other].map(example).into_iter().find(|name| self.fits(name) && other.fits(name))
     }
 
-    /// Whether some event name fits both patterns.
+    /// Returns whether some event name matches both patterns.
     #[must_use]
     pub fn overlaps(&self, other: &Self) -> bool {
         let rest = |text: &str, prefix: &str| text.strip_prefix(prefix)?.strip_prefix('.').map(str::len);
@@ -100,7 +100,7 @@ impl fmt::Display for EventPattern {
     }
 }
 
-/// Which metadata values a condition accepts. Case matters.
+/// A pattern of the metadata values that a condition accepts. Case matters.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum ValuePattern {
     /// This value.
@@ -127,7 +127,7 @@ impl ValuePattern {
         Ok(if is_prefix { Self::Prefix(begin.to_owned()) } else { Self::Exact(begin.to_owned()) })
     }
 
-    /// Whether the condition accepts this value.
+    /// Returns whether the condition accepts this value.
     #[must_use]
     pub fn accepts(&self, value: &str) -> bool {
         match self {

@@ -54,9 +54,9 @@ impl Catalog {
 pub struct Plan {
     /// Its key in the catalog.
     pub id: String,
-    /// What people call it.
+    /// The plan's name for people.
     pub name: String,
-    /// What happens to the counters of a user who enters it.
+    /// The effect on the counters of a user who enters it.
     pub on_plan_change: OnPlanChange,
     /// The name of its time zone, as in the IANA database.
     pub timezone: String,
@@ -77,7 +77,7 @@ pub fn measured_names(groups: &[LimitGroup]) -> BTreeSet<String> {
     terms.map(|term| term.name.clone()).collect()
 }
 
-/// What a user's counters do when the user enters a plan.
+/// The effect on a user's counters when the user enters a plan.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OnPlanChange {
     /// Keep what groups with equal id, unit, period and anchor have counted.
@@ -93,17 +93,17 @@ pub enum OnPlanChange {
 pub struct LimitGroup {
     /// Unique in its plan.
     pub id: String,
-    /// What people call it.
+    /// The group's name for people.
     pub label: String,
-    /// What it counts.
+    /// The unit it counts in.
     pub unit: Unit,
-    /// How much of it.
+    /// The quota per window.
     pub quota: Quota,
-    /// How long a window is.
+    /// The length of a window.
     pub period: Period,
-    /// Where windows begin.
+    /// The start of windows.
     pub anchor: Anchor,
-    /// Whether it denies (true), or only reports `exceeded`.
+    /// True if it denies; false if it only reports `exceeded`.
     pub hard: bool,
     /// Shares of the quota worth telling somebody about, as decimals such as `0.8`.
     pub thresholds: Vec<Quantity>,
@@ -111,7 +111,7 @@ pub struct LimitGroup {
     pub rules: Vec<Rule>,
 }
 
-/// How much a group allows per window.
+/// The amount that a group allows per window.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Quota {
     /// At most this, in smallest units.
@@ -120,7 +120,7 @@ pub enum Quota {
     Unlimited,
 }
 
-/// How long a window is.
+/// The length of a window.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[allow(missing_docs)]
 pub enum Period {
@@ -150,7 +150,7 @@ impl Period {
     }
 }
 
-/// Where windows begin.
+/// The start of windows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Anchor {
     /// At the boundaries of the calendar, in the plan's time zone.
@@ -162,11 +162,11 @@ pub enum Anchor {
 /// For which events a group counts, and how much.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rule {
-    /// Which event names.
+    /// The event names it applies to.
     pub event: EventPattern,
     /// All must hold.
     pub conditions: Vec<Condition>,
-    /// What to count.
+    /// The measure it counts.
     pub measure: Measure,
 }
 
@@ -179,7 +179,7 @@ pub struct Condition {
     pub values: Vec<ValuePattern>,
 }
 
-/// What to count of an event.
+/// The measure of an event: the quantity to count.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Measure {
     /// Always 1.
@@ -193,14 +193,15 @@ pub enum Measure {
 pub struct Term {
     /// The quantity's name; `quantity` is the event's own.
     pub name: String,
-    /// How much of the group's unit one of it costs.
+    /// The cost of one of it, in the group's unit.
     pub weight: Weight,
-    /// What the catalog says that counts where the event does not carry it.
+    /// The quantity that the catalog sets for events that do not carry it.
     pub default: Option<Quantity>,
 }
 
 impl Term {
-    /// What counts in a group of this unit where the event does not carry the quantity; none: the rule does not apply then.
+    /// Returns the quantity to count in a group of this unit where the event does not carry it; none: the rule does not
+    /// apply then.
     ///
     /// An event happens once unless it says otherwise, so that its own quantity is 1 where things are counted. A token, a second or
     /// a cent is never assumed.

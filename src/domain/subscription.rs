@@ -22,12 +22,12 @@ pub struct Subscription {
     pub cycle_anchor_ms: i64,
     /// The default plan that the user fell to when the subscription ended, once a script has seen it.
     pub fallen_to: Option<String>,
-    /// By limit group id.
+    /// The overrides, by limit group id.
     pub overrides: BTreeMap<String, QuotaOverride>,
 }
 
 impl Subscription {
-    /// Whether it has ended at this time.
+    /// Returns whether it has ended at this time.
     #[must_use]
     pub fn has_ended(&self, now_ms: i64) -> bool {
         self.end_ms.is_some_and(|end_ms| now_ms >= end_ms)

@@ -22,7 +22,7 @@ pub struct Window {
 pub struct Windows {
     /// The one before; none if it would begin before the anchor.
     pub previous: Option<Window>,
-    /// The one that contains the time.
+    /// The window that contains the time.
     pub current: Window,
     /// The end of the one after.
     pub next_end_ms: i64,
@@ -95,8 +95,9 @@ fn zoned(zone: &TimeZone, at_ms: i64) -> Option<ZonedDateTime> {
     Some(Timestamp::from_millisecond(at_ms).ok()?.to_zoned_datetime(zone.clone()))
 }
 
-/// Where local time is a multiple of `unit_ms`. Within one offset from UTC these are evenly spaced; where the offset changes, the
-/// window ends with it, so that a repeated hour is two windows and none spans a jump of the clock.
+/// Returns the window between two multiples of `unit_ms` in local time. Within one offset from UTC these are evenly
+/// spaced. Where the offset changes, the window ends with it, so that a repeated hour is two windows and none spans a
+/// jump of the clock.
 fn clock_bounds(zone: &TimeZone, at_ms: i64, unit_ms: i64) -> Option<Window> {
     let at = Timestamp::from_millisecond(at_ms).ok()?;
     let offset_ms = i64::from(zone.to_offset(at).seconds()) * 1000;
@@ -115,7 +116,8 @@ fn offset_changes(zone: &TimeZone, at_ms: i64) -> bool {
     offset(at_ms - 1) != offset(at_ms)
 }
 
-/// When the clocks of `zone` first show this time of day; where they skip it, as much later as they are set forward.
+/// Returns the moment at which the clocks of `zone` first show this time of day. Where the clocks skip it, the moment
+/// is later by as much as they are set forward.
 fn instant(zone: &TimeZone, at: DateTime) -> Option<i64> {
     Some(zone.to_ambiguous_zoned_datetime(at).compatible().ok()?.timestamp().as_millisecond())
 }

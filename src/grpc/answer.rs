@@ -33,11 +33,11 @@ pin_project_lite::pin_project! {
     }
 }
 
-/// What an answer keeps.
+/// The resources that an answer keeps until it is sent.
 struct Keeps {
     standing: Arc<Standing>,
     kept: Box<dyn Any + Send + Sync>,
-    /// Whether all of it has been handed over.
+    /// True if all of it has been handed over.
     complete: bool,
 }
 

@@ -14,27 +14,27 @@ use crate::meter::Meter;
 use super::gate::Admitted;
 use super::status::status;
 
-/// Who calls, and the meter of their app. Work takes it along, and so stays counted among the calls under way until it is done, even if
-/// its caller has gone away.
+/// The caller of a request, and the meter of the caller's app. Work takes it along, and so counts as a call in flight
+/// until it is done, even if its caller has gone away.
 pub(super) struct Called {
     admitted: Admitted,
     meter: Arc<Meter>,
 }
 
 impl Called {
-    /// Whom the gate has let in. Where it was left out nobody is.
+    /// Returns the caller that the gate has let in. Where there is no gate, this fails.
     pub(super) fn new<T>(apps: &Apps, request: &Request<T>) -> Result<Self, Status> {
         let admitted = request.extensions().get::<Admitted>().ok_or_else(|| status(Fault::Unauthenticated))?;
         let meter = apps.meter(&admitted.caller().app).map_err(status)?;
         Ok(Self { admitted: admitted.clone(), meter })
     }
 
-    /// Who calls.
+    /// Returns the caller.
     pub(super) fn caller(&self) -> &Caller {
         self.admitted.caller()
     }
 
-    /// Whose keys these are.
+    /// Returns the owner of the user's keys.
     pub(super) fn owner(&self, user: &UserId) -> Owner {
         Owner::new(&self.caller().app, user)
     }

@@ -20,17 +20,18 @@ use crate::tls::PeerIdentity;
 
 use super::places::{Place, Standing};
 
-/// What every connection over HTTP/2 begins with has so many bytes.
+/// The number of bytes in the preface, with which every connection over HTTP/2 begins.
 const PREFACE: usize = 24;
 
-/// How long a caller may take to close a connection whose end it was told, and how much to say meanwhile.
+/// The time a caller has to close a connection after it was told of the end, and the number of bytes it may still send
+/// meanwhile.
 const FAREWELL: (Duration, usize) = (Duration::from_secs(1), 256 << 10);
 
-/// How long who has connected may take to say that, once Tollgate has to stop: an honest caller has it in the first packet. The others
-/// would hold up its end.
+/// The time a new connection has to send its preface once Tollgate has to stop. An honest caller sends it in the first
+/// packet. Other connections would delay the shutdown.
 const LAST_WORDS: Duration = Duration::from_millis(500);
 
-/// How long the socket of a caller may take nothing of what there is to write.
+/// The longest time that a caller's socket may accept nothing of the data to write.
 const STALLED: Duration = Duration::from_secs(10);
 
 /// A connection that says of itself that it cannot write several pieces at once, which is the default of [`AsyncWrite`].
@@ -43,14 +44,15 @@ pub struct Connection {
     stream: Stream,
     preface: Option<Preface>,
     farewell: Option<Farewell>,
-    /// When it is cut. It was asked to end long before, and whoever goes on with a call that never ends, or never reads, does not hear.
+    /// The time at which it is cut. Tollgate asked it to end long before. A caller whose call never ends, or who never
+    /// reads, does not react to that.
     end: Pin<Box<Sleep>>,
-    /// When it is cut because its caller reads nothing.
+    /// The time at which it is cut because its caller reads nothing.
     stalled: Option<Pin<Box<Sleep>>>,
     place: Place,
 }
 
-/// How long a connection may take to say what it speaks, and how long it may live.
+/// The time limits of a connection: for its first bytes and handshake, and for its whole life.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Times {
     pub(super) patience: Duration,
@@ -72,7 +74,7 @@ enum Stream {
 }
 
 struct Preface {
-    /// How many bytes of it are yet to come.
+    /// The number of its bytes that have not arrived yet.
     left: usize,
     deadline: Pin<Box<dyn Future<Output = ()> + Send>>,
 }
@@ -80,19 +82,20 @@ struct Preface {
 /// All was said, and what the caller says still is read and dropped: a connection that is closed with something unread is reset, and
 /// a reset takes with it the last answers that are under way.
 struct Farewell {
-    /// How many bytes more.
+    /// The number of bytes it may still send.
     left: usize,
     until: Pin<Box<Sleep>>,
 }
 
-/// What is known of a connection. Every request carries it among its extensions.
+/// The facts about a connection. Every request carries them among its extensions.
 #[derive(Debug, Clone)]
 pub struct ConnectionInfo {
     /// Its addresses.
     pub tcp: TcpConnectInfo,
-    /// Whom the client's certificate names: it was verified by an authority of `tls-client-ca`. `None` where no certificates are asked for.
+    /// The identity that the client's certificate names. An authority of `tls-client-ca` has verified it. `None` where
+    /// no certificates are asked for.
     pub identity: Option<Arc<PeerIdentity>>,
-    /// What it has shown so far, and what it has under way.
+    /// The credentials it has shown so far, and its calls in flight.
     pub(super) standing: Arc<Standing>,
 }
 
@@ -138,7 +141,7 @@ impl Connection {
 }
 
 impl Connection {
-    /// What a write has come to, or an error if the socket has taken nothing for too long.
+    /// Returns the outcome of a write, or an error if the socket has accepted nothing for too long.
     fn unless_stalled<T>(&mut self, context: &mut Context<'_>, written: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
         if written.is_ready() {
             self.stalled = None;

@@ -57,7 +57,7 @@ where
     }
 }
 
-/// What `grpc-timeout` says: at most 8 digits and a unit, by the specification of gRPC over HTTP/2.
+/// Parses `grpc-timeout`: at most 8 digits and a unit, by the specification of gRPC over HTTP/2.
 fn timeout(headers: &HeaderMap) -> Result<Option<Duration>, Fault> {
     let Some(value) = headers.get("grpc-timeout") else { return Ok(None) };
     let read = || {

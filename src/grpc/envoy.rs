@@ -28,10 +28,10 @@ use super::rls::{HeaderValue, RateLimitDescriptor, RateLimitRequest, RateLimitRe
 use super::status::status;
 use super::{request, to_the_end, v1};
 
-/// So many descriptors may be asked at once: each is a script.
+/// The largest number of descriptors in a request. Each of them is a script.
 const MAX_DESCRIPTORS: usize = 16;
 
-/// How long a reservation lives that is settled at once.
+/// The lifetime of a reservation that is settled at once.
 const MOMENT: Duration = Duration::from_secs(60);
 
 /// The name under which Envoy's dynamic metadata has what was charged.
@@ -41,15 +41,15 @@ const CHARGED: &str = "charged";
 pub struct RateLimits {
     /// The meters of all apps.
     pub apps: Arc<Apps>,
-    /// What the entries of descriptors mean.
+    /// The meanings of the entries of descriptors.
     pub meanings: Arc<EntryMeanings>,
 }
 
-/// What a descriptor asks; or what of it is not valid, so that it is denied. Its caller may have chosen that value: were it a fault, Envoy
-/// would let the request through unless `failure_mode_deny` is set.
+/// The request of a descriptor, or the part of it that is not valid, so that it is denied. Its caller may have chosen
+/// that value: were it a fault, Envoy would let the request through unless `failure_mode_deny` is set.
 type Asked<T> = Result<T, DeniedValue>;
 
-/// What a descriptor asks.
+/// The request of a descriptor.
 struct Ask<T> {
     who: T,
     event: Event,
@@ -60,7 +60,7 @@ struct Ask<T> {
 enum Hits {
     /// Would one more fit? Nothing is counted.
     Check,
-    /// Count so many if they fit.
+    /// Count this many if they fit.
     Enforce(u64),
     /// It has happened, or is given back.
     Count,
@@ -74,7 +74,7 @@ impl Hits {
     }
 }
 
-/// What became of a descriptor.
+/// The outcome of a descriptor.
 struct Outcome {
     denied: bool,
     standings: Vec<Standing>,
@@ -248,7 +248,7 @@ async fn decide(meter: &Meter, asks: &[Asked<Ask<Owner>>]) -> Result<Vec<Outcome
     failed.map_or_else(|| Ok(outcomes.into_iter().flatten().collect()), Err)
 }
 
-/// Decides what is asked before it happens.
+/// Decides the descriptors that ask before the event happens.
 async fn decide_before(
     meter: &Meter,
     asks: &[Asked<Ask<Owner>>],
@@ -361,7 +361,7 @@ async fn hold(meter: &Meter, ask: &Ask<Owner>, held: &mut Vec<ReservationId>) ->
     Ok(Outcome { denied: decision.denied.is_some(), standings: decision.standings })
 }
 
-/// What was charged, for Envoy's dynamic metadata: a list with the hits of each descriptor.
+/// Lists the charges for Envoy's dynamic metadata, with the hits of each descriptor.
 fn charged(asks: &[Asked<Ask<Owner>>]) -> Option<prost_types::Struct> {
     let hits = |asked: &Asked<Ask<Owner>>| match asked {
         Ok(Ask { hits: Hits::Enforce(number), .. }) => *number,
@@ -433,7 +433,7 @@ fn remaining(standing: &Standing) -> Option<u32> {
     Some(whole(standing.remaining()?, standing.unit.scale()))
 }
 
-/// In whole units, rounded down, as far as the message can say.
+/// Converts to whole units, rounded down, up to the largest number of the message.
 fn whole(units: u64, scale: u64) -> u32 {
     u32::try_from(units / scale).unwrap_or(u32::MAX)
 }

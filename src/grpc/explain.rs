@@ -28,7 +28,8 @@ pub(super) fn explain(headers: &mut HeaderMap) {
     let _: Result<(), _> = Status::with_error_details(code, message, details).add_header(headers);
 }
 
-/// What a status means where no service of ours has answered: its code, the reason for `ErrorInfo`, and a message.
+/// Returns the meaning of a status that no Tollgate service produced: its code, the reason for `ErrorInfo`, and a
+/// message.
 ///
 /// What has no details was never in the hands of a service of ours, so it is not the server's fault. tonic and the specifications that
 /// it follows say INTERNAL where a request cannot be read, which would wake the operator for a mistake of a caller.

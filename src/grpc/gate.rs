@@ -32,37 +32,40 @@ use super::shares::{Full, Parts as Portions, Share, Shares, Taker};
 use super::status::status;
 use super::stream::{Pool, Pooled, Stream};
 
-/// So much of a request is read before it is refused, in bytes.
+/// The number of bytes that are read and discarded of a request that is refused.
 const MUCH: usize = 64 * 1024;
 
-/// How large a question about health may be, in bytes: its caller needs no key.
+/// The largest health request, in bytes. Its caller needs no key.
 const SMALL: usize = 4096;
 
-/// How much a reflection stream may ask, in bytes.
+/// The number of bytes that a reflection stream may send.
 const QUESTIONS: usize = 64 * 1024;
 
-/// So many calls without a valid key may be under way on a connection that has not shown one.
+/// The number of calls without a valid key that may be in flight on a connection that has not shown one.
 const KEYLESS: usize = 128;
 
-/// So many health watches and reflection streams may be open on one connection.
+/// The number of health watches and reflection streams that may be open on one connection.
 const ENDLESS: usize = 8;
 
-/// So many questions about health may be under way on connections that have shown no secret key. One more ends the oldest.
+/// The number of health requests that may be in flight on connections that have shown no secret key. One more ends the
+/// oldest.
 const FREE: usize = 1000;
 
-/// So many reflection streams may be open. One more ends the oldest. Each holds some hundred KiB if its caller reads nothing.
+/// The number of reflection streams that may be open. One more ends the oldest. Each holds some hundred KiB if its
+/// caller reads nothing.
 const REFLECTIONS: usize = 32;
 
-/// How long a caller may take to receive an answer.
+/// The longest time a caller may take to receive an answer.
 const RECEIPT: Duration = Duration::from_secs(10);
 
-/// How long health may be watched on a connection that has shown no secret key.
+/// The longest time for which health may be watched on a connection that has shown no secret key.
 const WATCH: Duration = Duration::from_secs(300);
 
-/// What a call needs while its message is read, in bytes, besides its headers and the message.
+/// The memory that a call needs while its message is read, in bytes, besides its headers and the message.
 const READER: usize = 4096;
 
-/// How much memory there is for messages that are being read, in bytes: for each place so much, and so many of the largest messages.
+/// The memory for messages that are being read: this many bytes for each call that may be in flight, and this many of
+/// the largest messages.
 const READING: (usize, usize) = (8192, 16);
 
 /// Carries the token that names a user.
@@ -80,29 +83,29 @@ impl Admitted {
         Self(Arc::new((Arc::new(caller), None)))
     }
 
-    /// Who calls.
+    /// Returns the caller.
     #[must_use]
     pub fn caller(&self) -> &Caller {
         &self.0.0
     }
 }
 
-/// What a gate lets through.
+/// The options of a gate.
 pub struct GateOptions {
-    /// Who is let in.
+    /// Decides which callers are let in.
     pub access: Arc<Access>,
-    /// How many calls may be under way. One more is UNAVAILABLE at once: a queue would only grow.
+    /// The number of calls that may be in flight. One more is UNAVAILABLE at once: a queue would only grow.
     pub max_in_flight: usize,
-    /// Which part of that each app, and all public callers, may take.
+    /// The parts of that number that each app, and all public callers, may take.
     pub portions: Portions,
-    /// How many calls a second each app may make of this replica with secret keys, and as many with public ones, which is also how many at
-    /// once; `None` for any number.
+    /// The calls a second that each app may make to this replica with secret keys, and as many with public ones. It is
+    /// also the size of a burst. `None` for any number.
     pub rate_per_app: Option<NonZeroU32>,
-    /// How large a message may be, in bytes.
+    /// The largest message, in bytes.
     pub max_message_bytes: usize,
-    /// How long a message may take to arrive after the headers of its call.
+    /// The time a message may take to arrive after the headers of its call.
     pub message_timeout: Duration,
-    /// How long a call may take, and a reflection stream.
+    /// The longest time a call, or a reflection stream, may take.
     pub call_timeout: Duration,
     /// Reflection is for everybody, not only for holders of secret keys.
     pub open_reflection: bool,
@@ -131,7 +134,7 @@ impl GateLayer {
         }))
     }
 
-    /// How many calls are under way.
+    /// Returns the number of calls in flight.
     #[must_use]
     pub fn under_way(&self) -> usize {
         self.0.calls.taken()
@@ -154,7 +157,7 @@ impl<S> Layer<S> for GateLayer {
     }
 }
 
-/// How often each app calls with secret keys, and how often with public ones.
+/// Limits the rate of each app's calls with secret keys, and of those with public ones.
 type Rates = RateLimiter<(AppId, Role), HashMapStateStore<(AppId, Role)>, DefaultClock>;
 
 struct Rules {
@@ -186,7 +189,7 @@ impl Rules {
         }
     }
 
-    /// Whether the caller may make this call now. All that can be known without its message is checked here.
+    /// Checks whether the caller may make this call now, as far as that is known without its message.
     fn allow(&self, caller: &Caller, rpc: Rpc) -> Result<(), Fault> {
         if caller.role == Role::Public {
             match rpc.facts().callers {
@@ -224,7 +227,7 @@ fn credentials(headers: &HeaderMap) -> Credentials<'_> {
     Credentials { key: bearer, token: text(USER_TOKEN) }
 }
 
-/// What a call whose message is yet to come needs, in bytes.
+/// Returns the memory, in bytes, that a call needs whose message has not arrived yet.
 fn reader(headers: &HeaderMap) -> usize {
     headers.iter().fold(READER, |sum, (name, value)| sum + name.as_str().len() + value.len())
 }
@@ -435,7 +438,8 @@ impl<S: Service<Request<AnyBody>, Response = Response<AnyBody>>> Passing<S> {
         self.answer(request, rules.options.call_timeout, counted, true).await
     }
 
-    /// The answer of the service, of which the caller has to take all in this time, and which keeps what the call has taken until then.
+    /// Returns the answer of the service. The caller has to receive all of it in this time. Until then the answer keeps
+    /// what the call has taken.
     async fn answer(
         mut self,
         request: Request<AnyBody>,

@@ -22,11 +22,11 @@ use crate::domain::counted::counted;
 use super::connection::{Connection, Times};
 use super::places::{Place, Places};
 
-/// How many handshakes may be under way. The next one ends the oldest: a real client is done in a few round trips, and whoever only
-/// holds places is the first to lose them.
+/// The number of handshakes that may be in progress. The next one ends the oldest: a real client is done in a few round
+/// trips, and a client that only holds places is the first to lose them.
 const MOST: usize = 512;
 
-/// How long nothing is accepted after that failed: where there are no file handles left it would fail again at once.
+/// The pause after a failed accept. Where there are no file handles left, the next one would fail again at once.
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// The connections of a listener.
@@ -37,7 +37,7 @@ pub struct Incoming {
     places: Arc<Places>,
     /// A connection that waits for a place.
     waiting: Option<TcpStream>,
-    /// Whether the last connection found no place, so that it is said once.
+    /// True if the last connection found no place. It keeps the log from saying so twice.
     full: bool,
     times: Times,
     stopping: watch::Receiver<()>,
@@ -46,7 +46,7 @@ pub struct Incoming {
 struct Handshakes {
     config: watch::Receiver<Arc<ServerConfig>>,
     under_way: JoinSet<(u64, Option<Connection>)>,
-    /// By when they began.
+    /// The handshakes, by the order in which they began.
     handles: BTreeMap<u64, AbortHandle>,
     next: u64,
 }

@@ -13,10 +13,10 @@ use crate::domain::fault::Fault;
 
 use super::shares::{Full, Share};
 
-/// What precedes a message: whether it is compressed, and its length.
+/// The length of the prefix of a message, in bytes: a flag for compression, and the message's length.
 const PREFIX: usize = 5;
 
-/// Why there is no message.
+/// The reason why there is no message.
 pub(super) enum Unread {
     /// It is too large, by its length or by what came of it.
     TooLarge,
@@ -24,7 +24,7 @@ pub(super) enum Unread {
     Late,
     /// The caller reset the call.
     Reset,
-    /// There is no memory for it.
+    /// There is not enough memory for it.
     Full(Full),
 }
 
@@ -71,7 +71,8 @@ async fn read_all<B: Body<Data = Bytes>>(body: B, most: usize, share: &mut Share
     Ok(Message(Some(message.freeze()).filter(|message| message.has_remaining())))
 }
 
-/// Whether a message says of itself that it is longer than `most`. What does not begin as a message says nothing: it is malformed.
+/// Returns whether a message announces a length above `most`. Bytes that do not begin as a message announce nothing:
+/// they are malformed.
 fn is_too_large(begun: &[u8], most: usize) -> bool {
     if begun.first().is_some_and(|flag| *flag > 1) {
         return false;
@@ -81,7 +82,7 @@ fn is_too_large(begun: &[u8], most: usize) -> bool {
 }
 
 impl Unread {
-    /// What its caller is told.
+    /// Returns the status for the caller.
     pub(super) fn status(self, most: usize, patience: Duration, to_status: impl FnOnce(Fault) -> Status) -> Status {
         match self {
             Self::TooLarge => to_status(Fault::MessageTooLarge { most }),

@@ -57,7 +57,7 @@ impl Places {
         Arc::new(Self { most, state: Mutex::default() })
     }
 
-    /// How many connections there may be.
+    /// Returns the number of connections there may be.
     pub(super) fn most(&self) -> usize {
         self.most
     }
@@ -95,7 +95,7 @@ pub(super) struct Place {
 }
 
 impl Place {
-    /// What is known of the connection.
+    /// Returns the standing of the connection.
     pub(super) fn standing(&self) -> &Arc<Standing> {
         &self.standing
     }
@@ -114,7 +114,7 @@ impl Drop for Place {
     }
 }
 
-/// What is known of a connection: its credentials so far, and the calls of it that need no key.
+/// The standing of a connection: its credentials so far, and its calls that need no key.
 pub struct Standing {
     number: u64,
     places: Weak<Places>,

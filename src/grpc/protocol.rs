@@ -69,8 +69,8 @@ where
     }
 }
 
-/// Whether a request is gRPC, with messages of Protocol Buffers that are compressed in a known way, by the specification of gRPC over
-/// HTTP/2.
+/// Checks that a request is gRPC, with messages of Protocol Buffers in a known compression, by the specification of
+/// gRPC over HTTP/2.
 ///
 /// Client libraries name in every call the compressions that they understand, whether or not anybody wants one. Compressing costs
 /// more than most calls do, so an answer is compressed only where the request is: this forgets what else the caller understands.
@@ -89,7 +89,7 @@ fn check(method: &Method, headers: &mut HeaderMap) -> Result<(), Fault> {
     Ok(())
 }
 
-/// Whether a content type is `application/grpc` or `application/grpc+proto`, with any parameters.
+/// Returns whether a content type is `application/grpc` or `application/grpc+proto`, with any parameters.
 fn is_grpc(content_type: &[u8]) -> bool {
     let end = content_type.iter().position(|byte| *byte == b';').unwrap_or(content_type.len());
     let name = content_type[..end].trim_ascii();

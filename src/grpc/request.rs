@@ -38,14 +38,14 @@ const ANCHORS_END_MS: i64 = 253_370_764_800_000;
 /// The metadata key by which a refund may name its reservation.
 const RESERVATION_KEY: &str = "reservationId";
 
-/// What Reserve is asked.
+/// The parsed request of Reserve.
 #[derive(Debug)]
 pub struct ReserveCall {
-    /// Whose call it is.
+    /// The user.
     pub user: UserId,
-    /// What happens.
+    /// The event that is to happen.
     pub event: Event,
-    /// How long to hold.
+    /// The time for which to hold.
     pub ttl: Duration,
     /// Makes a retry recognisable.
     pub request_id: Option<RequestId>,
@@ -55,7 +55,7 @@ fn invalid(field: impl Into<String>, problem: impl Into<String>) -> Fault {
     Fault::Invalid { field: field.into(), problem: problem.into(), reason: "INVALID_FIELD" }
 }
 
-/// What Reserve is asked.
+/// Parses a request of Reserve.
 ///
 /// # Errors
 /// [`Fault::Invalid`] or [`Fault::OutOfRange`], which name the field.
@@ -66,7 +66,7 @@ pub fn reserve(request: v1::ReserveRequest) -> Result<ReserveCall, Fault> {
     Ok(ReserveCall { user: user(&user_id)?, event, ttl: self::ttl(ttl)?, request_id: self::request_id(&request_id)? })
 }
 
-/// What CanUse is asked: whose call it is, and what would happen.
+/// Parses a request of CanUse into the user and the event that would happen.
 ///
 /// # Errors
 /// [`Fault::Invalid`] or [`Fault::OutOfRange`], which name the field.
@@ -77,7 +77,7 @@ pub fn can_use(request: v1::CanUseRequest) -> Result<(UserId, Event), Fault> {
     Ok((user(&user_id)?, event))
 }
 
-/// What Commit is asked: which reservation, and what was really used.
+/// Parses a request of Commit into the reservation and its actual usage.
 ///
 /// # Errors
 /// [`Fault::Invalid`] or [`Fault::OutOfRange`], which name the field; [`Fault::ReservationNotFound`].
@@ -92,7 +92,7 @@ pub fn commit(request: v1::CommitRequest) -> Result<(ReservationId, Option<Actua
     Ok((self::reservation_id(&reservation_id)?, actual.transpose()?))
 }
 
-/// What Release is asked: which reservation, and why.
+/// Parses a request of Release into the reservation and the reason.
 ///
 /// # Errors
 /// [`Fault::Invalid`], which names the field; [`Fault::ReservationNotFound`].
@@ -104,7 +104,7 @@ pub fn release(request: v1::ReleaseRequest) -> Result<(ReservationId, String), F
     Ok((self::reservation_id(&reservation_id)?, reason))
 }
 
-/// What Track is asked.
+/// Parses a request of Track.
 ///
 /// # Errors
 /// [`Fault::Invalid`] or [`Fault::OutOfRange`], which name the field; [`Fault::ReservationNotFound`].
@@ -130,7 +130,7 @@ pub fn track(request: v1::TrackRequest) -> Result<(UserId, TrackCall), Fault> {
     Ok((user, TrackCall { event, request_id: self::request_id(&request_id)?, enforce, reservation }))
 }
 
-/// What GetUsage is asked: whose usage, of which events, and when.
+/// Parses a request of GetUsage into the user, the events and the time.
 ///
 /// # Errors
 /// [`Fault::Invalid`], which names the field.
@@ -145,7 +145,7 @@ pub fn get_usage(request: v1::GetUsageRequest) -> Result<(UserId, Option<EventPa
     Ok((user(&user_id)?, pattern, at_ms))
 }
 
-/// What UpsertSubscription is asked.
+/// Parses a request of UpsertSubscription.
 ///
 /// # Errors
 /// [`Fault::Invalid`] or [`Fault::OutOfRange`], which name the field.
@@ -166,7 +166,7 @@ pub fn upsert(request: v1::UpsertSubscriptionRequest) -> Result<(UserId, Upsert)
     Ok((user(&user_id)?, upsert))
 }
 
-/// What CancelSubscription is asked: whose, and when it ends; none for now.
+/// Parses a request of CancelSubscription into the user and the time at which the subscription ends; none for now.
 ///
 /// # Errors
 /// [`Fault::Invalid`], which names the field.
@@ -183,7 +183,7 @@ pub fn user(text: &str) -> Result<UserId, Fault> {
     UserId::parse(text).map_err(|problem| invalid("user_id", format!("{problem}: send 1 to 256 bytes")))
 }
 
-/// What GetPlan is asked.
+/// Parses a request of GetPlan.
 ///
 /// # Errors
 /// [`Fault::Invalid`], which names the field.
@@ -192,7 +192,7 @@ pub fn get_plan(request: v1::GetPlanRequest) -> Result<String, Fault> {
     self::plan_id(plan_id)
 }
 
-/// Ids of plans in a catalog are not longer, and what is not found is repeated in the answer.
+/// Checks the length of a plan id. Ids in a catalog are not longer, and the answer repeats an id that is not found.
 fn plan_id(id: String) -> Result<String, Fault> {
     if id.len() > MAX_PLAN_ID_BYTES {
         return Err(invalid("plan_id", format!("is longer than {MAX_PLAN_ID_BYTES} bytes")));
@@ -263,7 +263,7 @@ fn metadata(entries: BTreeMap<String, String>) -> Result<BTreeMap<String, String
     Ok(entries)
 }
 
-/// How long a value of metadata may be, in bytes. A reservation id is as long as its user's id makes it.
+/// Returns the longest value of this metadata key, in bytes. A reservation id is as long as its user's id makes it.
 pub(super) fn longest_value(key: &str) -> usize {
     if key == RESERVATION_KEY { ReservationId::LONGEST } else { MAX_VALUE_BYTES }
 }
@@ -272,7 +272,7 @@ fn at_most(field: &str, found: usize, most: usize) -> Result<(), Fault> {
     if found > most { Err(invalid(field, format!("has {found} entries; at most {most} are allowed"))) } else { Ok(()) }
 }
 
-/// What an error is about. Only an error puts it into words.
+/// The field that an error is about. Only an error formats it as text.
 #[derive(Clone, Copy)]
 enum Place<'a> {
     Field(&'a str),
@@ -350,7 +350,7 @@ fn overrides(overrides: v1::QuotaOverrides) -> Result<BTreeMap<String, QuotaOver
 mod tests {
     use super::*;
 
-    /// What an answer says of `problem` has room in any client's limit for headers.
+    /// Asserts that the text of a fault has room in any client's limit for headers.
     fn assert_short(fault: &Fault) {
         let told = fault.to_string();
         assert!(told.len() < 512, "{told}");

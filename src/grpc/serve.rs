@@ -21,24 +21,26 @@ use super::connection::Connection;
 use super::incoming::Incoming;
 use super::stream::Streams;
 
-/// How many calls of a connection may be reset before they were taken up: one more ends the connection. Floods of resets cost a server more
-/// than those who send them (CVE-2023-44487).
+/// The number of calls of a connection that may be reset before they are accepted. One more ends the connection. Floods
+/// of resets cost a server more than their senders (CVE-2023-44487).
 const MAX_RESETS: usize = 50;
 
-/// How many calls of a connection may be reset because its client has broken the protocol, over its whole life.
+/// The number of calls of a connection that may be reset because its client has broken the protocol, over its whole
+/// life.
 const MAX_MISTAKES: usize = 1000;
 
-/// How much of one answer waits for the connection to take it, in bytes.
+/// The number of bytes of one answer that wait for the connection to take them.
 const SEND_BUFFER: usize = 64 << 10;
 
-/// How much a caller may send that nobody has read yet, in bytes: on one stream.
+/// The number of bytes on one stream that a caller may send before they are read.
 const STREAM_WINDOW: u32 = 64 << 10;
 
-/// How much a caller may send that nobody has read yet, in bytes: on the whole connection, at least.
+/// The number of bytes on the whole connection that a caller may at least send before they are read.
 const CONNECTION_WINDOW: u32 = 256 << 10;
 
-/// The window of a connection with so many streams. h2 counts each small frame that nobody has read as 256 bytes, and ends the connection
-/// (`too_many_data_frames`) when these are more than half of the window: a burst of one small message on every stream must fit.
+/// Returns the window of a connection with `streams` streams. h2 counts each small frame that nobody has read as 256
+/// bytes, and ends the connection (`too_many_data_frames`) when these are more than half of the window: a burst of one
+/// small message on every stream must fit.
 fn connection_window(streams: u32) -> u32 {
     streams.saturating_mul(2 * 256).clamp(CONNECTION_WINDOW, i32::MAX.unsigned_abs())
 }

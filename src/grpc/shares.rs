@@ -7,12 +7,13 @@ use crate::access::{Caller, Role};
 use crate::domain::fault::Fault;
 use crate::domain::id::AppId;
 
-/// How large the parts of the whole are that one kind of caller may take, each from 0 to 1.
+/// The parts of the whole that one kind of caller may take, each from 0 to 1.
 #[derive(Debug, Clone, Copy)]
 pub struct Parts {
-    /// Of one app, with all its keys.
+    /// The part of one app, with all its keys.
     pub app: f64,
-    /// Of all callers with public keys together. One app's public callers get at most the app's part of this part.
+    /// The part of all callers with public keys together. One app's public callers get at most the app's part of this
+    /// part.
     pub public: f64,
 }
 
@@ -42,7 +43,7 @@ pub(super) enum Full {
 }
 
 impl Full {
-    /// What the caller is told.
+    /// Returns the fault for the caller.
     pub(super) fn fault(self) -> Fault {
         match self {
             Self::Whole => Fault::Overloaded,
@@ -51,7 +52,7 @@ impl Full {
     }
 }
 
-/// A whole and who has taken what of it.
+/// A whole, and the shares of it that are taken.
 pub(super) struct Shares {
     whole: usize,
     app: usize,
@@ -65,7 +66,7 @@ struct Taken {
     whole: usize,
     nobody: usize,
     public: usize,
-    /// By app: with all keys, and with public ones.
+    /// The amounts taken by each app: with all keys, and with public ones.
     apps: HashMap<AppId, (usize, usize)>,
 }
 
@@ -84,7 +85,7 @@ impl Shares {
         })
     }
 
-    /// How much is taken.
+    /// Returns the amount that is taken.
     pub(super) fn taken(&self) -> usize {
         self.lock().whole
     }
@@ -154,7 +155,7 @@ impl Shares {
     }
 }
 
-/// What one call has taken. It is given back when this is dropped.
+/// The share of one call. It is given back when this is dropped.
 pub(super) struct Share {
     shares: Arc<Shares>,
     taker: Taker,

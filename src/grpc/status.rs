@@ -11,13 +11,13 @@ use crate::domain::fault::Fault;
 use crate::telemetry::call;
 use crate::telemetry::throttle::Seldom;
 
-/// Whose reasons these are.
+/// The domain of the reasons in `ErrorInfo`.
 pub(super) const DOMAIN: &str = "tollgate";
 
 /// Calls that meet what a newer version has stored are many, and all say the same.
 static FORMAT_UNKNOWN: Seldom = Seldom::new(Duration::from_secs(60));
 
-/// How long to wait before asking again, when Redis gave no answer.
+/// The time to wait before another attempt, when Redis gave no answer.
 const RETRY: Duration = Duration::from_millis(500);
 
 /// The status of a fault, with `ErrorInfo`, and with `BadRequest` or `RetryInfo` where they help.
@@ -98,7 +98,7 @@ pub(super) fn status(fault: Fault) -> Status {
     Status::with_error_details(code, text, details)
 }
 
-/// What a program may want to know of a fault.
+/// Returns the metadata of `ErrorInfo`: the facts that a program may need about a fault.
 fn facts(fault: &Fault) -> HashMap<String, String> {
     let facts: Vec<(String, String)> = match fault {
         Fault::QuantityMissing { group, quantity } => {

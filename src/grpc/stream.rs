@@ -1,4 +1,5 @@
-//! The streams of HTTP/2, each of which is a call with its answer: the server can end every one of them, whatever its caller does.
+//! The streams of HTTP/2, each of which is a call with its answer. The server can end every one of them, whatever its
+//! caller does.
 //!
 //! A caller who takes no bytes of an answer (a flow-control window of 0) is never asked again by the code that sends it. So the task of the
 //! stream has a deadline of its own.
@@ -26,7 +27,7 @@ tokio::task_local! {
 pub(super) struct Stream {
     task: OnceLock<AbortHandle>,
     ended: AtomicBool,
-    /// How long the caller may take for the answer, in milliseconds; 0 while there is none.
+    /// The time the caller may take for the answer, in milliseconds; 0 while there is none.
     patience_ms: AtomicU64,
     /// A stream of a connection that has authenticated with a secret key has no end.
     unless_secret: OnceLock<Arc<Standing>>,

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 /// After this time an answer counts as sent once nothing is left to write: its caller has reset the call, and it will never be written.
 const FORGOTTEN: Duration = Duration::from_secs(10);
 
-/// What is dropped when an answer has been written.
+/// A value that is dropped when an answer has been written.
 type Kept = Box<dyn Any + Send + Sync>;
 
 /// See the module.
@@ -24,7 +24,8 @@ struct State {
 }
 
 impl Unsent {
-    /// So many bytes of an answer are about to be handed over. `kept` is dropped when they, and all before them, have been written.
+    /// Notes that this many bytes of an answer are about to be handed over. `kept` is dropped when they, and all before
+    /// them, have been written.
     pub(super) fn handed(&self, bytes: usize, kept: Option<Kept>) {
         let mut state = self.lock();
         if !state.closed {
