@@ -1,4 +1,4 @@
-//! What scripts answer: read, and put into the words of the plan that the answer is about.
+//! Reads the answers of scripts, and adds the descriptions of groups from the plan that an answer is about.
 
 use std::sync::Arc;
 
@@ -110,7 +110,7 @@ pub fn read_answer(packed: &[u8], plan: Option<&CompiledPlan>) -> Result<Answer,
     Reply::read(packed)?.in_words(plan, "")
 }
 
-/// What a call was about, for the words of its answer.
+/// The plan that a call was about, for the descriptions in its answer.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct About<'a> {
     /// The plan that decides, if it is known.
@@ -124,7 +124,7 @@ pub(super) struct About<'a> {
 pub struct Answer {
     /// Why the event was denied or counted nowhere.
     pub reason: Option<Reason>,
-    /// Of the reservation, if there is one.
+    /// The state of the reservation, if there is one.
     pub state: Option<ReservationState>,
     /// It was decided before.
     pub replayed: bool,
@@ -132,15 +132,15 @@ pub struct Answer {
     pub overage: bool,
     /// After the deadline or a release.
     pub late: bool,
-    /// That of the reservation or event.
+    /// The suffix of the reservation or event.
     pub suffix: Suffix,
-    /// Whose groups the standings name.
+    /// The plan whose groups the standings name.
     pub plan: PlanDigest,
-    /// Of the reservation; 0 for none.
+    /// The deadline of the reservation; 0 for none.
     pub deadline_ms: i64,
-    /// When to ask again, from now; none if waiting does not help.
+    /// The time until another attempt may succeed, from now; none if waiting does not help.
     pub retry_after_ms: Option<u64>,
-    /// Where the groups stand.
+    /// The standings of the groups.
     pub standings: Vec<Standing>,
 }
 
@@ -190,7 +190,7 @@ fn answered(answer: &formats::Answer, standings: Vec<Standing>) -> Result<Answer
     })
 }
 
-/// What a plan says of the group at this place.
+/// Returns a plan's description of the group at this place.
 fn words(groups: &[Words], place: i64) -> Result<&Words, Fault> {
     let index = usize::try_from(place).ok().and_then(|place| place.checked_sub(1));
     index.and_then(|index| groups.get(index)).ok_or_else(|| unfitting(("group", place)))
@@ -201,7 +201,7 @@ fn units(amount: i64) -> Result<Units, Fault> {
     u64::try_from(amount).ok().filter(|units| *units <= MAX_UNITS).ok_or_else(|| unfitting(("an amount", amount)))
 }
 
-/// What follows the rows of an answer, for all of them: `columns` is a sum of these.
+/// Flags for the columns that follow the rows of an answer. `columns` is a sum of these.
 const WITH_SHORTFALLS: i64 = 1;
 const WITH_CLOSINGS: i64 = 2;
 const WITH_QUOTAS: i64 = 4;
@@ -263,7 +263,7 @@ fn committed(claim: &formats::CommittedClaim, groups: &[Words]) -> Result<(Strin
     Ok((words.id.clone(), words.unit, units(claim.units)?))
 }
 
-/// What a script calls a fault.
+/// Converts a script's fault.
 fn told(fault: &formats::Fault, groups: &[Words], plan_id: &str) -> Fault {
     let name = String::from_utf8_lossy(&fault.name).into_owned();
     // Of a plan that nobody knows, groups have no ids.

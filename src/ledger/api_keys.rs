@@ -10,18 +10,18 @@ use super::keys::API_KEYS;
 use super::message::Message;
 use super::{Ledger, nobody};
 
-/// What is kept of a key. The key itself is kept nowhere. It has no `Debug`: the digest signs tokens.
+/// The stored record of a key. The key itself is stored nowhere. The record has no `Debug`: the digest signs tokens.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KeyRecord {
-    /// Whose key it is.
+    /// The app that the key belongs to.
     pub app: String,
-    /// What it may do.
+    /// The role of callers with this key.
     pub role: Role,
     /// SHA-256 of its whole text, in hexadecimal digits.
     pub sha256: String,
-    /// When it was made, in milliseconds of the Unix epoch.
+    /// The time at which it was made, in milliseconds of the Unix epoch.
     pub created_ms: i64,
-    /// What people call it; may be empty.
+    /// The key's name for people; may be empty.
     pub name: String,
 }
 
@@ -32,7 +32,8 @@ pub struct KeyRecords {
     pub now_ms: i64,
     /// Changes with every change.
     pub revision: String,
-    /// By the ids of the keys; `None` if the revision is the one that was known. A record that is not understood is left out, and logged.
+    /// The records, by the ids of the keys; `None` if the known revision is current. A record that is not understood is
+    /// left out, and logged.
     pub records: Option<Vec<(String, KeyRecord)>>,
 }
 

@@ -16,7 +16,7 @@ use crate::domain::fault::Fault;
 use crate::domain::id::{PlanDigest, base64url};
 use crate::domain::plan::Catalog;
 
-/// What plans of other catalogs that are kept in memory take at most.
+/// The memory for plans of other catalogs, in bytes.
 pub const ARCHIVED_BYTES: u64 = 8 << 20;
 
 /// Plans are large and few: in many parts, one of them would not fit into its part.
@@ -28,10 +28,10 @@ const FRESH: Duration = Duration::from_secs(3600);
 /// After so long a plan in use is put there again, in the background: so that no call has to wait for it.
 const AGING: Duration = Duration::from_secs(3000);
 
-/// How long to leave an archive alone that has not taken a plan.
+/// The pause after a failed attempt to archive a plan.
 const PAUSE: Duration = Duration::from_secs(10);
 
-/// When this replica last put a plan into the archive, and when it last tried: in milliseconds of [`now`], 0 for never.
+/// The times at which this replica last archived a plan, and last tried to: in milliseconds of [`now`], 0 for never.
 #[derive(Debug, Default)]
 pub(super) struct Archived {
     done: AtomicU64,
@@ -50,7 +50,7 @@ fn is_within(time: &AtomicU64, period: Duration, now: u64) -> bool {
 }
 
 impl Archived {
-    /// Whether somebody should put the plan there again. Whoever is told so is the only one for a while.
+    /// Returns whether the caller should archive the plan again. It says so to one caller only, for a while.
     fn is_due(&self, now: u64) -> bool {
         if is_within(&self.done, AGING, now) {
             return false;
@@ -205,7 +205,7 @@ mod tests {
     use super::*;
     use crate::catalog;
 
-    /// A plan with so many rules, each of which takes some 20 kB.
+    /// Makes a plan with this many rules, each of which takes some 20 kB.
     fn plan(number: usize, rules: usize) -> CompiledPlan {
         let values = (0..100).map(|index| format!("{index:0>200}")).collect::<Vec<_>>().join(", ");
         let rules: Vec<_> =

@@ -1,4 +1,4 @@
-//! What a call is compiled for: a guess that the script checks.
+//! The basis that a call is compiled for: a guess at the user's subscription and windows, which the script checks.
 
 use std::sync::Arc;
 
@@ -10,11 +10,11 @@ use crate::domain::subscription::Revision;
 /// See the module.
 #[derive(Debug, Clone)]
 pub struct Basis {
-    /// That of the user's subscription, if there is one.
+    /// The revision of the user's subscription, if there is one.
     pub revision: Option<Revision>,
-    /// Whether the subscription has ended.
+    /// True if the subscription has ended.
     pub ended: bool,
-    /// What decides.
+    /// The plan that decides.
     pub plan: InForce,
 }
 
@@ -23,7 +23,7 @@ pub struct Basis {
 pub enum InForce {
     /// This one.
     Plan {
-        /// As the scripts read it.
+        /// The plan, as the scripts read it.
         plan: Arc<CompiledPlan>,
         /// The windows of the time, and the owner's own quotas.
         frames: Frames,

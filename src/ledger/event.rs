@@ -16,7 +16,7 @@ pub(super) fn refunded(plan: Option<&CompiledPlan>, name: &str, event: &Event) -
     formats::Event { what: what(None, name, event), quantities: measured(plan, event) }
 }
 
-/// What was really used, of what the plan measures.
+/// Encodes the actual usage, as far as the plan measures it.
 #[must_use]
 pub fn used(plan: Option<&CompiledPlan>, actual: &Actual) -> Vec<u8> {
     quantities(plan, |name| {
@@ -39,10 +39,10 @@ fn what(plan: Option<&CompiledPlan>, name: &str, event: &Event) -> Vec<u8> {
     what
 }
 
-/// What an event says of a name.
+/// The value of an event for a measured name.
 enum Value {
     Number(Quantity),
-    /// Metadata that is no decimal number. It is neither absent nor anything to count.
+    /// Metadata that is not a decimal number. It is neither absent nor anything to count.
     NoNumber,
 }
 
@@ -97,7 +97,7 @@ pub(super) fn write_quantity(bytes: &mut Vec<u8>, quantity: Quantity) {
     }
 }
 
-/// Appends the head of a map of so many entries.
+/// Appends the head of a map with `count` entries.
 pub(super) fn write_map_of(bytes: &mut Vec<u8>, count: usize) {
     let count = u32::try_from(count).expect("an event has a few entries");
     rmp::encode::write_map_len(bytes, count).expect("memory takes it");

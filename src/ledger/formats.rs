@@ -25,7 +25,7 @@ fn push_blob(bytes: &mut Vec<u8>, blob: &[u8], width: usize) {
     bytes.extend_from_slice(blob);
 }
 
-/// Reads so many bytes as the array has.
+/// Reads as many bytes as the array has.
 fn array<const LENGTH: usize>(reader: &mut Reader<'_>) -> Result<[u8; LENGTH], Misfit> {
     reader.bytes(LENGTH)?.try_into().map_err(|_| Misfit::TooShort)
 }

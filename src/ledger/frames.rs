@@ -19,9 +19,9 @@ pub struct Frames {
     /// The digest of the groups, and of from where their windows are counted: owners whose counters are arranged for it need not look for
     /// them.
     pub arrangement: [u8; 8],
-    /// How many quotas of the owner's own stand at the end.
+    /// The number of the owner's own quotas, which stand at the end.
     pub overrides: i64,
-    /// As `lua/formats.toml` says.
+    /// The encoded windows, in the format of `lua/formats.toml`.
     pub bytes: Arc<[u8]>,
     /// The latest start of a window.
     pub from_ms: i64,
@@ -34,7 +34,8 @@ pub struct Frames {
 #[error("the time {0} ms has no calendar; years go from -9999 to 9999")]
 pub struct NoCalendar(pub i64);
 
-/// The largest time of what is stored: the end of a window that does not come, and in the place of an anchor the calendar.
+/// The largest stored time. It stands for the end of a window that never ends, and in the place of an anchor for the
+/// calendar.
 pub const NEVER_MS: i64 = (1 << 48) - 1;
 
 impl Frames {
@@ -147,7 +148,7 @@ mod tests {
         plan(&format!("plans: {{ p: {{ limit_groups: [ {{ id: a, {group} }} ] }} }}"))
     }
 
-    /// So many frames, and the overrides, as the scripts read them.
+    /// Reads `count` frames and the overrides, as the scripts read them.
     fn read(frames: &Frames, count: usize) -> (Vec<formats::Frame>, Vec<formats::Override>) {
         let mut reader = Reader(&frames.bytes);
         let read = (0..count).map(|_| formats::Frame::read(&mut reader).unwrap()).collect();

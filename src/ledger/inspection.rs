@@ -22,10 +22,10 @@ use super::connection::check::judge_version;
 use super::script::{Script, scripts};
 use super::{ConnectError, RedisAccess, UserKeys, keys};
 
-/// How many keys one `SCAN` looks at.
+/// The number of keys that one `SCAN` looks at.
 const PAGE: usize = 250;
 
-/// How long an answer may take.
+/// The time that an answer may take.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Redis did not let itself be read.
@@ -41,14 +41,14 @@ impl From<RedisError> for Unreadable {
     }
 }
 
-/// What of a user was seen at one moment.
+/// A user's keys, as they were seen at one moment.
 #[derive(Debug, Clone, Deserialize)]
 pub struct Seen {
     /// Redis's own time.
     pub redis_ms: i64,
-    /// Of the state and both memories, in the words of `TYPE`.
+    /// The types of the state and of both memories, as `TYPE` names them.
     pub types: [String; 3],
-    /// When each of them expires; -1 for never, -2 where there is none.
+    /// The time at which each of them expires; -1 for never, -2 where there is none.
     pub expiries_ms: [i64; 3],
     /// The first answer has all of it, the others its beginning with head and memory. Empty if there is none.
     pub state: ByteBuf,
@@ -63,7 +63,7 @@ pub struct Seen {
 /// Some fields of one memory.
 #[derive(Debug, Clone, Deserialize)]
 pub struct Page {
-    /// Where the next page begins; empty after the last.
+    /// The cursor of the next page; empty after the last.
     pub next: String,
     /// Names and values, one after the other.
     pub fields: Vec<ByteBuf>,
@@ -76,7 +76,7 @@ impl Page {
     }
 }
 
-/// Where the reading of the memories stands.
+/// The cursors of the two memories, while they are read.
 #[derive(Debug, Clone)]
 pub struct Cursors([String; 2]);
 
@@ -91,7 +91,7 @@ impl Default for Cursors {
 pub struct HoldEntry {
     /// In the words of `TYPE`.
     pub kind: String,
-    /// When it expires; -1 for never, -2 where there is none.
+    /// The time at which it expires; -1 for never, -2 where there is none.
     pub expires_at_ms: i64,
     /// Its value.
     pub text: ByteBuf,
@@ -117,7 +117,7 @@ pub struct Holds {
 pub struct ArchivedPlan {
     /// In the words of `TYPE`.
     pub kind: String,
-    /// When it expires; -1 for never, -2 where there is none.
+    /// The time at which it expires; -1 for never, -2 where there is none.
     pub expires_at_ms: i64,
     /// The message; empty if there is none.
     pub message: ByteBuf,
@@ -131,7 +131,7 @@ enum Answer {
     Plan(ArchivedPlan),
 }
 
-/// Where a scan stands: which node, and its cursor there.
+/// The position of a scan: the node, and its cursor there.
 #[derive(Debug, Default)]
 pub struct ScanPosition {
     node: usize,
@@ -210,7 +210,7 @@ impl Inspector {
         connected.map_err(|elapsed| ConnectError::Unreachable(elapsed.into()))?
     }
 
-    /// What the server says of itself.
+    /// Asks the server to describe itself.
     async fn hello(&self) -> Result<HashMap<String, String>, RedisError> {
         let random = RoutingInfo::SingleNode(SingleNodeRoutingInfo::Random);
         let fields: HashMap<String, Value> = redis::from_redis_value(self.route(redis::cmd("HELLO"), random).await?)?;
@@ -260,8 +260,8 @@ impl Inspector {
         Ok((keys, next))
     }
 
-    /// What has to be seen at one moment, and about `count` fields of each memory from `cursors` on. Where to go on; `None` after
-    /// the last field.
+    /// Reads the parts of a user that must be seen at one moment, and about `count` fields of each memory from
+    /// `cursors` on. Also returns the cursors to go on with; `None` after the last field.
     ///
     /// # Errors
     /// [`Unreadable`].
@@ -310,7 +310,7 @@ impl Inspector {
         }
     }
 
-    /// Runs a script that may only read, so that a replica or a user who may only read will do.
+    /// Runs a script that may only read. A replica or a user with read access is enough for it.
     async fn ask(&self, script: &Script, keys: &[String], args: &[&[u8]]) -> Result<Answer, Unreadable> {
         let command = |name: &str, subject: &str| {
             let mut command = redis::cmd(name);

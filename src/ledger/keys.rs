@@ -19,7 +19,7 @@ const OF_PLAN: &str = "tollgate3:plan:";
 /// The API keys of all apps, by their ids, and their revision.
 pub const API_KEYS: &str = "tollgate3:api-keys";
 
-/// What a key is, by its name.
+/// The kind of a key, by its name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum KeyKind {
     /// One of the three in [`UserKeys::all`].
@@ -34,7 +34,8 @@ pub enum KeyKind {
     Unknown,
 }
 
-/// What `SCAN` has to match to find the keys of all users, and what else was written under their version.
+/// Returns the `SCAN` pattern that finds the keys of all users, and all other keys that were written under their
+/// version.
 #[must_use]
 pub fn pattern() -> String {
     format!("{}*", PREFIX.trim_end_matches('{'))
@@ -114,7 +115,7 @@ impl UserKeys {
         &self.state
     }
 
-    /// What is remembered of reservations and requests, in two hashes of which one is young and the other old.
+    /// Returns the keys of the memory of reservations and requests: two hashes, one of them young and the other old.
     #[must_use]
     pub fn memories(&self) -> [String; 2] {
         OF_MEMORIES.map(|memory| [&self.state, memory].concat())

@@ -7,14 +7,14 @@ use crate::domain::id::{Field, Owner};
 #[derive(Debug, Clone, Default)]
 pub(super) struct Message {
     bytes: Vec<u8>,
-    /// Where each part ends.
+    /// The ends of the parts.
     ends: Vec<usize>,
-    /// How many of the parts are keys: the first ones.
+    /// The number of keys. They are the first parts.
     keys: usize,
 }
 
 impl Message {
-    /// With room for so many bytes.
+    /// An empty message with room for `bytes` bytes.
     pub(super) fn with_capacity(bytes: usize) -> Self {
         Self { bytes: Vec::with_capacity(bytes), ends: Vec::with_capacity(6), keys: 0 }
     }
@@ -57,17 +57,17 @@ impl Message {
         self.ends.push(self.bytes.len());
     }
 
-    /// How many keys there are.
+    /// Returns the number of keys.
     pub(super) fn keys(&self) -> usize {
         self.keys
     }
 
-    /// How many keys and arguments there are.
+    /// Returns the number of keys and arguments.
     pub(super) fn len(&self) -> usize {
         self.ends.len()
     }
 
-    /// How many bytes all of them have.
+    /// Returns the number of bytes in all of them.
     pub(super) fn bytes(&self) -> usize {
         self.bytes.len()
     }

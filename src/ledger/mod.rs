@@ -97,8 +97,9 @@ impl Ledger {
         self.answer(&packed, About { plan: plan.known(), plan_id: plan.id() }).await
     }
 
-    /// Whether calls can be decided: Redis answers within `limit`, over each of the connections that calls share, and takes writes.
-    /// A Redis whose memory is full counts, as what is held can still be settled. Of a cluster: whether it serves.
+    /// Checks that calls can be decided: Redis answers within `limit`, over each of the connections that calls share,
+    /// and takes writes. A Redis whose memory is full passes, as holds can still be settled. Of a cluster, it checks
+    /// that it serves.
     ///
     /// # Errors
     /// [`Fault::Unavailable`].

@@ -1,4 +1,4 @@
-//! What makes the retry of a call recognisable (ONCE).
+//! Recognises the retry of a call (ONCE).
 
 use sha2::{Digest as _, Sha256};
 
@@ -15,12 +15,12 @@ pub struct Once {
     pub field: Field,
     /// Tells the request from others, if it has an id.
     pub digest: Option<[u8; 8]>,
-    /// Tells what is remembered from what had the same name before.
+    /// Distinguishes a remembered call from earlier ones of the same name.
     pub suffix: Suffix,
 }
 
 impl Once {
-    /// Of a Reserve.
+    /// The identity of a Reserve.
     #[must_use]
     pub fn reserve(request_id: Option<&RequestId>, event: &Event, ttl_ms: i64) -> Self {
         Self::of(request_id, event, |request| {
@@ -29,7 +29,7 @@ impl Once {
         })
     }
 
-    /// Of a Track.
+    /// The identity of a Track.
     #[must_use]
     pub fn track(
         request_id: Option<&RequestId>,
@@ -43,7 +43,7 @@ impl Once {
         })
     }
 
-    /// Of a call about an event, which says other things besides.
+    /// The identity of a call about an event. `others` writes its other parts.
     fn of(request_id: Option<&RequestId>, event: &Event, others: impl FnOnce(&mut Vec<u8>)) -> Self {
         let digest = request_id.map(|_| {
             let mut request = Vec::with_capacity(512);
@@ -61,8 +61,8 @@ impl Once {
     }
 }
 
-/// What tells an event from another one under the same request id: all of it as it was parsed, maps sorted, in MessagePack. An event
-/// without any number is the same as one with quantity 1.
+/// Writes the parts of an event that distinguish it from another one under the same request id: all of it as it was
+/// parsed, maps sorted, in MessagePack. An event without any number is the same as one with quantity 1.
 fn write_identity(request: &mut Vec<u8>, event: &Event) {
     let Event { name, quantity, quantities, metadata } = event;
     write_text(request, name.as_str());

@@ -35,7 +35,7 @@ pub fn push_text(bytes: &mut Vec<u8>, text: &str, width: usize) {
 pub struct Reader<'a>(pub &'a [u8]);
 
 impl<'a> Reader<'a> {
-    /// Whether everything was read.
+    /// Returns whether everything was read.
     #[must_use]
     pub fn is_at_end(&self) -> bool {
         self.0.is_empty()
@@ -77,7 +77,7 @@ impl<'a> Reader<'a> {
         Ok(self.integer(width)? << above >> above)
     }
 
-    /// The next bytes, so many as the array takes.
+    /// Reads the next bytes: as many as the array takes.
     ///
     /// # Errors
     /// [`Misfit::TooShort`].

@@ -37,13 +37,13 @@ pub struct CompiledPlan {
     pub names: Vec<String>,
     /// Every key of metadata that a condition asks for, sorted.
     pub asked: Vec<String>,
-    /// What answers say of the groups, in their order.
+    /// The descriptions of the groups in answers, in the order of the groups.
     pub groups: Vec<Words>,
-    /// When it was put into the archive.
+    /// The time at which it was archived.
     pub(super) archived: Archived,
 }
 
-/// What answers say of a group, whoever asks.
+/// The description of a group in answers. It is the same for all callers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[allow(missing_docs)]
 pub struct Words {
@@ -54,7 +54,7 @@ pub struct Words {
     pub hard: bool,
 }
 
-/// A message that is no plan's.
+/// The message is not a plan's.
 #[derive(Debug, thiserror::Error)]
 pub enum NoPlan {
     /// It does not have the form of one.
@@ -112,7 +112,7 @@ impl CompiledPlan {
         Ok(Self { digest, message, id, names, asked, groups, archived: Archived::default() })
     }
 
-    /// How many bytes of memory it takes, about.
+    /// Returns the memory that it takes, in bytes, approximately.
     #[must_use]
     pub fn weight(&self) -> usize {
         let texts = self.names.iter().chain(&self.asked).map(|text| text.len() + size_of::<String>());
@@ -124,13 +124,14 @@ impl CompiledPlan {
     }
 }
 
-/// What a message is known by.
+/// Returns the digest that identifies a plan by its message.
 #[must_use]
 pub fn digest_of(message: &[u8]) -> PlanDigest {
     beginning(&Sha256::digest(message))
 }
 
-/// When the windows of a group are: the period, and whether they are counted from a subscription's anchor, if there is one.
+/// Returns the schedule of a group's windows: the period, and whether they are counted from a subscription's anchor, if
+/// there is one.
 pub(super) fn schedule(group: &LimitGroup) -> (Period, bool) {
     // A lifetime is one window, from the beginning, whatever the subscription.
     (group.period, group.anchor == Anchor::SubscriptionStart && group.period != Period::Lifetime)
@@ -148,7 +149,7 @@ pub(super) fn schedules(plan: &Plan) -> Vec<(Period, bool)> {
     schedules
 }
 
-/// The number of a period in messages and in what is stored.
+/// Returns the number of a period in messages and in stored data.
 pub(super) fn period_code(period: Period) -> u8 {
     match period {
         Period::Minute => 1,
@@ -185,7 +186,7 @@ fn message(plan: &Plan) -> Vec<u8> {
     message
 }
 
-/// The place of what is in the list, from 1 on.
+/// Returns the place of an item in the list, counted from 1.
 fn place_of<T>(list: &[T], is_it: impl FnMut(&T) -> bool) -> usize {
     list.iter().position(is_it).expect("the list has what the plan has") + 1
 }
@@ -203,7 +204,7 @@ fn write(message: &mut Vec<u8>, value: &impl Serialize) {
     rmp_serde::encode::write(message, value).expect("numbers and text can be encoded");
 }
 
-/// Appends the head of a list of so many values.
+/// Appends the head of a list with `length` values.
 fn write_list(message: &mut Vec<u8>, length: usize) {
     let length = u32::try_from(length).expect("a catalog has fewer");
     rmp::encode::write_array_len(message, length).expect("memory takes it");

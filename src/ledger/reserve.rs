@@ -12,38 +12,38 @@ use crate::domain::answer::{Decision, Hold};
 use crate::domain::event::Event;
 use crate::domain::id::{Owner, ReservationId};
 
-/// What is to be held.
+/// The arguments of Reserve.
 #[derive(Debug)]
 pub struct ReserveCall<'a> {
-    /// What it is compiled for.
+    /// The basis it is compiled for.
     pub basis: &'a Basis,
-    /// What makes a retry recognisable.
+    /// The identity by which a retry is recognised.
     pub once: &'a Once,
-    /// What may happen.
+    /// The event that may happen.
     pub event: &'a Event,
-    /// How long to hold.
+    /// The time for which to hold.
     pub ttl_ms: i64,
-    /// How long to remember it after that.
+    /// The time for which to remember the reservation after that.
     pub settlement_ms: i64,
-    /// How long whoever settles it may need the plan.
+    /// The time for which its settlement may need the plan.
     pub plan_kept: Duration,
 }
 
-/// What is held.
+/// The answer to Reserve.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ReserveAnswer {
-    /// Whether the caller may go ahead, and where the groups stand.
+    /// The decision: whether the caller may go ahead, and the standings of the groups.
     pub decision: Decision,
     /// The reservation, if it was allowed.
     pub hold: Option<Hold>,
 }
 
-/// What is only asked.
+/// The arguments of CanUse.
 #[derive(Debug)]
 pub struct CanUseCall<'a> {
-    /// What it is compiled for.
+    /// The basis it is compiled for.
     pub basis: &'a Basis,
-    /// What may happen.
+    /// The event that may happen.
     pub event: &'a Event,
 }
 
@@ -81,7 +81,7 @@ impl Ledger {
         Ok(ReserveAnswer { decision: decision(answer), hold })
     }
 
-    /// What [`Self::reserve`] would answer now.
+    /// Decides like [`Self::reserve`], but holds nothing.
     ///
     /// # Errors
     /// [`NoAnswer`].

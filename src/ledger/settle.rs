@@ -9,23 +9,23 @@ use crate::domain::event::Actual;
 use crate::domain::fault::Fault;
 use crate::domain::id::ReservationId;
 
-/// What was used of a reservation.
+/// The arguments of Commit.
 #[derive(Debug)]
 pub struct CommitCall<'a> {
-    /// Which one.
+    /// The reservation.
     pub reservation: &'a ReservationId,
-    /// What was really used; as reserved, if nothing is said.
+    /// The actual usage; as reserved, if there is none.
     pub actual: Option<&'a Actual>,
-    /// How long to remember the settlement.
+    /// The time for which to remember the settlement.
     pub replay_ms: i64,
 }
 
 /// A reservation is to be given back.
 #[derive(Debug)]
 pub struct ReleaseCall<'a> {
-    /// Which one.
+    /// The reservation.
     pub reservation: &'a ReservationId,
-    /// How long to remember the settlement.
+    /// The time for which to remember the settlement.
     pub replay_ms: i64,
 }
 

@@ -16,7 +16,7 @@ use crate::domain::fault::Fault;
 use crate::domain::id::Owner;
 use crate::domain::subscription::{QuotaOverride, Revision, Subscription};
 
-/// What is stored of a user's subscription, and the time.
+/// A user's stored subscription, and the time.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Stored {
     /// The user's time.
@@ -54,7 +54,7 @@ struct Blob(String, i64, i64, i64, Vec<(String, String)>);
 
 const UNLIMITED: &str = "unlimited";
 
-/// What is stored of a subscription, beside what scripts have to know of it.
+/// Encodes a subscription for storage, apart from the parts that scripts read, which are stored beside it.
 #[must_use]
 pub fn encode_subscription(subscription: &Subscription) -> Vec<u8> {
     let Subscription { revision: _, plan_id, start_ms, end_ms, cycle_anchor_ms, fallen_to: _, overrides } =
@@ -92,10 +92,10 @@ fn encode(value: &impl Serialize) -> Vec<u8> {
     rmp_serde::to_vec(value).expect("numbers and text can be encoded")
 }
 
-/// What a plan that a change brings the user to does to the counters.
+/// The effect that a plan has on the counters when a change brings the user to it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Apply {
-    /// What its `on_plan_change` says.
+    /// The effect that its `on_plan_change` sets.
     Enter,
     /// Nothing but that windows are counted from another anchor.
     Realign,
@@ -104,9 +104,9 @@ pub enum Apply {
 /// A plan that a change brings the user to.
 #[derive(Debug, Clone)]
 pub struct Step {
-    /// What that does.
+    /// The effect on the counters.
     pub apply: Apply,
-    /// As the scripts read it.
+    /// The plan, as the scripts read it.
     pub plan: Arc<CompiledPlan>,
     /// Its windows at the user's time.
     pub frames: Frames,
@@ -122,9 +122,9 @@ impl Step {
 /// A change of a subscription.
 #[derive(Debug)]
 pub struct PutCall<'a> {
-    /// What was read before: nothing is written if it is no longer so.
+    /// The subscription that was read before. If it has changed since, nothing is written.
     pub before: &'a Stored,
-    /// What is to be stored.
+    /// The subscription to store.
     pub wanted: &'a Subscription,
     /// The plans that the change brings the user to, one after the other.
     pub steps: &'a [Step],
@@ -133,7 +133,7 @@ pub struct PutCall<'a> {
 /// The answer to a change that was written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PutAnswer {
-    /// How many clocks it has corrected.
+    /// The number of clocks that it has corrected.
     pub corrected_clocks: i64,
 }
 
@@ -144,7 +144,7 @@ struct Written {
 }
 
 impl Ledger {
-    /// What is stored of a user's subscription.
+    /// Reads a user's stored subscription.
     ///
     /// # Errors
     /// [`Fault::Unavailable`], or [`Fault::Internal`] for an answer that is not understood.
@@ -188,8 +188,9 @@ impl Ledger {
     }
 }
 
-/// What the script compares and writes beside the subscription: the revision that was read, the plan last used, and the new revision, end
-/// (0: never), plan in force, whether that is the default plan after the end, and steps.
+/// Writes the arguments that the script compares and stores beside the subscription: the revision that was read, the
+/// plan last used, and the new revision, end (0: never), plan in force, whether that is the default plan after the end,
+/// and steps.
 fn write_put(bytes: &mut Vec<u8>, before: &Stored, wanted: &Subscription, steps: &[Step]) {
     let read = before.subscription.as_ref().map_or(&[][..], |stored| &stored.revision);
     let in_force = wanted.fallen_to.as_ref().unwrap_or(&wanted.plan_id);

@@ -12,48 +12,48 @@ use crate::domain::event::{Event, EventName};
 use crate::domain::fault::Fault;
 use crate::domain::id::{Owner, ReservationId, event_id};
 
-/// What has happened.
+/// The arguments of Track.
 #[derive(Debug)]
 pub struct TrackCall<'a> {
-    /// What it is compiled for.
+    /// The basis it is compiled for.
     pub basis: &'a Basis,
-    /// What makes a retry recognisable.
+    /// The identity by which a retry is recognised.
     pub once: &'a Once,
-    /// What has happened.
+    /// The event that has happened.
     pub event: &'a Event,
     /// Count it only if it fits.
     pub enforce: bool,
-    /// How long to remember it.
+    /// The time for which to remember it.
     pub replay_ms: i64,
 }
 
-/// What an event would have cost is to be given back.
+/// The arguments of a refund, which gives back the cost of an event.
 #[derive(Debug)]
 pub struct RefundCall<'a> {
-    /// What it is compiled for.
+    /// The basis it is compiled for.
     pub basis: &'a Basis,
-    /// What makes a retry recognisable.
+    /// The identity by which a retry is recognised.
     pub once: &'a Once,
     /// The refund.
     pub event: &'a Event,
-    /// What it refunds.
+    /// The event that it refunds.
     pub refunded: &'a EventName,
-    /// How long to remember it.
+    /// The time for which to remember it.
     pub replay_ms: i64,
 }
 
 /// Some of what a reservation has committed is to be given back.
 #[derive(Debug)]
 pub struct RefundReservationCall<'a> {
-    /// Which one.
+    /// The reservation.
     pub reservation: &'a ReservationId,
-    /// What makes a retry recognisable.
+    /// The identity by which a retry is recognised.
     pub once: &'a Once,
     /// The refund.
     pub event: &'a Event,
-    /// What it refunds.
+    /// The event that it refunds.
     pub refunded: &'a EventName,
-    /// How long to remember it.
+    /// The time for which to remember it.
     pub replay_ms: i64,
 }
 
@@ -121,7 +121,7 @@ fn decided(owner: &Owner, basis: &Basis, write: impl FnOnce(&mut Vec<u8>)) -> Me
     message
 }
 
-/// What is counted nowhere has no name.
+/// Converts the answer. An event that is counted nowhere has no id.
 fn tracked(once: &Once, answer: Answer) -> Tracked {
     let Answer { reason, suffix, standings, replayed, .. } = answer;
     let event_id = if reason.is_none() { event_id(&once.field, &suffix) } else { String::new() };

@@ -7,10 +7,10 @@ use super::{Ledger, formats};
 use crate::domain::answer::Standing;
 use crate::domain::id::Owner;
 
-/// What is asked.
+/// The arguments of GetUsage.
 #[derive(Debug)]
 pub struct UsageCall<'a> {
-    /// What it is compiled for.
+    /// The basis it is compiled for.
     pub basis: &'a Basis,
     /// At which time; now, if none is said.
     pub at_ms: Option<i64>,

@@ -9,7 +9,7 @@ use super::{Ledger, keys};
 use crate::domain::fault::Fault;
 use crate::domain::id::{Field, Owner};
 
-/// So many keys are deleted by one command.
+/// The number of keys that one command deletes.
 const AT_ONCE: usize = 1000;
 
 /// The answer of `user_delete`: the live holds.

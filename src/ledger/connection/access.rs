@@ -1,4 +1,4 @@
-//! Who Tollgate is to Redis, and whom it trusts to be Redis: users, passwords and certificates that live in files.
+//! Tollgate's identity towards Redis, and its trust in Redis: users, passwords and certificates that live in files.
 //!
 //! Files are read at the start, so that a mistake ends it, and again whenever a connection is made, so that what is replaced on disk is
 //! used by the next one.
@@ -18,7 +18,7 @@ use tokio_stream::Stream;
 
 use super::{AnyError, ConnectError};
 
-/// What of the access to Redis is not in URLs. Only paths and a user's name: it can be printed.
+/// The access to Redis, as far as URLs do not describe it. It holds only paths and a user's name, so it can be printed.
 #[derive(Debug, Clone, Default)]
 pub struct RedisAccess {
     /// The user of an access list; none: that of the URL, or Redis's default.
@@ -35,7 +35,7 @@ pub struct RedisAccess {
     pub key: Option<PathBuf>,
 }
 
-/// How to present oneself to servers of one kind.
+/// Tollgate's identity towards servers of one kind.
 #[derive(Clone, Default)]
 pub(in crate::ledger) struct Identity {
     credentials: Option<Credentials>,
@@ -151,7 +151,7 @@ impl RedisAccess {
         Ok(Some(TlsFiles { ca: self.ca.clone(), client }))
     }
 
-    /// Whether anything is said about TLS.
+    /// Returns whether a setting names TLS files.
     pub(super) fn names_certificates(&self) -> bool {
         self.ca.is_some() || self.cert.is_some() || self.key.is_some()
     }
@@ -178,7 +178,7 @@ impl Identity {
         Ok(Some(TlsCertificates { client_tls: client.transpose()?, root_cert }))
     }
 
-    /// What reads the password again for each connection, if a file holds it.
+    /// Returns a provider that reads the password again for each connection, if a file holds it.
     pub(in crate::ledger) fn password(&self) -> Option<impl StreamingCredentialsProvider + use<>> {
         self.credentials.clone()
     }
@@ -191,7 +191,7 @@ impl Identity {
         }
     }
 
-    /// As [`Self::present`], to all nodes of a cluster.
+    /// Presents this identity, as [`Self::present`] does, to all nodes of a cluster.
     pub(in crate::ledger) fn present_to_cluster(
         &self,
         mut builder: ClusterClientBuilder,
@@ -205,7 +205,7 @@ impl Identity {
         Ok(builder)
     }
 
-    /// Whether a connection that is refused might be accepted once it is made of what the files hold by now.
+    /// Returns whether a refused connection might be accepted with the present content of the files.
     pub(super) fn may_have_changed(&self, error: &RedisError) -> bool {
         // A cluster has no connection to a node that has refused one.
         let broken = error.is_io_error() || error.kind() == ErrorKind::ClusterConnectionNotFound;

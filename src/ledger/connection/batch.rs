@@ -1,4 +1,4 @@
-//! What waits for a lane: calls that arrive while a command is under way there, to be sent together as one.
+//! The queue of a lane: calls that arrive while a command is in flight there, to be sent together as one.
 //!
 //! Nothing waits for company: a lane with nothing under way sends at once. So batches are as large as Redis is busy.
 
@@ -14,7 +14,7 @@ use super::super::script::Script;
 use super::timed_out;
 use crate::telemetry::{metrics, seen};
 
-/// How many commands may be under way on a lane before calls wait for each other.
+/// The number of commands that may be in flight on a lane before calls wait for each other.
 const UNDER_WAY: usize = 1;
 
 /// The answer to one call. Calls that were sent together share an error.
@@ -75,7 +75,7 @@ impl Batch {
         command(name, subject, &messages)
     }
 
-    /// When the next of them has waited for too long; `None` if all have.
+    /// Returns the deadline of the call that expires next; `None` if all have expired.
     pub(super) fn deadline(&self) -> Option<Instant> {
         self.0.iter().filter(|call| call.caller.is_some()).map(|call| call.deadline).min()
     }
@@ -158,9 +158,9 @@ pub(super) struct Waiting(Mutex<State>);
 #[derive(Default)]
 struct State {
     calls: VecDeque<Call>,
-    /// How many commands are under way on the lane's connection.
+    /// The number of commands in flight on the lane's connection.
     under_way: usize,
-    /// Which connection that is: one that is replaced may hold its commands for long.
+    /// The number of that connection. A connection that was replaced may hold its commands for long.
     connection: u64,
     master: u64,
 }
@@ -224,7 +224,7 @@ impl Waiting {
         self.state().replaced();
     }
 
-    /// When the oldest has waited for too long.
+    /// Returns the deadline of the oldest call.
     pub(super) fn deadline(&self) -> Option<Instant> {
         self.state().calls.front().map(|call| call.deadline)
     }
@@ -245,12 +245,13 @@ pub(super) struct Turn<'a> {
 }
 
 impl<'a> Turn<'a> {
-    /// What [`Waiting::push`] has given.
+    /// A turn on the connection that [`Waiting::push`] has returned.
     pub(super) fn new(waiting: &'a Waiting, connection: u64) -> Self {
         Self { waiting, connection: Some(connection) }
     }
 
-    /// What to send next. The turn is over if there is nothing, or if others send already on the connection that has replaced its own.
+    /// Returns the batch to send next. The turn is over if no call waits, or if others send already on the connection
+    /// that has replaced its own.
     pub(super) fn next(&mut self, most: usize) -> Option<Batch> {
         let mut state = self.waiting.state();
         if self.connection != Some(state.connection) {

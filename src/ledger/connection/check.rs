@@ -1,4 +1,5 @@
-//! Whether a Redis can keep a ledger: its version, and that it does not evict; and what of its settings an operator should know.
+//! Checks whether a Redis can keep a ledger: its version, and that it does not evict. It also reports settings that an
+//! operator should know.
 //!
 //! By INFO, as managed services forbid CONFIG; what INFO does not say is asked of CONFIG where the access list allows it.
 
@@ -43,13 +44,13 @@ pub(in crate::ledger) fn judge_version(valkey: bool, version: String, node: &str
 /// Something that does not keep Redis from serving, and that somebody may not have meant.
 #[derive(Debug, PartialEq)]
 pub(super) enum Remark {
-    /// What can lose counters, or keeps calls from being decided.
+    /// A setting that can lose counters, or keeps calls from being decided.
     Warning(String),
-    /// What is worth knowing.
+    /// A setting that is worth knowing.
     Note(&'static str),
 }
 
-/// What to tell of a node by what it says of itself.
+/// Returns the remarks about a node, from its INFO.
 pub(super) fn remarks(info: &InfoDict, wait_replicas: usize) -> Vec<Remark> {
     let number = |name: &str| info.get::<u64>(name);
     let mut remarks = Vec::new();
@@ -123,7 +124,7 @@ pub(super) fn tell(info: &InfoDict, node: &str, wait_replicas: usize) {
     }
 }
 
-/// How Redis frees what has expired: at once, or beside the calls.
+/// The setting that decides how Redis frees expired keys: at once, or beside the calls.
 const LAZY_EXPIRY: &str = "lazyfree-lazy-expire";
 
 /// Asks whether the access list lets this user read that setting. To try it would leave an entry in `ACL LOG`. Where there is no such
@@ -165,7 +166,7 @@ pub(super) fn tell_nothing(node: &str) {
     );
 }
 
-/// What CLUSTER INFO says of slots that nobody serves.
+/// Returns the slots that nobody serves, by CLUSTER INFO.
 pub(super) fn uncovered(told: &str) -> Option<String> {
     let field = |name: &str| told.lines().find_map(|line| line.strip_prefix(name)?.trim().parse::<u32>().ok());
     let served = field("cluster_slots_ok:")?;
@@ -177,7 +178,7 @@ pub(super) fn uncovered(told: &str) -> Option<String> {
     })
 }
 
-/// Whether the node is one of a cluster.
+/// Returns whether the node belongs to a cluster.
 pub(super) fn is_of_a_cluster(info: &InfoDict) -> bool {
     info.get::<u8>("cluster_enabled") == Some(1)
 }

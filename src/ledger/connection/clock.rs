@@ -16,7 +16,7 @@ const TOLERANCE_US: i64 = 2_000_000;
 /// An answer that took longer says too little of the moment at which Redis read its clock.
 const LONGEST: Duration = Duration::from_secs(1);
 
-/// What Redis said of its time, and when that was by this machine's clocks. In microseconds.
+/// A reading of Redis's clock, and of this machine's clocks at that moment. In microseconds.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Reading {
     /// Redis's clock, since the Unix epoch.
@@ -33,19 +33,20 @@ pub(super) struct Clocks {
     last: Mutex<HashMap<String, Reading>>,
 }
 
-/// What has become known of a clock.
+/// The result of comparing a clock with its last reading.
 #[derive(Debug, PartialEq)]
 struct Finding {
-    /// How far it is ahead of this machine's.
+    /// The time by which it is ahead of this machine's.
     ahead_us: i64,
-    /// How far it has jumped, if it has.
+    /// The length of its jump, if it has jumped.
     jumped_us: Option<i64>,
-    /// Whether it differs by too much, and did not before.
+    /// True if it differs by too much, and did not before.
     went_wrong: bool,
 }
 
 impl Reading {
-    /// Of the answer to TIME, which was asked for at `asked` and has just come. `None` if it took too long, or is no time.
+    /// Reads the answer to TIME, which was asked for at `asked` and has just come. `None` if it took too long, or is
+    /// not a time.
     pub(super) fn of(answer: &Value, asked: Instant) -> Option<Self> {
         let took = asked.elapsed();
         let (seconds, micros) = redis::from_redis_value_ref::<(i64, i64)>(answer).ok()?;
@@ -127,7 +128,7 @@ mod tests {
 
     const SECOND: i64 = 1_000_000;
 
-    /// A reading after so many seconds, with both clocks ahead by these.
+    /// Makes a reading after this many seconds, with both clocks ahead by these.
     fn after(steady: i64, redis: i64, machine: i64) -> Reading {
         let at = |ahead: i64| (1_700_000_000 + steady + ahead) * SECOND;
         Reading { redis_us: at(redis), machine_us: at(machine), steady_us: steady * SECOND }

@@ -27,7 +27,7 @@ const RENEWAL: Duration = Duration::from_secs(1);
 const FIRST_PAUSE: Duration = Duration::from_millis(5);
 const LONGEST_PAUSE: Duration = Duration::from_millis(100);
 
-/// After so many redirections in a row the nodes do not agree yet.
+/// The number of redirections in a row after which a command fails, because the nodes do not agree yet.
 const REDIRECTIONS: usize = 3;
 
 /// Connections to the nodes of a cluster.
@@ -48,7 +48,7 @@ struct Lane {
     renewing: AtomicBool,
 }
 
-/// What an answer asks for that says that the command did not run.
+/// The next step after an answer which says that the command did not run.
 #[derive(Debug, PartialEq)]
 enum Next {
     Redirect { host: String, port: u16, asking: bool },
@@ -238,7 +238,8 @@ impl Cluster {
         command.query_async(&mut self.connection(0)).await
     }
 
-    /// What the masters' clocks say, each with the address of its master. None of them if one does not answer within `limit`.
+    /// Returns the readings of the masters' clocks, each with the address of its master. The list is empty if one
+    /// master does not answer within `limit`.
     pub(super) async fn clocks(&self, limit: Duration) -> Vec<(String, Reading)> {
         let masters = RoutingInfo::MultiNode((MultipleNodeRoutingInfo::AllMasters, None));
         let (asked, mut connection) = (Instant::now(), self.connection(0));
@@ -250,8 +251,8 @@ impl Cluster {
         told.into_iter().filter_map(of).collect()
     }
 
-    /// Whether a node, asked at random, answers within `limit` and says that the cluster serves. One that does not answer is a
-    /// reason to ask for the nodes anew, as after a call.
+    /// Returns whether a node, chosen at random, answers within `limit` and says that the cluster serves. If it does
+    /// not answer, the nodes are discovered again, as after a call.
     pub(super) async fn is_up(self: &Arc<Self>, limit: Duration) -> Result<bool, AnyError> {
         let anyone = RoutingInfo::SingleNode(SingleNodeRoutingInfo::Random);
         let mut question = redis::cmd("CLUSTER");
@@ -276,8 +277,8 @@ fn client(nodes: &[ConnectionInfo], identity: &Identity, timeout: Duration) -> R
     identity.present_to_cluster(builder)?.build()
 }
 
-/// What to do after an answer which says that the command did not run; `None` if it is another answer or none, after which
-/// nothing may be sent again.
+/// Returns the next step after an answer which says that the command did not run. `None` if it is another answer or
+/// none, after which nothing may be sent again.
 fn did_not_run(error: &RedisError, directly: bool) -> Option<Next> {
     let redirect = |asking| {
         let (host, port) = error.redirect_node()?.0.rsplit_once(':')?;

@@ -8,7 +8,7 @@ use super::super::script::{Script, scripts};
 use crate::telemetry::labels::RedisError as Kind;
 use crate::telemetry::metrics;
 
-/// What is known of the functions in Redis.
+/// The state of the functions in Redis.
 pub(super) struct Functions(AtomicU8);
 
 /// Redis has them.
@@ -24,7 +24,7 @@ impl Default for Functions {
     }
 }
 
-/// What gives Redis each function, or leaves it as it is.
+/// Returns the commands that load each function into Redis. A function that is there stays as it is.
 pub(super) fn loads() -> impl Iterator<Item = Cmd> {
     let functions = scripts().all().into_iter().filter_map(|script| script.function.as_ref());
     functions.map(|function| {
@@ -42,8 +42,8 @@ impl Functions {
         function.into_iter().chain([("EVALSHA", script.sha1.as_str()), ("EVAL", script.body.as_str())])
     }
 
-    /// Whether an answer says that Redis does not have what it was to run, or does not let this user run functions: nothing has run
-    /// then.
+    /// Returns whether an answer says that Redis lacks the subject of the command, or does not let this user run
+    /// functions. In both cases nothing has run.
     pub(super) fn lacked(&self, command: &str, answer: &Result<Value, RedisError>) -> bool {
         let Err(error) = answer else { return false };
         if command == "FCALL" && error.code() == Some("NOPERM") {
@@ -68,7 +68,7 @@ impl Functions {
         lost
     }
 
-    /// Whether Redis has to be given them.
+    /// Returns whether the functions must be loaded into Redis again.
     pub(super) fn are_lost(&self) -> bool {
         self.0.load(Ordering::Relaxed) == LOST
     }

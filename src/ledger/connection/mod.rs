@@ -39,31 +39,31 @@ use target::Target;
 
 type AnyError = Box<dyn std::error::Error + Send + Sync>;
 
-/// Which Redis, and how to talk to it.
+/// The Redis to use, and the settings of the connections to it.
 #[derive(Clone)]
 pub struct RedisOptions {
     /// One URL for a single node; several for the nodes of a cluster.
     pub urls: Vec<String>,
     /// The Sentinels, if they watch the Redis: the host of the one URL above is then the name of the master.
     pub sentinels: Vec<String>,
-    /// How many connections the scripts share.
+    /// The number of connections that the scripts share.
     pub connections: usize,
-    /// How many calls of one script are sent together at most; 1 for none.
+    /// The largest number of calls of one script that are sent together; 1 for none.
     pub batch: usize,
-    /// How long to wait for an answer before the outcome counts as unknown.
+    /// The time to wait for an answer before the outcome counts as unknown.
     pub timeout: Duration,
     /// Serve even if Redis may evict keys.
     pub allow_eviction: bool,
-    /// How many replicas must have a write before it is acknowledged; 0 for none. Not on a cluster.
+    /// The number of replicas that must have a write before it is acknowledged; 0 for none. Not on a cluster.
     pub wait_replicas: usize,
-    /// How long to wait for them before the outcome counts as unknown.
+    /// The time to wait for them before the outcome counts as unknown.
     pub wait_timeout: Duration,
     /// Users, passwords and certificates that are not in URLs.
     pub access: RedisAccess,
 }
 
 impl Default for RedisOptions {
-    /// What is not said: no Redis at all, and the defaults of the settings.
+    /// The options without any URL, and with the defaults of the settings.
     fn default() -> Self {
         Self {
             urls: Vec::new(),
@@ -109,7 +109,7 @@ pub enum ConnectError {
     BadUrl {
         /// Counted from 1.
         number: usize,
-        /// What the parser says.
+        /// The error of the parser.
         #[source]
         source: RedisError,
     },
@@ -118,7 +118,7 @@ pub enum ConnectError {
     BadSentinelUrl {
         /// Counted from 1.
         number: usize,
-        /// What the parser says.
+        /// The error of the parser.
         #[source]
         source: RedisError,
     },
@@ -128,11 +128,11 @@ pub enum ConnectError {
     /// A file that is needed and does not serve.
     #[error("cannot use the file of --{setting}, {}: {source}", path.display())]
     Unusable {
-        /// Which setting names it.
+        /// The setting that names the file.
         setting: &'static str,
         /// The file.
         path: PathBuf,
-        /// What is wrong with it, without its content. Part of the text, as it is short.
+        /// The problem with the file, without its content. Part of the text, as it is short.
         source: AnyError,
     },
     /// The access list lacks what calls need.
@@ -141,7 +141,7 @@ pub enum ConnectError {
          docs/operating/redis.md for the whole list"
     )]
     Forbidden {
-        /// Which node says so.
+        /// The node that forbids it.
         node: String,
         /// Commands, and whether keys.
         lacking: String,
@@ -163,26 +163,26 @@ pub enum ConnectError {
          addresses and passwords of --redis-sentinel and --redis-url"
     )]
     NoMaster {
-        /// As the Sentinels should know it.
+        /// The name that the Sentinels should know.
         name: String,
-        /// What was met.
+        /// The error that was met.
         #[source]
         source: AnyError,
     },
     /// Too old.
     #[error("{node} is {server} {version}, but Tollgate needs Redis 7.0 or Valkey 7.2, or newer")]
     TooOld {
-        /// Which node says so.
+        /// The node.
         node: String,
         /// Redis or Valkey.
         server: &'static str,
-        /// What it says of itself.
+        /// The version of the node, as it reports it.
         version: String,
     },
     /// Its scripts cannot compute with amounts and times.
     #[error("{node} is a build of 32 bits, whose scripts cannot hold amounts and times: use one of 64 bits")]
     ThirtyTwoBits {
-        /// Which node says so.
+        /// The node.
         node: String,
     },
     /// Keys could vanish.
@@ -191,9 +191,9 @@ pub enum ConnectError {
          or pass --allow-eviction to serve all the same"
     )]
     Evicting {
-        /// Which node says so.
+        /// The node.
         node: String,
-        /// What it would do.
+        /// The eviction policy.
         policy: String,
     },
 }
@@ -337,7 +337,7 @@ impl Connections {
         self.functions.loaded();
     }
 
-    /// Where the Redis is that is asked. Of a cluster only the library knows.
+    /// Returns the address of the Redis that is asked. For a cluster, only the library knows it.
     fn address(&self) -> Option<(String, Option<u16>)> {
         match &self.to {
             To::Node(node) => Some(node.address()),
@@ -353,7 +353,7 @@ impl Connections {
         }
     }
 
-    /// Runs a command that is no script.
+    /// Runs a command that is not a script.
     pub(super) async fn command(&self, owner: &Owner, command: &Cmd, writes: bool) -> Result<Value, Fault> {
         let answer = self.ask(owner, command, writes).await.and_then(Value::extract_error);
         answer.map_err(|error| {
@@ -362,8 +362,8 @@ impl Connections {
         })
     }
 
-    /// Whether Redis answers within `limit` and takes writes, asked over every connection that calls take; of a cluster, whether it
-    /// serves. Tells operators of its clock as well.
+    /// Checks that Redis answers within `limit` and takes writes, over every connection that calls use. Of a cluster,
+    /// it checks that it serves. It also reports Redis's clock to operators.
     pub(super) async fn probe(&self, limit: Duration) -> Result<(), AnyError> {
         match &self.to {
             To::Node(node) => {
@@ -403,7 +403,7 @@ async fn open_cluster(
     Ok(To::Cluster(Arc::new(cluster)))
 }
 
-/// Of the same user always the same.
+/// Hashes an owner, so that calls of one user always use the same lane.
 fn hash(owner: &Owner) -> usize {
     let mut hasher = DefaultHasher::new();
     owner.tag().hash(&mut hasher);
@@ -417,7 +417,7 @@ fn is_loading(error: &(dyn std::error::Error + 'static)) -> bool {
         .is_some_and(|error| error.kind() == ErrorKind::Server(ServerErrorKind::BusyLoading))
 }
 
-/// What kind of error it is, for those who watch.
+/// Returns the kind of an error, for metrics.
 fn kind(error: &RedisError) -> Kind {
     match (error.kind(), error.code()) {
         _ if error.is_timeout() => Kind::Timeout,

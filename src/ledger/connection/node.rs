@@ -25,7 +25,7 @@ const RENEWAL: Duration = Duration::from_secs(1);
 /// The number of no master.
 const NOBODYS: u64 = u64::MAX;
 
-/// Which node it is now.
+/// The node that is the master now.
 #[derive(Debug, Clone)]
 pub(super) struct Master {
     /// Changes with it.
@@ -33,13 +33,13 @@ pub(super) struct Master {
     pub(super) info: ConnectionInfo,
 }
 
-/// Where to learn which node it is.
+/// The source of the current master.
 #[derive(Clone)]
 pub(super) struct Source {
     pub(super) master: watch::Receiver<Master>,
     /// Wakes who looks for it; nobody, if it is always the same.
     pub(super) doubt: Option<Arc<Notify>>,
-    /// Who Tollgate is to it.
+    /// Tollgate's identity towards it.
     pub(super) identity: Identity,
 }
 
@@ -80,9 +80,9 @@ pub(super) struct Node {
     lanes: Vec<Lane>,
     pool: RwLock<(u64, deadpool_redis::Pool)>,
     timeout: Duration,
-    /// What follows each command that writes, if replicas have to have it: how many of them, and the command.
+    /// The command that follows each write, if replicas must have it, and the number of these replicas.
     wait: Option<(u64, Cmd)>,
-    /// How many calls are sent together at most.
+    /// The largest number of calls that are sent together.
     batch: usize,
     functions: Arc<Functions>,
 }
@@ -166,7 +166,7 @@ impl Node {
         }
     }
 
-    /// Where the node is, and its port: none for a Unix socket.
+    /// Returns the host and the port of the node. A Unix socket has no port.
     pub(super) fn address(&self) -> (String, Option<u16>) {
         match self.source.master.borrow().info.addr() {
             ConnectionAddr::Tcp(host, port) | ConnectionAddr::TcpTls { host, port, .. } => (host.clone(), Some(*port)),
@@ -176,7 +176,7 @@ impl Node {
         }
     }
 
-    /// Whether calls of one script are sent together.
+    /// Returns whether calls of one script are sent together.
     pub(super) fn batches(&self) -> bool {
         self.batch > 1
     }
@@ -233,8 +233,9 @@ impl Node {
         Err(timed_out())
     }
 
-    /// Whether the node answers within `limit` and takes writes, asked over every lane, and its time if it was quick to say it. So a
-    /// lane that leads to a demoted or a silent node is made anew even if no call, or none that writes, comes by.
+    /// Checks over every lane that the node answers within `limit` and takes writes. Returns its time if it answered
+    /// quickly. A lane that leads to a demoted or a silent node is thereby reconnected, even if no call, or none that
+    /// writes, uses it.
     pub(super) async fn probe(self: &Arc<Self>, limit: Duration) -> Result<Option<Reading>, RedisError> {
         // Writes nothing, but is declared as a script that does: Redis refuses it wherever it refuses to write, except for want
         // of memory, when commits and releases go on.
@@ -347,7 +348,7 @@ impl Current {
     }
 }
 
-/// What was asked of the last master may have run there.
+/// Returns the error for commands to the last master, where they may have run.
 fn deposed() -> RedisError {
     std::io::Error::new(std::io::ErrorKind::ConnectionAborted, "another node has become the master").into()
 }

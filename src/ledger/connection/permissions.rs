@@ -1,4 +1,5 @@
-//! Whether Redis's access list lets Tollgate do what calls need, asked at the start by commands that change nothing.
+//! Checks at the start that Redis's access list allows the commands that calls need. The commands of the check change
+//! nothing.
 //!
 //! A script that is stopped half way by a command that it may not run is not rolled back: so this is found out before any call.
 
@@ -9,8 +10,9 @@ use redis::{Cmd, RedisError, Value};
 use super::super::keys;
 use super::{AnyError, ConnectError};
 
-/// Runs what scripts run, over a key that does not exist and with arguments that change nothing, and answers what is forbidden. An access
-/// list is asked before anything else: also before a cluster notices that the key is not this node's.
+/// Runs the commands of scripts, over a key that does not exist and with arguments that change nothing, and returns the
+/// forbidden ones. An access list is asked before anything else: also before a cluster notices that the key is not this
+/// node's.
 const PROBE: &str = "#!lua flags=allow-oom
 local key, lacking = ARGV[1], {}
 local function try(name, ...)
@@ -38,7 +40,7 @@ try('TIME')
 return lacking
 ";
 
-/// What runs each command that Tollgate sends itself, and by the first the commands of scripts.
+/// Returns a harmless form of each command that Tollgate sends itself. The first one tries the commands of scripts.
 pub(super) fn commands(waits: bool) -> impl Iterator<Item = (&'static str, Cmd)> {
     let key = keys::nobodys();
     let mut evaluate = redis::cmd("EVAL");
@@ -55,7 +57,7 @@ pub(super) fn commands(waits: bool) -> impl Iterator<Item = (&'static str, Cmd)>
     [("eval", evaluate), ("evalsha", by_digest), ("unlink", unlink)].into_iter().chain(wait)
 }
 
-/// What the access list forbids.
+/// The permissions that the access list lacks.
 #[derive(Debug, Default)]
 pub(super) struct Lacking(BTreeSet<String>);
 
@@ -108,7 +110,7 @@ impl Lacking {
         }
     }
 
-    /// Whether calls can be made.
+    /// Returns an error if the access list lacks a permission that calls need.
     pub(super) fn verdict(self, node: &str) -> Result<(), ConnectError> {
         if self.0.is_empty() {
             return Ok(());
@@ -128,7 +130,7 @@ impl Lacking {
     }
 }
 
-/// Whether an access list has forbidden it.
+/// Returns whether an access list caused this error.
 pub(super) fn is_forbidden(error: &(dyn std::error::Error + 'static)) -> bool {
     error.downcast_ref::<RedisError>().is_some_and(|error| error.code() == Some("NOPERM"))
 }

@@ -21,26 +21,26 @@ use super::node::{Master, Source};
 use super::target::{Watched, at};
 use super::{ConnectError, check};
 
-/// How often the Sentinels are asked while nothing is wrong.
+/// The interval at which the Sentinels are asked while nothing is wrong.
 const PERIOD: Duration = Duration::from_secs(1);
 
-/// How often while there is no master that says so itself.
+/// The interval at which they are asked while no master confirms that it is one.
 const SEARCH: Duration = Duration::from_millis(100);
 
-/// How long a Sentinel or a new master may take to answer.
+/// The time that a Sentinel or a new master may take to answer.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// How long others may take once one Sentinel has answered.
+/// The time that the others may take once one Sentinel has answered.
 const OTHERS: Duration = Duration::from_millis(100);
 
-/// How long a start waits for a master.
+/// The time for which a start waits for a master.
 const START: Duration = Duration::from_secs(10);
 
 /// If most Sentinels answer, and for this long none knows of the latest failover, they have been set up anew, and count from the
 /// beginning.
 const MEMORY: Duration = Duration::from_secs(10);
 
-/// Why there is no master.
+/// The reason why there is no master.
 #[derive(Debug, thiserror::Error)]
 enum NoMaster {
     #[error("no Sentinel answers")]
@@ -60,7 +60,7 @@ enum NoMaster {
     Demoted { host: String, port: u16 },
 }
 
-/// What a Sentinel says.
+/// The answer of a Sentinel.
 #[derive(Clone)]
 struct Word {
     /// Counts failovers: a Sentinel that was cut off has missed some.
@@ -177,7 +177,8 @@ impl Follower {
         }
     }
 
-    /// What the Sentinels say, who are asked at the same time: the word of the latest failover, be it one of before.
+    /// Asks all Sentinels at the same time, and returns the answer about the latest failover, which may be an earlier
+    /// answer.
     async fn ask_all(&mut self) -> Result<Word, NoMaster> {
         let mut asked = JoinSet::new();
         for (index, sentinel) in self.sentinels.iter_mut().enumerate() {

@@ -1,4 +1,4 @@
-//! What the URLs name: one node, a group of nodes that Sentinels watch, or a cluster.
+//! The target that the URLs name: one node, a group of nodes that Sentinels watch, or a cluster.
 
 use std::time::Duration;
 
@@ -8,12 +8,12 @@ use redis::{ConnectionAddr, ConnectionInfo, IntoConnectionInfo as _};
 use super::access::Identity;
 use super::{ConnectError, RedisOptions};
 
-/// What to connect to, and with which credentials.
+/// The target to connect to, with its credentials.
 #[derive(Clone)]
 pub(super) enum Target {
     /// One address, whoever is behind it.
     Node(Box<ConnectionInfo>, Identity),
-    /// Whom the Sentinels call master.
+    /// The node that the Sentinels call master.
     Sentinels(Box<Watched>),
     /// Some nodes of a cluster, which know the others.
     Cluster(Vec<ConnectionInfo>, Identity),
@@ -23,7 +23,7 @@ pub(super) enum Target {
 #[derive(Clone)]
 pub(super) struct Watched {
     pub(super) name: String,
-    /// How to talk to the master: credentials and TLS. Its host is only that name.
+    /// The credentials and TLS of the master. Its host is only the name that the Sentinels know.
     pub(super) master: ConnectionInfo,
     pub(super) sentinels: Vec<ConnectionInfo>,
     /// To the servers, and to the Sentinels.

@@ -5,17 +5,18 @@ use super::Script;
 /// A Redis function that does what a script does.
 #[derive(Debug)]
 pub struct Function {
-    /// What `FCALL` calls it. It says which version it is, so that replicas of two versions do not meet.
+    /// The name for `FCALL`. It contains the version, so that replicas of two versions do not use each other's
+    /// functions.
     pub name: String,
-    /// What `FUNCTION LOAD` is given: a library of this one function.
+    /// The library for `FUNCTION LOAD`, with this one function.
     pub library: String,
 }
 
-/// What is not there yet while a library is loaded.
+/// The globals that do not exist yet while a library is loaded.
 const LATER: [&str; 7] = ["redis.", "cmsgpack.", "struct.", "string.", "table.", "math.", "_G."];
 
 impl Function {
-    /// Of a script that ends in `return each(...)`; `None` for others.
+    /// The function of a script that ends in `return each(...)`; `None` for others.
     pub(super) fn of(script: &Script) -> Option<Self> {
         let (shebang, body) = script.body.split_once('\n')?;
         let (body, last) = body.trim_end().rsplit_once('\n')?;

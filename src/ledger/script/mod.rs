@@ -16,22 +16,22 @@ pub use function::Function;
 /// One Lua script.
 #[derive(Debug)]
 pub struct Script {
-    /// As the file in `lua/`.
+    /// The name of its file in `lua/`.
     pub name: &'static str,
-    /// As `build.rs` put it together.
+    /// The source, as `build.rs` put it together.
     pub source: Cow<'static, str>,
-    /// What Redis runs: the source with its constants written in.
+    /// The text that Redis runs: the source with its constants written in.
     pub body: String,
-    /// What Redis calls it.
+    /// The SHA-1 by which Redis knows it.
     pub sha1: String,
-    /// Whether several calls may travel in one: their keys and their arguments one after the other. It answers with an array, one
-    /// answer for each.
+    /// True if several calls may travel in one: their keys and their arguments one after the other. The script answers
+    /// with an array, one answer for each.
     pub batches: bool,
-    /// Whether it may write.
+    /// True if it may write.
     pub writes: bool,
     /// The same as a Redis function, for scripts that batch.
     pub function: Option<Function>,
-    /// How long calls wait for its answers.
+    /// The time that calls wait for its answers.
     pub(super) duration: Histogram,
 }
 
@@ -73,7 +73,7 @@ macro_rules! scripts {
 scripts! {
     /// Holds what an event may cost.
     reserve,
-    /// What `reserve` would answer.
+    /// Decides like `reserve`, but holds nothing.
     can_use,
     /// Counts what was really used.
     commit,
@@ -93,7 +93,7 @@ scripts! {
     subscription_put,
     /// Deletes a user.
     user_delete,
-    /// What of a user must be seen at one moment, and some of the memories.
+    /// Reads the parts of a user that must be seen at one moment, and some of the memories.
     inspect,
     /// Keys that show live holds.
     inspect_holds,
