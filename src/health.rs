@@ -1,4 +1,4 @@
-//! Who may be sent calls: what `grpc.health.v1` and the admin port say, and the watch over Redis behind it.
+//! Health: the answers of `grpc.health.v1` and of the admin port, and the watch over Redis behind them.
 //!
 //! Liveness is that the process can answer: a restart brings no Redis back. Readiness is about the whole, and follows Redis with
 //! patience, as all replicas share one: docs/development/adr/0010-liveness-and-readiness.md.
@@ -18,17 +18,17 @@ use crate::ledger::Ledger;
 use crate::telemetry::labels::Component;
 use crate::telemetry::metrics;
 
-/// How often Redis is asked whether it is there, and takes writes.
+/// The interval at which Tollgate probes Redis: whether it answers, and takes writes.
 const PERIOD: Duration = Duration::from_secs(1);
 
-/// How long Redis may take to answer that.
+/// The time that Redis may take to answer a probe.
 const LIMIT: Duration = Duration::from_secs(1);
 
 /// After how many missing answers Redis counts as down. A blip is nobody's business: all replicas share one Redis, and would all be
 /// taken out of service.
 const MISSES: u32 = 3;
 
-/// As the health service names what can be up or down by itself.
+/// The name under which the health service reports that the process is alive.
 const LIVENESS: &str = "liveness";
 
 /// See the module.
@@ -38,14 +38,14 @@ pub struct Health {
     names: Vec<&'static str>,
     redis: AtomicBool,
     stopping: AtomicBool,
-    /// What was told last, by name.
+    /// The statuses that were reported last, by name.
     told: Mutex<HashMap<&'static str, bool>>,
     /// Reserve is answered without Redis then, which it cannot be by a replica that is taken out of service.
     fail_open: bool,
 }
 
 impl Health {
-    /// Of a server that offers these services, and asks Redis a first time.
+    /// The health of a server that offers these services. Probes Redis once.
     pub async fn start(
         reporter: HealthReporter,
         services: &[&'static str],
@@ -61,7 +61,7 @@ impl Health {
         Arc::new(health)
     }
 
-    /// Whether calls should be sent here.
+    /// Returns whether calls should be sent to this replica.
     #[must_use]
     pub fn is_ready(&self) -> bool {
         !self.is_stopping() && (self.fail_open || self.redis_is_up())

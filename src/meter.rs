@@ -18,15 +18,15 @@ use crate::ledger::{self, InForce, Ledger, NoAnswer, Once};
 use crate::planner::{Clock, Planned, Planner};
 use crate::telemetry::{metrics, seen};
 
-/// How often a call is compiled again before it is given up.
+/// The number of times a call is compiled again before it fails.
 const RETRIES: usize = 3;
 
-/// What an operator decides about metering.
+/// The operator's choices about metering.
 #[derive(Clone)]
 pub struct MeterOptions {
-    /// How long a reservation is remembered after its deadline.
+    /// The time for which a reservation is remembered after its deadline.
     pub settlement_window: Duration,
-    /// How long a settlement, or a tracked event with a request id, is remembered.
+    /// The time for which a settlement, or a tracked event with a request id, is remembered.
     pub replay_window: Duration,
     /// Allow what cannot be decided, because Redis does not answer.
     pub fail_open: bool,
@@ -55,18 +55,18 @@ pub struct Meter {
 /// The answer to Reserve.
 #[derive(Debug)]
 pub struct Reserved {
-    /// Whether the caller may go ahead, and where the groups stand.
+    /// The decision: whether the caller may go ahead, and the standings of the groups.
     pub decision: Decision,
-    /// What is held.
+    /// The hold, if the call was allowed.
     pub hold: Option<Hold>,
     /// Nothing was decided: Redis did not answer, and this deployment fails open.
     pub degraded: bool,
 }
 
-/// What Track is asked.
+/// The arguments of Track.
 #[derive(Debug)]
 pub struct TrackCall {
-    /// What happened.
+    /// The event that has happened.
     pub event: Event,
     /// Makes retries safe.
     pub request_id: Option<RequestId>,
@@ -79,7 +79,7 @@ pub struct TrackCall {
 /// The answer to GetUsage.
 #[derive(Debug)]
 pub struct Usage {
-    /// As stored.
+    /// The stored subscription.
     pub subscription: Option<Arc<Subscription>>,
     /// The plan in force.
     pub plan_id: Option<String>,
@@ -109,7 +109,7 @@ impl Meter {
         self.planner.catalog()
     }
 
-    /// The time as Redis has it, as far as is known, in milliseconds of the Unix epoch.
+    /// Returns Redis's time, as far as it is known, in milliseconds of the Unix epoch.
     #[must_use]
     pub fn now_ms(&self) -> i64 {
         self.planner.now_ms()
@@ -166,7 +166,7 @@ impl Meter {
         }
     }
 
-    /// What Reserve would answer now.
+    /// Decides like Reserve, but holds nothing.
     ///
     /// # Errors
     /// See the RPC.
@@ -291,7 +291,7 @@ impl Meter {
         Attempts { planner, owner, at_ms, left: RETRIES, planned: None }
     }
 
-    /// How long somebody may ask for a plan that decides now.
+    /// Returns the time for which calls may need a plan that decides now.
     fn plan_kept(&self) -> Duration {
         const HOLD: Duration = Duration::from_secs(24 * 3600);
         // Until it is archived again, and as long again.
@@ -311,7 +311,7 @@ struct Attempts<'a> {
 }
 
 impl Attempts<'_> {
-    /// What to compile the call for.
+    /// Returns the plan to compile the call for.
     fn planned(&mut self) -> Result<&Planned, Fault> {
         let planned = self.planner.plan_for(self.owner, self.at_ms)?;
         Ok(self.planned.insert(planned))

@@ -1,10 +1,10 @@
-//! How many files the process may open. A socket is one, so this bounds the connections: Redis, the admin port and the catalog need some as
-//! well, and must not find that callers have taken all of them.
+//! The limit of open files. Each socket is one, so this bounds the connections. Redis, the admin port and the catalog
+//! need some as well, and callers must not take all of them.
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// What is kept for everything but callers: 32 connections to the admin port, those to Redis and to the collector, listeners, certificates,
-/// the catalog, and connections that have just been accepted.
+/// The number of files that are kept for everything but callers: 32 connections to the admin port, those to Redis and
+/// to the collector, listeners, certificates, the catalog, and connections that have just been accepted.
 const KEPT: u64 = 128;
 
 /// Raises the soft limit to the hard limit, and returns the limit that holds then. Many systems start processes with a soft limit of 1,024 for
@@ -25,7 +25,8 @@ pub fn raise() -> u64 {
     }
 }
 
-/// How many connections there may be where `wanted` are configured, and the process may open `files` files.
+/// Returns the number of connections there may be, where `wanted` are configured and the process may open `files`
+/// files.
 #[must_use]
 pub fn connections(wanted: usize, files: u64) -> usize {
     let left = files - KEPT.min(files / 2);

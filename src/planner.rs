@@ -1,4 +1,5 @@
-//! Which plan a call is decided by: the subscription as last seen, the plan compiled for it, and the time to compile for.
+//! Chooses the plan that decides a call: the subscription as last seen, the plan compiled for it, and the time to
+//! compile for.
 //!
 //! All of it is a guess that the script checks (ONE-CLOCK, SELF-CONTAINED): where it was wrong the script writes nothing and says
 //! how things are, and the call is compiled again. So these caches need no invalidation.
@@ -19,11 +20,11 @@ use crate::ledger::{Basis, CompiledPlan, Frames, InForce, Ledger, NoCalendar, St
 /// Tells the time, in milliseconds of the Unix epoch.
 pub type Clock = Arc<dyn Fn() -> i64 + Send + Sync>;
 
-/// What the subscriptions that are kept in memory take at most: those of some 50,000 users, of fewer with many overrides.
+/// The memory for cached subscriptions, in bytes. It holds those of some 50,000 users, or of fewer with many overrides.
 pub const SUBSCRIPTIONS_BYTES: u64 = 16 << 20;
 
-/// What the windows of plans that are kept in memory take at most, over all apps and catalogs. A plan takes less than half a kilobyte for
-/// each anchor, and more for each set of overrides.
+/// The memory for the windows of cached plans, in bytes, over all apps and catalogs. A plan takes less than half a
+/// kilobyte for each anchor, and more for each set of overrides.
 pub const FRAMES_BYTES: u64 = 32 << 20;
 
 /// All caches together take at most 64 MiB.
@@ -41,7 +42,7 @@ pub struct Planner {
     /// The plans of the catalog as the scripts read them, by their ids.
     plans: HashMap<String, Arc<CompiledPlan>>,
     clock: Clock,
-    /// By how much Redis's clock is ahead of this machine's.
+    /// The time by which Redis's clock is ahead of this machine's, in milliseconds.
     ahead_ms: Arc<AtomicI64>,
     subscriptions: Arc<Cache<Owner, Arc<Subscription>, Bytes>>,
     compiled: Arc<Cache<CompileKey, Compiled, Bytes>>,
@@ -52,7 +53,7 @@ pub struct Planner {
 /// A plan for one anchor and one set of overrides, at one time.
 #[derive(Debug, Clone)]
 pub struct Compiled {
-    /// As the scripts read it.
+    /// The plan, as the scripts read it.
     pub plan: Arc<CompiledPlan>,
     /// Its windows.
     pub frames: Frames,
@@ -78,7 +79,8 @@ impl Weighter<CompileKey, Compiled> for Bytes {
     }
 }
 
-/// What a map of overrides takes beside itself. A node has room for 11 entries, and is at least half full but for the first.
+/// Returns the memory of a map of overrides, in bytes, without the map itself. A node has room for 11 entries, and is
+/// at least half full but for the first.
 fn overrides_bytes(overrides: &BTreeMap<String, QuotaOverride>) -> usize {
     const NODE_BYTES: usize = 12 * size_of::<(String, QuotaOverride)>();
     let allocated = |id: &String| id.len() + 16;
@@ -95,16 +97,16 @@ fn next_number() -> u64 {
     NEXT.fetch_add(1, Ordering::Relaxed)
 }
 
-/// What a call is compiled for.
+/// The plan that a call is compiled for.
 #[derive(Debug, Clone)]
 pub struct Planned {
-    /// As last seen.
+    /// The subscription, as last seen.
     pub subscription: Option<Arc<Subscription>>,
-    /// What the ledger is told of it.
+    /// The basis of the call, for the ledger.
     pub basis: Basis,
 }
 
-/// What a plan is compiled for. Callers ask with a [`CompileQuestion`], which owns nothing.
+/// The key of a compiled plan. Callers look it up with a [`CompileQuestion`], which owns nothing.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct CompileKey {
     catalog: u64,
@@ -194,13 +196,13 @@ impl Planner {
         self.plans.values()
     }
 
-    /// The time as Redis has it, as far as is known.
+    /// Returns Redis's time, as far as it is known.
     #[must_use]
     pub fn now_ms(&self) -> i64 {
         (self.clock)().saturating_add(self.ahead_ms.load(Ordering::Relaxed))
     }
 
-    /// What to compile a call of this user for.
+    /// Returns the plan to compile a call of this user for.
     ///
     /// # Errors
     /// [`Fault::Internal`] for a time without a calendar.
@@ -300,7 +302,8 @@ mod tests {
         planner.with_plans(Arc::clone(planner.catalog()), planner.plans().cloned().collect())
     }
 
-    /// The windows of the plan for so many anchors, with so many overrides each, most recent last, all of them held.
+    /// Compiles the windows of the plan for this many anchors, with this many overrides each. The last one is the most
+    /// recent. All of them are held.
     fn frames(planner: &Planner, anchors: i64, overrides: usize) -> Vec<Arc<[u8]>> {
         let plan = planner.catalog().plan("p").unwrap();
         let at_ms = planner.now_ms();
@@ -309,7 +312,7 @@ mod tests {
         (0..anchors).map(compile).collect()
     }
 
-    /// How many bytes of what is held here the cache holds too.
+    /// Returns the number of held bytes that the cache holds too.
     fn cached<T: ?Sized>(held: &[Arc<T>], bytes: impl Fn(&T) -> usize) -> usize {
         held.iter().filter(|value| Arc::strong_count(value) > 1).map(|value| bytes(value)).sum()
     }

@@ -60,10 +60,10 @@ exit "$status"
 /// A socket's path has at most this many bytes on every system (`sun_path`).
 const LONGEST_SOCKET_PATH: usize = 103;
 
-/// How long Redis may take to read its append-only file.
+/// The time that Redis may take to read its append-only file.
 const LOADING: Duration = Duration::from_secs(300);
 
-/// How much longer than its grace we wait for a Redis that has to end: by then it was killed.
+/// The time beyond its grace for which Tollgate waits for a Redis that has to end. By then it was killed.
 const KILLING: Duration = Duration::from_secs(5);
 
 /// Between the end of a Redis and the next one; doubled each time, until one has lived for `STEADY`.
@@ -71,16 +71,16 @@ const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 const STEADY: Duration = Duration::from_secs(60);
 
-/// Where the private Redis lives.
+/// The location and the time limits of the private Redis.
 #[derive(Debug, Clone)]
 pub struct Options {
     /// Holds the append-only file, the log and, if its path is short enough, the socket.
     pub data_dir: PathBuf,
     /// The program; none: `redis-server` or `valkey-server` on the PATH.
     pub redis_server: Option<PathBuf>,
-    /// How long to wait for an earlier Redis in the same directory to end.
+    /// The time to wait for an earlier Redis in the same directory to end.
     pub patience: Duration,
-    /// How long Redis may take to end before it is killed; counted in whole seconds, at least one.
+    /// The time that Redis may take to end before it is killed; counted in whole seconds, at least one.
     pub grace: Duration,
 }
 
@@ -95,7 +95,7 @@ impl Default for Options {
     }
 }
 
-/// Why there is no private Redis.
+/// The reason why there is no private Redis.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// No program.
@@ -107,18 +107,18 @@ pub enum StartError {
     /// The named program cannot be run.
     #[error("cannot run {}: check --redis-server", .program.display())]
     NotRunnable {
-        /// As named.
+        /// The program, as the setting names it.
         program: PathBuf,
-        /// What the system says.
+        /// The system's error.
         #[source]
         source: io::Error,
     },
     /// The directory cannot be used.
     #[error("cannot use the data directory {}: choose another with --data-dir", .directory.display())]
     DataDir {
-        /// As named.
+        /// The directory, as the setting names it.
         directory: PathBuf,
-        /// What the system says.
+        /// The system's error.
         #[source]
         source: io::Error,
     },
@@ -128,9 +128,9 @@ pub enum StartError {
     /// It ended, or did not answer in time.
     #[error("redis-server {how}; the end of its log in {}:\n{tail}", .log.display())]
     Failed {
-        /// What it did instead.
+        /// The failure: how it ended, or that it did not answer.
         how: String,
-        /// Where it logs.
+        /// The path of its log.
         log: PathBuf,
         /// Its last lines since this start.
         tail: String,
@@ -146,7 +146,7 @@ pub struct PrivateRedis {
 }
 
 impl PrivateRedis {
-    /// Where it listens.
+    /// Returns its URL.
     #[must_use]
     pub fn url(&self) -> String {
         let mut url = "unix://".to_owned();
@@ -203,7 +203,7 @@ pub async fn start(options: Options) -> Result<PrivateRedis, StartError> {
     Ok(PrivateRedis { socket, stop: Some(stop), keeper })
 }
 
-/// What stays the same when Redis has to be started again.
+/// The parts that stay the same when Redis is started again.
 struct Place {
     program: PathBuf,
     data_dir: PathBuf,
@@ -220,7 +220,7 @@ struct Running {
     /// Closing it ends Redis.
     pipe: Option<ChildStdin>,
     since: Instant,
-    /// Where this one's part of the log begins.
+    /// The offset at which its part of the log begins.
     log_from: u64,
 }
 
@@ -336,7 +336,7 @@ impl Place {
     }
 }
 
-/// How a process ended.
+/// Describes how a process ended.
 fn told(status: io::Result<ExitStatus>) -> String {
     status.map_or_else(|error| error.to_string(), |status| status.to_string())
 }
@@ -365,7 +365,7 @@ fn find_program(named: Option<PathBuf>) -> Result<PathBuf, StartError> {
     Err(StartError::NotInstalled)
 }
 
-/// Makes the directory, or takes one that is there, and keeps others from reading what is in it.
+/// Makes the directory, or takes an existing one, and keeps others from reading its files.
 fn make_private_dir(path: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(path)?;
     let mut shared = false;
@@ -453,7 +453,7 @@ async fn listener(socket: &Path) -> Option<UnixStream> {
     UnixStream::connect(socket).await.ok()
 }
 
-/// Whether Redis answers `PONG`; while it reads its file it says `-LOADING`.
+/// Asks Redis for `PONG`. While it reads its file it answers `-LOADING`.
 async fn ping(socket: &Path) -> io::Result<Vec<u8>> {
     let work = async {
         let mut stream = UnixStream::connect(socket).await?;

@@ -26,7 +26,7 @@ pub enum Rpc {
     Unknown,
 }
 
-/// Who may call an RPC.
+/// The callers that may call an RPC.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Callers {
     /// Holders of a secret key.
@@ -48,15 +48,15 @@ pub enum Callers {
 pub struct Facts {
     /// The RPC.
     pub rpc: Rpc,
-    /// How metrics, logs and traces name it.
+    /// The name in metrics, logs and traces.
     pub name: &'static str,
     /// The paths by which it is called.
     pub paths: &'static [&'static str],
-    /// Who may call it.
+    /// The callers that may call it.
     pub callers: Callers,
-    /// Whether it can change what is stored.
+    /// True if it can change stored data.
     pub writes: bool,
-    /// Whether its calls are work. Other calls only look at whether, and what, the server serves.
+    /// True if its calls are work. Other calls only look at whether, and what, the server serves.
     pub is_work: bool,
 }
 

@@ -30,10 +30,10 @@ use crate::health::Health;
 use crate::telemetry::layer::Observe;
 use crate::tls::Certificates;
 
-/// How large a question about health or reflection may be, in bytes: its caller may have shown no key.
+/// The largest health or reflection request, in bytes. Its caller may have shown no key.
 const SMALL: usize = 4096;
 
-/// A service that takes compressed requests of at most so many bytes, before and after they are decompressed.
+/// Configures a service to take compressed requests of at most this many bytes, before and after they are decompressed.
 macro_rules! takes {
     ($service:expr, $most:expr) => {
         $service.accept_compressed(Gzip).accept_compressed(Deflate).max_decoding_message_size($most)
@@ -55,21 +55,22 @@ pub enum ServeError {
     Reflection(#[from] tonic_reflection::server::Error),
 }
 
-/// What is served, and to whom.
+/// The services, and the callers they are for.
 pub struct Serving {
     /// The meters of all apps.
     pub apps: Arc<Apps>,
-    /// Who is let in.
+    /// Decides which callers are let in.
     pub access: Arc<Access>,
-    /// What callers may ask for at most.
+    /// The limits on what callers may ask for.
     pub limits: Limits,
     /// Reserve is answered without Redis as well, which it cannot be by a replica that is taken out of service.
     pub fail_open: bool,
-    /// What TLS is spoken with, if it is.
+    /// The certificates for TLS. None: TLS is not used.
     pub tls: Option<Certificates>,
-    /// Where Envoy's rate limit service is served, if anywhere, and what the entries of descriptors mean there.
+    /// The listener of Envoy's rate limit service, if there is one, and the meanings of the entries of descriptors
+    /// there.
     pub envoy: Option<(TcpListener, EntryMeanings)>,
-    /// Where metrics and health are shown over HTTP, if anywhere.
+    /// The listener for metrics and health over HTTP, if there is one.
     pub admin: Option<TcpListener>,
 }
 

@@ -14,10 +14,10 @@ use crate::meter::Meter;
 use crate::planner::Compiled;
 use crate::telemetry::{metrics, seen};
 
-/// How often a change is tried against concurrent ones before it is given up.
+/// The number of times a change is tried against concurrent ones before it fails.
 const ATTEMPTS: usize = 16;
 
-/// What UpsertSubscription is asked; what is `None` keeps what is stored.
+/// The arguments of UpsertSubscription. `None` keeps the stored value.
 #[derive(Debug, Default)]
 pub struct Upsert {
     /// The plan to be on.
@@ -30,7 +30,7 @@ pub struct Upsert {
     pub cycle_anchor_ms: Option<i64>,
 }
 
-/// What is stored of a user when a change begins.
+/// The stored data of a user when a change begins.
 impl Stored {
     /// The subscription, if it runs.
     fn running(&self) -> Option<&Subscription> {
@@ -56,7 +56,7 @@ impl Stored {
 }
 
 impl Meter {
-    /// Puts a user on a plan, or changes what is stored.
+    /// Puts a user on a plan, or changes the stored subscription.
     ///
     /// # Errors
     /// See the RPC.
@@ -208,7 +208,7 @@ fn merge(before: &Stored, plan: &Plan, upsert: &Upsert) -> Subscription {
     }
 }
 
-/// Whether they differ in nothing that a caller can see.
+/// Returns whether they are the same for every caller.
 fn same(stored: &Subscription, wanted: &Subscription) -> bool {
     Subscription { revision: stored.revision, fallen_to: stored.fallen_to.clone(), ..wanted.clone() } == *stored
 }
