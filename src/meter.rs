@@ -57,7 +57,7 @@ pub struct Meter {
 pub struct Reserved {
     /// The decision: whether the caller may go ahead, and the standings of the groups.
     pub decision: Decision,
-    /// The hold, if the call was allowed.
+    /// The hold, if there is one.
     pub hold: Option<Hold>,
     /// Nothing was decided: Redis did not answer, and this deployment fails open.
     pub degraded: bool,

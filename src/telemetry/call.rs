@@ -1,4 +1,4 @@
-//! What is known of a call while it is served: its request id, its span, and what becomes of it.
+//! The context of a call while it is served: its request id, its span, and its outcome.
 //!
 //! It is found by whoever runs within the call, so that neither use cases nor the ledger hand it on. Outside a call everything here
 //! does nothing.
@@ -18,7 +18,7 @@ use crate::rpc::Rpc;
 use super::labels::Outcome;
 use super::trace;
 
-/// Where the id of a request travels, in requests and in answers.
+/// The header that carries the id of a request, in requests and in answers.
 pub const REQUEST_ID: &str = "x-request-id";
 
 /// The longest request id that is taken from a caller.
@@ -37,9 +37,9 @@ pub(super) struct Call {
     pub(super) fault: RefCell<Option<(&'static str, String)>>,
     pub(super) outcome: Cell<Outcome>,
     pub(super) retries: Cell<u32>,
-    /// What its span will say, if calls are traced.
+    /// The facts for its span, if calls are traced.
     pub(super) beginning: Option<trace::Beginning>,
-    /// Begins when it is known who calls, as that decides whose trace it belongs to.
+    /// The span. It begins when the caller is known, because the caller decides whose trace it belongs to.
     pub(super) span: OnceCell<Context>,
 }
 
@@ -56,8 +56,8 @@ pub(super) fn serve<F: Future>(call: Call, work: F) -> TaskLocalFuture<Call, F> 
     CALL.scope(call, work)
 }
 
-/// Notes that it is known who calls. Only a `trusted` caller's word counts on whether the call is traced: each span costs the collector,
-/// and everybody can send a `traceparent`.
+/// Notes that the caller is known. Only a `trusted` caller decides whether the call is traced: each span costs the
+/// collector, and everybody can send a `traceparent`.
 pub fn admitted(trusted: bool) {
     let _: Result<(), _> = CALL.try_with(|call| {
         let _span = call.begin_span(trusted);

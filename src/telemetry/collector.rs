@@ -14,10 +14,10 @@ use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ClientConfig, RootCertStore};
 
-/// How long the collector may take to answer.
+/// The time that the collector may take to answer.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Where OTLP over HTTP takes spans, below the endpoint.
+/// The path for spans in OTLP over HTTP, below the endpoint.
 const PATH: &str = "/v1/traces";
 
 /// Variables that mean the same: the first one that is set and not empty counts.
@@ -35,19 +35,19 @@ pub enum StartError {
     /// A protocol that is not spoken.
     #[error("{variable} is {value:?}; write grpc or http/protobuf")]
     Protocol {
-        /// Which variable says so.
+        /// The variable.
         variable: &'static str,
-        /// What it says.
+        /// Its value.
         value: String,
     },
     /// A file of TLS that does not serve.
     #[error("cannot use the file of {variable}, {}: {problem}", path.display())]
     Unusable {
-        /// Which variable names it.
+        /// The variable that names the file.
         variable: &'static str,
         /// The file.
         path: PathBuf,
-        /// What is wrong with it, without its content.
+        /// The problem with the file, without its content.
         problem: String,
     },
     /// One of two files that need each other.
@@ -56,12 +56,12 @@ pub enum StartError {
     /// The certificate and the key of a client do not belong together.
     #[error("the key of {} is not that of {}", KEY[1], CERTIFICATE[1])]
     Identity(#[source] rustls::Error),
-    /// What the library refuses.
+    /// The library refuses the configuration.
     #[error(transparent)]
     Exporter(#[from] ExporterBuildError),
 }
 
-/// What exports spans to this endpoint, as the environment says.
+/// Makes the exporter of spans for this endpoint, as the environment configures it.
 pub(super) fn exporter(endpoint: &str) -> Result<SpanExporter, StartError> {
     exporter_of(endpoint, |variable| std::env::var(variable).ok())
 }
@@ -101,7 +101,7 @@ fn over_http(endpoint: &str, tls: Option<&Tls>) -> Result<SpanExporter, StartErr
     Ok(exporter.build()?)
 }
 
-/// Where to post spans: an endpoint stands for all signals, unless it names the place of the spans itself.
+/// Returns the URL for spans. An endpoint is for all signals, unless it names the path of spans itself.
 fn traces_url(endpoint: &str) -> String {
     let base = endpoint.trim_end_matches('/');
     if base.ends_with(PATH) { base.to_owned() } else { format!("{base}{PATH}") }
@@ -155,7 +155,7 @@ impl File {
     }
 }
 
-/// Whom to trust to be the collector, and what to show to it.
+/// The authorities that the collector's certificate may come from, and the client certificate to show to it.
 struct Tls {
     /// Without it, the authorities that browsers trust.
     authority: Option<File>,
@@ -212,7 +212,7 @@ impl Tls {
 mod tests {
     use super::*;
 
-    /// What is wrong with an environment.
+    /// Returns the error for an environment.
     fn refused(endpoint: &str, variables: &[(&str, &str)]) -> String {
         let _: Result<(), _> = rustls::crypto::ring::default_provider().install_default();
         let environment =

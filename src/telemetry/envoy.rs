@@ -1,4 +1,4 @@
-//! What goes wrong between Envoy and Tollgate, where nobody else sees it.
+//! Counts and logs failures between Envoy and Tollgate, where nobody else sees them.
 //!
 //! Envoy shows the status of a rate limit call to no one, and lets the request through unless `failure_mode_deny` is set: a fault is then
 //! free traffic. So each fault is counted and logged here; a line a minute for each kind, as there may be one fault for each request.
@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use super::labels::{Code, DeniedValue, EnvoyFault};
 use super::metrics::metrics;
 
-/// How often a kind of line is written at most.
+/// The shortest time between two lines of a kind.
 const INTERVAL: Duration = Duration::from_secs(60);
 
 static FAULTS: Throttle = Throttle::new();
@@ -46,7 +46,7 @@ pub fn denied(value: DeniedValue) {
 /// Lets one line of each kind through in an [`INTERVAL`], and counts the others.
 struct Throttle(Mutex<BTreeMap<&'static str, Written>>);
 
-/// When a line of a kind was last written, and how many were not since.
+/// The time at which a line of a kind was last written, and the number of lines that were suppressed since.
 struct Written {
     at: Instant,
     suppressed: u64,
@@ -57,7 +57,7 @@ impl Throttle {
         Self(Mutex::new(BTreeMap::new()))
     }
 
-    /// Whether a line may be written: how many were not, since the last one.
+    /// Returns the number of lines suppressed since the last one, if a line may be written now.
     fn pass(&self, kind: &'static str, now: Instant) -> Option<u64> {
         let mut kinds = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         match kinds.get_mut(kind) {

@@ -15,7 +15,7 @@ macro_rules! values {
             /// All of them, in the order of their numbers.
             pub const ALL: &[Self] = &[$(Self::$value),*];
 
-            /// As the label says it.
+            /// Returns the value of the label.
             #[must_use]
             pub fn as_str(self) -> &'static str {
                 match self { $(Self::$value => $text),* }
@@ -37,7 +37,7 @@ impl EncodeLabelValue for Rpc {
 }
 
 values! {
-    /// What became of a call.
+    /// The outcome of a call.
     Outcome {
         /// The caller may go ahead, or what was tracked was counted.
         Allowed = "allowed",
@@ -133,7 +133,7 @@ values! {
 }
 
 values! {
-    /// What became of a catalog that was read.
+    /// The outcome of reading a catalog.
     Load {
         /// It is in use.
         Loaded = "loaded",
@@ -172,7 +172,7 @@ values! {
 }
 
 values! {
-    /// What of a descriptor is not valid, so that Envoy is told OVER_LIMIT.
+    /// The part of a descriptor that is not valid, so that Envoy is told OVER_LIMIT.
     DeniedValue {
         /// A value that is not UTF-8.
         Encoding = "encoding",
@@ -190,7 +190,7 @@ values! {
 }
 
 impl EnvoyFault {
-    /// Of the reason of a fault.
+    /// Parses the reason of a fault.
     #[must_use]
     pub fn of(reason: &str) -> Self {
         Self::ALL.iter().copied().find(|fault| fault.as_str() == reason).unwrap_or(Self::Other)
@@ -198,7 +198,7 @@ impl EnvoyFault {
 }
 
 impl Code {
-    /// Of the text of a `grpc-status` header.
+    /// Parses the text of a `grpc-status` header.
     #[must_use]
     pub fn of_header(text: &[u8]) -> Self {
         let number = std::str::from_utf8(text).ok().and_then(|text| text.parse::<usize>().ok());

@@ -21,7 +21,7 @@ use super::{envoy, trace};
 const REQUEST_ID: HeaderName = HeaderName::from_static(call::REQUEST_ID);
 const STATUS: HeaderName = HeaderName::from_static("grpc-status");
 
-/// Where the server is that a request came to, by the request's extensions.
+/// Finds the address of the server that a request came to, by the request's extensions.
 pub type ServerAddress = fn(&Extensions) -> Option<SocketAddr>;
 
 /// Puts [`Observed`] around services.

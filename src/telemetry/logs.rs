@@ -19,7 +19,7 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 use super::throttle::{PERIOD, Throttle};
 use super::{call, trace};
 
-/// How a line looks.
+/// The format of log lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LogFormat {
     /// For people.
@@ -40,7 +40,8 @@ impl std::str::FromStr for LogFormat {
     }
 }
 
-/// So many lines wait for standard error. Where it takes them too slowly, more are dropped and counted: calls do not wait for the log.
+/// The number of lines that may wait for standard error. If it accepts them too slowly, more lines are dropped and
+/// counted: calls do not wait for the log.
 const MOST_WAITING: usize = 8192;
 
 /// The log. Dropping it writes what waits, and how many lines were left out.

@@ -21,7 +21,8 @@ use super::exposition::Format;
 use super::labels::{Code, Component, DeniedValue, EnvoyFault, Load, Outcome, RedisError, Uncounted};
 use super::process::Process;
 
-/// So many pairs of a plan and a limit group have time series of their own. A catalog of any sense has fewer, but catalogs come and go.
+/// The number of pairs of a plan and a limit group that have time series of their own. A reasonable catalog has fewer,
+/// but catalogs come and go.
 const MOST_GROUPS: usize = 2000;
 
 /// The plan and the limit group of denials beyond that.
@@ -108,7 +109,7 @@ pub struct Metrics {
     /// Calls that have begun, and have no answer yet.
     pub in_flight: Gauge,
     denials: Family<GroupLabels, Counter>,
-    /// How many series those have.
+    /// The number of series of denials by plan and group.
     denial_groups: AtomicUsize,
     uncounted: Rare<UncountedLabels>,
     /// Holds whose deadline has passed, as scripts write that they have come back.
@@ -131,14 +132,15 @@ pub struct Metrics {
     envoy_values_denied: Vec<Counter>,
     scripts: Seconds<ScriptLabels>,
     redis_errors: Vec<Counter>,
-    /// How many calls one command to Redis decided.
+    /// The number of calls that one command to Redis decided.
     pub batch_calls: Histogram,
-    /// How far Redis's clock is ahead of this machine's, in seconds: of a cluster, the one that is furthest away.
+    /// The time by which Redis's clock is ahead of this machine's, in seconds. Of a cluster, it is that of the clock
+    /// with the largest difference.
     pub redis_clock_offset: Gauge<f64, AtomicU64>,
-    /// How often Redis's clock has jumped.
+    /// The number of jumps of Redis's clock.
     pub redis_clock_jumps: Counter,
     components: Vec<Gauge>,
-    /// Whether calls should be sent here.
+    /// 1 if calls should be sent to this replica.
     pub ready: Gauge,
     catalog_loads: Vec<Counter>,
     catalog_loaded: Gauge<f64, AtomicU64>,
@@ -353,7 +355,7 @@ impl Metrics {
         self.uncounted.get_or_create(&UncountedLabels { rpc, reason }).inc();
     }
 
-    /// How long a script takes, to be kept and observed.
+    /// Registers the histogram of a script's duration. The caller keeps it, and observes the durations.
     #[must_use]
     pub fn script_duration(&self, script: &'static str) -> Histogram {
         self.scripts.get_or_create_owned(&ScriptLabels { script })
@@ -374,7 +376,7 @@ impl Metrics {
         self.envoy_values_denied[value as usize].inc();
     }
 
-    /// Whether a component works.
+    /// Sets whether a component works.
     pub fn component(&self, component: Component, up: bool) {
         self.components[component as usize].set(i64::from(up));
     }
@@ -395,13 +397,13 @@ impl Metrics {
         self.component(Component::Catalog, false);
     }
 
-    /// Whether a component works, as far as was told.
+    /// Returns whether a component works, by the last report.
     #[must_use]
     pub fn is_up(&self, component: Component) -> bool {
         self.components[component as usize].get() == 1
     }
 
-    /// How many calls a batch decided.
+    /// Observes the number of calls that a batch decided.
     pub fn batch(&self, calls: usize) {
         self.batch_calls.observe(u32::try_from(calls).map_or(f64::MAX, f64::from));
     }

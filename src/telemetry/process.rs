@@ -1,4 +1,5 @@
-//! What the system knows of this process, read with each scrape: on Linux from `/proc`, elsewhere only the time of the start.
+//! Metrics about this process from the operating system, read with each scrape: on Linux from `/proc`, elsewhere only
+//! the time of the start.
 
 use std::time::SystemTime;
 
@@ -110,7 +111,7 @@ fn open_files() -> Option<f64> {
     u64::try_from(count.saturating_sub(1)).ok().map(float)
 }
 
-/// As metrics have numbers: what is lost of a large one is lost to every Prometheus client.
+/// Converts to the numbers of metrics. Every Prometheus client loses the same digits of a large number.
 #[cfg(target_os = "linux")]
 #[allow(clippy::cast_precision_loss)]
 fn float(number: u64) -> f64 {

@@ -15,22 +15,24 @@ use tracing_subscriber::layer::Context;
 
 use super::call;
 
-/// How many lines of one kind are written before they are counted instead: of those that belong to a call.
+/// The number of lines of one kind that are written before further ones are only counted. For lines that belong to a
+/// call.
 const OF_CALLS: u32 = 10;
 
-/// And of the others, such as what is found at the start of each node of a cluster, or of each rule of a catalog.
+/// The same number for other lines, such as those about each node of a cluster at the start, or about each rule of a
+/// catalog.
 const OF_OTHERS: u32 = 100;
 
 /// After this long one more line of the kind is written, and the number of those that were left out is told.
 pub(super) const PERIOD: Duration = Duration::from_secs(10);
 
-/// So many kinds are told apart. There are fewer places in the code, and reasons.
+/// The number of kinds that are distinguished. There are fewer places in the code, and reasons.
 const MOST_KINDS: usize = 1024;
 
-/// How much of a line that was left out is repeated.
+/// The number of characters of a suppressed line that are repeated.
 const MOST_SHOWN: usize = 200;
 
-/// What [`tell`] writes is never left out.
+/// The target of the lines of [`tell`], which are never suppressed.
 const TOLD: &str = module_path!();
 
 /// Counts the warnings and errors that repeat, and lets the first of them through.
@@ -40,13 +42,13 @@ pub(super) struct Throttle(Arc<Mutex<HashMap<Kind, Bucket>>>);
 /// Lines that are alike: of one place in the code, and with one `reason` if they have any.
 type Kind = (Identifier, String);
 
-/// What may still be written of a kind, and what was left out.
+/// The allowance of one kind, and the lines of it that were suppressed.
 #[derive(Debug)]
 struct Bucket {
     level: Level,
     /// Lines that may be written at once.
     left: u32,
-    /// When `left` was last raised.
+    /// The time at which `left` was last raised.
     raised: Instant,
     left_out: LeftOut,
 }
@@ -60,7 +62,8 @@ struct LeftOut {
 }
 
 impl Throttle {
-    /// Whether a line is written; it is counted otherwise. `message` is asked for the first one that is not.
+    /// Returns whether a line may be written. If not, the line is counted, and `message` is called for the first such
+    /// line.
     fn passes(&self, kind: Kind, level: Level, burst: u32, now: Instant, message: impl FnOnce() -> String) -> bool {
         let mut buckets = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let kind =
@@ -87,7 +90,7 @@ impl Throttle {
         false
     }
 
-    /// What was left out since the last time, by level.
+    /// Returns the lines suppressed since the last call, by level.
     fn take(&self) -> Vec<(Level, LeftOut)> {
         let mut buckets = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let some = buckets.values_mut().filter(|bucket| bucket.left_out.count > 0);
@@ -119,7 +122,7 @@ impl Seldom {
         Self { period, last: Mutex::new(None) }
     }
 
-    /// Whether it is let through now.
+    /// Returns whether it is let through now.
     pub(crate) fn passes(&self) -> bool {
         self.passes_at(Instant::now())
     }

@@ -22,10 +22,10 @@ use super::labels::{Code, Outcome};
 use super::layer::ServerAddress;
 use super::metrics::metrics;
 
-/// How long the last spans may take to leave when the process ends.
+/// The time that the last spans may take to leave when the process ends.
 const FLUSH: Duration = Duration::from_secs(3);
 
-/// How often the log may say that the collector takes nothing.
+/// The shortest time between two log lines about a collector that refuses spans.
 const COMPLAINT: Duration = Duration::from_secs(60);
 
 /// Absent while nothing is traced, so that a call pays for looking alone.
@@ -52,7 +52,7 @@ pub fn start(endpoint: &str, ratio: f64) -> Result<Exporting, StartError> {
     Ok(Exporting(provider))
 }
 
-/// What the environment says of this process in the standard variables, and else who we are.
+/// Describes this process: the standard variables of the environment, and otherwise Tollgate's own values.
 fn resource() -> Resource {
     let told = Resource::builder().build();
     let mut resource = Resource::builder().with_attribute(KeyValue::new("service.version", env!("CARGO_PKG_VERSION")));
@@ -93,7 +93,7 @@ struct Complaining {
     exporter: opentelemetry_otlp::SpanExporter,
     /// Brings the spans to the collector.
     runtime: Handle,
-    /// When the log was told last, in milliseconds of [`BEGINNING`]; 0 for never.
+    /// The time at which the log was last told, in milliseconds of [`BEGINNING`]; 0 for never.
     complaint: AtomicU64,
 }
 
@@ -149,7 +149,7 @@ impl Extractor for Incoming<'_> {
     }
 }
 
-/// What is known of a call when it comes in, for its span.
+/// The facts about a call when it arrives, for its span.
 #[derive(Debug, Clone)]
 pub(super) struct Beginning {
     name: String,

@@ -1,4 +1,4 @@
-//! From files to what TLS is spoken with, or what is wrong with which file.
+//! Loads the TLS configuration from files, or reports the problem of each file.
 
 use std::fmt;
 use std::io::Read as _;
@@ -26,7 +26,7 @@ pub struct Files {
     pub client_ca: Option<PathBuf>,
 }
 
-/// What the files say, or why one cannot be read.
+/// The contents of the files, or the reason why one cannot be read.
 #[derive(PartialEq, Eq)]
 pub(super) struct Contents {
     cert: Result<Vec<u8>, String>,
@@ -34,7 +34,7 @@ pub(super) struct Contents {
     client_ca: Option<Result<Vec<u8>, String>>,
 }
 
-/// What is wrong with the files.
+/// The problems of the files.
 #[derive(Debug)]
 pub struct InvalidTls {
     /// One sentence per problem, which names the file.
@@ -50,12 +50,12 @@ impl fmt::Display for InvalidTls {
     }
 }
 
-/// What TLS is spoken with.
+/// The TLS configuration.
 pub(super) struct Loaded {
     pub(super) config: Arc<ServerConfig>,
     /// Until when the server's own certificate is valid.
     pub(super) valid_until: String,
-    /// What is odd about the certificates, though they are used.
+    /// Warnings about certificates that are used all the same.
     pub(super) warnings: Vec<String>,
 }
 
@@ -195,7 +195,7 @@ fn config(
     Ok(config)
 }
 
-/// When a certificate is valid.
+/// The validity period of a certificate.
 struct Validity {
     from: String,
     until: String,

@@ -1,4 +1,4 @@
-//! Who a client is, by its certificate, and which app that is.
+//! The identity of a client, from its certificate, and the app it belongs to.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
@@ -54,13 +54,13 @@ fn name(general: &GeneralName<'_>) -> Option<String> {
 /// One entry of `tls-client-app`: `IDENTITY=APP`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct IdentityApp {
-    /// As [`PeerIdentity::names`] has it.
+    /// The identity, in the form of [`PeerIdentity::names`].
     pub identity: String,
     /// The app whose clients carry it.
     pub app: AppId,
 }
 
-/// Text that is no entry of `tls-client-app`.
+/// The text is not an entry of `tls-client-app`.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
     "write IDENTITY=APP: dns:NAME, uri:URI or cn:NAME of the certificate, and 1 to 64 of a to z, 0 to 9, - and _ for the app"
@@ -119,7 +119,7 @@ impl IdentityApps {
         apps.all(|app| app == first).then(|| first.clone())
     }
 
-    /// Whether no client is of any app.
+    /// Returns whether no identity belongs to an app.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()

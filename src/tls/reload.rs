@@ -1,4 +1,4 @@
-//! What TLS is spoken with now: it follows the files.
+//! The TLS configuration in force. It follows the files.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,7 +8,8 @@ use tokio::sync::watch;
 
 use super::files::{Contents, Files, InvalidTls, Loaded};
 
-/// How often the files are looked at. By content, as neither times nor names tell of a mount that was swapped by a link.
+/// The interval at which the files are read. Their contents are compared: neither times nor names reveal a mount that
+/// was swapped by a link.
 const PERIOD: Duration = Duration::from_secs(2);
 
 /// The files and what was made of them.
@@ -21,17 +22,17 @@ pub struct Certificates {
 struct Watched {
     files: Files,
     in_force: Contents,
-    /// What cannot be used, as it was found the last time.
+    /// The unusable contents that were found last.
     bad: Option<Contents>,
-    /// Whether that was told.
+    /// True if they were reported.
     told: bool,
 }
 
-/// What a look at the files has come to.
+/// The result of a look at the files.
 enum Look {
     /// Nothing that has not been told.
     Same,
-    /// What is in force is there again, after something that could not be used.
+    /// The contents in force are back, after unusable ones.
     Back,
     /// Something new that can be used.
     New(Loaded),
@@ -76,7 +77,7 @@ impl Certificates {
         Ok(Self { watched, current: watch::Sender::new(loaded.config) })
     }
 
-    /// What new connections are to be spoken to with, now and after every change.
+    /// Returns the configuration for new connections, now and after every change.
     #[must_use]
     pub fn subscribe(&self) -> watch::Receiver<Arc<ServerConfig>> {
         self.current.subscribe()

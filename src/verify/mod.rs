@@ -27,22 +27,23 @@ use crate::ledger::{ConnectError, RedisAccess, UserKeys};
 use checks::{Findings, HoldMoment, Judged, Reading};
 use stored::Plan;
 
-/// How many users are read at the same time.
+/// The number of users that are read at the same time.
 const AT_ONCE: usize = 16;
 
-/// How many `hold` keys one script looks at.
+/// The number of `hold` keys that one script looks at.
 const HOLDS_AT_ONCE: usize = 100;
 
 /// About how many fields of each memory one script looks at. A user whose state changes while it is read is read again, by larger pieces.
 const FIELDS_AT_ONCE: [usize; 4] = [250, 250, 1000, 4000];
 
-/// So many plans of the archive are remembered: an installation has fewer.
+/// The number of archived plans that are remembered. An installation has fewer.
 const MOST_PLANS: usize = 1000;
 
-/// What is wrong with a `hold` key is looked at again after this: `DeleteUser` deletes these keys a moment after the others.
+/// The time after which a `hold` key with a problem is looked at again: `DeleteUser` deletes these keys a moment after
+/// the others.
 const SECOND_LOOK: Duration = Duration::from_millis(300);
 
-/// Whether something cannot be, or is only worth knowing.
+/// The severity of a finding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Kind {
     /// No script leaves this behind.
@@ -54,11 +55,11 @@ pub enum Kind {
 /// Something that was found, of one key.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Finding {
-    /// How bad it is.
+    /// The severity.
     pub kind: Kind,
     /// The key; odd characters are escaped.
     pub key: String,
-    /// What is wrong, with the numbers found and expected. Times are milliseconds of the Unix epoch.
+    /// The problem, with the numbers found and expected. Times are milliseconds of the Unix epoch.
     pub what: String,
 }
 
@@ -69,7 +70,7 @@ impl fmt::Display for Finding {
     }
 }
 
-/// How much was looked at, and what was found.
+/// The number of things that were looked at, and of findings.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Report {
     /// Users with any key.
@@ -82,9 +83,9 @@ pub struct Report {
     pub reservations: u64,
     /// Tracked events that are remembered.
     pub tracked: u64,
-    /// What cannot be.
+    /// Findings that no script leaves behind.
     pub contradictions: u64,
-    /// What is only worth knowing.
+    /// Findings that are odd, but possible.
     pub notes: u64,
 }
 
@@ -120,7 +121,7 @@ pub async fn run(urls: &[String]) -> Result<(Report, Vec<Finding>), VerifyError>
     Ok((report, findings))
 }
 
-/// As [`run`], and tells each finding as soon as it is found, once.
+/// Verifies as [`run`] does, and reports each finding once, as soon as it is found.
 ///
 /// # Errors
 /// See [`VerifyError`].
@@ -173,12 +174,12 @@ pub async fn run_telling(
     Ok(report)
 }
 
-/// What of a user a page of the scan has named.
+/// The keys of a user that a page of the scan has named.
 #[derive(Default)]
 struct UserPart {
     /// The user was not met before.
     is_new: bool,
-    /// Of `hold` keys.
+    /// The fields of `hold` keys.
     holds: Vec<Field>,
 }
 
@@ -224,7 +225,7 @@ struct Plans {
 }
 
 impl Plans {
-    /// Reads one, and tells what is wrong with it.
+    /// Reads a plan, and reports its problems.
     async fn check(&self, digest: PlanDigest, findings: &mut Findings) -> Result<Option<Plan>, Unreadable> {
         let archived = self.inspector.plan(&digest).await?;
         let plan = checks::archived_plan(&digest, &archived, findings);
@@ -329,7 +330,7 @@ async fn verify_holds(
     Ok(())
 }
 
-/// The fields of the holds of which something was found.
+/// Checks holds, and returns the fields of those with findings.
 async fn judge_holds(
     inspector: &Inspector,
     owner: &Owner,

@@ -1,5 +1,5 @@
-//! What is stored, decoded: only the shape is held against what the scripts write; the checks judge the numbers. The formats are those
-//! of `lua/formats.toml`.
+//! Decodes stored data. It checks only that the shape is what scripts write; the checks judge the numbers. The formats
+//! are those of `lua/formats.toml`.
 
 use std::collections::BTreeMap;
 use std::fmt::Display;
@@ -19,7 +19,7 @@ const FORMAT: i64 = 1;
 /// The field of a memory that has its undo.
 pub const UNDO: &[u8] = b"u";
 
-/// What is of a misfit, of whatever has this name.
+/// Converts a misfit into the error about the value with this name.
 fn of(name: impl Display) -> impl Fn(Misfit) -> Undecodable {
     move |misfit| Undecodable::new(format!("{name} does not fit its format: {misfit}"))
 }
@@ -61,13 +61,13 @@ pub struct State {
     pub head: Head,
     /// There is none without a subscription.
     pub terms: Option<formats::Terms>,
-    /// When windows are.
+    /// The schedules of windows.
     pub schedules: Vec<formats::Schedule>,
     /// Those of the groups of the plan.
     pub counters: Vec<formats::Counter>,
     /// In the order of their times.
     pub deadlines: Vec<Deadline>,
-    /// By group: its windows, the one that was opened or entered last first.
+    /// The windows of each group. The one that was opened or entered last comes first.
     pub groups: BTreeMap<String, Vec<Window>>,
     /// The subscription; empty if there is none.
     pub blob: Vec<u8>,
@@ -91,10 +91,10 @@ pub struct Deadline {
     pub sum: Sum,
 }
 
-/// What some holds hold together.
+/// The sum of some holds.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Sum {
-    /// How many holds.
+    /// The number of holds.
     pub holds: i64,
     /// Their amounts, by the number of the window.
     pub parts: BTreeMap<i64, i128>,
@@ -127,7 +127,7 @@ pub struct Window {
     pub stored: formats::Window,
     /// Its own counter, or that of its place, if there is one.
     pub counter: formats::Counter,
-    /// What its counter says, if there is one.
+    /// The schedule of its counter, if there is one.
     pub schedule: formats::Schedule,
 }
 
@@ -254,13 +254,13 @@ impl Window {
         self.counter.number
     }
 
-    /// What makes it the same window, apart from its start.
+    /// Returns the properties that identify the window, apart from its start.
     pub fn kind(&self) -> (i64, i64, i64) {
         (self.stored.unit, self.stored.period, self.schedule.anchor)
     }
 }
 
-/// What stands at a place that is counted from 1.
+/// Returns the value at a place that is counted from 1.
 pub fn nth<T>(values: &[T], place: i64) -> Option<&T> {
     usize::try_from(place).ok()?.checked_sub(1).and_then(|index| values.get(index))
 }
@@ -291,19 +291,19 @@ impl RecordState {
 /// A reservation or a tracked event, as it is remembered.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Record {
-    /// What stands before the spans.
+    /// The part before the spans.
     pub stored: formats::Record,
-    /// As stored; a reservation that has lapsed is still held here.
+    /// The stored state. A reservation that has lapsed is still `Held` here.
     pub state: RecordState,
     /// The event's name; empty for a tracked event that is remembered without it.
     pub name: String,
     /// Starts and ends of windows.
     pub spans: Vec<formats::Span>,
-    /// What the groups were charged.
+    /// The charges of the groups.
     pub claims: Vec<formats::Claim>,
-    /// What was committed, or what of a tracked refund could not be applied, by claim.
+    /// The committed amounts, or the parts of a tracked refund that could not be applied, by claim.
     pub first: Option<Vec<i64>>,
-    /// What was refunded, by claim.
+    /// The refunded amounts, by claim.
     pub second: Option<Vec<i64>>,
     /// The quotas, by claim.
     pub quotas: Option<Vec<i64>>,
@@ -385,7 +385,7 @@ fn quantities(packed: &[u8], name: &str) -> Result<(), Undecodable> {
     Ok(())
 }
 
-/// What a field of a memory is, by its name.
+/// The kind of a memory's field, by its name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FieldKind {
     /// A reservation or a tracked event.
@@ -420,10 +420,10 @@ pub fn bucket(packed: &[u8]) -> Result<Sum, Undecodable> {
     Ok(sum)
 }
 
-/// What the last writing of a memory has replaced.
+/// The values that the last write of a memory has replaced.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Undo {
-    /// That of the writing.
+    /// The sequence number of that write.
     pub sequence: i64,
     /// Each field, with its value before; `None` if it was not there.
     pub before: BTreeMap<Vec<u8>, Option<Vec<u8>>>,
@@ -465,7 +465,7 @@ impl Undo {
     }
 }
 
-/// A plan of the archive, as far as records can contradict it.
+/// The parts of an archived plan that records can contradict.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Plan {
     /// Id, unit and period of each group.
@@ -511,7 +511,7 @@ impl Plan {
     }
 }
 
-/// A subscription, as far as it can contradict itself.
+/// The parts of a subscription that can contradict each other.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[allow(missing_docs)]
 pub struct Subscription {

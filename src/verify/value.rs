@@ -6,12 +6,12 @@ use serde::de::{Deserialize as _, MapAccess, SeqAccess, Visitor};
 
 use crate::domain::counted::counted;
 
-/// Where a value is not what it should be: `held of window 3 is 0.5, and not an integer`.
+/// An error that locates an unexpected value: `held of window 3 is 0.5, and not an integer`.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct Undecodable(String);
 
-/// What MessagePack can carry, as far as scripts write it.
+/// The MessagePack values that scripts write.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Value {
     /// Nothing.
@@ -20,7 +20,7 @@ pub enum Value {
     Flag(bool),
     /// An integer.
     Integer(i128),
-    /// A number that is no integer: EXACT forbids it everywhere.
+    /// A number that is not an integer: EXACT forbids it everywhere.
     Float(f64),
     /// Text, which need not be UTF-8.
     Text(Vec<u8>),
@@ -117,7 +117,7 @@ fn list_of(length: usize) -> String {
 }
 
 impl Undecodable {
-    /// What is wrong, in words.
+    /// An error with this text.
     pub fn new(text: String) -> Self {
         Self(text)
     }
@@ -154,7 +154,7 @@ impl Value {
         }
     }
 
-    /// A list with so many values.
+    /// Returns a list with `LENGTH` values.
     ///
     /// # Errors
     /// Anything else.

@@ -32,31 +32,31 @@ plans:
     )
 }
 
-/// Of the limited group: low enough to be reached all the time.
+/// The quota of the limited group. It is low enough to be reached all the time.
 pub const QUOTA: u64 = 60;
 
-/// How much load, and on what.
+/// The amount of load, and its target.
 #[derive(Debug, Clone)]
 pub struct Plan {
     /// `http://127.0.0.1:port`, one per replica; a client that gets no answer from one asks the next.
     pub urls: Vec<String>,
-    /// Where the ledgers are, to be verified in the end; none: the caller does.
+    /// The URLs of the ledgers that are verified at the end; none: the caller verifies them.
     pub redis: Vec<String>,
-    /// Of the clients' choices.
+    /// The seed of the clients' choices.
     pub seed: u64,
     /// Calls in flight.
     pub clients: usize,
     /// Few users, so that the clients meet.
     pub users: usize,
-    /// As in [`catalog`].
+    /// The quota, as in [`catalog`].
     pub quota: u64,
-    /// Of every reservation, at least a second.
+    /// The lifetime of every reservation, at least a second.
     pub ttl: Duration,
     /// A pause after each call; none: as fast as it goes.
     pub pause: Duration,
-    /// How long a client waits for one attempt.
+    /// The time for which a client waits for one attempt.
     pub timeout: Duration,
-    /// How long a client tries to get one answer. It is a failure of the test not to get one.
+    /// The time for which a client tries to get one answer. If it gets none, the test fails.
     pub patience: Duration,
     /// Make room by refunds where the limit is reached, so that load goes on around the limit.
     pub refunds: bool,
@@ -84,14 +84,14 @@ impl Plan {
     }
 }
 
-/// What one user's clients know to have happened.
+/// The events that one user's clients know to have happened.
 #[derive(Debug, Default)]
 pub struct Tally {
     /// `work` that was committed, or tracked with `enforce`.
     limited: AtomicU64,
     /// The part of it that was committed after the deadline, when others may have taken its room.
     limited_late: AtomicU64,
-    /// What refunds took off it, and off all.
+    /// The amounts that refunds took off it, and off all.
     limited_refunded: AtomicU64,
     all_refunded: AtomicU64,
     /// Events counted.
@@ -113,7 +113,7 @@ pub struct Tally {
 struct User {
     id: String,
     tally: Tally,
-    /// How many answers each replica gave.
+    /// The number of answers from each replica.
     answered: Vec<AtomicU64>,
     /// Tracks that were blocked after an attempt without an answer. That attempt may have been under way still, and have counted
     /// later.
@@ -128,7 +128,7 @@ pub struct Load {
     clients: Vec<JoinHandle<()>>,
 }
 
-/// What the clients are told, and how many of them rest.
+/// The signals to the clients, and the number of clients that rest.
 #[derive(Debug, Default)]
 struct Switch {
     stop: AtomicBool,
@@ -136,7 +136,7 @@ struct Switch {
     resting: AtomicUsize,
 }
 
-/// What a campaign of load has done, for the reader of a test's output.
+/// The totals of a campaign of load, for the reader of a test's output.
 #[derive(Debug, Clone, Copy, Default)]
 #[allow(missing_docs)]
 pub struct Totals {
@@ -169,7 +169,7 @@ impl Load {
         Self { plan, users, switch, clients }
     }
 
-    /// Whose counters they are.
+    /// Returns the users whose counters are used.
     pub fn users(&self) -> Vec<String> {
         self.users.iter().map(|user| user.id.clone()).collect()
     }
@@ -192,7 +192,7 @@ impl Load {
         self.plan.urls.retain(|other| other != url);
     }
 
-    /// How many calls were answered until now.
+    /// Returns the number of calls that were answered until now.
     pub fn answered(&self) -> u64 {
         sum(self.users.iter().flat_map(|user| &user.answered))
     }
@@ -215,7 +215,7 @@ impl Load {
         }
     }
 
-    /// What it has done until now.
+    /// Returns the totals until now.
     pub fn totals(&self) -> Totals {
         let mut totals = Totals::default();
         self.users.iter().for_each(|user| totals.add(&user.tally));
@@ -290,7 +290,7 @@ fn check(plan: &Plan, user: &User, usage: &v1::GetUsageResponse) {
     }
 }
 
-/// As one replica tells it.
+/// Reads a user's usage from one replica.
 async fn usage_of(url: &str, user: &str) -> v1::GetUsageResponse {
     let started = Instant::now();
     let mut stub = stub(url, Duration::from_secs(3));
@@ -308,7 +308,8 @@ async fn usage_of(url: &str, user: &str) -> v1::GetUsageResponse {
 
 type Stub = v1::metering_service_client::MeteringServiceClient<Channel>;
 
-/// As a careful caller configures it. Without the keepalive, a connection that has silently gone would be used for ever.
+/// Makes a client as a careful caller configures it. Without the keepalive, a connection that has silently gone would
+/// be used for ever.
 fn stub(url: &str, timeout: Duration) -> Stub {
     let second = Duration::from_secs(1);
     let endpoint = Endpoint::from_shared(url.to_owned()).expect("a URL").connect_timeout(second).timeout(timeout);
@@ -326,7 +327,7 @@ struct Client {
     random: fastrand::Rng,
 }
 
-/// Whether another attempt may bring an answer. Anything else is a bug.
+/// Returns whether another attempt may bring an answer. Anything else is a bug.
 fn is_passing(status: &Status) -> bool {
     match status.code() {
         // The client's own timeout is CANCELLED, a broken connection UNKNOWN or UNAVAILABLE.

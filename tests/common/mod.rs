@@ -1,6 +1,6 @@
-//! What the test programs share: one private Redis for all tests of a program, replicas of the real server, the clock, servers,
-//! processes and networks of their own for tests that break them, and load whose every answer is held against the counters
-//! afterwards.
+//! Tools that the test programs share: one private Redis for all tests of a program, replicas of the real server, the
+//! clock, servers, processes and networks of their own for tests that break them, and load whose every answer is
+//! compared with the counters afterwards.
 
 // Each program uses some of it.
 #![allow(dead_code)]
@@ -249,7 +249,7 @@ pub async fn step_clock(user: &str, to: Step) -> i64 {
     now.parse().expect("a time")
 }
 
-/// Where the time stands in a state, from 1 on.
+/// Returns the offset of the time in a state, counted from 1.
 fn offset_of_time() -> usize {
     let bytes = |time| {
         let mut bytes = Vec::new();
@@ -264,7 +264,7 @@ fn millis(duration: Duration) -> i64 {
     i64::try_from(duration.as_millis()).expect("not too long")
 }
 
-/// What is stored of a user: the head of the state, and the bytes after it.
+/// Reads a user's stored state: its head, and the bytes after it.
 pub async fn state(user: &str) -> Option<(formats::Head, Vec<u8>)> {
     let state: Option<Vec<u8>> = redis().await.get(keys(user).state()).await.expect("Redis answers");
     let state = state?;
@@ -308,7 +308,7 @@ pub async fn dump(user: &str) -> BTreeMap<String, Vec<u8>> {
     dump
 }
 
-/// Says in the state of a user without holds and without a subscription that so many are live.
+/// Sets the number of live holds in the state of a user without holds and without a subscription.
 pub async fn say_live_holds(user: &str, live: i64) {
     let (head, rest) = state(user).await.expect("the user has a ledger");
     assert_eq!((head.live, head.subscribed), (0, 0));
@@ -333,14 +333,14 @@ pub async fn say_live_holds(user: &str, live: i64) {
     let () = command.query_async(&mut redis().await).await.expect("the state can be written");
 }
 
-/// What `KEYS` has to match to find the keys that show a user's live holds.
+/// Returns the `KEYS` pattern that finds the keys of a user's live holds.
 pub fn holds_pattern(user: &str) -> String {
     let (field, name) = ([0; 16], "A".repeat(22));
     let key = keys(user).hold(&field);
     format!("{}*", key.strip_suffix(&name).expect("the name of a hold comes last"))
 }
 
-/// How many live holds the user's ledger counts.
+/// Returns the number of live holds that the user's ledger counts.
 pub async fn live_holds(user: &str) -> u64 {
     let (head, _) = state(user).await.expect("the user has a ledger");
     u64::try_from(head.live).expect("no fewer than none")

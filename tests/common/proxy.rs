@@ -16,7 +16,7 @@ use tokio::task::{JoinHandle, JoinSet};
 use super::redis_server::free_port;
 use super::spawn;
 
-/// What the network does to connections.
+/// The faults of the network that connections meet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
     /// Nothing.
@@ -25,9 +25,9 @@ pub enum Fault {
     LoseReplies,
     /// Everything is held up for a random time up to this, and what follows waits behind it.
     Delay(Duration),
-    /// An eighth of what is sent is cut at a random byte, and the connection reset.
+    /// An eighth of the data is cut at a random byte, and the connection reset.
     Reset,
-    /// What is sent in these directions is read and vanishes. Nobody learns of it.
+    /// Data in these directions is read and vanishes. Nobody learns of it.
     Silence {
         /// From the client.
         requests: bool,
@@ -36,7 +36,7 @@ pub enum Fault {
     },
     /// Everything travels in pieces of 1 to 7 bytes.
     Split,
-    /// Redis's answer to TIME is so many seconds ahead, or behind.
+    /// Redis's answer to TIME is this many seconds ahead, or behind.
     Clock(i64),
     /// Connections are reset, and nothing listens.
     Refuse,
@@ -112,7 +112,8 @@ impl Proxy {
         *self.shared.target.lock().expect("nobody panics with it") = target;
     }
 
-    /// How often a fault has struck: a connection was cut or fell silent, or something was held up or split.
+    /// Returns the number of times a fault has struck: a connection was cut or fell silent, or something was held up or
+    /// split.
     pub fn struck(&self) -> u64 {
         self.shared.struck.load(Ordering::Relaxed)
     }
@@ -154,11 +155,11 @@ async fn accept(listener: TcpListener, address: SocketAddr, shared: Arc<Shared>)
     }
 }
 
-/// How a connection ends.
+/// The end of a connection.
 enum Ending {
-    /// As one side ended it.
+    /// It ends as one side ended it.
     Closed,
-    /// By a reset to both sides.
+    /// It ends by a reset to both sides.
     Reset,
 }
 

@@ -63,7 +63,7 @@ impl RedisCluster {
         }
     }
 
-    /// Whether a node sees all the others that are not away without a fault.
+    /// Returns whether a node sees all the others that are not away without a fault.
     async fn agrees(&self, index: usize, away: &[usize]) -> bool {
         let told: String = self.nodes[index].ask("CLUSTER NODES").await.unwrap_or_default();
         let healthy = |other: usize| {
@@ -183,7 +183,7 @@ impl RedisCluster {
         }
     }
 
-    /// How often the nodes have answered with this error.
+    /// Returns the number of times that the nodes have answered with this error.
     pub async fn errors(&self, name: &str) -> u64 {
         let mut sum = 0;
         for node in &self.nodes {

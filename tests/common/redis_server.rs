@@ -80,7 +80,7 @@ impl RedisServer {
         assert!(status.success(), "the server can be sent {name}");
     }
 
-    /// As [`RedisServer::restart`], with further arguments.
+    /// Restarts the server as [`RedisServer::restart`] does, with further arguments.
     pub fn restart_with(&mut self, arguments: &str) {
         let more = arguments.split_whitespace().map(str::to_owned);
         self.arguments.extend(more);

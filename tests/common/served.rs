@@ -19,9 +19,9 @@ pub fn tollgate() -> Command {
 pub struct Served {
     child: Child,
     pub address: SocketAddr,
-    /// Where it shows metrics and health, if it was asked to.
+    /// The address of metrics and health, if it was asked to show them.
     pub admin: Option<SocketAddr>,
-    /// Where it answers Envoy, if it was asked to.
+    /// The address for Envoy, if it was asked to answer Envoy.
     pub envoy: Option<SocketAddr>,
     log: Arc<Mutex<String>>,
     reader: Option<JoinHandle<()>>,
@@ -47,7 +47,8 @@ impl Served {
         Self::start_by(command, port, flags)
     }
 
-    /// The same, where a process may open so many files: by `ulimit` with this option, `-n`, or `-Sn` for a limit that it may raise.
+    /// Starts one that may open `files` files. The limit is set by `ulimit` with this option: `-n`, or `-Sn` for a
+    /// limit that it may raise.
     pub fn start_with_files(option: &str, files: usize, flags: &[&str]) -> Self {
         let mut shell = Command::new("sh");
         let script = format!("ulimit {option} {files} && exec \"$0\" \"$@\"");
@@ -96,12 +97,12 @@ impl Served {
         Self { child, address, admin, envoy, log: seen, reader: Some(reader) }
     }
 
-    /// What it has logged so far.
+    /// Returns its log so far.
     pub fn log(&self) -> String {
         self.log.lock().unwrap().clone()
     }
 
-    /// What it has logged, once it has ended.
+    /// Returns its whole log, once it has ended.
     pub fn whole_log(&mut self) -> String {
         self.wait();
         self.reader.take().map(JoinHandle::join).transpose().expect("the log can be read");

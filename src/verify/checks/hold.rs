@@ -8,7 +8,7 @@ use super::super::stored::{Head, Record, RecordState, Undo};
 use super::memory::{is_live, lapsed_early};
 use super::{Findings, Generations, SLACK_MS};
 
-/// What some of these keys are judged by.
+/// The facts by which some of these keys are judged, as of the moment they were seen.
 pub struct HoldMoment {
     redis_ms: i64,
     /// None if there is none, or none that can be decoded.
@@ -19,7 +19,7 @@ pub struct HoldMoment {
 }
 
 impl HoldMoment {
-    /// When these keys were seen.
+    /// The moment at which these keys were seen.
     #[must_use]
     pub fn of(holds: &Holds) -> Self {
         let head = Head::decode(&holds.head).ok();
@@ -44,7 +44,7 @@ impl HoldMoment {
         }
     }
 
-    /// Whether a script has failed that wrote this record, and perhaps took its key away.
+    /// Returns whether a script that wrote this record has failed, and perhaps took its key away.
     fn is_pending(&self, field: &Field) -> bool {
         let pending = self.generations().and_then(|generations| generations.pending);
         pending.is_some_and(|pending| pending.contains_key(field.as_slice()))
@@ -95,7 +95,7 @@ pub fn hold(keys: &UserKeys, moment: &HoldMoment, field: &Field, hold: &HoldEntr
     }
 }
 
-/// Whether it expires before the user's time, which is ahead of Redis's.
+/// Returns whether it expires before the user's time, which is ahead of Redis's.
 fn is_of_the_past(head: &Head, hold: &HoldEntry) -> bool {
     (0..=head.head.time + SLACK_MS).contains(&hold.expires_at_ms)
 }

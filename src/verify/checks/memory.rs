@@ -1,4 +1,4 @@
-//! What is remembered: each field of a memory by itself, and what of it holds amounts.
+//! Checks memories: each field by itself. Also finds the amounts that records hold.
 
 use std::collections::BTreeSet;
 
@@ -8,20 +8,20 @@ use crate::ledger::formats::TENTH_MS;
 use super::super::stored::{Head, NEVER_MS, Record, RecordState, State, nth};
 use super::{is_amount, unit_of};
 
-/// What of a record the sums and counts need.
+/// The facts about a record that the sums and counts need.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fact {
-    /// Whether it is a tracked event, and no reservation.
+    /// True for a tracked event, false for a reservation.
     pub is_tracked: bool,
     /// Until when it is remembered.
     pub forget: i64,
     /// The plan by which it can still be committed.
     pub open: Option<[u8; 8]>,
-    /// What it holds, while it is live.
+    /// Its hold, while it is live.
     pub hold: Option<Hold>,
 }
 
-/// What a live reservation holds.
+/// The hold of a live reservation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[allow(missing_docs)]
 pub struct Hold {
@@ -32,7 +32,7 @@ pub struct Hold {
 }
 
 impl Fact {
-    /// What the sums need of this record, at the time of this head.
+    /// Extracts the facts about this record, at the time of this head.
     pub fn of(head: &Head, record: &Record) -> Self {
         let hold = is_live(head, record).then(|| Hold {
             deadline: record.stored.deadline,
@@ -46,12 +46,13 @@ impl Fact {
     }
 }
 
-/// Whether the record holds something when the state was written. ONE-CLOCK: what was held before a wrong clock was corrected has lapsed.
+/// Returns whether the record holds something when the state was written. ONE-CLOCK: holds from before the correction
+/// of a wrong clock have lapsed.
 pub fn is_live(head: &Head, record: &Record) -> bool {
     record.state == RecordState::Held && record.stored.deadline > head.head.time && !lapsed_early(head, record)
 }
 
-/// Whether its hold lapsed when a wrong clock was corrected.
+/// Returns whether its hold lapsed when a wrong clock was corrected.
 pub fn lapsed_early(head: &Head, record: &Record) -> bool {
     let Some(memory) = &head.memory else { return false };
     record.state == RecordState::Held
@@ -59,8 +60,8 @@ pub fn lapsed_early(head: &Head, record: &Record) -> bool {
         && record.stored.deadline > memory.corrected
 }
 
-/// What is wrong with a record. `head` is of the moment of the record, `state` of that moment or an earlier one. `expires_at_ms` is when
-/// its memory expires.
+/// Returns the problems of a record. `head` is of the moment of the record, `state` of that moment or an earlier one.
+/// `expires_at_ms` is the time at which its memory expires.
 pub fn record_problems(head: Option<&Head>, state: Option<&State>, expires_at_ms: i64, record: &Record) -> Vec<String> {
     let Record { stored, state: of_record, .. } = record;
     let (deadline, forget) = (stored.deadline, stored.forget);

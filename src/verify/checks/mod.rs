@@ -1,4 +1,5 @@
-//! What must hold of what is stored. Pure functions: from what was seen at one moment to what contradicts itself in it.
+//! The invariants of stored data. They are pure functions: from the data seen at one moment to the contradictions in
+//! it.
 //!
 //! Every script works out what is due before it writes a state, and writes the state at once. So these hold of what is stored at any
 //! time, although a hold that has become due since the last script still counts in it: `held` of a window is what the deadlines of the
@@ -24,13 +25,14 @@ pub use hold::{HoldMoment, hold};
 pub use plan::{archived_plan, record_plans};
 pub use reading::{Judged, Reading, note_of_changes};
 
-/// By how much two readings of Redis's clock in one script may differ, and an expiry that was moved to another node.
+/// The tolerated difference between two readings of Redis's clock in one script, and of an expiry that was moved to
+/// another node. In milliseconds.
 const SLACK_MS: i64 = 1000;
 
-/// Which plans charge which of their groups in which windows: the plan's digest, the group's place, the window's number.
+/// The charges: a plan's digest, the place of its group, and the number of the window that was charged.
 pub type Charged = std::collections::BTreeSet<([u8; 8], i64, i64)>;
 
-/// What is found of one user, and how much was looked at.
+/// The findings about one user, and the number of things that were looked at.
 #[derive(Debug, Default)]
 pub struct Findings {
     /// In the order of the checks.
@@ -65,16 +67,16 @@ impl Findings {
     }
 }
 
-/// Which of the two memories is which, by its index, and what of them counts.
+/// The roles of the two memories, by index, and the fields of them that count.
 struct Generations<'a> {
     head: &'a Head,
     /// The index of the young one.
     young: usize,
-    /// Whether its fields count.
+    /// True if the young memory's fields count.
     young_counts: bool,
-    /// Whether those of the other one do.
+    /// True if the old memory's fields count.
     old_counts: bool,
-    /// What a script has replaced that failed before it wrote the state.
+    /// The values that a script has replaced, if it failed before it wrote the state.
     pending: Option<&'a BTreeMap<Vec<u8>, Option<Vec<u8>>>>,
 }
 
@@ -89,7 +91,7 @@ impl<'a> Generations<'a> {
         Some(Self { head, young, young_counts, old_counts, pending })
     }
 
-    /// What counts of a field that both memories may have.
+    /// Returns the value of a field that counts. Both memories may have the field.
     fn value<'b>(&self, field: &[u8], values: [Option<&'b [u8]>; 2]) -> Option<&'b [u8]>
     where
         'a: 'b,
@@ -102,7 +104,7 @@ impl<'a> Generations<'a> {
     }
 }
 
-/// What a field is called in findings.
+/// Returns the name of a field in findings.
 fn field_name(name: &[u8]) -> String {
     match FieldKind::of(name) {
         Some(FieldKind::Record(field)) => record_name(&field),

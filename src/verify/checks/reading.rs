@@ -12,10 +12,10 @@ use super::memory::{Fact, record_problems};
 use super::state::state as check_state;
 use super::{Charged, Findings, Generations, SLACK_MS, field_name};
 
-/// What a script has replaced, by the field's name, as far as it counts.
+/// The replaced values that count, by the field's name.
 type Pending = BTreeMap<Vec<u8>, Option<Vec<u8>>>;
 
-/// A user as far as it was read.
+/// The parts of a user that were read so far.
 pub struct Reading<'a> {
     keys: &'a UserKeys,
     names: [String; 3],
@@ -24,21 +24,21 @@ pub struct Reading<'a> {
     undos: [Option<Undo>; 2],
     records: [HashMap<Field, Fact>; 2],
     buckets: [BTreeMap<i64, Sum>; 2],
-    /// Whether a memory has a field that its undo does not say was not there before.
+    /// True if a memory has a field that its undo does not list as absent before.
     has_more: [bool; 2],
     charged: Charged,
     findings: Findings,
 }
 
-/// What came of it.
+/// The result of judging a user.
 pub struct Judged {
-    /// What was found.
+    /// The findings.
     pub findings: Findings,
     /// Fields of live holds, whose keys should be there.
     pub live: Vec<Field>,
-    /// What to hold against the plans of the archive.
+    /// The charges to compare with the plans of the archive.
     pub charged: Charged,
-    /// How many reservations that can still be committed are by which plans.
+    /// The number of reservations that can still be committed, by plan.
     pub open: BTreeMap<[u8; 8], u64>,
     /// The state.
     pub state: Option<State>,
@@ -284,7 +284,7 @@ fn memory_expiry(reading: &mut Reading<'_>, index: usize, noted: i64, sequence: 
     }
 }
 
-/// What the young memory has, and what only the old one has.
+/// Merges the memories: all fields of the young one, and those that only the old one has.
 fn merged<K, V, M>(generations: &Option<Generations<'_>>, memories: &[M; 2]) -> M
 where
     K: Clone + Eq,
@@ -379,10 +379,10 @@ fn sums(
     }
 }
 
-/// How a difference begins whose first side has more.
+/// The beginning of a difference whose first side has more.
 const MORE: &str = "has more: ";
 
-/// Where two sums differ, in windows that are kept.
+/// Lists the differences of two sums, in windows that are kept.
 fn differences(found: &Sum, expected: &Sum, kept: &BTreeSet<i64>) -> Vec<String> {
     let mut differences = Vec::new();
     let mut compare = |what: String, found: i128, expected: i128| {
@@ -401,7 +401,7 @@ fn differences(found: &Sum, expected: &Sum, kept: &BTreeSet<i64>) -> Vec<String>
     differences
 }
 
-/// What a user's changes did not let be read at one moment.
+/// Notes that a user's changes kept parts from being read at one moment.
 pub fn note_of_changes(keys: &UserKeys, findings: &mut Findings) {
     let text = "changed each time that it was read: what its deadlines hold was not held against the records";
     findings.note(keys.state(), text.to_owned());

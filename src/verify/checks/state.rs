@@ -14,7 +14,7 @@ const LIFETIME: i64 = 7;
 /// The most live holds a user may have.
 const MOST_HOLDS: i64 = 10_000;
 
-/// What must hold of a state alone.
+/// Checks the invariants of a state alone.
 pub fn state(key: &str, state: &State, redis_ms: i64, expires_at_ms: i64, findings: &mut Findings) {
     let time = state.head.head.time;
     if time > redis_ms + SLACK_MS {

@@ -1,4 +1,4 @@
-//! What contradicts itself in a state is found.
+//! Tests that contradictions in a state are found.
 
 use std::collections::BTreeMap;
 
@@ -8,7 +8,8 @@ use super::world::*;
 
 pub type Case = (fn(&mut World), &'static [&'static str]);
 
-/// Changes a user and holds what is found against what is expected: each expected text is part of a finding, and each finding has one.
+/// Changes a user, and compares the findings with the expected ones: each expected text is part of a finding, and each
+/// finding has one.
 pub fn check(cases: &[Case]) {
     for (number, (change, expected)) in cases.iter().enumerate() {
         let mut world = World::default();

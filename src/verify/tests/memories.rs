@@ -1,4 +1,5 @@
-//! What contradicts itself in what is remembered, in keys of holds and in plans, and what is odd but possible.
+//! Tests that contradictions in memories, in keys of holds and in plans are found, and that odd but possible data is
+//! noted.
 
 use std::collections::BTreeMap;
 
@@ -248,7 +249,8 @@ fn what_is_wrong_with_the_key_of_a_hold_is_found() {
     ]);
 }
 
-/// As a script leaves it that wrote the memory and not the state: `FIRST` was committed, a new one reserved for a page.
+/// Leaves the world as a script does that wrote the memory and not the state: `FIRST` was committed, a new one reserved
+/// for a page.
 fn half_done(world: &mut World) {
     let before = world.records[0][&FIRST].bytes();
     world.record(FIRST).head.state = 2;

@@ -1,4 +1,5 @@
-//! The checks without Redis, over a user who has something of everything. What scripts really write is in tests/it/verify.rs.
+//! Tests of the checks without Redis, over a user who has something of everything. tests/it/verify.rs checks data that
+//! scripts wrote.
 
 mod contradictions;
 mod memories;

@@ -1,4 +1,4 @@
-//! What ends too early, and values of any shape.
+//! Tests with values that end too early, and with values of any shape.
 
 use super::super::stored::{Plan, Record, State, Undo};
 use super::super::value::Value;

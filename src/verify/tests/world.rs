@@ -21,7 +21,7 @@ pub const ALONE: i64 = NOW + 60_000;
 pub const PAGE: i64 = (NOW / PAGE_MS + 10) * PAGE_MS;
 /// A deadline of that page.
 pub const PAGED: i64 = PAGE - 1_000;
-/// When the memories expire.
+/// The times at which the memories expire.
 pub const EXPIRES: [i64; 2] = [NOW + 2_000_000, NOW + 1_000_000];
 
 /// The records: two of `ALONE`, the second in the old memory, one of `PAGED`, and those that hold nothing.
@@ -42,7 +42,7 @@ pub struct Record {
     pub head: formats::Record,
     pub spans: Vec<formats::Span>,
     pub claims: Vec<formats::Claim>,
-    /// What was committed, what was refunded, quotas.
+    /// The committed amounts, the refunded amounts, and the quotas.
     pub columns: [Option<Vec<i64>>; 3],
 }
 
@@ -149,11 +149,11 @@ pub struct World {
     pub schedules: Vec<formats::Schedule>,
     pub counters: Vec<formats::Counter>,
     pub deadlines: Vec<(formats::Deadline, Vec<formats::Part>)>,
-    /// By how much the size that a deadline says is wrong.
+    /// The error of the size that a deadline gives.
     pub wrong_size: i64,
     pub windows: Vec<(formats::Window, Option<formats::Counter>)>,
     pub blob: Vec<u8>,
-    /// What stands in the place of the state.
+    /// The bytes that replace the state.
     pub state: Option<Vec<u8>>,
     pub records: [BTreeMap<Field, Record>; 2],
     /// Other fields of the memories.
