@@ -10,8 +10,8 @@ use super::value;
 /// The bounds. Their defaults are those of the settings.
 #[derive(Debug, Clone, Args)]
 pub struct Limits {
-    /// How many calls may be in flight. One more is UNAVAILABLE at once, with RetryInfo: there is
-    /// no queue
+    /// The largest number of calls in flight. One more is UNAVAILABLE at once, with RetryInfo:
+    /// there is no queue
     #[arg(long, env = "TOLLGATE_MAX_IN_FLIGHT", value_name = "NUMBER", default_value = "10000", value_parser = value::number(1, 1_000_000))]
     pub max_in_flight: usize,
 
@@ -25,18 +25,18 @@ pub struct Limits {
     #[arg(long, env = "TOLLGATE_PUBLIC_SHARE", value_name = "RATIO", default_value = "0.1", value_parser = value::ratio)]
     pub public_share: f64,
 
-    /// How many calls a second each app may make to this replica with secret keys, and as many with
+    /// The calls a second that each app may make to this replica with secret keys, and as many with
     /// public ones; 0 for any number. It is also the size of a burst. More calls are
     /// RESOURCE_EXHAUSTED, with RetryInfo
     #[arg(long, env = "TOLLGATE_RATE_PER_APP", value_name = "NUMBER", default_value = "0", value_parser = value::number(0, 10_000_000))]
     pub rate_per_app: usize,
 
-    /// How long a call may take, from its headers to its answer. Callers may ask for less by
-    /// `grpc-timeout`
+    /// The longest time a call may take, from its headers to its answer. Callers may ask for less
+    /// by `grpc-timeout`
     #[arg(long, env = "TOLLGATE_CALL_TIMEOUT", value_name = "DURATION", default_value = "30s", value_parser = value::duration(Duration::from_millis(100)))]
     pub call_timeout: Duration,
 
-    /// How long the message of a call may take to arrive after its headers
+    /// The longest time the message of a call may take to arrive after its headers
     #[arg(long, env = "TOLLGATE_MESSAGE_TIMEOUT", value_name = "DURATION", default_value = "1s", value_parser = value::duration(Duration::from_millis(100)))]
     pub message_timeout: Duration,
 
@@ -48,13 +48,13 @@ pub struct Limits {
     #[arg(long, env = "TOLLGATE_MAX_HEADER_BYTES", value_name = "NUMBER", default_value = "16384", value_parser = value::number(1024, 1 << 20))]
     pub max_header_bytes: usize,
 
-    /// How many connections may be open. One more closes the oldest that has not shown a secret
-    /// key. If all have shown one, the new one is closed. There are fewer if the process may open
-    /// fewer files
+    /// The largest number of open connections. One more closes the oldest that has not shown a
+    /// secret key. If all have shown one, the new one is closed. There are fewer if the process may
+    /// open fewer files
     #[arg(long, env = "TOLLGATE_MAX_CONNECTIONS", value_name = "NUMBER", default_value = "10000", value_parser = value::number(1, 1_000_000))]
     pub max_connections: usize,
 
-    /// How many calls may be in flight on one connection
+    /// The largest number of calls in flight on one connection
     #[arg(long, env = "TOLLGATE_MAX_STREAMS", value_name = "NUMBER", default_value = "1000", value_parser = value::number(1, 1_000_000))]
     pub max_streams: usize,
 
@@ -67,21 +67,21 @@ pub struct Limits {
     #[arg(long, env = "TOLLGATE_MAX_CONNECTION_AGE", value_name = "DURATION", default_value = "30m", value_parser = value::duration(Duration::from_secs(1)))]
     pub max_connection_age: Duration,
 
-    /// How long a new connection may take for its TLS handshake and the start of HTTP/2
+    /// The longest time a new connection may take for its TLS handshake and the start of HTTP/2
     #[arg(long, env = "TOLLGATE_HANDSHAKE_TIMEOUT", value_name = "DURATION", default_value = "10s", value_parser = value::duration(Duration::from_millis(100)))]
     pub handshake_timeout: Duration,
 
-    /// How long a connection may be quiet before Tollgate sends a ping, and how long the answer may
-    /// take
+    /// The time without traffic after which Tollgate sends a ping on a connection. It closes the
+    /// connection if no answer comes within the same time
     #[arg(long, env = "TOLLGATE_KEEPALIVE", value_name = "DURATION", default_value = "30s", value_parser = value::duration(Duration::from_millis(100)))]
     pub keepalive: Duration,
 
-    /// How long calls in flight may take to finish once Tollgate has to stop
+    /// The time that calls in flight get to finish once Tollgate has to stop
     #[arg(long, env = "TOLLGATE_DRAIN_TIMEOUT", value_name = "DURATION", default_value = "10s", value_parser = value::duration(Duration::ZERO))]
     pub drain_timeout: Duration,
 
-    /// How long to go on serving, while health says NOT_SERVING, before connections are asked to
-    /// end: for load balancers that notice late
+    /// The time for which Tollgate goes on serving, while health says NOT_SERVING, before it asks
+    /// connections to end: for load balancers that notice late
     #[arg(long, env = "TOLLGATE_DRAIN_DELAY", value_name = "DURATION", default_value = "0s", value_parser = value::duration(Duration::ZERO))]
     pub drain_delay: Duration,
 }

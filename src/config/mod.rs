@@ -57,8 +57,8 @@ pub struct Config {
     #[arg(long, env = "TOLLGATE_ENVOY_ENTRIES", value_name = "KEY=MEANING", value_delimiter = ',')]
     pub envoy_entries: Vec<EntryMeaning>,
 
-    /// How many threads serve calls. One is enough for one Redis, and spends a quarter less on a
-    /// call than several do
+    /// The number of threads that serve calls. One is enough for one Redis, and spends a quarter
+    /// less on a call than several do
     #[arg(long, env = "TOLLGATE_WORKERS", value_name = "NUMBER", default_value = "1", value_parser = value::number(1, 1024))]
     pub workers: usize,
 
@@ -77,7 +77,7 @@ pub struct Config {
     #[arg(long, env = "TOLLGATE_CATALOG", value_name = "FILE")]
     pub catalog: Option<PathBuf>,
 
-    /// How often to look whether the catalog has changed
+    /// The interval at which Tollgate looks whether the catalog has changed
     #[arg(long, env = "TOLLGATE_CATALOG_POLL", value_name = "DURATION", default_value = "5s", value_parser = value::duration(Duration::from_millis(100)))]
     pub catalog_poll: Duration,
 
@@ -121,12 +121,12 @@ pub struct Config {
     #[arg(long, env = "TOLLGATE_REDIS_KEY", value_name = "FILE")]
     pub redis_key: Option<PathBuf>,
 
-    /// How many replicas of Redis must have a write before Tollgate answers the call, so that a
-    /// failover does not forget it; 0 for none. Not for a cluster
+    /// The number of Redis replicas that must have a write before Tollgate answers the call, so
+    /// that a failover does not forget it; 0 for none. Not for a cluster
     #[arg(long, env = "TOLLGATE_REDIS_WAIT_REPLICAS", value_name = "NUMBER", default_value = "0", value_parser = value::number(0, 16))]
     pub redis_wait_replicas: usize,
 
-    /// How long to wait for these replicas before the call is UNAVAILABLE
+    /// The time to wait for these replicas before the call is UNAVAILABLE
     #[arg(long, env = "TOLLGATE_REDIS_WAIT_TIMEOUT", value_name = "DURATION", default_value = "100ms", value_parser = value::duration(Duration::from_millis(1)))]
     pub redis_wait_timeout: Duration,
 
@@ -138,16 +138,16 @@ pub struct Config {
     #[arg(long, env = "TOLLGATE_REDIS_SERVER", value_name = "FILE")]
     pub redis_server: Option<PathBuf>,
 
-    /// How many connections to Redis all calls share
+    /// The number of connections to Redis that all calls share
     #[arg(long, env = "TOLLGATE_REDIS_CONNECTIONS", value_name = "NUMBER", default_value = "2", value_parser = value::number(1, 64))]
     pub redis_connections: usize,
 
-    /// How many calls of different users one command decides at most, when Redis is busy; 1 for
-    /// none. A cluster decides each call by itself
+    /// The largest number of calls of different users that one command decides when Redis is busy;
+    /// 1 to decide each call by itself. A cluster decides each call by itself
     #[arg(long, env = "TOLLGATE_REDIS_BATCH", value_name = "NUMBER", default_value = "32", value_parser = value::number(1, 1000))]
     pub redis_batch: usize,
 
-    /// How long to wait for Redis before a call is UNAVAILABLE
+    /// The time to wait for Redis before a call is UNAVAILABLE
     #[arg(long, env = "TOLLGATE_REDIS_TIMEOUT", value_name = "DURATION", default_value = "2s", value_parser = value::duration(Duration::from_millis(10)))]
     pub redis_timeout: Duration,
 
@@ -159,11 +159,11 @@ pub struct Config {
     #[arg(long, env = "TOLLGATE_FAIL_OPEN", value_name = "BOOLEAN", default_value = "false", num_args = 0..=1, default_missing_value = "true", value_parser = value::boolean)]
     pub fail_open: bool,
 
-    /// How long Tollgate remembers a reservation after its deadline
+    /// The time for which Tollgate remembers a reservation after its deadline
     #[arg(long, env = "TOLLGATE_SETTLEMENT_WINDOW", value_name = "DURATION", default_value = "15m", value_parser = value::duration(Duration::ZERO))]
     pub settlement_window: Duration,
 
-    /// How long Tollgate remembers a settlement, or a tracked event with a request id
+    /// The time for which Tollgate remembers a settlement, or a tracked event with a request id
     #[arg(long, env = "TOLLGATE_REPLAY_WINDOW", value_name = "DURATION", default_value = "15m", value_parser = value::duration(Duration::ZERO))]
     pub replay_window: Duration,
 
@@ -194,7 +194,7 @@ pub struct Config {
     #[command(flatten)]
     pub seeing: Seeing,
 
-    /// What to log: a level, or targets and their levels, such as tollgate=debug,redis=warn
+    /// The log filter: a level, or targets and their levels, such as tollgate=debug,redis=warn
     #[arg(long, env = "TOLLGATE_LOG", value_name = "FILTER", default_value = "info", value_parser = value::log)]
     pub log: String,
 }
