@@ -5,11 +5,11 @@ use std::fmt::Write as _;
 
 use serde::Deserialize;
 
-/// All that `lua/formats.toml` declares.
+/// The declarations of `lua/formats.toml`.
 pub struct Declarations {
     /// Numbers that Lua and Rust share.
     pub constants: Vec<Constant>,
-    /// In the order of the file.
+    /// The formats, in the order of the file.
     pub formats: Vec<Format>,
 }
 

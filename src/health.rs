@@ -24,8 +24,8 @@ const PERIOD: Duration = Duration::from_secs(1);
 /// The time that Redis may take to answer a probe.
 const LIMIT: Duration = Duration::from_secs(1);
 
-/// After how many missing answers Redis counts as down. A blip is nobody's business: all replicas share one Redis, and would all be
-/// taken out of service.
+/// The number of missing answers after which Redis counts as down. A short interruption is ignored: all replicas share
+/// one Redis, and would all be taken out of service.
 const MISSES: u32 = 3;
 
 /// The name under which the health service reports that the process is alive.
@@ -67,7 +67,7 @@ impl Health {
         !self.is_stopping() && (self.fail_open || self.redis_is_up())
     }
 
-    /// All components, as JSON.
+    /// Reports all components, as JSON.
     #[must_use]
     pub fn report(&self) -> serde_json::Value {
         let word = |up: bool| if up { "up" } else { "down" };
@@ -89,7 +89,7 @@ impl Health {
         self.stopping.load(Ordering::Relaxed)
     }
 
-    /// No calls should come any more: those in flight are finished, and the process ends.
+    /// Reports that no more calls should come. Those in flight are finished, and the process ends.
     pub async fn stop(&self) {
         self.stopping.store(true, Ordering::Relaxed);
         self.tell().await;

@@ -33,7 +33,8 @@ const _: () = assert!(SUBSCRIPTIONS_BYTES + FRAMES_BYTES + crate::ledger::ARCHIV
 /// The caches' part of an entry, as their weights have it: its places in their tables, and what the allocator adds.
 const ENTRY_BYTES: usize = 96;
 
-/// Those with overrides may be large: in many parts, one of them would not fit into its part.
+/// The number of parts of the cache of windows. Windows with overrides may be large: in many parts, one of them would
+/// not fit into its part.
 const FRAMES_PARTS: usize = 4;
 
 /// See the module.
@@ -115,7 +116,7 @@ struct CompileKey {
     overrides: BTreeMap<String, QuotaOverride>,
 }
 
-/// Has the hash of the [`CompileKey`] that it equals, as its fields are the same.
+/// A borrowed [`CompileKey`]. It has the hash of the key that it equals, as its fields are the same.
 #[derive(Hash)]
 struct CompileQuestion<'a> {
     catalog: u64,

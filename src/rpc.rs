@@ -35,11 +35,11 @@ pub enum Callers {
     PublicKeysForTheirUser,
     /// Holders of any key.
     AllKeys,
-    /// Everybody.
+    /// Everybody may call it.
     Everybody,
     /// Holders of a secret key, or everybody where `--open-reflection` says so.
     SecretKeysUnlessOpen,
-    /// Nobody: there is no such RPC.
+    /// Nobody may call it: there is no such RPC.
     Nobody,
 }
 

@@ -5,7 +5,7 @@ use std::process::{Child, ChildStderr, Command, Stdio};
 
 use anyhow::{Context as _, Result, ensure};
 
-/// It is killed when it is dropped.
+/// A process whose instructions are counted. It is killed when this is dropped.
 pub struct Counted {
     child: Child,
     directory: PathBuf,

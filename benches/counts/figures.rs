@@ -47,11 +47,11 @@ pub struct Figure {
 /// Everything that is committed.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Figures {
-    /// See there.
+    /// The tools that the figures were taken with.
     pub taken_with: TakenWith,
     /// Instructions of Redis for an EVALSHA whose script does nothing.
     pub empty_script: u64,
-    /// In the order of the table.
+    /// The cases, in the order of the table.
     pub cases: Vec<(String, Figure)>,
 }
 
@@ -102,7 +102,7 @@ processor = {processor:?}
         text
     }
 
-    /// For people.
+    /// Formats the figures as a table for people.
     #[must_use]
     pub fn table(&self) -> String {
         let mut table = new_table(["call", "server", "redis", "x empty script", "commands"]);

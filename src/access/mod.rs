@@ -22,12 +22,12 @@ pub struct Access {
     pub keys: Option<Arc<Guard>>,
     /// Lets in callers with a certificate that names one of these. Empty where certificates do not name apps.
     identities: IdentityApps,
-    /// Everybody else, where there are neither.
+    /// The caller for everybody, where there are neither keys nor such certificates.
     anybody: Option<Arc<Caller>>,
 }
 
 impl Access {
-    /// Everybody may call everything of the app `default`.
+    /// Lets in everybody, to call everything of the app `default`.
     #[must_use]
     pub fn open() -> Self {
         Self { anybody: Some(Arc::new(Caller::secret(AppId::default()))), ..Self::default() }

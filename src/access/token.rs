@@ -17,10 +17,10 @@ pub const LONGEST_SECONDS: i64 = 3600;
 /// `exp` gets no such leeway, so that [`LONGEST_SECONDS`] is exact.
 const LEEWAY_SECONDS: i64 = 60;
 
-/// No token is longer, in bytes.
+/// The length of the longest token, in bytes.
 const LONGEST: usize = 2048;
 
-/// Why a token names nobody.
+/// The reason why a token names no user.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidToken {
     /// The text is not a JSON Web Token, or it is another kind of one.
@@ -28,16 +28,16 @@ pub enum InvalidToken {
         "it is no JSON Web Token with the header {{\"alg\":\"HS256\",\"kid\":\"ID of a secret key\"}} and the claims sub and exp"
     )]
     Malformed,
-    /// Nobody signed it, or somebody else did.
+    /// The signature is missing, or somebody else's.
     #[error("it is not signed by a secret key of this app")]
     Signature,
-    /// It has ended.
+    /// The token has expired.
     #[error("it has expired")]
     Expired,
-    /// It does not begin yet.
+    /// The token is not valid yet.
     #[error("it is not valid yet")]
     Early,
-    /// It lasts too long.
+    /// The token lasts too long.
     #[error("its exp is more than an hour ahead of Redis's clock: mint it for less")]
     TooLong,
 }

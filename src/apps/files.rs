@@ -11,7 +11,7 @@ use crate::domain::id::AppId;
 
 use super::Catalogs;
 
-/// Why catalogs cannot be used.
+/// The reason why catalogs cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum CatalogFailure {
     /// A file or a folder cannot be read.
@@ -19,7 +19,7 @@ pub enum CatalogFailure {
     Unreadable {
         /// The path of the file or the folder.
         path: String,
-        /// Why not.
+        /// The system's error.
         #[source]
         source: std::io::Error,
     },

@@ -17,7 +17,7 @@ use crate::private_redis::PrivateRedis;
 use super::serve::{Failure, redis, redis_options};
 use super::{choose_cryptography, failed};
 
-/// Why a key was not made, listed or revoked.
+/// The reason why a key was not made, listed or revoked.
 #[derive(Debug, thiserror::Error)]
 enum KeysFailure {
     #[error(transparent)]

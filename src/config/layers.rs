@@ -22,7 +22,7 @@ pub struct Settings(Vec<Setting>);
 /// The source of a value.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Origin {
-    /// Nobody said anything.
+    /// The default: no source gives a value.
     Default,
     /// A flag, by its name.
     Flag(String),
@@ -76,7 +76,7 @@ impl fmt::Display for Given {
 /// Everything that is wrong with the settings.
 #[derive(Debug)]
 pub struct InvalidConfig {
-    /// One sentence per problem.
+    /// The problems, one sentence for each.
     pub problems: Vec<String>,
 }
 

@@ -15,7 +15,7 @@ const MAX_FRACTIONAL: u64 = 8_000_000_000;
 
 const MICRO: u64 = 1_000_000;
 
-/// Why a number cannot be a quantity.
+/// The reason why a number cannot be a quantity.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidQuantity {
     /// NaN, infinite, or not a decimal number.
@@ -139,7 +139,7 @@ impl Quantity {
         u64::try_from(units).map_or(unit.max_units(), |units| units.min(unit.max_units()))
     }
 
-    /// In whole smallest units, and whether that is all of it.
+    /// Converts to whole smallest units. The flag tells whether the conversion is exact.
     fn scaled(self, unit: Unit) -> (u128, bool) {
         let micros = u128::from(self.whole) * u128::from(MICRO) + u128::from(self.micro);
         let scaled = micros * u128::from(unit.scale());
@@ -157,7 +157,7 @@ impl fmt::Display for Quantity {
     }
 }
 
-/// For the scripts: a plain integer, or `[whole, micro]` where there are decimals.
+/// Serializes for the scripts: a plain integer, or `[whole, micro]` where there are decimals.
 impl Serialize for Quantity {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         if self.micro == 0 { self.whole.serialize(serializer) } else { (self.whole, self.micro).serialize(serializer) }

@@ -63,7 +63,7 @@ impl Standing {
     }
 }
 
-/// Why a call was denied or counted nowhere.
+/// The reason why a call was denied or counted nowhere.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[allow(missing_docs)]
 pub enum Reason {
@@ -85,7 +85,7 @@ pub enum ReservationState {
 /// The answer to Reserve and CanUse.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Decision {
-    /// Why it was denied; none if it was allowed.
+    /// The reason for a denial; none if it was allowed.
     pub denied: Option<Reason>,
     /// Every matched group, in the catalog's order.
     pub standings: Vec<Standing>,
@@ -102,7 +102,7 @@ pub struct Hold {
     pub state: ReservationState,
     /// Its deadline.
     pub deadline_ms: i64,
-    /// It was made by an earlier call with the same request id.
+    /// True if an earlier call with the same request id made it.
     pub replayed: bool,
 }
 
@@ -113,9 +113,9 @@ pub struct Committed {
     pub standings: Vec<Standing>,
     /// More was used than was held.
     pub overage: bool,
-    /// It came at or after the deadline, or after a release.
+    /// True if it came at or after the deadline, or after a release.
     pub late: bool,
-    /// It had been committed before.
+    /// True if it had been committed before.
     pub replayed: bool,
 }
 
@@ -126,20 +126,20 @@ pub struct Released {
     pub state: ReservationState,
     /// The reservation's groups, in its windows.
     pub standings: Vec<Standing>,
-    /// It had been released before.
+    /// True if it had been released before.
     pub replayed: bool,
 }
 
 /// The answer to Track.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tracked {
-    /// Why it was counted nowhere; none if it was counted.
+    /// The reason why it was counted nowhere; none if it was counted.
     pub uncounted: Option<Reason>,
     /// Names what was counted; empty if nothing was.
     pub event_id: String,
     /// Every matched group, in the catalog's order.
     pub standings: Vec<Standing>,
-    /// It had been counted before.
+    /// True if it had been counted before.
     pub replayed: bool,
 }
 

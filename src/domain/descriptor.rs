@@ -35,7 +35,7 @@ pub enum Meaning {
     MetadataFixed(String, String),
     /// The descriptor's own hits are asked for before something happens: they count only if they fit.
     Enforce,
-    /// Nothing.
+    /// The entry means nothing.
     Ignored,
 }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::amount::{InvalidQuantity, Quantity};
 
-/// Why text cannot be an event name.
+/// The reason why text cannot be an event name.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidEventName {
     /// Empty or longer than 128 bytes.
@@ -26,7 +26,7 @@ pub const QUANTITY: &str = "quantity";
 const REFUND: &str = ".refund";
 
 impl EventName {
-    /// No name has more bytes.
+    /// The length of the longest name, in bytes.
     pub const LONGEST: usize = 128;
 
     /// Reads a name.
@@ -47,14 +47,14 @@ impl EventName {
         &self.0
     }
 
-    /// For `X.refund`: `X`.
+    /// Returns the event that a refund is for: `X` for `X.refund`.
     #[must_use]
     pub fn refunded(&self) -> Option<Self> {
         self.0.strip_suffix(REFUND).filter(|name| !name.is_empty()).map(|name| Self(name.to_owned()))
     }
 }
 
-/// One event, as a caller sent it.
+/// An event, as a caller sent it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Event {
     /// The name of what happened.

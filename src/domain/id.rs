@@ -9,13 +9,13 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use sha2::{Digest as _, Sha256};
 
-/// Why text cannot be an identifier.
+/// The reason why text cannot be an identifier.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidId {
-    /// It is empty.
+    /// The text is empty.
     #[error("is empty")]
     Empty,
-    /// It is longer than this many bytes.
+    /// The text is longer than this many bytes.
     #[error("is longer than {0} bytes")]
     TooLong(usize),
 }
@@ -294,7 +294,7 @@ pub struct ReservationId {
 pub struct UnknownReservationId;
 
 impl ReservationId {
-    /// No id is longer.
+    /// The length of the longest id.
     pub const LONGEST: usize = 1024;
 
     /// The first byte of every id.

@@ -62,7 +62,7 @@ pub struct Plan {
     pub timezone: String,
     /// The rules of that time zone, which calendar boundaries follow.
     pub zone: TimeZone,
-    /// In the order of the file.
+    /// The limit groups, in the order of the file.
     pub groups: Vec<LimitGroup>,
 }
 
@@ -114,7 +114,7 @@ pub struct LimitGroup {
 /// The amount that a group allows per window.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Quota {
-    /// At most this, in smallest units.
+    /// The window allows at most this, in smallest units.
     Limited(Units),
     /// Counts, and never denies.
     Unlimited,
@@ -130,7 +130,7 @@ pub enum Period {
     Weekly,
     Monthly,
     Yearly,
-    /// One window without end.
+    /// A single window without end.
     Lifetime,
 }
 
@@ -153,18 +153,18 @@ impl Period {
 /// The start of windows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Anchor {
-    /// At the boundaries of the calendar, in the plan's time zone.
+    /// Windows start at the boundaries of the calendar, in the plan's time zone.
     Calendar,
-    /// At the subscription's cycle anchor, and one period after another from there.
+    /// Windows start at the subscription's cycle anchor, and one period after another from there.
     SubscriptionStart,
 }
 
-/// For which events a group counts, and how much.
+/// A rule: the events for which a group counts, and how much.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rule {
     /// The event names it applies to.
     pub event: EventPattern,
-    /// All must hold.
+    /// The conditions, all of which must hold.
     pub conditions: Vec<Condition>,
     /// The measure it counts.
     pub measure: Measure,

@@ -16,9 +16,9 @@ pub struct Subscription {
     pub plan_id: String,
     /// Since when the user is on this plan.
     pub start_ms: i64,
-    /// Until when.
+    /// The time at which it ends; none if it has no end.
     pub end_ms: Option<i64>,
-    /// From where the windows of groups with `anchor: subscription_start` are counted.
+    /// The time from which the windows of groups with `anchor: subscription_start` are counted.
     pub cycle_anchor_ms: i64,
     /// The default plan that the user fell to when the subscription ended, once a script has seen it.
     pub fallen_to: Option<String>,
@@ -37,7 +37,7 @@ impl Subscription {
 /// A quota for one user.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum QuotaOverride {
-    /// In the group's unit.
+    /// An amount in the group's unit.
     Amount(Quantity),
     /// Counts, and never denies.
     Unlimited,

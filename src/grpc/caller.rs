@@ -1,4 +1,4 @@
-//! From a request to its caller and the caller's meter.
+//! Finds the caller of a request, and the caller's meter.
 
 use std::ops::Deref;
 use std::sync::Arc;

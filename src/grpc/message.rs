@@ -18,9 +18,9 @@ const PREFIX: usize = 5;
 
 /// The reason why there is no message.
 pub(super) enum Unread {
-    /// It is too large, by its length or by what came of it.
+    /// The message is too large, by its length or after decompression.
     TooLarge,
-    /// It did not come in time.
+    /// The message did not arrive in time.
     Late,
     /// The caller reset the call.
     Reset,
@@ -120,7 +120,7 @@ pin_project_lite::pin_project! {
 }
 
 impl<B> Bounded<B> {
-    /// At most `bytes` of a body.
+    /// Limits a body to `bytes` bytes.
     pub(super) fn new(body: B, bytes: usize) -> Self {
         Self { body, left: bytes }
     }

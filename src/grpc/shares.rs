@@ -20,7 +20,7 @@ pub struct Parts {
 /// The caller whose share something is taken from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Taker {
-    /// No valid key is known yet. Together they have as much as the public callers.
+    /// The calls without a known valid key. Together they have as much as the public callers.
     Nobody,
     /// A caller of this app.
     App(AppId, Role),
@@ -33,7 +33,7 @@ impl Taker {
     }
 }
 
-/// Why there is nothing to take.
+/// The reason why a share cannot be taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Full {
     /// Everything is taken.

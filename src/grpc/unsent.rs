@@ -6,7 +6,8 @@ use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// After this time an answer counts as sent once nothing is left to write: its caller has reset the call, and it will never be written.
+/// The time after which an answer counts as sent once nothing is left to write. Its caller has reset the call, and it
+/// will never be written.
 const FORGOTTEN: Duration = Duration::from_secs(10);
 
 /// A value that is dropped when an answer has been written.
@@ -49,7 +50,7 @@ impl Unsent {
         drop(state);
     }
 
-    /// There is nothing left to write.
+    /// Notes that nothing is left to write.
     pub(super) fn flushed(&self) {
         let mut state = self.lock();
         let mut sent = Vec::new();

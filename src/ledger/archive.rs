@@ -22,10 +22,10 @@ pub const ARCHIVED_BYTES: u64 = 8 << 20;
 /// Plans are large and few: in many parts, one of them would not fit into its part.
 const PARTS: usize = 1;
 
-/// For so long a plan that was put into the archive counts as being there.
+/// The time for which an archived plan counts as being in the archive.
 const FRESH: Duration = Duration::from_secs(3600);
 
-/// After so long a plan in use is put there again, in the background: so that no call has to wait for it.
+/// The age at which a plan in use is archived again, in the background, so that no call has to wait for it.
 const AGING: Duration = Duration::from_secs(3000);
 
 /// The pause after a failed attempt to archive a plan.
@@ -72,7 +72,7 @@ impl Weighter<PlanDigest, Arc<CompiledPlan>> for Bytes {
 
 /// The plans that this replica knows by their digests.
 pub(super) struct Archive {
-    /// Those of catalogs in force.
+    /// The plans of catalogs in force.
     in_force: RwLock<HashMap<PlanDigest, Weak<CompiledPlan>>>,
     /// Others, as they were found in Redis.
     others: Cache<PlanDigest, Arc<CompiledPlan>, Bytes>,
@@ -140,7 +140,7 @@ impl Ledger {
         });
     }
 
-    /// Makes sure that whoever settles a reservation finds the plan by which it is made.
+    /// Makes sure that the plan of a reservation is there for its settlement.
     pub(super) async fn ensure_archived(&self, plan: &Arc<CompiledPlan>, kept: Duration) -> Result<(), Fault> {
         let now = now();
         if !is_within(&plan.archived.done, FRESH, now) {

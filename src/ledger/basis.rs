@@ -28,9 +28,9 @@ pub enum InForce {
         /// The windows of the time, and the owner's own quotas.
         frames: Frames,
     },
-    /// None: no subscription, and no default plan.
+    /// No plan: no subscription, and no default plan.
     None,
-    /// One that the catalog does not have.
+    /// A plan that the catalog does not have.
     Unknown(String),
 }
 

@@ -22,7 +22,7 @@ pub const API_KEYS: &str = "tollgate3:api-keys";
 /// The kind of a key, by its name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum KeyKind {
-    /// One of the three in [`UserKeys::all`].
+    /// A user's state or one of the memories: a key of [`UserKeys::all`].
     State(Owner),
     /// Shows the live hold with this name.
     Hold(Owner, Field),
@@ -30,7 +30,7 @@ pub enum KeyKind {
     Plan(PlanDigest),
     /// [`API_KEYS`].
     ApiKeys,
-    /// Nothing that Tollgate writes.
+    /// A key that Tollgate does not write.
     Unknown,
 }
 

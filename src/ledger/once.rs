@@ -83,7 +83,7 @@ fn write_identity(request: &mut Vec<u8>, event: &Event) {
     }
 }
 
-/// Nothing, in MessagePack.
+/// The nil of MessagePack.
 const NIL: u8 = 0xc0;
 
 #[cfg(test)]

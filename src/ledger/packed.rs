@@ -1,9 +1,9 @@
 //! Integers of fixed width and text after its length, little-endian, as scripts read and write them with Lua's `struct`.
 
-/// Why bytes are not what a format says.
+/// The reason why bytes do not fit a format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Misfit {
-    /// They end too early.
+    /// The bytes end too early.
     #[error("it ends after too few bytes")]
     TooShort,
     /// Text that is none.

@@ -97,7 +97,7 @@ fn encode(value: &impl Serialize) -> Vec<u8> {
 pub enum Apply {
     /// The effect that its `on_plan_change` sets.
     Enter,
-    /// Nothing but that windows are counted from another anchor.
+    /// Only counts windows from another anchor.
     Realign,
 }
 

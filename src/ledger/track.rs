@@ -42,7 +42,7 @@ pub struct RefundCall<'a> {
     pub replay_ms: i64,
 }
 
-/// Some of what a reservation has committed is to be given back.
+/// The arguments of a refund that gives back a part of what a reservation has committed.
 #[derive(Debug)]
 pub struct RefundReservationCall<'a> {
     /// The reservation.

@@ -12,7 +12,7 @@ use crate::domain::id::Owner;
 pub struct UsageCall<'a> {
     /// The basis it is compiled for.
     pub basis: &'a Basis,
-    /// At which time; now, if none is said.
+    /// The time to report; none for now.
     pub at_ms: Option<i64>,
 }
 

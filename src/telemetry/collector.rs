@@ -29,7 +29,7 @@ const CERTIFICATE: Variables =
     ["OTEL_EXPORTER_OTLP_TRACES_CLIENT_CERTIFICATE", "OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE"];
 const KEY: Variables = ["OTEL_EXPORTER_OTLP_TRACES_CLIENT_KEY", "OTEL_EXPORTER_OTLP_CLIENT_KEY"];
 
-/// Why no spans can be sent.
+/// The reason why no spans can be sent.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// A protocol that is not spoken.
@@ -50,7 +50,7 @@ pub enum StartError {
         /// The problem with the file, without its content.
         problem: String,
     },
-    /// One of two files that need each other.
+    /// One of two files that belong together is missing.
     #[error("{} and {} go together: name both files, or neither", CERTIFICATE[1], KEY[1])]
     HalfIdentity,
     /// The certificate and the key of a client do not belong together.

@@ -12,7 +12,7 @@ macro_rules! values {
         pub enum $name { $($(#[$value_doc])* $value),* }
 
         impl $name {
-            /// All of them, in the order of their numbers.
+            /// All values, in the order of their numbers.
             pub const ALL: &[Self] = &[$(Self::$value),*];
 
             /// Returns the value of the label.
@@ -83,9 +83,9 @@ values! {
 }
 
 values! {
-    /// Why Redis did not do what it was asked.
+    /// The reason why a Redis command failed.
     RedisError {
-        /// No answer in time: the outcome is unknown.
+        /// Redis gave no answer in time: the outcome is unknown.
         Timeout = "timeout",
         /// The connection could not be made, or broke.
         Io = "io",
@@ -113,7 +113,7 @@ values! {
 }
 
 values! {
-    /// Why an event was counted nowhere.
+    /// The reason why an event was counted nowhere.
     Uncounted {
         /// No limit group of the plan matches it.
         UnmatchedEvent = "unmatched_event",
@@ -135,15 +135,15 @@ values! {
 values! {
     /// The outcome of reading a catalog.
     Load {
-        /// It is in use.
+        /// The catalog is in use.
         Loaded = "loaded",
-        /// It was not valid, and the one before it stays in use.
+        /// The catalog was not valid, and the one before it stays in use.
         Refused = "refused",
     }
 }
 
 values! {
-    /// Why Envoy got a fault instead of a decision: the `reason` of the fault's `ErrorInfo`.
+    /// The reason why Envoy got a fault instead of a decision: the `reason` of the fault's `ErrorInfo`.
     #[allow(missing_docs)]
     EnvoyFault {
         UserIdMissing = "USER_ID_MISSING",

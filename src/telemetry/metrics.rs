@@ -28,7 +28,8 @@ const MOST_GROUPS: usize = 2000;
 /// The plan and the limit group of denials beyond that.
 const OTHER: &str = "other";
 
-/// From a quarter of a millisecond, which a call takes at best, to what passes the patience of Redis.
+/// The buckets of durations: from a quarter of a millisecond, which a call takes at best, to more than the timeout of
+/// Redis.
 const SECONDS: [f64; 13] = [0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5];
 
 /// The statuses with an alert that many calls can end in. Each has its time series from the start.
@@ -120,7 +121,7 @@ pub struct Metrics {
     pub commits_late: Counter,
     /// Commits of more than was held.
     pub commits_over: Counter,
-    /// Refunds of which something could not be given back.
+    /// The number of refunds of which a part could not be given back.
     pub refunds_unapplied: Counter,
     /// Reserves that were allowed without a decision.
     pub degraded: Counter,
@@ -152,7 +153,7 @@ pub struct Metrics {
 
 static METRICS: LazyLock<Metrics> = LazyLock::new(Metrics::new);
 
-/// Those of this process.
+/// Returns the metrics of this process.
 #[must_use]
 pub fn metrics() -> &'static Metrics {
     &METRICS

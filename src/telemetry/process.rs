@@ -64,7 +64,7 @@ impl Collector for Process {
     }
 }
 
-/// A metric of which only the value is known.
+/// A metric that has a value, and no name or help of its own.
 trait Figure {
     fn tell(&self, encoder: &mut DescriptorEncoder<'_>, name: &str, help: &str) -> Result<(), std::fmt::Error>;
 }

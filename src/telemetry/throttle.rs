@@ -23,7 +23,7 @@ const OF_CALLS: u32 = 10;
 /// catalog.
 const OF_OTHERS: u32 = 100;
 
-/// After this long one more line of the kind is written, and the number of those that were left out is told.
+/// The time after which one more line of the kind is written. The number of lines that were left out is logged as well.
 pub(super) const PERIOD: Duration = Duration::from_secs(10);
 
 /// The number of kinds that are distinguished. There are fewer places in the code, and reasons.
@@ -117,7 +117,7 @@ pub(crate) struct Seldom {
 }
 
 impl Seldom {
-    /// Once in so long.
+    /// Lets one through in each `period`.
     pub(crate) const fn new(period: Duration) -> Self {
         Self { period, last: Mutex::new(None) }
     }

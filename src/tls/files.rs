@@ -37,7 +37,7 @@ pub(super) struct Contents {
 /// The problems of the files.
 #[derive(Debug)]
 pub struct InvalidTls {
-    /// One sentence per problem, which names the file.
+    /// The problems. Each is one sentence, which names the file.
     pub problems: Vec<String>,
 }
 
@@ -53,7 +53,7 @@ impl fmt::Display for InvalidTls {
 /// The TLS configuration.
 pub(super) struct Loaded {
     pub(super) config: Arc<ServerConfig>,
-    /// Until when the server's own certificate is valid.
+    /// The end of the validity of the server's own certificate.
     pub(super) valid_until: String,
     /// Warnings about certificates that are used all the same.
     pub(super) warnings: Vec<String>,
@@ -131,7 +131,7 @@ fn read(path: &Path) -> Result<Vec<u8>, String> {
     read().map_err(|error| error.to_string())
 }
 
-/// At least one.
+/// Reads the certificates of a file: at least one.
 fn certificates(
     setting: &str,
     path: &Path,

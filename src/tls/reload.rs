@@ -30,13 +30,13 @@ struct Watched {
 
 /// The result of a look at the files.
 enum Look {
-    /// Nothing that has not been told.
+    /// Nothing new to report.
     Same,
     /// The contents in force are back, after unusable ones.
     Back,
     /// Something new that can be used.
     New(Loaded),
-    /// Something new that cannot be used, and is no change half way.
+    /// New contents that cannot be used, and that are not a change half way.
     Bad(InvalidTls),
 }
 

@@ -31,7 +31,7 @@ fn at_end(reader: &Reader<'_>, name: impl Display) -> Result<(), Undecodable> {
     }
 }
 
-/// Some of one format after the other.
+/// Reads `count` values of one format, one after the other.
 fn several<T>(
     reader: &mut Reader<'_>,
     count: i64,
@@ -59,13 +59,13 @@ fn text(bytes: &[u8], name: impl Display) -> Result<&str, Undecodable> {
 pub struct State {
     /// The beginning.
     pub head: Head,
-    /// There is none without a subscription.
+    /// The terms. There are none without a subscription.
     pub terms: Option<formats::Terms>,
     /// The schedules of windows.
     pub schedules: Vec<formats::Schedule>,
-    /// Those of the groups of the plan.
+    /// The counters of the plan's groups.
     pub counters: Vec<formats::Counter>,
-    /// In the order of their times.
+    /// The deadlines, in the order of their times.
     pub deadlines: Vec<Deadline>,
     /// The windows of each group. The one that was opened or entered last comes first.
     pub groups: BTreeMap<String, Vec<Window>>,
@@ -78,7 +78,7 @@ pub struct State {
 pub struct Head {
     /// The head.
     pub head: formats::Head,
-    /// There may be none.
+    /// The memory, if there is one.
     pub memory: Option<formats::Memory>,
 }
 
@@ -276,7 +276,7 @@ pub enum RecordState {
 }
 
 impl RecordState {
-    /// In a word.
+    /// Returns a word for the state.
     #[must_use]
     pub fn word(self) -> &'static str {
         match self {

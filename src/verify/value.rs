@@ -14,7 +14,7 @@ pub struct Undecodable(String);
 /// The MessagePack values that scripts write.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Value {
-    /// Nothing.
+    /// The nil value.
     Nil,
     /// `true` or `false`.
     Flag(bool),

@@ -286,7 +286,7 @@ pub async fn put_ledger_ahead(user: &str, by: Duration) {
     let () = command.query_async(&mut redis().await).await.expect("the state can be written");
 }
 
-/// See [`step_clock`].
+/// The size of a step of the clock: see [`step_clock`].
 #[derive(Debug, Clone, Copy)]
 pub enum Step {
     By(Duration),

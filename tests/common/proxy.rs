@@ -19,7 +19,7 @@ use super::spawn;
 /// The faults of the network that connections meet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
-    /// Nothing.
+    /// No fault.
     None,
     /// Requests arrive and are executed. A third of what comes back is swallowed, and the connection reset.
     LoseReplies,
@@ -29,9 +29,9 @@ pub enum Fault {
     Reset,
     /// Data in these directions is read and vanishes. Nobody learns of it.
     Silence {
-        /// From the client.
+        /// Silence what comes from the client.
         requests: bool,
-        /// From the server.
+        /// Silence what comes from the server.
         replies: bool,
     },
     /// Everything travels in pieces of 1 to 7 bytes.
@@ -94,7 +94,7 @@ impl Proxy {
         self.address
     }
 
-    /// From now on.
+    /// Sets the fault, from now on.
     pub fn set(&self, fault: Fault) {
         self.shared.fault.send_replace(fault);
     }
@@ -179,7 +179,7 @@ impl Direction {
     }
 }
 
-/// One connection, until it ends.
+/// Carries one connection, until it ends.
 async fn carry(client: TcpStream, shared: Arc<Shared>) {
     let mut fault = shared.fault.subscribe();
     let target = *shared.target.lock().expect("nobody panics with it");
@@ -202,7 +202,7 @@ async fn carry(client: TcpStream, shared: Arc<Shared>) {
     }
 }
 
-/// Once it is dropped.
+/// Makes the stream send a reset when it is dropped.
 fn reset(stream: &TcpStream) {
     let _: Result<(), _> = stream.set_zero_linger();
 }

@@ -94,7 +94,7 @@ impl RedisCluster {
         told.lines().any(|line| line.contains("myself,master")) && info.contains("cluster_state:ok")
     }
 
-    /// Has a master replaced by its replica, which takes over once it has everything.
+    /// Replaces a master by its replica, which takes over once it has everything.
     pub async fn replace(&self, replica: usize) {
         // Nobody is elected soon after another election, and the request then lapses.
         self.until("the replica takes over", async || {

@@ -41,7 +41,7 @@ pub(in crate::ledger) fn judge_version(valkey: bool, version: String, node: &str
     Ok(())
 }
 
-/// Something that does not keep Redis from serving, and that somebody may not have meant.
+/// A remark about a setting that does not keep Redis from serving, and that is perhaps not intended.
 #[derive(Debug, PartialEq)]
 pub(super) enum Remark {
     /// A setting that can lose counters, or keeps calls from being decided.

@@ -23,7 +23,8 @@ use super::{AnyError, ConnectError, check, is_loading, permissions, timed_out};
 /// A connection that does not answer is made anew at most this often.
 const RENEWAL: Duration = Duration::from_secs(1);
 
-/// Before a command is sent again that met a slot on its way, a node that is gone, or a cluster that is down. It doubles.
+/// The first pause before a command is sent again, after it met a slot that moves, a node that is gone, or a cluster
+/// that is down. It doubles.
 const FIRST_PAUSE: Duration = Duration::from_millis(5);
 const LONGEST_PAUSE: Duration = Duration::from_millis(100);
 

@@ -13,9 +13,9 @@ pub(super) struct Functions(AtomicU8);
 
 /// Redis has them.
 const THERE: u8 = 0;
-/// It had them, and has to be given them again.
+/// Redis had the functions, and must be given them again.
 const LOST: u8 = 1;
-/// It does not take any: an access list, a service that has none.
+/// Redis does not take functions: an access list forbids it, or a service has none.
 const REFUSED: u8 = 2;
 
 impl Default for Functions {

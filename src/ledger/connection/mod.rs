@@ -42,7 +42,7 @@ type AnyError = Box<dyn std::error::Error + Send + Sync>;
 /// The Redis to use, and the settings of the connections to it.
 #[derive(Clone)]
 pub struct RedisOptions {
-    /// One URL for a single node; several for the nodes of a cluster.
+    /// The URL of a single node, or several URLs for the nodes of a cluster.
     pub urls: Vec<String>,
     /// The Sentinels, if they watch the Redis: the host of the one URL above is then the name of the master.
     pub sentinels: Vec<String>,
@@ -98,10 +98,10 @@ impl fmt::Debug for RedisOptions {
     }
 }
 
-/// Why this Redis cannot keep a ledger.
+/// The reason why this Redis cannot keep a ledger.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
-    /// No URL at all.
+    /// There is no URL.
     #[error("no Redis URL is given")]
     NoUrl,
     /// A URL that is not understood. It is not repeated: it may hold a password.
@@ -410,7 +410,7 @@ fn hash(owner: &Owner) -> usize {
     hasher.finish() as usize
 }
 
-/// It has been restarted, takes no commands yet, and will by itself.
+/// Returns whether the error means that Redis was restarted and does not take commands yet, but will without help.
 fn is_loading(error: &(dyn std::error::Error + 'static)) -> bool {
     error
         .downcast_ref::<RedisError>()

@@ -11,7 +11,7 @@ use super::{ConnectError, RedisOptions};
 /// The target to connect to, with its credentials.
 #[derive(Clone)]
 pub(super) enum Target {
-    /// One address, whoever is behind it.
+    /// A single address, whatever is behind it.
     Node(Box<ConnectionInfo>, Identity),
     /// The node that the Sentinels call master.
     Sentinels(Box<Watched>),
@@ -26,7 +26,7 @@ pub(super) struct Watched {
     /// The credentials and TLS of the master. Its host is only the name that the Sentinels know.
     pub(super) master: ConnectionInfo,
     pub(super) sentinels: Vec<ConnectionInfo>,
-    /// To the servers, and to the Sentinels.
+    /// The identities towards the servers and towards the Sentinels.
     pub(super) identities: (Identity, Identity),
 }
 

@@ -11,9 +11,9 @@ use super::{Findings, Generations, SLACK_MS};
 /// The facts by which some of these keys are judged, as of the moment they were seen.
 pub struct HoldMoment {
     redis_ms: i64,
-    /// None if there is none, or none that can be decoded.
+    /// The head; none if there is none, or if it cannot be decoded.
     head: Option<Head>,
-    /// One that cannot be decoded is reported by itself.
+    /// True if the head cannot be decoded. That is reported elsewhere.
     is_undecodable: bool,
     undos: [Option<Undo>; 2],
 }

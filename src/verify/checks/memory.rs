@@ -13,7 +13,7 @@ use super::{is_amount, unit_of};
 pub struct Fact {
     /// True for a tracked event, false for a reservation.
     pub is_tracked: bool,
-    /// Until when it is remembered.
+    /// The time until which it is remembered.
     pub forget: i64,
     /// The plan by which it can still be committed.
     pub open: Option<[u8; 8]>,

@@ -35,7 +35,7 @@ pub type Charged = std::collections::BTreeSet<([u8; 8], i64, i64)>;
 /// The findings about one user, and the number of things that were looked at.
 #[derive(Debug, Default)]
 pub struct Findings {
-    /// In the order of the checks.
+    /// The findings, in the order of the checks.
     pub found: Vec<Finding>,
     /// Windows in the state.
     pub windows: u64,
@@ -81,7 +81,7 @@ struct Generations<'a> {
 }
 
 impl<'a> Generations<'a> {
-    /// None if the state has no memory.
+    /// Finds the roles; none if the state has no memory.
     fn of(head: &'a Head, undos: [Option<&'a Undo>; 2]) -> Option<Self> {
         let memory = head.memory.as_ref()?;
         let young = usize::from(head.head.young == 2);
