@@ -1,7 +1,7 @@
 //! The plans of each app. They can be replaced while calls are served.
 
 pub mod files;
-pub mod keep_up;
+pub mod reload;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;

@@ -16,7 +16,7 @@ use crate::domain::plan::Catalog;
 use crate::domain::subscription::Subscription;
 use crate::ledger::{self, InForce, Ledger, NoAnswer, Once};
 use crate::planner::{Clock, Planned, Planner};
-use crate::telemetry::{metrics, seen};
+use crate::telemetry::{metrics, outcomes};
 
 /// The number of times a call is compiled again before it fails.
 const RETRIES: usize = 3;
@@ -59,7 +59,7 @@ pub struct Reserved {
     pub decision: Decision,
     /// The hold, if there is one.
     pub hold: Option<Hold>,
-    /// Nothing was decided: Redis did not answer, and this deployment fails open.
+    /// True if nothing was decided: Redis did not answer, and this deployment fails open.
     pub degraded: bool,
 }
 
@@ -72,7 +72,7 @@ pub struct TrackCall {
     pub request_id: Option<RequestId>,
     /// Count only if it fits.
     pub enforce: bool,
-    /// For a refund: of what this reservation committed.
+    /// The reservation whose committed usage a refund gives back.
     pub reservation: Option<ReservationId>,
 }
 
@@ -130,7 +130,7 @@ impl Meter {
         let once = Once::reserve(request_id, event, ttl_ms);
         match self.hold(owner, event, ttl_ms, &once).await {
             Ok((plan, answer)) => {
-                seen::reserved(plan.id(), &answer.decision, answer.hold.as_ref());
+                outcomes::reserved(plan.id(), &answer.decision, answer.hold.as_ref());
                 Ok(Reserved { decision: answer.decision, hold: answer.hold, degraded: false })
             }
             Err(Fault::Unavailable(source)) if self.options.fail_open => {
@@ -138,7 +138,7 @@ impl Meter {
                     error = &*source as &dyn std::error::Error,
                     "allowed without a decision: redis did not answer"
                 );
-                seen::degraded();
+                outcomes::degraded();
                 let decision = Decision { denied: None, standings: Vec::new(), retry_after_ms: None };
                 Ok(Reserved { decision, hold: None, degraded: true })
             }
@@ -176,7 +176,7 @@ impl Meter {
             let basis = &attempts.planned()?.basis;
             match self.ledger.can_use(owner, &ledger::CanUseCall { basis, event }).await {
                 Ok(decision) => {
-                    seen::asked(&decision);
+                    outcomes::asked(&decision);
                     return Ok(decision);
                 }
                 Err(no_answer) => attempts.again(no_answer).map_err(|fault| unreadable(fault, event))?,
@@ -191,7 +191,7 @@ impl Meter {
     pub async fn commit(&self, reservation: &ReservationId, actual: Option<&Actual>) -> Result<Committed, Fault> {
         let replay_ms = millis(self.options.replay_window);
         let call = ledger::CommitCall { reservation, actual, replay_ms };
-        self.ledger.commit(&call).await.inspect(seen::committed)
+        self.ledger.commit(&call).await.inspect(outcomes::committed)
     }
 
     /// Gives a reservation back.
@@ -200,7 +200,7 @@ impl Meter {
     /// See the RPC.
     pub async fn release(&self, reservation: &ReservationId) -> Result<Released, Fault> {
         let replay_ms = millis(self.options.replay_window);
-        self.ledger.release(&ledger::ReleaseCall { reservation, replay_ms }).await.inspect(seen::released)
+        self.ledger.release(&ledger::ReleaseCall { reservation, replay_ms }).await.inspect(outcomes::released)
     }
 
     /// Counts what has happened, or gives back what it cost.
@@ -219,7 +219,7 @@ impl Meter {
                 let replay_ms = millis(self.options.replay_window);
                 let (once, refunded) = (&once, &refunded);
                 let call = ledger::RefundReservationCall { reservation, once, event, refunded, replay_ms };
-                self.ledger.refund_reservation(&call).await.inspect(seen::refunded)
+                self.ledger.refund_reservation(&call).await.inspect(outcomes::refunded)
             }
         };
         tracked.map_err(|fault| unreadable(fault, event))
@@ -232,7 +232,7 @@ impl Meter {
             let basis = &attempts.planned()?.basis;
             match self.ledger.track(owner, &ledger::TrackCall { basis, once, event, enforce, replay_ms }).await {
                 Ok(tracked) => {
-                    seen::tracked(basis.plan.id(), &tracked);
+                    outcomes::tracked(basis.plan.id(), &tracked);
                     // A replay may be answered by a replica that has another catalog.
                     self.ledger.archive_soon(basis.plan.known().cloned(), self.plan_kept());
                     return Ok(tracked);
@@ -249,7 +249,7 @@ impl Meter {
             let basis = &attempts.planned()?.basis;
             match self.ledger.refund(owner, &ledger::RefundCall { basis, once, event, refunded, replay_ms }).await {
                 Ok(tracked) => {
-                    seen::refunded(&tracked);
+                    outcomes::refunded(&tracked);
                     return Ok(tracked);
                 }
                 Err(no_answer) => attempts.again(no_answer)?,
@@ -323,7 +323,7 @@ impl Attempts<'_> {
             NoAnswer::Stale(stored) => stored,
             NoAnswer::Fault(fault) => return Err(fault),
         };
-        seen::stale();
+        outcomes::stale();
         self.at_ms = stored.now_ms;
         self.planner.learn(self.owner, *stored);
         if self.left == 0 {

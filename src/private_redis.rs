@@ -66,7 +66,8 @@ const LOADING: Duration = Duration::from_secs(300);
 /// The time beyond its grace for which Tollgate waits for a Redis that has to end. By then it was killed.
 const KILLING: Duration = Duration::from_secs(5);
 
-/// Between the end of a Redis and the next one; doubled each time, until one has lived for `STEADY`.
+/// The first pause between the end of a Redis and the next start. It doubles each time, until a Redis has lived for
+/// `STEADY`.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 const STEADY: Duration = Duration::from_secs(60);
@@ -98,7 +99,7 @@ impl Default for Options {
 /// The reason why there is no private Redis.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// No program.
+    /// No program was found.
     #[error(
         "found no redis-server: install one (Debian, Ubuntu: apt-get install -y redis-server; macOS: brew install redis), name \
          it with --redis-server, or use a running Redis with --redis-url"
@@ -125,7 +126,7 @@ pub enum StartError {
     /// Another one lives there.
     #[error("another tollgate uses the data directory {}: stop it, or choose another with --data-dir", .0.display())]
     InUse(PathBuf),
-    /// It ended, or did not answer in time.
+    /// Redis ended, or did not answer in time.
     #[error("redis-server {how}; the end of its log in {}:\n{tail}", .log.display())]
     Failed {
         /// The failure: how it ended, or that it did not answer.
@@ -192,19 +193,19 @@ pub async fn start(options: Options) -> Result<PrivateRedis, StartError> {
         TryLockError::Error(source) => StartError::DataDir { directory: data_dir.clone(), source },
     })?;
     let (socket, socket_dir) = place_socket(&data_dir).map_err(unusable)?;
-    let place = Place { program, data_dir, log, log_path, socket: socket.clone(), socket_dir, grace };
-    let mut running = place.launch().await?;
-    if let Err(error) = place.ready(&mut running).await {
-        place.end(running).await;
+    let supervisor = Supervisor { program, data_dir, log, log_path, socket: socket.clone(), socket_dir, grace };
+    let mut running = supervisor.launch().await?;
+    if let Err(error) = supervisor.ready(&mut running).await {
+        supervisor.end(running).await;
         return Err(error);
     }
     let (stop, stopped) = oneshot::channel();
-    let keeper = tokio::spawn(place.keep(running, stopped));
+    let keeper = tokio::spawn(supervisor.keep(running, stopped));
     Ok(PrivateRedis { socket, stop: Some(stop), keeper })
 }
 
-/// The parts that stay the same when Redis is started again.
-struct Place {
+/// Starts Redis, and starts it again when it ends. Holds the parts that stay the same.
+struct Supervisor {
     program: PathBuf,
     data_dir: PathBuf,
     log: File,
@@ -224,7 +225,7 @@ struct Running {
     log_from: u64,
 }
 
-impl Place {
+impl Supervisor {
     /// Starts the shell, which starts Redis. Two must never write one append-only file: what still listens is an error.
     async fn launch(&self) -> Result<Running, StartError> {
         let unusable = |source| StartError::DataDir { directory: self.data_dir.clone(), source };
@@ -428,7 +429,8 @@ impl Drop for SocketDir {
     }
 }
 
-/// In the data directory, or in one of its own where that path is too long for a socket.
+/// Chooses the path of the socket: in the data directory, or in a directory of its own where that path is too long for
+/// a socket.
 fn place_socket(data_dir: &Path) -> io::Result<(PathBuf, Option<SocketDir>)> {
     let fits = |socket: &Path| socket.as_os_str().len() <= LONGEST_SOCKET_PATH;
     let socket = data_dir.join("redis.sock");

@@ -24,14 +24,14 @@ use crate::grpc::v1::metering_service_server::MeteringServiceServer;
 use crate::grpc::v1::plan_service_server::PlanServiceServer;
 use crate::grpc::v1::subscription_service_server::SubscriptionServiceServer;
 use crate::grpc::{
-    Incoming, Metering, Parts, Places, Plans, RateLimits, Subscriptions, rls, serve, server_address, v1,
+    ConnectionSlots, Incoming, Metering, Parts, Plans, RateLimits, Subscriptions, rls, serve, server_address, v1,
 };
 use crate::health::Health;
 use crate::telemetry::layer::Observe;
 use crate::tls::Certificates;
 
 /// The largest health or reflection request, in bytes. Its caller may have shown no key.
-const SMALL: usize = 4096;
+const MAX_KEYLESS_REQUEST_BYTES: usize = 4096;
 
 /// Configures a service to take compressed requests of at most this many bytes, before and after they are decompressed.
 macro_rules! takes {
@@ -47,7 +47,7 @@ macro_rules! talks {
     };
 }
 
-/// Why serving ended early.
+/// The reason why serving ended early.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
     /// The descriptors built into the binary are broken.
@@ -86,13 +86,13 @@ pub async fn run(
     let Serving { apps, access, limits, fail_open, tls, envoy, admin: admin_listener } = serving;
     let ledger = apps.ledger().clone();
     let (reporter, health_service) = tonic_health::server::health_reporter();
-    let health_service = takes!(health_service, SMALL);
+    let health_service = takes!(health_service, MAX_KEYLESS_REQUEST_BYTES);
     let health = Health::start(reporter, &SERVICES, &ledger, fail_open).await;
     let gate = gate(&access, &limits);
     let most = limits.max_message_bytes;
     let to_callers = Routes::new(health_service.clone())
-        .add_service(takes!(reflection().build_v1()?, SMALL))
-        .add_service(takes!(reflection().build_v1alpha()?, SMALL))
+        .add_service(takes!(reflection().build_v1()?, MAX_KEYLESS_REQUEST_BYTES))
+        .add_service(takes!(reflection().build_v1alpha()?, MAX_KEYLESS_REQUEST_BYTES))
         .add_service(talks!(MeteringServiceServer::new(Metering(Arc::clone(&apps))), most))
         .add_service(talks!(SubscriptionServiceServer::new(Subscriptions(Arc::clone(&apps))), most))
         .add_service(talks!(PlanServiceServer::new(Plans(Arc::clone(&apps))), most));
@@ -100,8 +100,8 @@ pub async fn run(
     if let Some((listener, meanings)) = envoy {
         let rate_limits = RateLimits { apps, meanings: Arc::new(meanings) };
         let to_envoy = Routes::new(health_service)
-            .add_service(takes!(envoy_reflection().build_v1()?, SMALL))
-            .add_service(takes!(envoy_reflection().build_v1alpha()?, SMALL))
+            .add_service(takes!(envoy_reflection().build_v1()?, MAX_KEYLESS_REQUEST_BYTES))
+            .add_service(takes!(envoy_reflection().build_v1alpha()?, MAX_KEYLESS_REQUEST_BYTES))
             .add_service(talks!(RateLimitServiceServer::new(rate_limits), most));
         open.push((listener, to_envoy));
     }
@@ -113,12 +113,12 @@ pub async fn run(
         beside.spawn(admin::serve(listener, Arc::clone(&health)));
     }
     if let Some(guard) = access.keys.clone() {
-        beside.spawn(async move { guard.keep_up().await });
+        beside.spawn(async move { guard.refresh_periodically().await });
     }
     // Connections are asked to end once the first half is gone.
     let (stop, stopping) = watch::channel(());
-    // Both listeners share the places, and below the gate, and so their bounds.
-    let places = Places::new(limits.max_connections);
+    // Both listeners share these slots and the gate, and so their bounds.
+    let slots = ConnectionSlots::new(limits.max_connections);
     let layers = ServiceBuilder::new()
         // The outermost: what others refuse is seen as well.
         .layer(Observe(server_address))
@@ -128,7 +128,7 @@ pub async fn run(
         .layer(gate.clone());
     let listeners = open.into_iter().map(|(listener, services)| {
         let certificates = tls.as_ref().map(Certificates::subscribe);
-        let incoming = Incoming::new(listener, certificates, &limits, stopping.clone()).sharing(Arc::clone(&places));
+        let incoming = Incoming::new(listener, certificates, &limits, stopping.clone()).sharing(Arc::clone(&slots));
         serve(incoming, layers.clone().service(services.prepare()), &limits, stopping.clone())
     });
     let listeners = futures_util::future::join_all(listeners);

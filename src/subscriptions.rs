@@ -12,7 +12,7 @@ use crate::domain::subscription::{QuotaOverride, Subscription};
 use crate::ledger::{Apply, NoAnswer, PutCall, Step, Stored};
 use crate::meter::Meter;
 use crate::planner::Compiled;
-use crate::telemetry::{metrics, seen};
+use crate::telemetry::{metrics, outcomes};
 
 /// The number of times a change is tried against concurrent ones before it fails.
 const ATTEMPTS: usize = 16;
@@ -24,9 +24,9 @@ pub struct Upsert {
     pub plan_id: Option<String>,
     /// Replaces the stored map.
     pub overrides: Option<BTreeMap<String, QuotaOverride>>,
-    /// Until when; `Some(None)` clears it.
+    /// The time at which it ends; `Some(None)` clears it.
     pub end_ms: Option<Option<i64>>,
-    /// From where windows are counted.
+    /// The time from which windows are counted.
     pub cycle_anchor_ms: Option<i64>,
 }
 
@@ -152,7 +152,7 @@ impl Meter {
         deleted
     }
 
-    /// Writes `wanted`, unless somebody else wrote first.
+    /// Writes `wanted`, unless another change was written first.
     async fn write(
         &self,
         owner: &Owner,
@@ -162,7 +162,7 @@ impl Meter {
     ) -> Result<bool, Fault> {
         match self.ledger.put_subscription(owner, &PutCall { before, wanted, steps }).await {
             Ok(answer) => {
-                seen::clocks_corrected(answer.corrected_clocks);
+                outcomes::clocks_corrected(answer.corrected_clocks);
                 self.planner.remember(owner, Some(wanted.clone()));
                 Ok(true)
             }

@@ -8,16 +8,16 @@ use tonic::transport::Channel;
 
 /// One kind of call.
 pub struct Case {
-    /// In the table, and in the file.
+    /// Its name in the table and in the file.
     pub name: &'static str,
     /// The plan its users are subscribed to.
     pub plan: &'static str,
     /// The outcome every call must have. Any other outcome means that the figure belongs to a different kind of call.
     pub ends: Outcome,
     /// Makes what each call needs to find.
-    pub before: Option<fn(&Turn) -> Call>,
+    pub before: Option<fn(&Turn) -> CountedCall>,
     /// The call.
-    pub call: fn(&Turn) -> Call,
+    pub call: fn(&Turn) -> CountedCall,
     /// The number of live holds of its single user.
     pub live_holds: usize,
 }
@@ -34,7 +34,7 @@ pub struct Turn {
 
 /// A request.
 #[allow(missing_docs)]
-pub enum Call {
+pub enum CountedCall {
     Reserve(v1::ReserveRequest),
     Commit(v1::CommitRequest),
     Release(v1::ReleaseRequest),
@@ -47,15 +47,15 @@ pub enum Call {
 /// The outcome of a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
-    /// It did, or told, what it was asked.
+    /// The call did, or told, what it was asked.
     Done,
     /// A limit was reached.
     Denied,
-    /// It had been done before.
+    /// The call had been done before.
     Replayed,
 }
 
-/// All of them, in the order of the table.
+/// Returns all cases, in the order of the table.
 pub fn cases() -> Vec<Case> {
     let case = |name, plan, call| Case { name, plan, call, ends: Outcome::Done, before: None, live_holds: 0 };
     vec![
@@ -76,7 +76,7 @@ pub fn cases() -> Vec<Case> {
         case("track, request id", "three", track_once),
         case("can use", "three", can_use),
         case("get usage", "three", get_usage),
-        case("list plans", "three", |_| Call::ListPlans),
+        case("list plans", "three", |_| CountedCall::ListPlans),
     ]
 }
 
@@ -93,14 +93,14 @@ fn event() -> v1::Event {
 const TTL: prost_types::Duration = prost_types::Duration { seconds: 3600, nanos: 0 };
 
 /// Holds what the event may cost, without an id.
-pub fn reserve(turn: &Turn) -> Call {
+pub fn reserve(turn: &Turn) -> CountedCall {
     let request =
         v1::ReserveRequest { user_id: turn.user.clone(), event: Some(event()), ttl: Some(TTL), ..Default::default() };
-    Call::Reserve(request)
+    CountedCall::Reserve(request)
 }
 
-fn reserve_once(turn: &Turn) -> Call {
-    Call::Reserve(v1::ReserveRequest {
+fn reserve_once(turn: &Turn) -> CountedCall {
+    CountedCall::Reserve(v1::ReserveRequest {
         user_id: turn.user.clone(),
         event: Some(event()),
         ttl: Some(TTL),
@@ -108,22 +108,22 @@ fn reserve_once(turn: &Turn) -> Call {
     })
 }
 
-fn commit(turn: &Turn) -> Call {
+fn commit(turn: &Turn) -> CountedCall {
     let quantities = [("prompt_tokens".to_owned(), 1200.0), ("completion_tokens".to_owned(), 270.0)].into();
     let actual = Some(v1::Actual { quantity: None, quantities });
-    Call::Commit(v1::CommitRequest { reservation_id: turn.reservation_id.clone(), actual })
+    CountedCall::Commit(v1::CommitRequest { reservation_id: turn.reservation_id.clone(), actual })
 }
 
-fn release(turn: &Turn) -> Call {
-    Call::Release(v1::ReleaseRequest { reservation_id: turn.reservation_id.clone(), ..Default::default() })
+fn release(turn: &Turn) -> CountedCall {
+    CountedCall::Release(v1::ReleaseRequest { reservation_id: turn.reservation_id.clone(), ..Default::default() })
 }
 
-fn track(turn: &Turn) -> Call {
-    Call::Track(v1::TrackRequest { user_id: turn.user.clone(), event: Some(event()), ..Default::default() })
+fn track(turn: &Turn) -> CountedCall {
+    CountedCall::Track(v1::TrackRequest { user_id: turn.user.clone(), event: Some(event()), ..Default::default() })
 }
 
-fn track_once(turn: &Turn) -> Call {
-    Call::Track(v1::TrackRequest {
+fn track_once(turn: &Turn) -> CountedCall {
+    CountedCall::Track(v1::TrackRequest {
         user_id: turn.user.clone(),
         event: Some(event()),
         request_id: request_id(turn),
@@ -131,12 +131,12 @@ fn track_once(turn: &Turn) -> Call {
     })
 }
 
-fn can_use(turn: &Turn) -> Call {
-    Call::CanUse(v1::CanUseRequest { user_id: turn.user.clone(), event: Some(event()) })
+fn can_use(turn: &Turn) -> CountedCall {
+    CountedCall::CanUse(v1::CanUseRequest { user_id: turn.user.clone(), event: Some(event()) })
 }
 
-fn get_usage(turn: &Turn) -> Call {
-    Call::GetUsage(v1::GetUsageRequest { user_id: turn.user.clone(), ..Default::default() })
+fn get_usage(turn: &Turn) -> CountedCall {
+    CountedCall::GetUsage(v1::GetUsageRequest { user_id: turn.user.clone(), ..Default::default() })
 }
 
 fn request_id(turn: &Turn) -> String {
@@ -153,33 +153,33 @@ pub struct Client {
 
 impl Client {
     /// Makes a call. Returns how it ended, and of a reservation its id.
-    pub async fn send(&mut self, call: Call) -> Result<(Outcome, String)> {
+    pub async fn send(&mut self, call: CountedCall) -> Result<(Outcome, String)> {
         let none = String::new();
         let ended = |replayed| if replayed { Outcome::Replayed } else { Outcome::Done };
         Ok(match call {
-            Call::Reserve(request) => {
+            CountedCall::Reserve(request) => {
                 let answer = self.metering.reserve(request).await?.into_inner();
                 let outcome = if answer.allowed { ended(answer.replayed) } else { Outcome::Denied };
                 (outcome, answer.reservation_id)
             }
-            Call::Commit(request) => (ended(self.metering.commit(request).await?.into_inner().replayed), none),
-            Call::Release(request) => (ended(self.metering.release(request).await?.into_inner().replayed), none),
-            Call::Track(request) => {
+            CountedCall::Commit(request) => (ended(self.metering.commit(request).await?.into_inner().replayed), none),
+            CountedCall::Release(request) => (ended(self.metering.release(request).await?.into_inner().replayed), none),
+            CountedCall::Track(request) => {
                 let answer = self.metering.track(request).await?.into_inner();
                 if answer.match_status() != v1::MatchStatus::Matched {
                     bail!("an event was not counted: {answer:?}");
                 }
                 (ended(answer.replayed), none)
             }
-            Call::CanUse(request) => {
+            CountedCall::CanUse(request) => {
                 let allowed = self.metering.can_use(request).await?.into_inner().allowed;
                 (if allowed { Outcome::Done } else { Outcome::Denied }, none)
             }
-            Call::GetUsage(request) => {
+            CountedCall::GetUsage(request) => {
                 self.metering.get_usage(request).await?;
                 (Outcome::Done, none)
             }
-            Call::ListPlans => {
+            CountedCall::ListPlans => {
                 self.plans.list_plans(v1::ListPlansRequest {}).await?;
                 (Outcome::Done, none)
             }

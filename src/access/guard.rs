@@ -136,8 +136,8 @@ impl Guard {
         answered.then_some(()).ok_or_else(|| Fault::Unavailable("the API keys could not be read".into()))
     }
 
-    /// Keeps up with the keys, for ever.
-    pub async fn keep_up(&self) {
+    /// Reads the keys again every [`REFRESH`], for ever.
+    pub async fn refresh_periodically(&self) {
         loop {
             tokio::time::sleep(REFRESH).await;
             self.refresh_or_say().await;

@@ -1,12 +1,15 @@
 //! The catalog: from YAML to plans.
 //!
-//! `yaml` reads a tree that knows its lines; `read` turns it into plans and reports every problem at once, in the `words` of the
-//! file; `warnings` finds what is valid and perhaps not meant; `schema` describes the file for editors.
+//! - `yaml` parses a tree that knows its lines.
+//! - `read` turns the tree into plans, and reports every problem at once.
+//! - `problem_text` formats parts of the file for problems.
+//! - `warnings` finds parts that are valid but perhaps not intended.
+//! - `schema` describes the format for editors.
 
+mod problem_text;
 mod read;
 mod schema;
 mod warnings;
-mod words;
 mod yaml;
 
 use std::fmt;
@@ -42,7 +45,7 @@ impl fmt::Display for Problem {
 /// Everything that is wrong with a catalog, by line.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct InvalidCatalog {
-    /// At least one.
+    /// The problems: at least one.
     pub problems: Vec<Problem>,
 }
 

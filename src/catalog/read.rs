@@ -1,5 +1,6 @@
-//! From the tree to plans. Every function reports what is wrong and goes on, so that all problems are told at once; it returns
-//! `None` where it could not understand its part. `walk` has what all of them need; `rules` reads what a group matches.
+//! Reads the tree of a catalog into plans. Every function reports its problems and goes on, so that all problems are
+//! reported at once; it returns `None` where it could not understand its part. `walk` has what all of them need;
+//! `rules` reads what a group matches.
 
 mod rules;
 mod walk;
@@ -12,8 +13,8 @@ use crate::domain::amount::{Quantity, Unit};
 use crate::domain::plan::{Anchor, Catalog, LimitGroup, OnPlanChange, Period, Plan, Quota, measured_names};
 
 use self::walk::{Fields, join};
+use super::problem_text::{decimals, one_of, quoted, shown};
 use super::warnings::{FreePass, free_passes};
-use super::words::{decimals, one_of, quoted, shown};
 use super::yaml::{Node, Value};
 use super::{Problem, Problems};
 

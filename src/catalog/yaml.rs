@@ -3,7 +3,7 @@
 
 use saphyr_parser::{Event, Parser, ScalarStyle};
 
-use super::words::quoted;
+use super::problem_text::quoted;
 use super::{Problem, Problems};
 
 /// Larger files are refused.
@@ -27,7 +27,7 @@ pub(super) enum Value {
         quoted: bool,
     },
     List(Vec<Node>),
-    /// In the order of the file.
+    /// A map, in the order of the file.
     Map(Vec<Entry>),
     /// An alias, which has been reported: nothing more is to be said of it.
     Refused,

@@ -11,7 +11,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::access::{Access, Guard};
 use crate::apps::files::{CatalogFailure, Parsed, Texts};
-use crate::apps::keep_up::{self, Upkeep};
+use crate::apps::reload::{self, CatalogReloader};
 use crate::apps::{Apps, Catalogs};
 use crate::config::{Config, Settings, log_filter, unknown_variables};
 use crate::domain::descriptor::EntryMeanings;
@@ -26,7 +26,7 @@ use crate::tls::{Certificates, IdentityApps, InvalidTls};
 
 use super::{choose_cryptography, failed};
 
-/// Why `tollgate serve` did not start, or ended early.
+/// The reason why `tollgate serve` did not start, or ended early.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Failure {
     #[error(transparent)]
@@ -69,7 +69,7 @@ pub fn serve(settings: Settings) -> ExitCode {
         }
     };
     let filter = log_filter(&config.log).expect("the settings were checked");
-    let logs = telemetry::logs::start(filter, config.seeing.log_format);
+    let logs = telemetry::logs::start(filter, config.observability.log_format);
     for name in unknown_variables(std::env::vars_os().map(|(name, _)| name)) {
         tracing::warn!("the variable {name} is not a setting, and is ignored; `tollgate serve --help` lists them");
     }
@@ -110,12 +110,15 @@ fn within_open_files(mut config: Config) -> Config {
 async fn run(config: Config) -> Result<(), Failure> {
     let texts = Texts::read(config.catalog.as_deref())?;
     let Parsed { catalogs, warnings } = texts.parse_for(only_default(&config))?;
-    keep_up::warn(&warnings);
+    reload::warn(&warnings);
     let tls = config.tls().map(Certificates::load).transpose()?;
     let listeners = Listeners::bind(&config).await?;
-    let seeing = &config.seeing;
-    let traces =
-        seeing.otlp_endpoint.as_deref().map(|url| telemetry::trace::start(url, seeing.trace_ratio)).transpose()?;
+    let observability = &config.observability;
+    let traces = observability
+        .otlp_endpoint
+        .as_deref()
+        .map(|url| telemetry::trace::start(url, observability.trace_ratio))
+        .transpose()?;
     // Before anything is started that has to be stopped again.
     let (stop, stop_now) = stops()?;
     let hangup = signal(SignalKind::hangup())?;
@@ -153,7 +156,7 @@ impl Listeners {
                 Some(address) => Some(bind("envoy-listen", address).await?),
                 None => None,
             },
-            admin: match config.seeing.admin_listen {
+            admin: match config.observability.admin_listen {
                 Some(address) => Some(bind("admin-listen", address).await?),
                 None => None,
             },
@@ -223,12 +226,12 @@ async fn serve_with(
         envoy: envoy.map(|listener| (listener, meanings)),
         admin,
     };
-    let upkeep = Arc::new(Upkeep::new(only_default(config)));
-    let (kept, path, period) = (Arc::clone(&upkeep), config.catalog.clone(), config.catalog_poll);
-    let kept_up = tokio::spawn(async move { kept.run(apps, path, digest, period).await });
+    let reloader = Arc::new(CatalogReloader::new(only_default(config)));
+    let (kept, path, period) = (Arc::clone(&reloader), config.catalog.clone(), config.catalog_poll);
+    let reloading = tokio::spawn(async move { kept.run(apps, path, digest, period).await });
     let hung_up = tokio::spawn(async move {
         while hangup.recv().await.is_some() {
-            upkeep.now.notify_one();
+            reloader.now.notify_one();
         }
     });
     for (what, address) in addresses {
@@ -238,7 +241,7 @@ async fn serve_with(
     }
     tracing::info!(%address, plans, "serving");
     let outcome = server::run(serving, callers, stop).await;
-    kept_up.abort();
+    reloading.abort();
     hung_up.abort();
     Ok(outcome?)
 }

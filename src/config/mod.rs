@@ -20,8 +20,8 @@ mod environment;
 mod file;
 mod layers;
 mod limits;
+mod observability;
 mod redact;
-mod seeing;
 #[cfg(test)]
 mod tests;
 mod value;
@@ -31,8 +31,8 @@ pub use command::{Cli, Command, HealthSettings, KeysCommand};
 pub use environment::{KEY, unknown_variables};
 pub use layers::{Given, InvalidConfig, Origin, Settings};
 pub use limits::Limits;
+pub use observability::{Observability, OptionalAddress};
 pub use redact::redacted;
-pub use seeing::{Place, Seeing};
 pub use value::log_filter;
 pub use verify::VerifySettings;
 
@@ -47,8 +47,8 @@ pub struct Config {
     pub listen: SocketAddr,
 
     /// The address of Envoy's rate limit service, such as 127.0.0.1:8081; or none
-    #[arg(long, env = "TOLLGATE_ENVOY_LISTEN", value_name = "ADDRESS", default_value = "none", value_parser = value::place)]
-    pub envoy_listen: seeing::Place,
+    #[arg(long, env = "TOLLGATE_ENVOY_LISTEN", value_name = "ADDRESS", default_value = "none", value_parser = value::optional_address)]
+    pub envoy_listen: observability::OptionalAddress,
 
     /// The meanings of the entries of Envoy's descriptors, by their keys (repeated, or separated by
     /// commas): KEY=user_id, KEY=event, KEY=event:NAME, KEY=metadata:KEY, KEY=metadata:KEY:VALUE,
@@ -192,7 +192,7 @@ pub struct Config {
 
     /// The settings with which an operator observes Tollgate.
     #[command(flatten)]
-    pub seeing: Seeing,
+    pub observability: Observability,
 
     /// The log filter: a level, or targets and their levels, such as tollgate=debug,redis=warn
     #[arg(long, env = "TOLLGATE_LOG", value_name = "FILTER", default_value = "info", value_parser = value::log)]

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tracing_subscriber::filter::{ParseError, Targets};
 
-use super::Place;
+use super::OptionalAddress;
 use crate::telemetry::logs::LogFormat;
 
 /// Longer than any test of patience, shorter than what an expiry in Redis can hold.
@@ -18,7 +18,7 @@ pub(super) fn address(text: &str) -> Result<SocketAddr, String> {
 }
 
 /// An IP address and a port, or `none`.
-pub(super) fn place(text: &str) -> Result<Place, String> {
+pub(super) fn optional_address(text: &str) -> Result<OptionalAddress, String> {
     match text {
         "none" => Ok(None),
         text => text

@@ -3,7 +3,7 @@
 use super::amount::{Unit, Units};
 use super::answer::ReservationState;
 
-/// Why a call has no answer. `grpc::status` is the one table from here to statuses.
+/// The reason why a call has no answer. `grpc::status` is the one table from here to statuses.
 #[derive(Debug, thiserror::Error)]
 pub enum Fault {
     /// A field of the request violates a bound.
@@ -13,7 +13,7 @@ pub enum Fault {
         field: String,
         /// Continues the sentence "the field ...", and says what to do.
         problem: String,
-        /// For `ErrorInfo`.
+        /// The reason for `ErrorInfo`.
         reason: &'static str,
     },
     /// A number, or what a counter would become, is too large.
@@ -38,8 +38,10 @@ pub enum Fault {
     /// The id came before, with another body or RPC.
     #[error("request_id was used before with another body or RPC: use a new id for a new request")]
     RequestIdReused,
-    /// No such reservation is remembered.
-    #[error("the reservation is unknown, and may have been settled long ago: do not track its usage blindly")]
+    /// The reservation is not remembered.
+    #[error(
+        "the reservation is unknown, and may have been settled long ago: do not track its usage blindly"
+    )]
     ReservationNotFound,
     /// The reservation was committed before, with other charges or to be released now.
     #[error("the reservation was committed before{}", Committed(.committed))]
@@ -74,7 +76,7 @@ pub enum Fault {
     /// The request is compressed in a way that this server does not know.
     #[error("the request's grpc-encoding is not supported: send gzip, deflate or identity")]
     EncodingUnsupported,
-    /// Nobody was let in: there is no key, or it is none of ours.
+    /// The caller shows no key, or an unknown one.
     #[error("the call carries no valid API key: send `authorization: Bearer KEY`; `tollgate keys create` makes one")]
     Unauthenticated,
     /// The key is public, and the call is not.
@@ -105,10 +107,8 @@ pub enum Fault {
         "the plan by which the reservation was made is neither in the catalog nor in the archive: nothing was done, ask again"
     )]
     PlanNotArchived,
-    /// A newer version has written what is stored of the user.
-    #[error(
-        "what is stored of the user was written by a newer version of Tollgate than this replica: nothing was done, ask again"
-    )]
+    /// A newer version of Tollgate wrote the user's data.
+    #[error("what is stored of the user was written by a newer version of Tollgate than this replica: nothing was done, ask again")]
     FormatUnknown,
     /// This replica has as many calls in flight as it takes.
     #[error("as many calls are under way as this replica takes: nothing was done, ask again")]
@@ -139,7 +139,7 @@ pub enum Fault {
         /// The time to wait before another attempt.
         retry: std::time::Duration,
     },
-    /// Nobody serves what was called.
+    /// The server has no such service or method.
     #[error("there is no such service or method: server reflection lists them")]
     MethodUnknown,
     /// The deadline of the call has passed.
@@ -148,7 +148,7 @@ pub enum Fault {
     /// Others changed the user's subscription with every attempt.
     #[error("the user's subscription or window changed with every attempt: ask again, with the same request_id")]
     Contended,
-    /// A bug, or somebody else's writing in Tollgate's keys.
+    /// A bug, or foreign data in Tollgate's keys.
     #[error("the ledger's answer was not understood; the log says more")]
     Internal(#[source] Box<dyn std::error::Error + Send + Sync>),
 }

@@ -9,7 +9,7 @@ use hyper::body::{Frame, SizeHint};
 use prost::bytes::{Buf as _, Bytes};
 use tonic::codegen::Body;
 
-use super::places::Standing;
+use super::connection_slots::Standing;
 
 pin_project_lite::pin_project! {
     /// The body of an answer.
@@ -42,8 +42,8 @@ struct Keeps {
 }
 
 impl Keeps {
-    /// All of the answer has been handed over, or is with what follows: the connection keeps it from now on. Said before the last piece is
-    /// handed over, as the connection may write that on another thread at once.
+    /// Hands the kept resources to the connection. All of the answer has been handed over, or is with what follows.
+    /// This comes before the last piece is handed over, as the connection may write that on another thread at once.
     fn hand_over(keeps: &mut Option<Self>) {
         if let Some(Self { standing, kept, .. }) = keeps.take() {
             standing.unsent.handed(0, Some(kept));
@@ -134,13 +134,13 @@ impl<B: Body<Data = Bytes>> Body for Answer<B> {
 mod tests {
     use http_body_util::{BodyExt as _, Full};
 
-    use super::super::places::Places;
+    use super::super::connection_slots::ConnectionSlots;
     use super::*;
 
     #[tokio::test]
     async fn the_last_byte_is_a_piece_of_its_own_and_what_is_kept_is_kept_until_it_was_written() {
-        let places = Places::new(1);
-        let Poll::Ready(Some(place)) = places.poll_take(&mut Context::from_waker(std::task::Waker::noop())) else {
+        let slots = ConnectionSlots::new(1);
+        let Poll::Ready(Some(place)) = slots.poll_take(&mut Context::from_waker(std::task::Waker::noop())) else {
             panic!("there is room")
         };
         let kept = Arc::new(());

@@ -18,7 +18,7 @@ use tonic::transport::server::{Connected, TcpConnectInfo};
 use crate::config::Limits;
 use crate::tls::PeerIdentity;
 
-use super::places::{Place, Standing};
+use super::connection_slots::{ConnectionSlot, Standing};
 
 /// The number of bytes in the preface, with which every connection over HTTP/2 begins.
 const PREFACE: usize = 24;
@@ -49,7 +49,7 @@ pub struct Connection {
     end: Pin<Box<Sleep>>,
     /// The time at which it is cut because its caller reads nothing.
     stalled: Option<Pin<Box<Sleep>>>,
-    place: Place,
+    slot: ConnectionSlot,
 }
 
 /// The time limits of a connection: for its first bytes and handshake, and for its whole life.
@@ -69,7 +69,7 @@ impl Times {
 
 enum Stream {
     Plain(TcpStream),
-    /// After the handshake, with whom the client's certificate names.
+    /// A connection after the TLS handshake, with the identity in the client's certificate.
     Tls(Box<TlsStream<TcpStream>>, Option<Arc<PeerIdentity>>),
 }
 
@@ -79,8 +79,8 @@ struct Preface {
     deadline: Pin<Box<dyn Future<Output = ()> + Send>>,
 }
 
-/// All was said, and what the caller says still is read and dropped: a connection that is closed with something unread is reset, and
-/// a reset takes with it the last answers that are under way.
+/// The state after the last write. Tollgate reads and drops what the caller still sends: a connection that is closed
+/// with unread data is reset, and a reset discards the last answers that are on their way.
 struct Farewell {
     /// The number of bytes it may still send.
     left: usize,
@@ -116,18 +116,23 @@ pub fn server_address(extensions: &http::Extensions) -> Option<SocketAddr> {
 
 impl Connection {
     /// Without TLS.
-    pub(super) fn plain(stream: TcpStream, place: Place, times: Times, stopping: Receiver<()>) -> Self {
-        Self::new(Stream::Plain(stream), place, times, stopping)
+    pub(super) fn plain(stream: TcpStream, slot: ConnectionSlot, times: Times, stopping: Receiver<()>) -> Self {
+        Self::new(Stream::Plain(stream), slot, times, stopping)
     }
 
-    /// After the handshake.
-    pub(super) fn tls(stream: TlsStream<TcpStream>, place: Place, times: Times, stopping: Receiver<()>) -> Self {
+    /// A connection after its TLS handshake.
+    pub(super) fn tls(
+        stream: TlsStream<TcpStream>,
+        slot: ConnectionSlot,
+        times: Times,
+        stopping: Receiver<()>,
+    ) -> Self {
         let certificate = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
         let identity = certificate.map(|certificate| Arc::new(PeerIdentity::of(certificate)));
-        Self::new(Stream::Tls(Box::new(stream), identity), place, times, stopping)
+        Self::new(Stream::Tls(Box::new(stream), identity), slot, times, stopping)
     }
 
-    fn new(stream: Stream, place: Place, times: Times, mut stopping: Receiver<()>) -> Self {
+    fn new(stream: Stream, slot: ConnectionSlot, times: Times, mut stopping: Receiver<()>) -> Self {
         let stopped = async move {
             let _: Result<(), _> = stopping.changed().await;
             sleep(LAST_WORDS).await;
@@ -136,7 +141,7 @@ impl Connection {
             let _: Result<(), _> = timeout(times.patience, stopped).await;
         });
         let preface = Preface { left: PREFACE, deadline };
-        Self { stream, preface: Some(preface), farewell: None, end: Box::pin(sleep(times.life)), stalled: None, place }
+        Self { stream, preface: Some(preface), farewell: None, end: Box::pin(sleep(times.life)), stalled: None, slot }
     }
 }
 
@@ -191,7 +196,7 @@ impl AsyncWrite for Connection {
             Stream::Tls(stream, _) => Pin::new(stream).poll_write(context, bytes),
         };
         if let Poll::Ready(Ok(bytes)) = &written {
-            self.place.standing().unsent.written(*bytes);
+            self.slot.standing().unsent.written(*bytes);
         }
         self.unless_stalled(context, written)
     }
@@ -202,7 +207,7 @@ impl AsyncWrite for Connection {
             Stream::Tls(stream, _) => Pin::new(stream).poll_flush(context),
         };
         if let Poll::Ready(Ok(())) = &flushed {
-            self.place.standing().unsent.flushed();
+            self.slot.standing().unsent.flushed();
         }
         self.unless_stalled(context, flushed)
     }
@@ -241,6 +246,6 @@ impl Connected for Connection {
             Stream::Plain(stream) => (stream.connect_info(), None),
             Stream::Tls(stream, identity) => (stream.get_ref().0.connect_info(), identity.clone()),
         };
-        ConnectionInfo { tcp, identity, standing: Arc::clone(self.place.standing()) }
+        ConnectionInfo { tcp, identity, standing: Arc::clone(self.slot.standing()) }
     }
 }

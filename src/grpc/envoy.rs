@@ -26,7 +26,7 @@ use super::rls::rate_limit_response::{Code, DescriptorStatus, RateLimit, rate_li
 use super::rls::rate_limit_service_server::RateLimitService;
 use super::rls::{HeaderValue, RateLimitDescriptor, RateLimitRequest, RateLimitResponse, rate_limit_descriptor};
 use super::status::status;
-use super::{request, to_the_end, v1};
+use super::{request, run_to_completion, v1};
 
 /// The largest number of descriptors in a request. Each of them is a script.
 const MAX_DESCRIPTORS: usize = 16;
@@ -62,7 +62,7 @@ enum Hits {
     Check,
     /// Count this many if they fit.
     Enforce(u64),
-    /// It has happened, or is given back.
+    /// Count hits that have happened, or that are given back.
     Count,
     /// Give back none.
     Nothing,
@@ -97,7 +97,7 @@ impl RateLimitService for RateLimits {
             let charged = if denied { None } else { charged(&asks) };
             Ok((outcomes, charged, called.now_ms()))
         };
-        let (outcomes, charged, now_ms) = to_the_end(work).await?;
+        let (outcomes, charged, now_ms) = run_to_completion(work).await?;
         Ok(Response::new(response(&outcomes, charged, now_ms)))
     }
 }

@@ -26,43 +26,43 @@ use crate::telemetry::call;
 
 use super::ConnectionInfo;
 use super::answer::Answer;
+use super::connection_slots::{Level, Standing};
 use super::message::{self, Bounded};
-use super::places::{Level, Standing};
 use super::shares::{Full, Parts as Portions, Share, Shares, Taker};
 use super::status::status;
 use super::stream::{Pool, Pooled, Stream};
 
 /// The number of bytes that are read and discarded of a request that is refused.
-const MUCH: usize = 64 * 1024;
+const MAX_DISCARDED_BYTES: usize = 64 * 1024;
 
 /// The largest health request, in bytes. Its caller needs no key.
-const SMALL: usize = 4096;
+const MAX_HEALTH_REQUEST_BYTES: usize = 4096;
 
 /// The number of bytes that a reflection stream may send.
-const QUESTIONS: usize = 64 * 1024;
+const MAX_REFLECTION_BYTES: usize = 64 * 1024;
 
 /// The number of calls without a valid key that may be in flight on a connection that has not shown one.
-const KEYLESS: usize = 128;
+const MAX_KEYLESS_CALLS: usize = 128;
 
 /// The number of health watches and reflection streams that may be open on one connection.
-const ENDLESS: usize = 8;
+const MAX_ENDLESS_STREAMS: usize = 8;
 
 /// The number of health requests that may be in flight on connections that have shown no secret key. One more ends the
 /// oldest.
-const FREE: usize = 1000;
+const MAX_OPEN_HEALTH_REQUESTS: usize = 1000;
 
 /// The number of reflection streams that may be open. One more ends the oldest. Each holds some hundred KiB if its
 /// caller reads nothing.
-const REFLECTIONS: usize = 32;
+const MAX_REFLECTION_STREAMS: usize = 32;
 
 /// The longest time a caller may take to receive an answer.
-const RECEIPT: Duration = Duration::from_secs(10);
+const RECEIPT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The longest time for which health may be watched on a connection that has shown no secret key.
-const WATCH: Duration = Duration::from_secs(300);
+const WATCH_TIMEOUT: Duration = Duration::from_secs(300);
 
 /// The memory that a call needs while its message is read, in bytes, besides its headers and the message.
-const READER: usize = 4096;
+const READER_BYTES: usize = 4096;
 
 /// The memory for messages that are being read: this many bytes for each call that may be in flight, and this many of
 /// the largest messages.
@@ -128,8 +128,8 @@ impl GateLayer {
             calls: Shares::new(places, 1, portions),
             reading: Shares::new(memory, 2 * most, portions),
             rates: options.rate_per_app.map(|rate| RateLimiter::hashmap(Quota::per_second(rate))),
-            free: Pool::new(FREE),
-            reflections: Pool::new(REFLECTIONS),
+            free: Pool::new(MAX_OPEN_HEALTH_REQUESTS),
+            reflections: Pool::new(MAX_REFLECTION_STREAMS),
             options,
         }))
     }
@@ -162,7 +162,7 @@ type Rates = RateLimiter<(AppId, Role), HashMapStateStore<(AppId, Role)>, Defaul
 
 struct Rules {
     options: GateOptions,
-    /// Places for calls under way.
+    /// ConnectionSlots for calls under way.
     calls: Arc<Shares>,
     /// Memory, in bytes, for calls whose messages are being read.
     reading: Arc<Shares>,
@@ -229,7 +229,7 @@ fn credentials(headers: &HeaderMap) -> Credentials<'_> {
 
 /// Returns the memory, in bytes, that a call needs whose message has not arrived yet.
 fn reader(headers: &HeaderMap) -> usize {
-    headers.iter().fold(READER, |sum, (name, value)| sum + name.as_str().len() + value.len())
+    headers.iter().fold(READER_BYTES, |sum, (name, value)| sum + name.as_str().len() + value.len())
 }
 
 /// A call under way that has shown no valid key, in the counts of its connection and of the replica.
@@ -375,7 +375,7 @@ impl<S: Service<Request<AnyBody>, Response = Response<AnyBody>>> Passing<S> {
         let is_public = caller.role == Role::Public;
         let admitted = Admitted(Arc::new((caller, Some(place))));
         parts.extensions.insert(admitted.clone());
-        self.answer(Request::from_parts(parts, AnyBody::new(message)), RECEIPT, admitted, is_public).await
+        self.answer(Request::from_parts(parts, AnyBody::new(message)), RECEIPT_TIMEOUT, admitted, is_public).await
     }
 
     /// A question about health: answered for everybody, however busy the replica is.
@@ -403,11 +403,11 @@ impl<S: Service<Request<AnyBody>, Response = Response<AnyBody>>> Passing<S> {
             headers.into_iter().filter(|(name, _)| name.as_ref().is_some_and(|name| needed.contains(&name.as_str()))),
         );
         let patience = self.rules.options.message_timeout;
-        let message = match message::read(body, SMALL, patience, &mut Share::of_its_own()).await {
+        let message = match message::read(body, MAX_HEALTH_REQUEST_BYTES, patience, &mut Share::of_its_own()).await {
             Ok(message) => message,
-            Err(unread) => return Ok(unread.status(SMALL, patience, status).into_http()),
+            Err(unread) => return Ok(unread.status(MAX_HEALTH_REQUEST_BYTES, patience, status).into_http()),
         };
-        let receipt = if watches { WATCH } else { RECEIPT };
+        let receipt = if watches { WATCH_TIMEOUT } else { RECEIPT_TIMEOUT };
         self.answer(Request::from_parts(parts, AnyBody::new(message)), receipt, counted, true).await
     }
 
@@ -434,7 +434,7 @@ impl<S: Service<Request<AnyBody>, Response = Response<AnyBody>>> Passing<S> {
             Ok(counted) => counted.pooled(&rules.reflections, Stream::current()),
             Err(fault) => return Ok(status(fault).into_http()),
         };
-        let request = Request::from_parts(parts, AnyBody::new(Bounded::new(body, QUESTIONS)));
+        let request = Request::from_parts(parts, AnyBody::new(Bounded::new(body, MAX_REFLECTION_BYTES)));
         self.answer(request, rules.options.call_timeout, counted, true).await
     }
 
@@ -460,20 +460,20 @@ impl<S: Service<Request<AnyBody>, Response = Response<AnyBody>>> Passing<S> {
 
     /// Counts a call without a valid key, unless its connection has shown a secret one.
     fn keyless(&self) -> Result<Keyless, Fault> {
-        let most = if self.standing.level() == Level::Secret { usize::MAX } else { KEYLESS };
+        let most = if self.standing.level() == Level::Secret { usize::MAX } else { MAX_KEYLESS_CALLS };
         Keyless::count(&self.standing, |standing| &standing.keyless, most)
     }
 
     /// Counts a stream that has no end of its own.
     fn endless(&self) -> Result<Keyless, Fault> {
-        Keyless::count(&self.standing, |standing| &standing.endless, ENDLESS)
+        Keyless::count(&self.standing, |standing| &standing.endless, MAX_ENDLESS_STREAMS)
     }
 
     /// The answer of a fault, once the request has been read: a caller that goes on sending to a stream that has ended makes a mistake, and
     /// after so many mistakes its connection is ended, with the calls of others. Callers who send much, or slowly, or who are many, are not
     /// waited for.
     async fn refuse<Asked: Body>(self, fault: Fault, body: Asked) -> Answered<S::Error> {
-        let waiting = self.keyless().ok().zip(self.rules.reading.take(Taker::Nobody, READER).ok());
+        let waiting = self.keyless().ok().zip(self.rules.reading.take(Taker::Nobody, READER_BYTES).ok());
         if waiting.is_some() {
             // Late is as good as not at all.
             let _: Result<(), _> = tokio::time::timeout(self.rules.options.message_timeout, discard(body)).await;
@@ -495,7 +495,7 @@ async fn discard(body: impl Body) {
     let mut bytes = 0;
     while let Some(Ok(frame)) = std::future::poll_fn(|context| body.as_mut().poll_frame(context)).await {
         bytes += frame.data_ref().map_or(0, Buf::remaining);
-        if bytes > MUCH {
+        if bytes > MAX_DISCARDED_BYTES {
             return;
         }
     }

@@ -20,10 +20,10 @@ use crate::config::Limits;
 use crate::domain::counted::counted;
 
 use super::connection::{Connection, Times};
-use super::places::{Place, Places};
+use super::connection_slots::{ConnectionSlot, ConnectionSlots};
 
 /// The number of handshakes that may be in progress. The next one ends the oldest: a real client is done in a few round
-/// trips, and a client that only holds places is the first to lose them.
+/// trips, and a client that only holds slots is the first to lose them.
 const MOST: usize = 512;
 
 /// The pause after a failed accept. Where there are no file handles left, the next one would fail again at once.
@@ -34,10 +34,10 @@ pub struct Incoming {
     tcp: TcpIncoming,
     pause: Option<Pin<Box<Sleep>>>,
     tls: Option<Handshakes>,
-    places: Arc<Places>,
-    /// A connection that waits for a place.
+    slots: Arc<ConnectionSlots>,
+    /// A connection that waits for a slot.
     waiting: Option<TcpStream>,
-    /// True if the last connection found no place. It keeps the log from saying so twice.
+    /// True if the last connection found no slot. It keeps the log from saying so twice.
     full: bool,
     times: Times,
     stopping: watch::Receiver<()>,
@@ -67,7 +67,7 @@ impl Incoming {
             tcp: TcpIncoming::from(listener).with_nodelay(Some(true)).with_keepalive(keepalive),
             pause: None,
             tls: tls.map(|config| Handshakes { config, under_way: JoinSet::new(), handles: BTreeMap::new(), next: 0 }),
-            places: Places::new(limits.max_connections),
+            slots: ConnectionSlots::new(limits.max_connections),
             waiting: None,
             full: false,
             times: Times::new(limits),
@@ -75,27 +75,27 @@ impl Incoming {
         }
     }
 
-    /// Takes the places of its connections from these, which other listeners share.
+    /// Takes the slots of its connections from these, which other listeners share.
     #[must_use]
-    pub fn sharing(self, places: Arc<Places>) -> Self {
-        Self { places, ..self }
+    pub fn sharing(self, slots: Arc<ConnectionSlots>) -> Self {
+        Self { slots, ..self }
     }
 
-    fn poll_accept(&mut self, context: &mut Context<'_>) -> Poll<Option<(TcpStream, Place)>> {
+    fn poll_accept(&mut self, context: &mut Context<'_>) -> Poll<Option<(TcpStream, ConnectionSlot)>> {
         loop {
             if let Some(pause) = &mut self.pause {
                 std::task::ready!(pause.as_mut().poll(context));
                 self.pause = None;
             }
             if self.waiting.is_some() {
-                let place = std::task::ready!(self.places.poll_take(context));
-                let was_full = std::mem::replace(&mut self.full, place.is_none());
-                match (place, self.waiting.take()) {
-                    (Some(place), Some(stream)) => return Poll::Ready(Some((stream, place))),
+                let slot = std::task::ready!(self.slots.poll_take(context));
+                let was_full = std::mem::replace(&mut self.full, slot.is_none());
+                match (slot, self.waiting.take()) {
+                    (Some(slot), Some(stream)) => return Poll::Ready(Some((stream, slot))),
                     _ if was_full => {}
                     _ => tracing::warn!(
                         "there are {}, and all have authenticated: more are closed at once",
-                        counted(self.places.most(), "connection")
+                        counted(self.slots.most(), "connection")
                     ),
                 }
             }
@@ -112,7 +112,7 @@ impl Incoming {
 }
 
 impl Handshakes {
-    fn begin(&mut self, stream: TcpStream, place: Place, times: Times, stopping: watch::Receiver<()>) {
+    fn begin(&mut self, stream: TcpStream, slot: ConnectionSlot, times: Times, stopping: watch::Receiver<()>) {
         while self.handles.len() >= MOST {
             let Some((_, oldest)) = self.handles.pop_first() else { break };
             oldest.abort();
@@ -122,14 +122,14 @@ impl Handshakes {
         self.next += 1;
         let handle = self.under_way.spawn(async move {
             let peer = stream.peer_addr().ok();
-            let standing = Arc::clone(place.standing());
+            let standing = Arc::clone(slot.standing());
             let shaken = tokio::select! {
                 shaken = timeout(times.patience, acceptor.accept(stream)) => shaken,
                 // It makes room for another connection.
                 () = standing.ended() => return (number, None),
             };
             match shaken {
-                Ok(Ok(stream)) => (number, Some(Connection::tls(stream, place, times, stopping))),
+                Ok(Ok(stream)) => (number, Some(Connection::tls(stream, slot, times, stopping))),
                 Ok(Err(error)) => {
                     tracing::debug!(?peer, %error, "a TLS handshake failed");
                     (number, None)
@@ -169,11 +169,11 @@ impl Stream for Incoming {
             if let Some(Poll::Ready(connection)) = self.tls.as_mut().map(|tls| tls.poll_done(context)) {
                 return Poll::Ready(Some(Ok(connection)));
             }
-            let Some((stream, place)) = std::task::ready!(self.poll_accept(context)) else { return Poll::Ready(None) };
+            let Some((stream, slot)) = std::task::ready!(self.poll_accept(context)) else { return Poll::Ready(None) };
             let (times, stopping) = (self.times, self.stopping.clone());
             match &mut self.tls {
-                None => return Poll::Ready(Some(Ok(Connection::plain(stream, place, times, stopping)))),
-                Some(tls) => tls.begin(stream, place, times, stopping),
+                None => return Poll::Ready(Some(Ok(Connection::plain(stream, slot, times, stopping)))),
+                Some(tls) => tls.begin(stream, slot, times, stopping),
             }
         }
     }

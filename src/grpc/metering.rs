@@ -10,7 +10,7 @@ use crate::domain::id::base64url;
 use super::caller::Called;
 use super::status::status;
 use super::v1::metering_service_server::MeteringService;
-use super::{request, response, to_the_end, v1};
+use super::{request, response, run_to_completion, v1};
 
 /// Serves the [`Meter`](crate::meter::Meter) of the caller's app as `tollgate.v1.MeteringService`.
 pub struct Metering(pub Arc<Apps>);
@@ -22,7 +22,7 @@ impl MeteringService for Metering {
         let call = request::reserve(request.into_inner()).map_err(status)?;
         let owner = called.owner(&call.user);
         let work = async move { called.reserve(&owner, &call.event, call.ttl, call.request_id.as_ref()).await };
-        Ok(Response::new(response::reserve(to_the_end(work).await?)))
+        Ok(Response::new(response::reserve(run_to_completion(work).await?)))
     }
 
     async fn commit(&self, request: Request<v1::CommitRequest>) -> Result<Response<v1::CommitResponse>, Status> {
@@ -30,7 +30,7 @@ impl MeteringService for Metering {
         let (id, actual) = request::commit(request.into_inner()).map_err(status)?;
         called.check_owns(&id)?;
         let work = async move { called.commit(&id, actual.as_ref()).await };
-        Ok(Response::new(response::commit(to_the_end(work).await?)))
+        Ok(Response::new(response::commit(run_to_completion(work).await?)))
     }
 
     async fn release(&self, request: Request<v1::ReleaseRequest>) -> Result<Response<v1::ReleaseResponse>, Status> {
@@ -39,7 +39,7 @@ impl MeteringService for Metering {
         called.check_owns(&id)?;
         tracing::debug!(reservation = base64url(&id.field), reason, "release");
         let work = async move { called.release(&id).await };
-        Ok(Response::new(response::release(to_the_end(work).await?)))
+        Ok(Response::new(response::release(run_to_completion(work).await?)))
     }
 
     async fn track(&self, request: Request<v1::TrackRequest>) -> Result<Response<v1::TrackResponse>, Status> {
@@ -47,7 +47,7 @@ impl MeteringService for Metering {
         let (user, call) = request::track(request.into_inner()).map_err(status)?;
         let owner = called.owner(&user);
         let work = async move { called.track(&owner, &call).await };
-        Ok(Response::new(response::track(to_the_end(work).await?)))
+        Ok(Response::new(response::track(run_to_completion(work).await?)))
     }
 
     async fn can_use(&self, request: Request<v1::CanUseRequest>) -> Result<Response<v1::CanUseResponse>, Status> {

@@ -15,14 +15,14 @@ use crate::telemetry::call;
 mod answer;
 mod caller;
 mod connection;
+mod connection_slots;
 pub mod deadline;
 mod envoy;
-pub mod explain;
+pub mod fault_details;
 pub mod gate;
 mod incoming;
 mod message;
 mod metering;
-mod places;
 mod plans;
 pub mod protocol;
 pub mod request;
@@ -35,10 +35,10 @@ mod subscriptions;
 mod unsent;
 
 pub use connection::{Connection, ConnectionInfo, server_address};
+pub use connection_slots::ConnectionSlots;
 pub use envoy::RateLimits;
 pub use incoming::Incoming;
 pub use metering::Metering;
-pub use places::Places;
 pub use plans::Plans;
 pub use serve::serve;
 pub use shares::Parts;
@@ -66,21 +66,22 @@ pub mod rls {
     pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/envoy.bin"));
 }
 
-/// Runs a use case to its end, even if the caller goes away meanwhile: what Redis has been asked must be told to nobody else, but
-/// a mutation that needs a second round trip must still get it.
-fn to_the_end<T: Send + 'static, F>(work: F) -> ToTheEnd<T, F>
+/// Runs a use case to completion, even if the caller goes away meanwhile. Nobody needs the answer then, but a mutation
+/// that needs a second round trip must still get it.
+fn run_to_completion<T: Send + 'static, F>(work: F) -> RunToCompletion<T, F>
 where
     F: Future<Output = Result<T, Fault>> + Send + 'static,
 {
-    ToTheEnd(Some(Box::pin(work)))
+    RunToCompletion(Some(Box::pin(work)))
 }
 
-/// Work that is done by whoever waits for it, and by a task of its own once nobody does: a task for every call would cost more.
-struct ToTheEnd<T, F: Future<Output = Result<T, Fault>> + Send + 'static>(Option<Pin<Box<F>>>)
+/// A future that its caller polls. If the caller drops it, a task of its own finishes it: a task for every call would
+/// cost more.
+struct RunToCompletion<T, F: Future<Output = Result<T, Fault>> + Send + 'static>(Option<Pin<Box<F>>>)
 where
     T: Send + 'static;
 
-impl<T: Send + 'static, F: Future<Output = Result<T, Fault>> + Send + 'static> Future for ToTheEnd<T, F> {
+impl<T: Send + 'static, F: Future<Output = Result<T, Fault>> + Send + 'static> Future for RunToCompletion<T, F> {
     type Output = Result<T, tonic::Status>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
@@ -97,7 +98,7 @@ impl<T: Send + 'static, F: Future<Output = Result<T, Fault>> + Send + 'static> F
     }
 }
 
-impl<T: Send + 'static, F: Future<Output = Result<T, Fault>> + Send + 'static> Drop for ToTheEnd<T, F> {
+impl<T: Send + 'static, F: Future<Output = Result<T, Fault>> + Send + 'static> Drop for RunToCompletion<T, F> {
     fn drop(&mut self) {
         // Without a runtime the process is about to end.
         if let (Some(work), Ok(runtime)) = (self.0.take(), Handle::try_current()) {

@@ -1,7 +1,7 @@
-//! The outermost look at a call: refuses requests that are not gRPC, chooses when answers are compressed, and lets [`explain`]
-//! complete the statuses that tonic alone answers.
+//! The outermost layer of a call: refuses requests that are not gRPC, chooses when answers are compressed, and adds
+//! [details] to the statuses that tonic alone answers.
 //!
-//! [`explain`]: super::explain
+//! [details]: super::fault_details
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -17,7 +17,7 @@ use tower::{Layer, Service};
 use crate::domain::fault::Fault;
 
 use super::answer::Answer;
-use super::explain::{explain, explained};
+use super::fault_details::{add_fault_details, with_fault_details};
 use super::gate::read_out;
 use super::status::status;
 
@@ -96,8 +96,8 @@ fn is_grpc(content_type: &[u8]) -> bool {
     name.eq_ignore_ascii_case(b"application/grpc") || name.eq_ignore_ascii_case(b"application/grpc+proto")
 }
 
-/// Answers a request that no service sees, once it has been read. Who does not speak gRPC does not look for `grpc-status`, and is told
-/// in words as well, unless it asked for the head alone.
+/// Answers a request that no service sees, once it has been read. A client that does not speak gRPC does not look for
+/// `grpc-status`, so the answer's body says the reason as well, unless the client asked for the head alone.
 async fn refuse(fault: Fault, silent: bool, body: impl HttpBody) -> Response<Answer<Body>> {
     read_out(body).await;
     let http = match fault {
@@ -105,7 +105,7 @@ async fn refuse(fault: Fault, silent: bool, body: impl HttpBody) -> Response<Ans
         Fault::NotGrpc => StatusCode::UNSUPPORTED_MEDIA_TYPE,
         _ => StatusCode::OK,
     };
-    let words =
+    let text =
         if silent || http == StatusCode::OK { Body::empty() } else { Body::new(Full::from(format!("{fault}\n"))) };
     let (mut head, ()) = status(fault).into_http::<()>().into_parts();
     head.status = http;
@@ -118,7 +118,7 @@ async fn refuse(fault: Fault, silent: bool, body: impl HttpBody) -> Response<Ans
     if http != StatusCode::OK {
         head.headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
     }
-    Response::from_parts(head, words.into())
+    Response::from_parts(head, text.into())
 }
 
 pin_project_lite::pin_project! {
@@ -137,19 +137,23 @@ impl<F: Future<Output = Result<Response<Answer<Body>>, E>>, E> Future for Answer
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         match self.project() {
             Projected::Served { future, streams } => {
-                let answer = explained(ready!(future.poll(context))?);
-                Poll::Ready(Ok(if *streams { answer.map(|answer| answer.map(explained_at_the_end)) } else { answer }))
+                let answer = with_fault_details(ready!(future.poll(context))?);
+                Poll::Ready(Ok(if *streams {
+                    answer.map(|answer| answer.map(with_details_in_trailers))
+                } else {
+                    answer
+                }))
             }
             Projected::Refused { answer } => answer.as_mut().poll(context).map(Ok),
         }
     }
 }
 
-/// A stream of answers whose trailers are explained as well.
-fn explained_at_the_end(body: Body) -> Body {
+/// Adds fault details to the trailers of a stream of answers as well.
+fn with_details_in_trailers(body: Body) -> Body {
     Body::new(body.map_frame(|mut frame| {
         if let Some(trailers) = frame.trailers_mut() {
-            explain(trailers);
+            add_fault_details(trailers);
         }
         frame
     }))

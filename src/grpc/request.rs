@@ -85,7 +85,7 @@ pub fn commit(request: v1::CommitRequest) -> Result<(ReservationId, Option<Actua
     let v1::CommitRequest { reservation_id, actual } = request;
     let actual = actual.map(|v1::Actual { quantity, quantities }| {
         Ok(Actual {
-            quantity: quantity.map(|number| self::quantity(Place::Field("actual.quantity"), number)).transpose()?,
+            quantity: quantity.map(|number| self::quantity(FieldPath::Field("actual.quantity"), number)).transpose()?,
             quantities: self::quantities("actual.quantities", quantities)?,
         })
     });
@@ -219,7 +219,7 @@ pub(super) fn event(event: Option<v1::Event>) -> Result<Event, Fault> {
     let v1::Event { name, quantity, quantities, metadata } =
         event.ok_or_else(|| invalid("event", "is missing: say what happens"))?;
     let name = EventName::parse(&name).map_err(|problem| invalid("event.name", format!("is not valid: {problem}")))?;
-    let quantity = quantity.map(|number| self::quantity(Place::Field("event.quantity"), number)).transpose()?;
+    let quantity = quantity.map(|number| self::quantity(FieldPath::Field("event.quantity"), number)).transpose()?;
     let quantities = self::quantities("event.quantities", quantities)?;
     Ok(Event::new(name, quantity, quantities, self::metadata(metadata)?))
 }
@@ -235,10 +235,10 @@ fn refuse_refund(event: &Event) -> Result<(), Fault> {
     }
 }
 
-fn quantity(place: Place<'_>, number: f64) -> Result<Quantity, Fault> {
+fn quantity(path: FieldPath<'_>, number: f64) -> Result<Quantity, Fault> {
     Quantity::from_f64(number).map_err(|problem| match problem {
-        InvalidQuantity::TooLarge => Fault::OutOfRange { field: place.to_string(), problem: problem.to_string() },
-        _ => invalid(place.to_string(), problem.to_string()),
+        InvalidQuantity::TooLarge => Fault::OutOfRange { field: path.to_string(), problem: problem.to_string() },
+        _ => invalid(path.to_string(), problem.to_string()),
     })
 }
 
@@ -254,10 +254,10 @@ fn quantities(field: &str, numbers: BTreeMap<String, f64>) -> Result<BTreeMap<St
 fn metadata(entries: BTreeMap<String, String>) -> Result<BTreeMap<String, String>, Fault> {
     at_most("event.metadata", entries.len(), MAX_METADATA)?;
     for (key, value) in &entries {
-        let place = entry("event.metadata", key)?;
+        let path = entry("event.metadata", key)?;
         let longest = longest_value(key);
         if value.len() > longest {
-            return Err(invalid(place.to_string(), format!("is longer than {longest} bytes")));
+            return Err(invalid(path.to_string(), format!("is longer than {longest} bytes")));
         }
     }
     Ok(entries)
@@ -274,13 +274,13 @@ fn at_most(field: &str, found: usize, most: usize) -> Result<(), Fault> {
 
 /// The field that an error is about. Only an error formats it as text.
 #[derive(Clone, Copy)]
-enum Place<'a> {
+enum FieldPath<'a> {
     Field(&'a str),
     /// An entry of a map, by its key.
     Entry(&'a str, &'a str),
 }
 
-impl fmt::Display for Place<'_> {
+impl fmt::Display for FieldPath<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Field(field) => f.write_str(field),
@@ -290,11 +290,11 @@ impl fmt::Display for Place<'_> {
 }
 
 /// An entry of a map, whose key is checked here.
-fn entry<'a>(field: &'a str, key: &'a str) -> Result<Place<'a>, Fault> {
+fn entry<'a>(field: &'a str, key: &'a str) -> Result<FieldPath<'a>, Fault> {
     if key.is_empty() || key.len() > MAX_KEY_BYTES {
         return Err(invalid(field, format!("has a key of {} bytes; send 1 to {MAX_KEY_BYTES}", key.len())));
     }
-    Ok(Place::Entry(field, key))
+    Ok(FieldPath::Entry(field, key))
 }
 
 fn ttl(ttl: Option<prost_types::Duration>) -> Result<Duration, Fault> {
@@ -332,13 +332,13 @@ fn overrides(overrides: v1::QuotaOverrides) -> Result<BTreeMap<String, QuotaOver
     let v1::QuotaOverrides { quotas } = overrides;
     at_most("overrides.quotas", quotas.len(), 1000)?;
     let parse = |(id, quota): (String, v1::Quota)| {
-        let place = entry("overrides.quotas", &id)?;
+        let path = entry("overrides.quotas", &id)?;
         let v1::Quota { limit } = quota;
         let quota = match limit {
-            Some(v1::quota::Limit::Amount(amount)) => QuotaOverride::Amount(quantity(place, amount)?),
+            Some(v1::quota::Limit::Amount(amount)) => QuotaOverride::Amount(quantity(path, amount)?),
             Some(v1::quota::Limit::Unlimited(true)) => QuotaOverride::Unlimited,
             Some(v1::quota::Limit::Unlimited(false)) | None => {
-                return Err(invalid(place.to_string(), "says nothing: send an amount, or unlimited: true"));
+                return Err(invalid(path.to_string(), "says nothing: send an amount, or unlimited: true"));
             }
         };
         Ok((id, quota))

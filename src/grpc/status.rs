@@ -1,4 +1,4 @@
-//! From faults to statuses: the one table.
+//! Converts faults to statuses: the one table.
 
 use std::collections::HashMap;
 use std::error::Error;
@@ -81,7 +81,9 @@ pub(super) fn status(fault: Fault) -> Status {
         _ => {}
     }
     match &fault {
-        Fault::Internal(source) => tracing::error!(error = &**source as &dyn Error, "an answer was not understood"),
+        Fault::Internal(source) => {
+            tracing::error!(error = &**source as &dyn Error, "an answer was not understood")
+        }
         Fault::FormatUnknown => {
             if FORMAT_UNKNOWN.passes() {
                 tracing::error!("a user's state was written by a newer version of tollgate: update this replica");

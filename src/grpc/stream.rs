@@ -16,7 +16,7 @@ use tokio::task::AbortHandle;
 use tokio::task::futures::TaskLocalFuture;
 use tokio::time::{Sleep, sleep};
 
-use super::places::{Level, Standing};
+use super::connection_slots::{Level, Standing};
 
 tokio::task_local! {
     static STREAM: Arc<Stream>;

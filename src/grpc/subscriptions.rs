@@ -11,7 +11,7 @@ use crate::domain::subscription::Subscription;
 use super::caller::Called;
 use super::status::status;
 use super::v1::subscription_service_server::SubscriptionService;
-use super::{request, response, to_the_end, v1};
+use super::{request, response, run_to_completion, v1};
 
 /// Serves the [`Meter`](crate::meter::Meter) of the caller's app as `tollgate.v1.SubscriptionService`.
 pub struct Subscriptions(pub Arc<Apps>);
@@ -29,7 +29,7 @@ impl SubscriptionService for Subscriptions {
         let called = Called::new(&self.0, &request)?;
         let (user, upsert) = request::upsert(request.into_inner()).map_err(status)?;
         let owner = called.owner(&user);
-        let subscription = to_the_end(async move { called.upsert_subscription(&owner, &upsert).await }).await?;
+        let subscription = run_to_completion(async move { called.upsert_subscription(&owner, &upsert).await }).await?;
         Ok(Response::new(v1::UpsertSubscriptionResponse { subscription: written(&user, &subscription) }))
     }
 
@@ -52,7 +52,7 @@ impl SubscriptionService for Subscriptions {
         let called = Called::new(&self.0, &request)?;
         let (user, end_ms) = request::cancel(request.into_inner()).map_err(status)?;
         let owner = called.owner(&user);
-        let subscription = to_the_end(async move { called.cancel_subscription(&owner, end_ms).await }).await?;
+        let subscription = run_to_completion(async move { called.cancel_subscription(&owner, end_ms).await }).await?;
         Ok(Response::new(v1::CancelSubscriptionResponse { subscription: written(&user, &subscription) }))
     }
 
@@ -64,7 +64,7 @@ impl SubscriptionService for Subscriptions {
         let v1::DeleteUserRequest { user_id } = request.into_inner();
         let user = request::user(&user_id).map_err(status)?;
         let owner = called.owner(&user);
-        to_the_end(async move { called.delete_user(&owner).await }).await?;
+        run_to_completion(async move { called.delete_user(&owner).await }).await?;
         Ok(Response::new(v1::DeleteUserResponse {}))
     }
 }

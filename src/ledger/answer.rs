@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::packed::{Misfit, Reader};
-use super::plan::{CompiledPlan, Words};
+use super::plan::{CompiledPlan, GroupDescription};
 use super::subscription::Stored;
 use super::{Ledger, formats};
 use crate::domain::amount::{MAX_UNITS, Unit, Units};
@@ -13,10 +13,10 @@ use crate::domain::id::{PlanDigest, Suffix};
 use crate::domain::plan::Quota;
 use crate::ledger::frames::NEVER_MS;
 
-/// Why an operation has no answer.
+/// The reason why an operation has no answer.
 #[derive(Debug)]
 pub enum NoAnswer {
-    /// It was compiled for another time or subscription, and nothing was done.
+    /// The call was compiled for another time or subscription, and nothing was done.
     Stale(Box<Stored>),
     /// Something is wrong.
     Fault(Fault),
@@ -50,7 +50,7 @@ fn misfit(misfit: Misfit) -> Fault {
 /// The answer of a script, by its first byte.
 #[derive(Debug)]
 pub(super) enum Reply<'a> {
-    /// With its rows.
+    /// An answer, with its rows.
     Answer(formats::Answer, Reader<'a>),
     Stale(Box<Stored>),
     Fault(formats::Fault),
@@ -74,7 +74,7 @@ impl<'a> Reply<'a> {
         read.map_err(misfit)
     }
 
-    /// The plan whose words it takes, if it takes any; zeros for that of the call.
+    /// The plan that describes its groups, if it names any; zeros for that of the call.
     fn plan(&self) -> Option<&PlanDigest> {
         match self {
             Self::Answer(answer, _) => Some(&answer.plan).filter(|_| answer.rows > 0),
@@ -84,8 +84,8 @@ impl<'a> Reply<'a> {
         }
     }
 
-    /// The answer in the words of that plan. Where nobody knows the plan, it says nothing of groups.
-    fn in_words(self, plan: Option<&CompiledPlan>, plan_id: &str) -> Result<Answer, NoAnswer> {
+    /// Converts the answer, with the descriptions of that plan. Where the plan is unknown, the answer has no groups.
+    fn described(self, plan: Option<&CompiledPlan>, plan_id: &str) -> Result<Answer, NoAnswer> {
         match self {
             Self::Answer(answer, rows) => {
                 let standings = plan.map_or_else(|| Ok(Vec::new()), |plan| standings(&answer, rows, &plan.groups))?;
@@ -102,12 +102,12 @@ impl<'a> Reply<'a> {
     }
 }
 
-/// The answer of a script, in the words of this plan.
+/// Reads the answer of a script, with the group descriptions of this plan.
 ///
 /// # Errors
 /// [`NoAnswer`]; of it [`Fault::Internal`] for what no script answers.
 pub fn read_answer(packed: &[u8], plan: Option<&CompiledPlan>) -> Result<Answer, NoAnswer> {
-    Reply::read(packed)?.in_words(plan, "")
+    Reply::read(packed)?.described(plan, "")
 }
 
 /// The plan that a call was about, for the descriptions in its answer.
@@ -122,15 +122,15 @@ pub(super) struct About<'a> {
 /// The answer of most operations.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Answer {
-    /// Why the event was denied or counted nowhere.
+    /// The reason why the event was denied or counted nowhere.
     pub reason: Option<Reason>,
     /// The state of the reservation, if there is one.
     pub state: Option<ReservationState>,
-    /// It was decided before.
+    /// True if it was decided before.
     pub replayed: bool,
     /// More than was reserved.
     pub overage: bool,
-    /// After the deadline or a release.
+    /// True if it came after the deadline or a release.
     pub late: bool,
     /// The suffix of the reservation or event.
     pub suffix: Suffix,
@@ -145,7 +145,7 @@ pub struct Answer {
 }
 
 impl Ledger {
-    /// Reads the answer of a script, in the words of the plan that it is about.
+    /// Reads the answer of a script, with the group descriptions of the plan that it is about.
     pub(super) async fn answer(&self, packed: &[u8], about: About<'_>) -> Result<Answer, NoAnswer> {
         let reply = Reply::read(packed)?;
         let found;
@@ -158,7 +158,7 @@ impl Ledger {
                 found.as_deref()
             }
         };
-        reply.in_words(plan, about.plan_id)
+        reply.described(plan, about.plan_id)
     }
 }
 
@@ -191,7 +191,7 @@ fn answered(answer: &formats::Answer, standings: Vec<Standing>) -> Result<Answer
 }
 
 /// Returns a plan's description of the group at this place.
-fn words(groups: &[Words], place: i64) -> Result<&Words, Fault> {
+fn description(groups: &[GroupDescription], place: i64) -> Result<&GroupDescription, Fault> {
     let index = usize::try_from(place).ok().and_then(|place| place.checked_sub(1));
     index.and_then(|index| groups.get(index)).ok_or_else(|| unfitting(("group", place)))
 }
@@ -206,12 +206,16 @@ const WITH_SHORTFALLS: i64 = 1;
 const WITH_CLOSINGS: i64 = 2;
 const WITH_QUOTAS: i64 = 4;
 
-fn standings(answer: &formats::Answer, mut rows: Reader<'_>, groups: &[Words]) -> Result<Vec<Standing>, Fault> {
+fn standings(
+    answer: &formats::Answer,
+    mut rows: Reader<'_>,
+    groups: &[GroupDescription],
+) -> Result<Vec<Standing>, Fault> {
     // There are never more rows than groups.
     let mut standings = Vec::with_capacity(groups.len().min(usize::try_from(answer.rows).unwrap_or_default()));
     for _ in 0..answer.rows {
         let row = formats::Row::read(&mut rows).map_err(misfit)?;
-        standings.push(standing(&row, words(groups, row.group)?)?);
+        standings.push(standing(&row, description(groups, row.group)?)?);
     }
     let has = |column| answer.columns & column != 0;
     if has(WITH_SHORTFALLS) {
@@ -239,14 +243,14 @@ fn standings(answer: &formats::Answer, mut rows: Reader<'_>, groups: &[Words]) -
     Ok(standings)
 }
 
-fn standing(row: &formats::Row, words: &Words) -> Result<Standing, Fault> {
+fn standing(row: &formats::Row, group: &GroupDescription) -> Result<Standing, Fault> {
     let span = formats::Span::read(&mut Reader(&row.span)).map_err(misfit)?;
     Ok(Standing {
-        group_id: words.id.clone(),
-        label: words.label.clone(),
-        unit: words.unit,
-        quota: words.quota,
-        hard: words.hard,
+        group_id: group.id.clone(),
+        label: group.label.clone(),
+        unit: group.unit,
+        quota: group.quota,
+        hard: group.hard,
         // A lifetime window starts at the beginning of time.
         window_ms: ((span.start, span.ends) != (0, NEVER_MS)).then_some((span.start, span.ends)),
         used: units(row.used)?,
@@ -258,17 +262,18 @@ fn standing(row: &formats::Row, words: &Words) -> Result<Standing, Fault> {
     })
 }
 
-fn committed(claim: &formats::CommittedClaim, groups: &[Words]) -> Result<(String, Unit, Units), Fault> {
-    let words = words(groups, claim.group)?;
-    Ok((words.id.clone(), words.unit, units(claim.units)?))
+fn committed(claim: &formats::CommittedClaim, groups: &[GroupDescription]) -> Result<(String, Unit, Units), Fault> {
+    let group = description(groups, claim.group)?;
+    Ok((group.id.clone(), group.unit, units(claim.units)?))
 }
 
 /// Converts a script's fault.
-fn told(fault: &formats::Fault, groups: &[Words], plan_id: &str) -> Fault {
+fn told(fault: &formats::Fault, groups: &[GroupDescription], plan_id: &str) -> Fault {
     let name = String::from_utf8_lossy(&fault.name).into_owned();
     // Of a plan that nobody knows, groups have no ids.
-    let group =
-        || words(groups, fault.group).map_or_else(|_| format!("number {}", fault.group), |words| words.id.clone());
+    let group = || {
+        description(groups, fault.group).map_or_else(|_| format!("number {}", fault.group), |group| group.id.clone())
+    };
     match &fault.reason[..] {
         b"QUANTITY_MISSING" => Fault::QuantityMissing { group: group(), quantity: name },
         b"NOTHING_MEASURED" => Fault::Invalid {
@@ -311,10 +316,15 @@ fn told(fault: &formats::Fault, groups: &[Words], plan_id: &str) -> Fault {
 mod tests {
     use super::*;
 
-    fn groups() -> Vec<Words> {
-        let words =
-            |id: &str, unit, quota, hard| Words { id: id.to_owned(), label: id.to_uppercase(), unit, quota, hard };
-        vec![words("a", Unit::Tokens, Quota::Limited(10), true), words("b", Unit::Cents, Quota::Unlimited, false)]
+    fn groups() -> Vec<GroupDescription> {
+        let group = |id: &str, unit, quota, hard| GroupDescription {
+            id: id.to_owned(),
+            label: id.to_uppercase(),
+            unit,
+            quota,
+            hard,
+        };
+        vec![group("a", Unit::Tokens, Quota::Limited(10), true), group("b", Unit::Cents, Quota::Unlimited, false)]
     }
 
     /// An answer as a script writes it.
@@ -352,7 +362,7 @@ mod tests {
     }
 
     #[test]
-    fn rows_are_put_into_the_words_of_the_plan() {
+    fn rows_get_the_descriptions_of_the_plan() {
         let lifetime = formats::Row { span: span(0, NEVER_MS), ..row(2, 7) };
         let answer = formats::Answer { state: 1, suffix: *b"suffix", plan: *b"the plan", deadline: 5, ..done() };
         let read = read(&packed(&answer, &[row(1, 1), lifetime], &[])).unwrap();

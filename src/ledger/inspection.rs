@@ -43,7 +43,7 @@ impl From<RedisError> for Unreadable {
 
 /// A user's keys, as they were seen at one moment.
 #[derive(Debug, Clone, Deserialize)]
-pub struct Seen {
+pub struct UserSnapshot {
     /// Redis's own time.
     pub redis_ms: i64,
     /// The types of the state and of both memories, as `TYPE` names them.
@@ -89,7 +89,7 @@ impl Default for Cursors {
 /// A key that shows a live hold, and its record. What there is not is empty.
 #[derive(Debug, Clone, Deserialize)]
 pub struct HoldEntry {
-    /// In the words of `TYPE`.
+    /// The type of the key, as `TYPE` names it.
     pub kind: String,
     /// The time at which it expires; -1 for never, -2 where there is none.
     pub expires_at_ms: i64,
@@ -115,7 +115,7 @@ pub struct Holds {
 /// A plan of the archive.
 #[derive(Debug, Clone, Deserialize)]
 pub struct ArchivedPlan {
-    /// In the words of `TYPE`.
+    /// The type of the key, as `TYPE` names it.
     pub kind: String,
     /// The time at which it expires; -1 for never, -2 where there is none.
     pub expires_at_ms: i64,
@@ -126,7 +126,7 @@ pub struct ArchivedPlan {
 #[derive(Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum Answer {
-    Inspected(Seen),
+    Inspected(UserSnapshot),
     Holds(Holds),
     Plan(ArchivedPlan),
 }
@@ -151,7 +151,8 @@ impl Connection {
         if let Some(password) = identity.password() {
             config = config.set_credentials_provider(password);
         }
-        ConnectionManager::new_lazy_with_config(redis::Client::open(identity.dress(info)?)?, config).map(Self::Single)
+        ConnectionManager::new_lazy_with_config(redis::Client::open(identity.with_certificates(info)?)?, config)
+            .map(Self::Single)
     }
 
     async fn cluster(nodes: Vec<ConnectionInfo>, identity: &Identity) -> Result<Self, RedisError> {
@@ -237,7 +238,7 @@ impl Inspector {
         }
     }
 
-    /// Some keys of all that are Tollgate's, from `position` on; a key may come twice. `None` after the last.
+    /// Returns some of Tollgate's keys, from `position` on; a key may come twice. `None` after the last.
     ///
     /// # Errors
     /// [`Unreadable`].
@@ -270,7 +271,7 @@ impl Inspector {
         owner: &Owner,
         cursors: &Cursors,
         count: usize,
-    ) -> Result<(Seen, Option<Cursors>), Unreadable> {
+    ) -> Result<(UserSnapshot, Option<Cursors>), Unreadable> {
         let [one, two] = &cursors.0;
         let count = count.to_string();
         let args = [one, two, &count].map(|argument| argument.as_bytes());

@@ -42,7 +42,7 @@ pub use frames::{Frames, NEVER_MS, NoCalendar};
 pub use keys::UserKeys;
 use message::Message;
 pub use once::Once;
-pub use plan::{CompiledPlan, NoPlan, Words, digest_of};
+pub use plan::{CompiledPlan, GroupDescription, NoPlan, digest_of};
 pub use reserve::{CanUseCall, ReserveAnswer, ReserveCall};
 pub use script::{Script, Scripts, scripts};
 pub use settle::{CommitCall, ReleaseCall};

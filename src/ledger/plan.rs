@@ -38,7 +38,7 @@ pub struct CompiledPlan {
     /// Every key of metadata that a condition asks for, sorted.
     pub asked: Vec<String>,
     /// The descriptions of the groups in answers, in the order of the groups.
-    pub groups: Vec<Words>,
+    pub groups: Vec<GroupDescription>,
     /// The time at which it was archived.
     pub(super) archived: Archived,
 }
@@ -46,7 +46,7 @@ pub struct CompiledPlan {
 /// The description of a group in answers. It is the same for all callers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[allow(missing_docs)]
-pub struct Words {
+pub struct GroupDescription {
     pub id: String,
     pub label: String,
     pub unit: Unit,
@@ -57,10 +57,10 @@ pub struct Words {
 /// The message is not a plan's.
 #[derive(Debug, thiserror::Error)]
 pub enum NoPlan {
-    /// It does not have the form of one.
+    /// The message does not have the form of a plan.
     #[error("the message of a plan is not understood: {0}")]
     Form(#[from] rmp_serde::decode::Error),
-    /// It has a number that is none of its kind.
+    /// The message has a number that is not valid for its kind.
     #[error("the message of a plan has {0} for a {1}")]
     Number(i64, &'static str),
 }
@@ -94,7 +94,7 @@ impl CompiledPlan {
     pub fn read(message: Box<[u8]>) -> Result<Self, NoPlan> {
         let Message(id, _, names, _, groups) = rmp_serde::from_slice(&message)?;
         let mut asked = BTreeSet::new();
-        let words = |MessageGroup(id, unit, _, quota, hard, label, rules)| {
+        let describe = |MessageGroup(id, unit, _, quota, hard, label, rules)| {
             for MessageRule(_, _, conditions, _) in rules {
                 asked.extend(conditions.into_iter().map(|(key, ..)| key));
             }
@@ -104,9 +104,9 @@ impl CompiledPlan {
                 Err(_) if quota == -1 => Quota::Unlimited,
                 _ => return Err(NoPlan::Number(quota, "quota")),
             };
-            Ok(Words { id, label, unit, quota, hard })
+            Ok(GroupDescription { id, label, unit, quota, hard })
         };
-        let groups = groups.into_iter().map(words).collect::<Result<_, _>>()?;
+        let groups = groups.into_iter().map(describe).collect::<Result<_, _>>()?;
         let asked = asked.into_iter().collect();
         let digest = digest_of(&message);
         Ok(Self { digest, message, id, names, asked, groups, archived: Archived::default() })
@@ -116,11 +116,12 @@ impl CompiledPlan {
     #[must_use]
     pub fn weight(&self) -> usize {
         let texts = self.names.iter().chain(&self.asked).map(|text| text.len() + size_of::<String>());
-        let words = self.groups.iter().map(|words| words.id.len() + words.label.len() + size_of::<Words>());
+        let descriptions =
+            self.groups.iter().map(|group| group.id.len() + group.label.len() + size_of::<GroupDescription>());
         size_of::<Self>()
             + self.message.len()
             + self.id.len()
-            + texts.chain(words).map(|bytes| bytes + 16).sum::<usize>()
+            + texts.chain(descriptions).map(|bytes| bytes + 16).sum::<usize>()
     }
 }
 
@@ -359,12 +360,12 @@ plans:
             ("p", &["cached", "in", "quantity"].map(String::from)[..])
         );
         assert_eq!(compiled.asked, ["model", "provider"]);
-        let words = |id: &str, label: &str, unit, quota, hard| {
+        let group = |id: &str, label: &str, unit, quota, hard| {
             let (id, label) = (id.to_owned(), label.to_owned());
-            Words { id, label, unit, quota, hard }
+            GroupDescription { id, label, unit, quota, hard }
         };
-        let spend = words("spend", "Spend", Unit::Cents, Quota::Limited(5_000_000), true);
-        assert_eq!(compiled.groups, [spend, words("all", "all", Unit::Count, Quota::Unlimited, false)]);
+        let spend = group("spend", "Spend", Unit::Cents, Quota::Limited(5_000_000), true);
+        assert_eq!(compiled.groups, [spend, group("all", "all", Unit::Count, Quota::Unlimited, false)]);
     }
 
     #[test]

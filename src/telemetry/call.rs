@@ -25,15 +25,15 @@ pub const REQUEST_ID: &str = "x-request-id";
 const LONGEST: usize = 64;
 
 tokio::task_local! {
-    static CALL: Call;
+    static CALL: CallContext;
 }
 
-/// See the module.
+/// The context of a call.
 #[derive(Debug, Clone)]
-pub(super) struct Call {
+pub(super) struct CallContext {
     pub(super) rpc: Rpc,
     pub(super) request_id: HeaderValue,
-    /// Why a proxy gets no decision: the reason of the fault, and its text.
+    /// The reason why a proxy gets no decision: the reason of the fault, and its text.
     pub(super) fault: RefCell<Option<(&'static str, String)>>,
     pub(super) outcome: Cell<Outcome>,
     pub(super) retries: Cell<u32>,
@@ -43,7 +43,7 @@ pub(super) struct Call {
     pub(super) span: OnceCell<Context>,
 }
 
-impl Call {
+impl CallContext {
     /// The span, which begins now if it has not begun. It belongs to the caller's trace if the caller is `trusted`.
     pub(super) fn begin_span(&self, trusted: bool) -> Option<&Context> {
         let beginning = self.beginning.as_ref()?;
@@ -52,7 +52,7 @@ impl Call {
 }
 
 /// Serves `work` as this call.
-pub(super) fn serve<F: Future>(call: Call, work: F) -> TaskLocalFuture<Call, F> {
+pub(super) fn serve<F: Future>(call: CallContext, work: F) -> TaskLocalFuture<CallContext, F> {
     CALL.scope(call, work)
 }
 
@@ -84,7 +84,7 @@ pub fn compiles_again() {
 }
 
 /// Looks at the call, if there is one.
-pub(super) fn with<T>(look: impl FnOnce(&Call) -> T) -> Option<T> {
+pub(super) fn with<T>(look: impl FnOnce(&CallContext) -> T) -> Option<T> {
     CALL.try_with(look).ok()
 }
 

@@ -13,7 +13,7 @@ use tower::{Layer, Service};
 
 use crate::rpc::Rpc;
 
-use super::call::{self, Call};
+use super::call::{self, CallContext};
 use super::labels::{Code, Outcome};
 use super::metrics::metrics;
 use super::{envoy, trace};
@@ -61,7 +61,7 @@ where
         let beginning = if rpc.facts().is_work { trace::rpc(&request, &request_id, self.server_address) } else { None };
         metrics().in_flight.inc();
         let ending = Ending { rpc, started: Instant::now(), request_id: request_id.clone(), ended: false };
-        let call = Call {
+        let call = CallContext {
             rpc,
             request_id,
             fault: None.into(),
@@ -78,7 +78,7 @@ pin_project! {
     /// A call under way.
     pub struct Observing<F> {
         #[pin]
-        work: TaskLocalFuture<Call, F>,
+        work: TaskLocalFuture<CallContext, F>,
         ending: Ending,
     }
 }

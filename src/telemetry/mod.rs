@@ -11,8 +11,8 @@ pub mod labels;
 pub mod layer;
 pub mod logs;
 pub mod metrics;
+pub mod outcomes;
 mod process;
-pub mod seen;
 pub(crate) mod throttle;
 pub mod trace;
 

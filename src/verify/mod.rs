@@ -100,13 +100,13 @@ impl fmt::Display for Report {
     }
 }
 
-/// Why a Redis could not be verified to its end.
+/// The reason why a Redis could not be verified to its end.
 #[derive(Debug, thiserror::Error)]
 pub enum VerifyError {
-    /// Not at all.
+    /// Redis could not be read at all.
     #[error(transparent)]
     Connect(#[from] ConnectError),
-    /// Not to the end.
+    /// Redis could not be read to the end.
     #[error(transparent)]
     Unreadable(#[from] Unreadable),
 }
@@ -236,7 +236,7 @@ impl Plans {
         Ok(plan)
     }
 
-    /// Those of these digests that are there. What is wrong with one is told where its key is met.
+    /// Returns the plans of these digests that are there. A plan's problems are reported where its key is met.
     async fn all(
         &self,
         digests: impl Iterator<Item = PlanDigest>,
@@ -290,20 +290,20 @@ async fn read_user(inspector: &Inspector, owner: &Owner, keys: &UserKeys) -> Res
     Ok(judged)
 }
 
-/// Reads a user, and whether nothing was written meanwhile. Unless it is `to_the_end`, it stops where something was.
+/// Reads a user, and returns whether nothing was written meanwhile. After a write, it goes on only if `read_fully`.
 async fn read_once(
     inspector: &Inspector,
     owner: &Owner,
     keys: &UserKeys,
     count: usize,
-    to_the_end: bool,
+    read_fully: bool,
 ) -> Result<(Judged, bool), Unreadable> {
     let (seen, mut next) = inspector.user(owner, &Cursors::default(), count).await?;
     let mut reading = Reading::of(keys, &seen);
     reading.add(&seen);
     let (stamp, mut at_once) = (seen.stamp, true);
     while let Some(cursors) = next
-        && (at_once || to_the_end)
+        && (at_once || read_fully)
     {
         let (seen, more) = inspector.user(owner, &cursors, count).await?;
         at_once &= seen.stamp == stamp;

@@ -1,4 +1,4 @@
-//! From the tree to the rules of a group: which events count, and how much.
+//! Reads the rules of a group from the tree: which events count, and how much.
 
 use std::collections::{BTreeSet, HashSet};
 
@@ -9,7 +9,7 @@ use crate::domain::plan::{Condition, Measure, Rule, Term};
 
 use super::walk::join;
 use super::{MAX_ID_BYTES, MAX_TEXT_BYTES, Reader, exact};
-use crate::catalog::words::{is_plain_decimal, quoted, shown};
+use crate::catalog::problem_text::{is_plain_decimal, quoted, shown};
 use crate::catalog::yaml::{Node, Value};
 
 const MAX_RULES: usize = 100;
@@ -176,7 +176,7 @@ impl Reader<'_> {
         Some(Term { name: name?, weight: weight?, default })
     }
 
-    /// Keys and names are no patterns: one with a star would match only itself.
+    /// Refuses a star in keys and names. They are not patterns: one with a star would match only itself.
     fn refuse_star(&mut self, text: &str, line: usize, path: &str, what: &str) {
         if text.contains('*') {
             let message = format!("{} is {what}, which takes no star: write each one that is meant", quoted(text));

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 
 use super::{MAX_ID_BYTES, MAX_TEXT_BYTES, Reader};
 use crate::catalog::Problem;
-use crate::catalog::words::{is_plain_decimal, nearest, one_of, quoted, shown};
+use crate::catalog::problem_text::{is_plain_decimal, nearest, one_of, quoted, shown};
 use crate::catalog::yaml::{Entry, Node, Value};
 
 /// The entries of a map, by known key.
@@ -132,7 +132,7 @@ impl Reader<'_> {
         fields.get(key).and_then(|node| self.text(node, &fields.path_of(key)))
     }
 
-    /// One of these words, where the key is there.
+    /// Reads one of the known words, where the key is there.
     pub(super) fn word<T: Copy>(&mut self, fields: &Fields<'_>, key: &str, known: &[(&str, T)]) -> Option<T> {
         let node = fields.get(key)?;
         let path = fields.path_of(key);

@@ -56,7 +56,7 @@ struct TlsFiles {
 }
 
 impl RedisAccess {
-    /// To the servers that keep the counters.
+    /// Returns the identity towards the servers that keep the counters.
     pub(in crate::ledger) fn identity(&self, urls: &[ConnectionInfo]) -> Result<Identity, ConnectError> {
         if self.user.is_some() && urls.iter().any(|url| url.redis_settings().username().is_some()) {
             return Err(ConnectError::Misfit(
@@ -75,7 +75,7 @@ impl RedisAccess {
         self.presenting(user, self.password_file.as_deref(), "redis-password-file", urls)
     }
 
-    /// To the Sentinels.
+    /// Returns the identity towards the Sentinels.
     pub(super) fn sentinel_identity(&self, urls: &[ConnectionInfo]) -> Result<Identity, ConnectError> {
         let file = self.sentinel_password_file.as_deref();
         if file.is_some() && urls.is_empty() {
@@ -158,8 +158,8 @@ impl RedisAccess {
 }
 
 impl Identity {
-    /// The address with the certificates of the moment.
-    pub(in crate::ledger) fn dress(&self, info: ConnectionInfo) -> Result<ConnectionInfo, RedisError> {
+    /// Adds the present certificates to a connection over TLS.
+    pub(in crate::ledger) fn with_certificates(&self, info: ConnectionInfo) -> Result<ConnectionInfo, RedisError> {
         match self.certificates()? {
             Some(certificates) if matches!(info.addr(), ConnectionAddr::TcpTls { .. }) => {
                 Ok(redis::Client::build_with_tls(info, certificates)?.get_connection_info().clone())

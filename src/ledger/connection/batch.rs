@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use super::super::message::Message;
 use super::super::script::Script;
 use super::timed_out;
-use crate::telemetry::{metrics, seen};
+use crate::telemetry::{metrics, outcomes};
 
 /// The number of commands that may be in flight on a lane before calls wait for each other.
 const UNDER_WAY: usize = 1;
@@ -20,8 +20,8 @@ const UNDER_WAY: usize = 1;
 /// The answer to one call. Calls that were sent together share an error.
 pub(super) type Answer = Result<Vec<u8>, Arc<RedisError>>;
 
-/// One call of a script.
-pub(super) struct Call {
+/// A call of a script that waits for its lane.
+pub(super) struct QueuedCall {
     script: &'static Script,
     /// Tells users apart, nearly always.
     user: usize,
@@ -31,8 +31,8 @@ pub(super) struct Call {
     caller: Option<oneshot::Sender<Answer>>,
 }
 
-impl Call {
-    /// A call, and where its answer arrives.
+impl QueuedCall {
+    /// Makes a call, and the receiver of its answer.
     pub(super) fn new(
         script: &'static Script,
         user: usize,
@@ -62,14 +62,14 @@ impl Call {
 }
 
 /// Calls of one script that are sent together.
-pub(super) struct Batch(Vec<Call>);
+pub(super) struct Batch(Vec<QueuedCall>);
 
 impl Batch {
     pub(super) fn script(&self) -> &'static Script {
         self.0[0].script
     }
 
-    /// All of them as one command: the keys of each, then the arguments of each.
+    /// Makes one command of all calls: the keys of each, then the arguments of each.
     pub(super) fn command(&self, name: &str, subject: &str) -> Cmd {
         let messages: Vec<_> = self.0.iter().map(|call| &call.message).collect();
         command(name, subject, &messages)
@@ -134,7 +134,7 @@ pub(super) fn parts(
         && let [.., Value::Int(lapsed), Value::Int(corrected)] = parts[..]
     {
         metrics().holds_lapsed.inc_by(u64::try_from(lapsed).unwrap_or_default());
-        seen::clocks_corrected(corrected);
+        outcomes::clocks_corrected(corrected);
         parts.truncate(count);
     }
     if parts.len() != count {
@@ -157,7 +157,7 @@ pub(super) struct Waiting(Mutex<State>);
 
 #[derive(Default)]
 struct State {
-    calls: VecDeque<Call>,
+    calls: VecDeque<QueuedCall>,
     /// The number of commands in flight on the lane's connection.
     under_way: usize,
     /// The number of that connection. A connection that was replaced may hold its commands for long.
@@ -183,7 +183,7 @@ impl State {
     /// of the same user.
     fn take(&mut self, most: usize) -> Option<Batch> {
         let now = Instant::now();
-        let (mut taken, mut passed) = (Vec::<Call>::new(), Vec::<Call>::new());
+        let (mut taken, mut passed) = (Vec::<QueuedCall>::new(), Vec::<QueuedCall>::new());
         while taken.len() < most && passed.len() < most {
             let Some(mut call) = self.calls.pop_front() else { break };
             call.expire(now);
@@ -209,7 +209,7 @@ impl Waiting {
 
     /// Adds a call, for a lane that leads to this master. If nothing is under way there, somebody has to send it now.
     #[must_use]
-    pub(super) fn push(&self, call: Call, master: u64) -> Option<u64> {
+    pub(super) fn push(&self, call: QueuedCall, master: u64) -> Option<u64> {
         let mut state = self.state();
         if state.master != master {
             state.master = master;

@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use super::super::message::Message;
 use super::super::script::Script;
 use super::access::Identity;
-use super::batch::{Answer, Batch, Call, Turn, Waiting};
+use super::batch::{Answer, Batch, QueuedCall, Turn, Waiting};
 use super::clock::Reading;
 use super::functions::Functions;
 use super::{AnyError, RedisOptions, timed_out};
@@ -184,7 +184,7 @@ impl Node {
     /// Calls a script over the lane that belongs to `hash`, together with others that come while something is under way there.
     pub(super) async fn call(self: &Arc<Self>, hash: usize, script: &'static Script, message: Message) -> Answer {
         let number = hash % self.lanes.len();
-        let (call, answer) = Call::new(script, hash, message, Instant::now() + self.timeout);
+        let (call, answer) = QueuedCall::new(script, hash, message, Instant::now() + self.timeout);
         if let Some(connection) = self.lanes[number].waiting.push(call, self.source.master.borrow().number) {
             let node = Arc::clone(self);
             // A task of its own: the caller may go away, and its neighbours' calls must not go with it.
@@ -271,9 +271,10 @@ impl Node {
         Ok((current.number, current.connection.clone()))
     }
 
-    /// After a failover behind one address the old connection stays open, to a node that is only a replica now or that never
-    /// answers again. The next call connects anew; calls under way keep the connection that they have. So it does where Redis has not
-    /// accepted a password or a certificate, as files may hold others by now; the library would not look again.
+    /// Reconnects a lane after an error that calls for it. After a failover behind one address the old connection stays
+    /// open, to a node that is only a replica now or that never answers again. The next call connects anew; calls in
+    /// flight keep their connection. The same happens where Redis has not accepted a password or a certificate, as the
+    /// files may hold others by now; the library would not look again.
     fn renew_after(&self, lane: &Lane, error: &RedisError) {
         let demoted = error.kind() == ErrorKind::Server(ServerErrorKind::ReadOnly);
         if demoted || error.is_io_error() {
@@ -294,7 +295,7 @@ impl Node {
         }
     }
 
-    /// Somebody should look whether the master is still the same.
+    /// Asks for a check whether the master is still the same.
     fn doubt(&self) {
         if let Some(doubt) = &self.source.doubt {
             doubt.notify_one();
@@ -368,13 +369,14 @@ pub(super) fn lazy(
     if let Some(password) = identity.password() {
         config = config.set_credentials_provider(password);
     }
-    ConnectionManager::new_lazy_with_config(redis::Client::open(identity.dress(info)?)?, config)
+    ConnectionManager::new_lazy_with_config(redis::Client::open(identity.with_certificates(info)?)?, config)
 }
 
 fn pool(info: &ConnectionInfo, identity: &Identity, timeout: Duration) -> Result<deadpool_redis::Pool, AnyError> {
     let config =
         redis::AsyncConnectionConfig::new().set_connection_timeout(Some(timeout)).set_response_timeout(Some(timeout));
-    let manager = deadpool_redis::Manager::new_with_config(identity.dress(info.clone())?, identity.present(config))?;
+    let manager =
+        deadpool_redis::Manager::new_with_config(identity.with_certificates(info.clone())?, identity.present(config))?;
     let pool = deadpool_redis::Pool::builder(manager)
         .max_size(2)
         .timeouts(deadpool_redis::Timeouts { wait: Some(timeout), create: Some(timeout), recycle: Some(timeout) })

@@ -36,8 +36,8 @@ const OTHERS: Duration = Duration::from_millis(100);
 /// The time for which a start waits for a master.
 const START: Duration = Duration::from_secs(10);
 
-/// If most Sentinels answer, and for this long none knows of the latest failover, they have been set up anew, and count from the
-/// beginning.
+/// The time after which the Sentinels count as set up anew, if most of them answer and none knows of the latest
+/// failover. Their failovers are then counted from the beginning.
 const MEMORY: Duration = Duration::from_secs(10);
 
 /// The reason why there is no master.
@@ -76,9 +76,9 @@ struct Follower {
     sentinels: Vec<Sentinel>,
     /// The word of the latest failover, and since when only words of earlier ones are heard.
     latest: Option<(Word, Option<Instant>)>,
-    /// To the last master that said so itself.
+    /// The connection to the last node that confirmed to be the master.
     master: Option<(String, u16, MultiplexedConnection)>,
-    /// To the servers, and to the Sentinels.
+    /// The identities towards the servers and towards the Sentinels.
     identities: (Identity, Identity),
     allow_eviction: bool,
 }
@@ -113,7 +113,7 @@ pub(super) async fn follow(watched: Watched, allow_eviction: bool) -> Result<Sou
 }
 
 impl Follower {
-    /// Until nobody wants to know any more.
+    /// Follows the master until nobody listens any more.
     async fn run(mut self, sender: watch::Sender<Master>, doubt: Arc<Notify>) {
         let mut last_problem = String::new();
         loop {
@@ -254,7 +254,7 @@ async fn ask(
 async fn connect(info: &ConnectionInfo, identity: &Identity) -> Result<MultiplexedConnection, RedisError> {
     let config =
         AsyncConnectionConfig::new().set_connection_timeout(Some(PATIENCE)).set_response_timeout(Some(PATIENCE));
-    let client = redis::Client::open(identity.dress(info.clone())?)?;
+    let client = redis::Client::open(identity.with_certificates(info.clone())?)?;
     client.get_multiplexed_async_connection_with_config(&identity.present(config)).await
 }
 

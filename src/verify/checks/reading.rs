@@ -1,11 +1,12 @@
-//! All of one user, read page by page: the state first, then what is remembered, and at the end what the one says of the other.
+//! Reads a user page by page, and judges the whole: first the state, then the memories, and at the end what the one
+//! says of the other.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use crate::domain::id::Field;
 use crate::ledger::UserKeys;
 use crate::ledger::formats::{PAGE_MS, TENTH_MS};
-use crate::ledger::inspection::Seen;
+use crate::ledger::inspection::UserSnapshot;
 
 use super::super::stored::{self, FieldKind, Head, Record, State, Sum, Undo};
 use super::memory::{Fact, record_problems};
@@ -19,7 +20,7 @@ type Pending = BTreeMap<Vec<u8>, Option<Vec<u8>>>;
 pub struct Reading<'a> {
     keys: &'a UserKeys,
     names: [String; 3],
-    seen: Seen,
+    seen: UserSnapshot,
     state: Option<State>,
     undos: [Option<Undo>; 2],
     records: [HashMap<Field, Fact>; 2],
@@ -45,8 +46,8 @@ pub struct Judged {
 }
 
 impl<'a> Reading<'a> {
-    /// From the first answer, whose pages are still to be added.
-    pub fn of(keys: &'a UserKeys, seen: &Seen) -> Self {
+    /// Starts with the first answer, whose pages are still to be added.
+    pub fn of(keys: &'a UserKeys, seen: &UserSnapshot) -> Self {
         let mut reading = Self {
             keys,
             names: keys.all(),
@@ -130,7 +131,7 @@ impl<'a> Reading<'a> {
     }
 
     /// Adds the pages of an answer: the first one, or another one.
-    pub fn add(&mut self, seen: &Seen) {
+    pub fn add(&mut self, seen: &UserSnapshot) {
         let head = Head::decode(&seen.state).ok();
         for (index, page) in seen.pages.iter().enumerate() {
             for (name, value) in page.fields() {

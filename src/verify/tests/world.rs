@@ -7,7 +7,7 @@ use serde_bytes::ByteBuf;
 use crate::domain::id::{AppId, Field, Owner, UserId};
 use crate::ledger::UserKeys;
 use crate::ledger::formats::{self, PAGE_MS};
-use crate::ledger::inspection::{HoldEntry, Holds, Page, Seen};
+use crate::ledger::inspection::{HoldEntry, Holds, Page, UserSnapshot};
 
 use super::super::Finding;
 use super::super::checks::{self, Findings, HoldMoment, Judged, Reading};
@@ -323,8 +323,8 @@ impl World {
         [0, 1].map(|memory| ByteBuf::from(self.fields[memory].get(&b"u"[..]).cloned().unwrap_or_default()))
     }
 
-    pub fn seen(&self) -> Seen {
-        Seen {
+    pub fn seen(&self) -> UserSnapshot {
+        UserSnapshot {
             redis_ms: self.redis_ms,
             types: self.types.map(str::to_owned),
             expiries_ms: self.expiries_ms,

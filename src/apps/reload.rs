@@ -1,4 +1,4 @@
-//! Keeps the apps' plans as the files have them.
+//! Reloads the apps' plans when their files change.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -14,16 +14,16 @@ use crate::telemetry::metrics;
 /// The time for which changed files must stay the same before they are read.
 const SETTLE: Duration = Duration::from_millis(200);
 
-/// Keeps the apps' plans up.
+/// Follows the catalog files.
 #[derive(Debug, Default)]
-pub struct Upkeep {
+pub struct CatalogReloader {
     only_default: bool,
     /// Wakes it before its time.
     pub now: Notify,
 }
 
-impl Upkeep {
-    /// Upkeep for a deployment all of whose calls may be those of the app `default`, which must then keep its plans.
+impl CatalogReloader {
+    /// A reloader. With `only_default`, all calls may be those of the app `default`, which must then keep its plans.
     #[must_use]
     pub fn new(only_default: bool) -> Self {
         Self { only_default, ..Self::default() }
@@ -34,7 +34,7 @@ impl Upkeep {
     /// file that was only touched is not.
     pub async fn run(&self, apps: Arc<Apps>, path: Option<PathBuf>, mut in_force: [u8; 32], period: Duration) {
         let mut seen = in_force;
-        // What is wrong with the files; empty while they are in force.
+        // The problem of the files that was logged last; empty while they are in force.
         let mut told = String::new();
         loop {
             let woken = tokio::time::timeout(period, self.now.notified()).await.is_ok();
@@ -76,7 +76,7 @@ impl Upkeep {
     }
 }
 
-/// Writes to the log what in a catalog is perhaps not meant.
+/// Logs the warnings about a catalog.
 pub fn warn(warnings: &[String]) {
     for warning in warnings {
         tracing::warn!("the catalog may not mean this: {warning}");

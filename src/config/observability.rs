@@ -8,15 +8,15 @@ use super::value;
 use crate::telemetry::logs::LogFormat;
 
 /// An address, or `none`. Its name keeps the flag from being one that can be left without a value.
-pub type Place = Option<SocketAddr>;
+pub type OptionalAddress = Option<SocketAddr>;
 
-/// Metrics, traces, and how log lines look.
+/// Metrics, traces, and the format of log lines.
 #[derive(Debug, Clone, Args)]
-pub struct Seeing {
+pub struct Observability {
     /// The address of /metrics, /livez and /readyz over HTTP, such as 127.0.0.1:9464; or none. It
     /// has no access control: keep it inside a trusted network
-    #[arg(long, env = "TOLLGATE_ADMIN_LISTEN", value_name = "ADDRESS", default_value = "none", value_parser = value::place)]
-    pub admin_listen: Place,
+    #[arg(long, env = "TOLLGATE_ADMIN_LISTEN", value_name = "ADDRESS", default_value = "none", value_parser = value::optional_address)]
+    pub admin_listen: OptionalAddress,
 
     /// The OpenTelemetry collector for traces, over OTLP, such as http://127.0.0.1:4317. It speaks
     /// gRPC, or HTTP if OTEL_EXPORTER_OTLP_PROTOCOL is http/protobuf [default: none]

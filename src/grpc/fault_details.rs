@@ -1,4 +1,5 @@
-//! Says why to whom tonic alone refused: its own statuses carry no `ErrorInfo`, and it calls most mistakes of a caller INTERNAL.
+//! Adds the reason to refusals of tonic: its own statuses carry no `ErrorInfo`, and it calls most mistakes of a caller
+//! INTERNAL.
 
 use std::collections::HashMap;
 
@@ -9,15 +10,15 @@ use tonic_types::{ErrorDetails, StatusExt as _};
 
 use super::status::DOMAIN;
 
-/// An answer whose status, if it is a fault without details, has them. Faults are in the headers, and nothing follows; what is no fault
-/// names no status there, and passes at the price of a look.
-pub fn explained<Answered>(mut answer: Response<Answered>) -> Response<Answered> {
-    explain(answer.headers_mut());
+/// Adds details to the status of an answer, if it is a fault without details. Faults are in the headers, and nothing
+/// follows. An answer that is not a fault names no status there, and passes at the price of a look.
+pub fn with_fault_details<Answered>(mut answer: Response<Answered>) -> Response<Answered> {
+    add_fault_details(answer.headers_mut());
     answer
 }
 
 /// Completes the status in headers or trailers, if there is one, it is a fault, and it has no details.
-pub(super) fn explain(headers: &mut HeaderMap) {
+pub(super) fn add_fault_details(headers: &mut HeaderMap) {
     if headers.get("grpc-status").is_none_or(|code| code == "0") || headers.contains_key("grpc-status-details-bin") {
         return;
     }
@@ -72,7 +73,7 @@ mod tests {
 
     #[test]
     fn a_fault_without_details_gets_them_and_keeps_its_headers() {
-        let told = explained(answer(&Status::internal("failed to decode: 100 %")));
+        let told = with_fault_details(answer(&Status::internal("failed to decode: 100 %")));
         assert_eq!(told.headers()["grpc-accept-encoding"], "identity");
         let status = Status::from_header_map(told.headers()).unwrap();
         assert_eq!(status.code(), Code::InvalidArgument);
@@ -83,19 +84,19 @@ mod tests {
     #[test]
     fn what_tonic_alone_says_is_never_the_fault_of_the_server() {
         for code in (1..=16).map(Code::from_i32) {
-            let told = explained(answer(&Status::new(code, "h2 protocol error")));
+            let told = with_fault_details(answer(&Status::new(code, "h2 protocol error")));
             let found = Status::from_header_map(told.headers()).unwrap().code();
             assert!(!matches!(found, Code::Internal | Code::Unknown | Code::Unavailable | Code::DataLoss), "{code:?}");
         }
     }
 
     #[test]
-    fn what_is_no_fault_or_explained_passes_as_it_is() {
+    fn an_answer_without_a_fault_or_with_details_passes_unchanged() {
         let details = ErrorDetails::with_error_info("MINE", "elsewhere", HashMap::new());
         for status in [Status::ok(""), Status::with_error_details(Code::Internal, "mine", details)] {
             let before = answer(&status);
-            assert_eq!(explained(answer(&status)).headers(), before.headers());
+            assert_eq!(with_fault_details(answer(&status)).headers(), before.headers());
         }
-        assert!(explained(Response::new(())).headers().is_empty());
+        assert!(with_fault_details(Response::new(())).headers().is_empty());
     }
 }

@@ -1,4 +1,4 @@
-//! Bounds the number of connections, and chooses the connection that is ended when a new one needs its place.
+//! Bounds the number of connections, and chooses the connection that is ended when a new one needs its slot.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -16,7 +16,7 @@ use super::unsent::Unsent;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u8)]
 pub(super) enum Level {
-    /// No call with a valid key.
+    /// The connection has made no call with a valid key.
     Nobody,
     /// A call with a public key, which anybody may have.
     Public,
@@ -33,8 +33,8 @@ impl From<Role> for Level {
     }
 }
 
-/// The places for connections. Several listeners can share them.
-pub struct Places {
+/// The slots for connections. Several listeners can share them.
+pub struct ConnectionSlots {
     most: usize,
     state: Mutex<State>,
 }
@@ -50,8 +50,8 @@ struct State {
     waiting: Vec<Waker>,
 }
 
-impl Places {
-    /// Places for `most` connections.
+impl ConnectionSlots {
+    /// Slots for `most` connections.
     #[must_use]
     pub fn new(most: usize) -> Arc<Self> {
         Arc::new(Self { most, state: Mutex::default() })
@@ -62,8 +62,9 @@ impl Places {
         self.most
     }
 
-    /// Takes a place. If all are taken, the oldest connection that has not authenticated is ended first; `None` if every connection has.
-    pub(super) fn poll_take(self: &Arc<Self>, context: &mut Context<'_>) -> Poll<Option<Place>> {
+    /// Takes a slot. If all are taken, it first ends the oldest connection that has not authenticated; `None` if every
+    /// connection has.
+    pub(super) fn poll_take(self: &Arc<Self>, context: &mut Context<'_>) -> Poll<Option<ConnectionSlot>> {
         let mut state = self.lock();
         if state.taken < self.most {
             state.taken += 1;
@@ -71,9 +72,9 @@ impl Places {
             state.next += 1;
             let standing = Arc::new(Standing::new(number, Arc::downgrade(self)));
             state.endable.insert((Level::Nobody, number), Arc::clone(&standing));
-            return Poll::Ready(Some(Place { places: Arc::clone(self), standing }));
+            return Poll::Ready(Some(ConnectionSlot { slots: Arc::clone(self), standing }));
         }
-        // One at a time: each of those that wait for a place ends no more than one connection.
+        // One at a time: each of those that wait for a slot ends no more than one connection.
         if state.ending == 0 {
             let Some((_, oldest)) = state.endable.pop_first() else { return Poll::Ready(None) };
             state.ending += 1;
@@ -88,23 +89,23 @@ impl Places {
     }
 }
 
-/// A connection's place, which is free again when this is dropped.
-pub(super) struct Place {
-    places: Arc<Places>,
+/// The slot of a connection. It is free again when this is dropped.
+pub(super) struct ConnectionSlot {
+    slots: Arc<ConnectionSlots>,
     standing: Arc<Standing>,
 }
 
-impl Place {
+impl ConnectionSlot {
     /// Returns the standing of the connection.
     pub(super) fn standing(&self) -> &Arc<Standing> {
         &self.standing
     }
 }
 
-impl Drop for Place {
+impl Drop for ConnectionSlot {
     fn drop(&mut self) {
         self.standing.unsent.close();
-        let mut state = self.places.lock();
+        let mut state = self.slots.lock();
         state.taken -= 1;
         state.endable.remove(&(self.standing.level(), self.standing.number));
         if self.standing.ended.load(Ordering::Relaxed) {
@@ -117,7 +118,7 @@ impl Drop for Place {
 /// The standing of a connection: its credentials so far, and its calls that need no key.
 pub struct Standing {
     number: u64,
-    places: Weak<Places>,
+    slots: Weak<ConnectionSlots>,
     level: AtomicU8,
     end: Notify,
     ended: AtomicBool,
@@ -130,10 +131,10 @@ pub struct Standing {
 }
 
 impl Standing {
-    pub(super) fn new(number: u64, places: Weak<Places>) -> Self {
+    pub(super) fn new(number: u64, slots: Weak<ConnectionSlots>) -> Self {
         Self {
             number,
-            places,
+            slots,
             level: AtomicU8::new(Level::Nobody as u8),
             end: Notify::new(),
             ended: AtomicBool::new(false),
@@ -157,8 +158,8 @@ impl Standing {
         if self.level() >= level {
             return;
         }
-        let Some(places) = self.places.upgrade() else { return };
-        let mut state = places.lock();
+        let Some(slots) = self.slots.upgrade() else { return };
+        let mut state = slots.lock();
         let before = self.level();
         if before >= level {
             return;
@@ -195,18 +196,18 @@ mod tests {
 
     #[test]
     fn the_oldest_without_a_key_makes_room_then_the_oldest_with_a_public_one() {
-        let places = Places::new(3);
+        let slots = ConnectionSlots::new(3);
         let mut context = Context::from_waker(Waker::noop());
-        let mut take = || places.poll_take(&mut context);
-        let taken = |place: Poll<Option<Place>>| match place {
-            Poll::Ready(place) => place.expect("there is room"),
+        let mut take = || slots.poll_take(&mut context);
+        let taken = |slot: Poll<Option<ConnectionSlot>>| match slot {
+            Poll::Ready(slot) => slot.expect("there is room"),
             Poll::Pending => panic!("there is room"),
         };
         let [first, second, third] = std::array::from_fn(|_| taken(take()));
         first.standing.rise(Level::Public);
         second.standing.rise(Level::Secret);
         assert!(take().is_pending() && take().is_pending(), "one is ended, however many wait");
-        let told = |place: &Place| place.standing.ended.load(Ordering::Relaxed);
+        let told = |slot: &ConnectionSlot| slot.standing.ended.load(Ordering::Relaxed);
         assert_eq!([told(&first), told(&second), told(&third)], [false, false, true]);
         drop(third);
         let fourth = taken(take());
@@ -218,7 +219,7 @@ mod tests {
         fifth.standing.rise(Level::Secret);
         assert!(matches!(take(), Poll::Ready(None)), "all have authenticated");
         drop((second, fourth, fifth));
-        let state = places.lock();
+        let state = slots.lock();
         assert_eq!((state.taken, state.ending, state.endable.len()), (0, 0, 0));
     }
 }

@@ -1,4 +1,4 @@
-//! What use cases tell of what they have seen: one function for each kind of answer.
+//! Records the outcomes of use cases as metrics and in the context of the call: one function for each kind of answer.
 
 use super::call::{compiles_again, decides};
 use super::labels::{Outcome, Uncounted};
