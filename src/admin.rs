@@ -59,7 +59,7 @@ pub async fn serve(listener: TcpListener, health: Arc<Health>) {
                 .header_read_timeout(ARRIVAL)
                 .max_buf_size(HEAD_BYTES)
                 .serve_connection(TokioIo::new(stream), answer);
-            // Whoever asks badly, or goes away, is told nothing; and it is no news.
+            // Clients that send bad requests, or go away, get no answer and no log line.
             let _: Result<_, _> = tokio::time::timeout(LIFE, connection).await;
             drop(permit);
         });

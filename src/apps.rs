@@ -115,8 +115,8 @@ impl Apps {
         meter.map(Arc::clone).ok_or_else(|| Fault::AppUnknown(app.as_str().to_owned()))
     }
 
-    /// Calls from now on are metered by these catalogs. What is held and which windows are open stays as it was written
-    /// (SELF-CONTAINED). Returns the plans that are gone: `plan`, or `app/plan`.
+    /// Meters calls by these catalogs from now on. Holds and open windows stay as they were written (SELF-CONTAINED).
+    /// Returns the plans that are gone: `plan`, or `app/plan`.
     pub fn replace(&self, catalogs: Catalogs) -> Vec<String> {
         let new = meters(&self.base, catalogs);
         let kept = new.plans();

@@ -93,7 +93,7 @@ pub fn verify(settings: VerifySettings) -> ExitCode {
     };
     choose_cryptography();
     let verified = tokio::runtime::Builder::new_multi_thread().enable_all().build().map(|runtime| {
-        // Whoever reads only the first lines has seen what they wanted.
+        // A reader that closes the pipe early has seen enough.
         let tell = |line: &dyn std::fmt::Display| drop(writeln!(std::io::stdout(), "{line}"));
         let report = runtime.block_on(verify::run_telling(&urls, &access, |finding| tell(finding)))?;
         tell(&report);

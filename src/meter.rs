@@ -95,7 +95,8 @@ impl Meter {
         Self { planner, ledger, options }
     }
 
-    /// The same meter with another catalog, whose plans are put into the archive. What is known of subscriptions and of Redis's clock is kept.
+    /// The same meter with another catalog, whose plans are put into the archive. The known subscriptions and the
+    /// offset of Redis's clock are kept.
     #[must_use]
     pub fn with_catalog(&self, catalog: Arc<Catalog>) -> Self {
         let planner = self.planner.with_catalog(catalog, &self.ledger);
@@ -184,7 +185,7 @@ impl Meter {
         }
     }
 
-    /// Settles a reservation with what was really used.
+    /// Settles a reservation with its actual usage.
     ///
     /// # Errors
     /// See the RPC.
@@ -203,7 +204,7 @@ impl Meter {
         self.ledger.release(&ledger::ReleaseCall { reservation, replay_ms }).await.inspect(outcomes::released)
     }
 
-    /// Counts what has happened, or gives back what it cost.
+    /// Counts an event that has happened, or gives back its cost.
     ///
     /// # Errors
     /// See the RPC.

@@ -166,8 +166,8 @@ impl Planner {
         }
     }
 
-    /// A planner for another catalog. It shares what has been seen of users and of Redis's clock, which depends on no catalog, and the
-    /// room for windows: however many apps and catalogs there are, it is bounded once.
+    /// A planner for another catalog. It shares the cached subscriptions and the offset of Redis's clock, which depend
+    /// on no catalog, and the room for windows: it is bounded once, for all apps and catalogs.
     #[must_use]
     pub fn with_catalog(&self, catalog: Arc<Catalog>, ledger: &Ledger) -> Self {
         let plans = ledger.compile(&catalog);

@@ -1,4 +1,4 @@
-//! The RPCs that this server answers: one table of their paths, their callers, and what they do.
+//! The RPCs that this server answers: one table of their paths, their callers, and their properties.
 //!
 //! The gate reads it to decide who may call what, and telemetry to name calls. A new RPC needs a line here.
 

@@ -47,7 +47,7 @@ pub enum CountedCall {
 /// The outcome of a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
-    /// The call did, or told, what it was asked.
+    /// The call did, or reported, what was asked.
     Done,
     /// A limit was reached.
     Denied,

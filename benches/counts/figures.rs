@@ -1,4 +1,5 @@
-//! The figures: how they are committed, and how what is counted now is held against them. Pure; tested by `tests/it/counts.rs`.
+//! The figures: their committed form, and the comparison of the present ones with them. Pure; tested by
+//! `tests/it/counts.rs`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;

@@ -1,5 +1,6 @@
-//! `./dev counts`: what a call costs, in instructions of the server, in instructions of Redis, and in Redis commands, held against
-//! the committed figures. Counts instead of times, so that a busy machine changes nothing; docs/development/testing.md says what they do not see.
+//! `./dev counts`: the cost of a call, in instructions of the server, in instructions of Redis, and in Redis commands,
+//! compared with the committed figures. It counts instead of measuring times, so that a busy machine changes nothing;
+//! docs/development/testing.md says what the counts do not show.
 
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 

@@ -29,7 +29,8 @@ pub(super) struct FreePass {
 /// Finds the events of a plan that no group in cents matches, although a rule of such a group is for events of their name, and that
 /// some other group lets through.
 ///
-/// An event that no group matches is denied, and therefore none of these. Each event pattern is told once, by its last rule.
+/// Returns the free passes. An event that no group matches is denied, and therefore not one of them. Each event pattern
+/// is reported once, by its last rule.
 pub(super) fn free_passes(groups: &[LimitGroup]) -> Vec<FreePass> {
     let mut passes: Vec<FreePass> = Vec::new();
     let mut told = Vec::new();

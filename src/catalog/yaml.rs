@@ -66,7 +66,8 @@ fn problem(line: usize, message: impl Into<String>) -> Problem {
     Problem { line, path: String::new(), message: message.into() }
 }
 
-/// Reads one document. What is YAML but not supported here is reported, and reading goes on; what is not YAML ends it.
+/// Parses one document. YAML that is not supported here is reported, and parsing goes on; text that is not YAML ends
+/// it.
 pub(super) fn parse(text: &str, problems: &mut Problems) -> Option<Node> {
     if text.len() > MAX_BYTES {
         problems.push(problem(1, format!("the file is larger than {MAX_BYTES} bytes; remove what is not needed")));

@@ -164,7 +164,7 @@ impl Listeners {
     }
 }
 
-/// Done at the first SIGTERM or SIGINT, and at the second one: who asks again wants no more waiting.
+/// Waits for the first SIGTERM or SIGINT, and for the second one, which asks to stop without waiting.
 fn stops() -> Result<(impl Future<Output = ()> + Send, impl Future<Output = ()> + Send), std::io::Error> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;

@@ -6,7 +6,8 @@ use clap::CommandFactory as _;
 
 use super::Cli;
 
-/// The names of variables that look like settings and are none, in order: mistyped ones, most likely. Their values are nobody's business.
+/// Returns the names of variables that look like settings but are not, in order: mostly misspelt
+/// ones. Their values are never shown.
 ///
 /// Kubernetes tells every container where the Services of its namespace are, by variables such as `TOLLGATE_PORT=tcp://10.0.0.1:50051`
 /// for one that is called `tollgate`. Those are neither settings nor mistakes.

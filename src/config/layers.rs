@@ -147,7 +147,8 @@ impl Settings {
             let value = setting.shown().unwrap_or_else(|| "empty".to_owned());
             problems.push(format!("{} is {value} ({}): {reason}", setting.name(), setting.origin));
         }
-        // What is bad by itself is left out, so that the rest can still be held against itself.
+        // Values that are invalid alone are left out, so that the contradictions among the others
+        // are found.
         let command = Config::augment_args(silent(clap::Command::new("settings"))).mut_args(deaf);
         let config = command.try_get_matches_from(flags).and_then(|matches| Config::from_arg_matches(&matches));
         match config {

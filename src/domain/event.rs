@@ -79,8 +79,8 @@ impl Event {
         Self { name, quantity, quantities, metadata }
     }
 
-    /// Reads the metadata of the names that `measured` accepts as numbers. A measure that needs a value which is no number must
-    /// not go on without it, so that such values are told apart from absent ones.
+    /// Reads the metadata of the names that `measured` accepts as numbers. A measure must not continue with a value
+    /// that is not a number, so such values are distinguished from absent ones.
     pub fn measured_metadata(
         &self,
         measured: impl Fn(&str) -> bool,

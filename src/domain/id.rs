@@ -272,8 +272,8 @@ pub fn beginning<const N: usize>(digest: &[u8]) -> [u8; N] {
     *digest.first_chunk().expect("a SHA-256 has 32 bytes")
 }
 
-/// Names a reservation and says where it belongs and by which plan it is settled, so that settling it needs one round trip. Callers treat
-/// it as opaque. It is no secret.
+/// The id of a reservation. It says where the reservation belongs and by which plan it is settled, so that its
+/// settlement needs one round trip. Callers treat it as opaque. It is not secret.
 ///
 /// On the wire it is base64url of a version, the field, the suffix, the plan, and of the app and the user after their lengths.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]

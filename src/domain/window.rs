@@ -122,8 +122,8 @@ fn instant(zone: &TimeZone, at: DateTime) -> Option<i64> {
     Some(zone.to_ambiguous_zoned_datetime(at).compatible().ok()?.timestamp().as_millisecond())
 }
 
-/// The first instant of a civil day: its first midnight; where the clocks skip that, be it in the middle of a gap, what comes
-/// right after the gap.
+/// Returns the first instant of a civil day: its first midnight. Where the clocks skip that, even in the middle of a
+/// gap, it is the first instant after the gap.
 fn day_start(zone: &TimeZone, date: Date) -> Option<i64> {
     let midnight = zone.to_ambiguous_zoned_datetime(date.to_datetime(Time::midnight()));
     let skipped = matches!(midnight.offset(), AmbiguousOffset::Gap { .. });

@@ -39,7 +39,8 @@ const STALLED: Duration = Duration::from_secs(10);
 /// Otherwise h2 sends every message of 256 bytes or more by a system call of its own, as a piece beside its buffer. Now it copies
 /// those below 1 KiB into the buffer, and answers that are ready together leave together; with TLS as one record.
 ///
-/// Who does not say in time that it speaks HTTP/2 is closed: from then on pings tell whether somebody is there.
+/// A client that does not send the preface of HTTP/2 in time is closed. From then on, pings tell whether the client is
+/// there.
 pub struct Connection {
     stream: Stream,
     preface: Option<Preface>,

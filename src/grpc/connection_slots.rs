@@ -122,9 +122,9 @@ pub struct Standing {
     level: AtomicU8,
     end: Notify,
     ended: AtomicBool,
-    /// The calls under way that have shown no valid key.
+    /// The calls in flight that have shown no valid key.
     pub(super) keyless: AtomicUsize,
-    /// The streams under way that have no end of their own: health watches and reflection.
+    /// The streams in flight that have no end of their own: health watches and reflection.
     pub(super) endless: AtomicUsize,
     /// The answers that have not been written to the socket yet.
     pub(super) unsent: Unsent,

@@ -1,7 +1,8 @@
 //! Envoy's rate limit service: docs/guides/envoy.md has the mapping as a table.
 //!
-//! A descriptor is one event of one user. Those that ask before something happens are allowed all or none (ALL-OR-NOTHING), also where they
-//! are of several users: then each is reserved first. Those that report what has happened are always counted (TRUTH).
+//! A descriptor is one event of one user. Descriptors that ask before something happens are allowed all or none
+//! (ALL-OR-NOTHING), even if they name several users: then each is reserved first. Descriptors that report what has
+//! happened are always counted (TRUTH).
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -34,7 +35,7 @@ const MAX_DESCRIPTORS: usize = 16;
 /// The lifetime of a reservation that is settled at once.
 const MOMENT: Duration = Duration::from_secs(60);
 
-/// The name under which Envoy's dynamic metadata has what was charged.
+/// The field of Envoy's dynamic metadata with the charges.
 const CHARGED: &str = "charged";
 
 /// Serves the [`Meter`] of the caller's app as `envoy.service.ratelimit.v3.RateLimitService`.
@@ -125,7 +126,7 @@ struct Understood {
     number: u64,
 }
 
-/// Reads what Envoy's configuration decides. What is wrong here is wrong for every request.
+/// Reads the parts that Envoy's configuration decides. A mistake in them affects every request.
 fn read(
     place: &str,
     descriptor: RateLimitDescriptor,
@@ -165,7 +166,7 @@ fn read(
     Ok(Understood { described, is_text, is_refund, hits, number })
 }
 
-/// Reads the values. What is wrong with one of them is denied, where Envoy's caller may have chosen it.
+/// Reads the values. An invalid value leads to a denial, where Envoy's caller may have chosen it.
 fn ask(place: &str, understood: Understood, domain: &str) -> Result<Asked<Ask<UserId>>, Fault> {
     let Understood { described, is_text, is_refund, hits, number } = understood;
     let Described { user, event, metadata, enforce: _ } = described;
@@ -227,7 +228,7 @@ fn invalid(field: String, problem: String, reason: &'static str) -> Fault {
     Fault::Invalid { field, problem, reason }
 }
 
-/// Decides all of them. The outcomes are in the order of what was asked.
+/// Decides all descriptors. The outcomes are in their order.
 async fn decide(meter: &Meter, asks: &[Asked<Ask<Owner>>]) -> Result<Vec<Outcome>, Fault> {
     let settled = |asked: &Asked<Ask<Owner>>| match asked {
         Ok(Ask { hits: Hits::Nothing, .. }) => Some(Outcome { denied: false, standings: Vec::new() }),

@@ -25,15 +25,16 @@ pub(super) fn add_fault_details(headers: &mut HeaderMap) {
     let Some(status) = Status::from_header_map(headers) else { return };
     let (code, reason, message) = reason(&status);
     let details = ErrorDetails::with_error_info(reason, DOMAIN, HashMap::new());
-    // What cannot be a header stays as it was.
+    // A message that cannot be a header stays as it was.
     let _: Result<(), _> = Status::with_error_details(code, message, details).add_header(headers);
 }
 
 /// Returns the meaning of a status that no Tollgate service produced: its code, the reason for `ErrorInfo`, and a
 /// message.
 ///
-/// What has no details was never in the hands of a service of ours, so it is not the server's fault. tonic and the specifications that
-/// it follows say INTERNAL where a request cannot be read, which would wake the operator for a mistake of a caller.
+/// A status without details never came from a Tollgate service, so it is not the server's fault. tonic and the
+/// specifications that it follows say INTERNAL where a request cannot be read, which would alert the operator for a
+/// mistake of a caller.
 fn reason(status: &Status) -> (Code, &'static str, String) {
     let said = status.message();
     match status.code() {

@@ -1,4 +1,5 @@
-//! Stands in front of the services: reads the message of each call, finds out who calls and how often, and counts the calls under way.
+//! Stands in front of the services: reads the message of each call, identifies the caller, limits its rate, and counts
+//! the calls in flight.
 
 use std::num::NonZeroU32;
 use std::pin::Pin;
@@ -71,8 +72,8 @@ const READING: (usize, usize) = (8192, 16);
 /// Carries the token that names a user.
 const USER_TOKEN: &str = "tollgate-user-token";
 
-/// A call that was let in: who calls, and its place among those under way, which is free again when the last of its work is done and its
-/// answer has been sent.
+/// A call that was let in: its caller, and its place among the calls in flight. The place is free again when the last
+/// of its work is done and its answer has been sent.
 #[derive(Clone)]
 pub struct Admitted(Arc<(Arc<Caller>, Option<Share>)>);
 
@@ -162,7 +163,7 @@ type Rates = RateLimiter<(AppId, Role), HashMapStateStore<(AppId, Role)>, Defaul
 
 struct Rules {
     options: GateOptions,
-    /// ConnectionSlots for calls under way.
+    /// The shares of the calls in flight.
     calls: Arc<Shares>,
     /// Memory, in bytes, for calls whose messages are being read.
     reading: Arc<Shares>,
@@ -232,7 +233,7 @@ fn reader(headers: &HeaderMap) -> usize {
     headers.iter().fold(READER_BYTES, |sum, (name, value)| sum + name.as_str().len() + value.len())
 }
 
-/// A call under way that has shown no valid key, in the counts of its connection and of the replica.
+/// A call in flight that has shown no valid key, in the counts of its connection and of the replica.
 struct Keyless {
     standing: Arc<Standing>,
     count: fn(&Standing) -> &AtomicUsize,
@@ -240,7 +241,7 @@ struct Keyless {
 }
 
 impl Keyless {
-    /// Counts a call, if fewer than `most` are under way on its connection.
+    /// Counts a call, if fewer than `most` are in flight on its connection.
     fn count(standing: &Arc<Standing>, count: fn(&Standing) -> &AtomicUsize, most: usize) -> Result<Self, Fault> {
         let counted = Self { standing: Arc::clone(standing), count, pooled: None };
         let before = count(standing).fetch_add(1, Ordering::Relaxed);
@@ -469,13 +470,13 @@ impl<S: Service<Request<AnyBody>, Response = Response<AnyBody>>> Passing<S> {
         Keyless::count(&self.standing, |standing| &standing.endless, MAX_ENDLESS_STREAMS)
     }
 
-    /// The answer of a fault, once the request has been read: a caller that goes on sending to a stream that has ended makes a mistake, and
-    /// after so many mistakes its connection is ended, with the calls of others. Callers who send much, or slowly, or who are many, are not
-    /// waited for.
+    /// Answers with a fault, once the request has been read. A caller that goes on sending to an ended stream makes a
+    /// mistake, and after too many mistakes its connection is ended, with the calls of others. Tollgate does not wait
+    /// for callers that send much, or slowly, or that are many.
     async fn refuse<Asked: Body>(self, fault: Fault, body: Asked) -> Answered<S::Error> {
         let waiting = self.keyless().ok().zip(self.rules.reading.take(Taker::Nobody, READER_BYTES).ok());
         if waiting.is_some() {
-            // Late is as good as not at all.
+            // An answer that comes late is as useless as none.
             let _: Result<(), _> = tokio::time::timeout(self.rules.options.message_timeout, discard(body)).await;
         }
         Ok(status(fault).into_http())
@@ -485,7 +486,7 @@ impl<S: Service<Request<AnyBody>, Response = Response<AnyBody>>> Passing<S> {
 /// Reads the request of a call that is refused before the gate, as [`Passing::refuse`] does.
 pub(super) async fn read_out(body: impl Body) {
     const PATIENCE: Duration = Duration::from_secs(1);
-    // Late is as good as not at all.
+    // Reading that takes too long is as useless as none.
     let _: Result<(), _> = tokio::time::timeout(PATIENCE, discard(body)).await;
 }
 

@@ -31,7 +31,7 @@ pub(super) enum Unread {
 /// A message that has been read, as the body of a request.
 pub(super) struct Message(Option<Bytes>);
 
-/// Reads a body to its end. What it holds meanwhile is taken from `share`.
+/// Reads a body to its end. Its memory is taken from `share`.
 pub(super) async fn read<B>(body: B, most: usize, patience: Duration, share: &mut Share) -> Result<Message, Unread>
 where
     B: Body<Data = Bytes>,
@@ -40,7 +40,7 @@ where
     if let Ok(read) = tokio::time::timeout(patience, &mut read).await {
         return read;
     }
-    // Where the machine was busy for so long the message may have come in time, and nobody had read it yet.
+    // On a busy machine the message may have arrived in time without having been read.
     tokio::task::yield_now().await;
     std::future::poll_fn(|context| match read.as_mut().poll(context) {
         Poll::Pending => Poll::Ready(Err(Unread::Late)),

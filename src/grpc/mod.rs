@@ -53,7 +53,7 @@ pub mod v1 {
     pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/tollgate.v1.bin"));
 }
 
-/// The generated code of `proto/envoy`: what is served of Envoy's rate limit service.
+/// The generated code of `proto/envoy`: the part of Envoy's rate limit service that is served.
 #[allow(missing_docs, clippy::all, clippy::pedantic)]
 pub mod rls {
     include!(concat!(env!("OUT_DIR"), "/envoy.rs"));

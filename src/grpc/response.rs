@@ -215,7 +215,8 @@ fn limited(quota: Quota) -> Option<Units> {
     }
 }
 
-/// An amount as the API shows it. Of what has no limit it is infinite, so that a client that compares it with what it needs is right.
+/// Converts an amount for the API. Without a limit it is infinite, so that a client can compare it with the amount it
+/// needs.
 fn amount(unit: Unit, units: Option<Units>) -> f64 {
     units.map_or(f64::INFINITY, |units| unit.to_f64(units))
 }

@@ -1,5 +1,5 @@
-//! Serves the connections of a listener by HTTP/2. The server of tonic does the same, but lets nobody bound what it buffers for a caller, end a
-//! stream whose answer is not taken, or end a connection for another one.
+//! Serves the connections of a listener by HTTP/2. The server of tonic does the same, but cannot bound its buffers for
+//! a caller, end a stream whose answer is not read, or end a connection for another one.
 
 use std::convert::Infallible;
 use std::pin::pin;

@@ -119,7 +119,7 @@ fn frame(plan: &Plan, period: Period, anchor_ms: Option<i64>, at_ms: i64) -> Opt
     })
 }
 
-/// A time as it can be stored. What is before 1970 is not, and needs not be: Redis's clock is never there.
+/// Converts a frame for storage. Times before 1970 are not stored, and need not be: Redis's clock is never there.
 fn stored(frame: formats::Frame) -> formats::Frame {
     let formats::Frame { anchor, start, ends, kept, previous_start, previous_ends } = frame;
     let [anchor, start, ends, kept, previous_start, previous_ends] =

@@ -1,7 +1,7 @@
 //! The one place that spells keys: `tollgate3:{app:user}:u`, and what belongs to it.
 //!
-//! `3` is the version of what is stored. All keys of a user carry one hash tag, so that a script touches one slot. What belongs to no
-//! user has a name without braces.
+//! `3` is the version of the stored data. All keys of a user carry one hash tag, so that a script touches one slot.
+//! Keys that belong to no user have names without braces.
 
 use crate::domain::id::{Field, Owner, PlanDigest, base64url, from_base64url};
 

@@ -1,6 +1,7 @@
 //! The ledger: the only code that knows Redis. Keys, scripts, what travels to and from them, and connections.
 //!
-//! There is one module for each operation, with what it is asked and what it answers by name. What a call looks like as bytes, `formats` says.
+//! There is one module for each operation, with its arguments and its answer by name. `formats` defines the bytes of a
+//! call.
 
 mod answer;
 mod api_keys;

@@ -36,7 +36,7 @@ pub(super) fn settle_call(reservation: &ReservationId, replay_ms: i64) -> format
 }
 
 impl Ledger {
-    /// Counts what was really used.
+    /// Counts the actual usage.
     ///
     /// # Errors
     /// See the RPC.

@@ -1,4 +1,4 @@
-//! `track`, `refund` and `refund_reservation`: what has happened, and what of it is taken back.
+//! `track`, `refund` and `refund_reservation`: count events that have happened, and take them back.
 
 use super::answer::{About, Answer, NoAnswer};
 use super::basis::Basis;
@@ -58,7 +58,7 @@ pub struct RefundReservationCall<'a> {
 }
 
 impl Ledger {
-    /// Counts what has happened.
+    /// Counts an event that has happened.
     ///
     /// # Errors
     /// [`NoAnswer`].

@@ -1,7 +1,7 @@
 //! The context of a call while it is served: its request id, its span, and its outcome.
 //!
-//! It is found by whoever runs within the call, so that neither use cases nor the ledger hand it on. Outside a call everything here
-//! does nothing.
+//! All code that runs within the call finds it, so that neither use cases nor the ledger pass it on. Outside a call,
+//! everything here does nothing.
 
 use std::cell::{Cell, OnceCell, RefCell};
 use std::fmt::Write as _;

@@ -75,7 +75,7 @@ where
 }
 
 pin_project! {
-    /// A call under way.
+    /// A call in flight.
     pub struct Observing<F> {
         #[pin]
         work: TaskLocalFuture<CallContext, F>,

@@ -362,7 +362,7 @@ impl Metrics {
         self.scripts.get_or_create_owned(&ScriptLabels { script })
     }
 
-    /// Redis did not do what it was asked.
+    /// Counts a Redis command that failed.
     pub fn redis_error(&self, kind: RedisError) {
         self.redis_errors[kind as usize].inc();
     }

@@ -1,7 +1,7 @@
 //! Seeing it: metrics, spans, logs, and the HTTP port that shows the first of these.
 //!
-//! What belongs to a user never gets here: no user id, key, metadata or request id is a label, and no log line at `info` or above names
-//! a user. Labels come from closed sets, or from the catalog up to a bound.
+//! Data of a user never gets here: no user id, key, metadata or request id is a label, and no log line at `info` or
+//! above names a user. Labels come from closed sets, or from the catalog up to a bound.
 
 pub mod call;
 mod collector;

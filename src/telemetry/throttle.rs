@@ -1,4 +1,4 @@
-//! Keeps callers from filling the log: warnings and errors that repeat are counted, and the count is told.
+//! Keeps callers from filling the log: repeated warnings and errors are counted, and the count is logged.
 //!
 //! It stands before all lines, so that no warning has to remember that a caller can cause it thousands of times a second.
 

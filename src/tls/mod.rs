@@ -1,5 +1,5 @@
-//! TLS towards callers: certificate, key and the authorities of client certificates come from files, and are read again when their
-//! content changes. Who a client is, is told by its certificate.
+//! TLS towards callers: certificate, key and the authorities of client certificates come from files, and are read again
+//! when their content changes. A client's certificate tells its identity.
 
 mod files;
 mod identity;

@@ -174,7 +174,7 @@ impl Load {
         self.users.iter().map(|user| user.id.clone()).collect()
     }
 
-    /// Lets every client finish what it does, until [`Self::resume`].
+    /// Lets every client finish its present call, and pauses them until [`Self::resume`].
     pub async fn pause(&self) {
         self.switch.pause.store(true, Ordering::Relaxed);
         while self.switch.resting.load(Ordering::Relaxed) < self.clients.len() {
@@ -222,7 +222,7 @@ impl Load {
         totals
     }
 
-    /// Ends the load: every call is answered. Attempts without an answer may still be under way.
+    /// Ends the load: every call is answered. Attempts without an answer may still be in flight.
     pub async fn stop(&mut self) {
         self.switch.stop.store(true, Ordering::Relaxed);
         for client in self.clients.drain(..) {
@@ -230,8 +230,8 @@ impl Load {
         }
     }
 
-    /// Ends the load, waits for the last deadline, and holds the counters of every user against what was acknowledged. What the
-    /// network held up must have arrived by now, or never arrive.
+    /// Ends the load, waits for the last deadline, and compares the counters of every user with what was acknowledged.
+    /// What the network held up must have arrived by now, or never arrive.
     pub async fn audit(mut self) -> Totals {
         self.stop().await;
         let mut client = Client::new(&self.plan, self.plan.clients, Arc::clone(&self.users));

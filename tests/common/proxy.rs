@@ -76,7 +76,7 @@ impl Drop for Proxy {
 }
 
 impl Proxy {
-    /// Leads to `target`. The seed decides what is cut and how long things take.
+    /// Starts a proxy to `target`. The seed decides what is cut and how long things take.
     pub async fn start(target: SocketAddr, seed: u64) -> Self {
         let listener = TcpListener::bind(("127.0.0.1", free_port())).await.expect("a free port");
         let address = listener.local_addr().expect("an address");

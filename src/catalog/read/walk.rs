@@ -1,4 +1,4 @@
-//! Walking the tree: every function reports what is not as wanted, and returns `None` then.
+//! Walks the tree. Every function reports a value that is not as expected, and returns `None` then.
 
 use std::collections::HashSet;
 use std::fmt::Write as _;

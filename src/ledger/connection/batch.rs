@@ -1,6 +1,6 @@
 //! The queue of a lane: calls that arrive while a command is in flight there, to be sent together as one.
 //!
-//! Nothing waits for company: a lane with nothing under way sends at once. So batches are as large as Redis is busy.
+//! No call waits for company: a lane without a command in flight sends at once. So batches grow with the load of Redis.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -49,7 +49,7 @@ impl QueuedCall {
 
     fn answer(&mut self, answer: Answer) {
         if let Some(caller) = self.caller.take() {
-            // Whoever has gone away needs none.
+            // A caller that has gone away needs no answer.
             let _: Result<(), _> = caller.send(answer);
         }
     }
@@ -207,7 +207,8 @@ impl Waiting {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Adds a call, for a lane that leads to this master. If nothing is under way there, somebody has to send it now.
+    /// Adds a call, for a lane that leads to this master. If no command is in flight there, the caller has to send it
+    /// now.
     #[must_use]
     pub(super) fn push(&self, call: QueuedCall, master: u64) -> Option<u64> {
         let mut state = self.state();
@@ -219,7 +220,7 @@ impl Waiting {
         state.start()
     }
 
-    /// The lane has another connection, on which nothing is under way.
+    /// Notes that the lane has another connection, on which no command is in flight.
     pub(super) fn replaced(&self) {
         self.state().replaced();
     }
@@ -238,7 +239,7 @@ impl Waiting {
     }
 }
 
-/// The right to have a command under way on a connection.
+/// The right to have a command in flight on a connection.
 pub(super) struct Turn<'a> {
     waiting: &'a Waiting,
     connection: Option<u64>,

@@ -1,7 +1,8 @@
 //! Checks whether a Redis can keep a ledger: its version, and that it does not evict. It also reports settings that an
 //! operator should know.
 //!
-//! By INFO, as managed services forbid CONFIG; what INFO does not say is asked of CONFIG where the access list allows it.
+//! It uses INFO, as managed services forbid CONFIG. Where the access list allows it, CONFIG answers what INFO does not
+//! say.
 
 use std::collections::HashMap;
 
@@ -11,7 +12,7 @@ use crate::domain::counted::counted;
 
 use super::ConnectError;
 
-/// Judges a node by what it says of itself; `node` is how a message calls it.
+/// Judges a node by its INFO; `node` is its name in messages.
 pub(super) fn judge(info: &InfoDict, node: &str, allow_eviction: bool) -> Result<(), ConnectError> {
     // Valkey says 7.2.4 as its Redis version, and its own in a field of its own.
     match info.get::<String>("valkey_version") {
@@ -127,8 +128,8 @@ pub(super) fn tell(info: &InfoDict, node: &str, wait_replicas: usize) {
 /// The setting that decides how Redis frees expired keys: at once, or beside the calls.
 const LAZY_EXPIRY: &str = "lazyfree-lazy-expire";
 
-/// Asks whether the access list lets this user read that setting. To try it would leave an entry in `ACL LOG`. Where there is no such
-/// command, as with some managed services, the answer is no.
+/// Asks whether the access list lets this user read that setting. Trying it would leave an entry in `ACL LOG`. Where
+/// the command does not exist, as with some managed services, the answer is no.
 pub(super) fn may_read_expiry() -> Cmd {
     let mut ask = redis::cmd("EVAL");
     ask.arg("local ran, may = pcall(redis.acl_check_cmd, 'CONFIG', 'GET', ARGV[1]) return (ran and may) and 1 or 0");

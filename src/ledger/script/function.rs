@@ -1,4 +1,5 @@
-//! A script as a Redis function: made once, where a script is made anew for each call, and able to keep what its messages decode to.
+//! A script as a Redis function. A function is created once, while a script is created for each call. A function can
+//! keep its decoded messages.
 
 use super::Script;
 

@@ -61,7 +61,7 @@ macro_rules! scripts {
                 Self { $($name: Script { function: None, ..Script::new(stringify!($name), change(&self.$name).into()) }),* }
             }
 
-            /// The same ones, as functions where they can be. Whoever changed them gives Redis the libraries.
+            /// The same scripts, as functions where they can be. A caller that changed them gives Redis the libraries.
             #[must_use]
             pub fn as_functions(self) -> Self {
                 Self { $($name: Script { function: Function::of(&self.$name), ..self.$name }),* }
@@ -75,11 +75,11 @@ scripts! {
     reserve,
     /// Decides like `reserve`, but holds nothing.
     can_use,
-    /// Counts what was really used.
+    /// Counts the actual usage.
     commit,
     /// Gives a reservation back.
     release,
-    /// Counts what has happened.
+    /// Counts an event that has happened.
     track,
     /// Gives back what an event would have cost.
     refund,

@@ -5,7 +5,7 @@
 //! time, although a hold that has become due since the last script still counts in it: `held` of a window is what the deadlines of the
 //! state hold there, and each of the deadlines holds what the live records with this deadline hold.
 //!
-//! One exception: in a window that is kept no longer, nobody gives back what it holds.
+//! One exception: nobody gives back the holds in a window that is no longer kept.
 
 mod hold;
 mod memory;
@@ -48,7 +48,7 @@ pub struct Findings {
 }
 
 impl Findings {
-    /// Adds what was found elsewhere.
+    /// Adds findings from elsewhere.
     pub fn add(&mut self, other: Self) {
         let Self { found, windows, live_holds, reservations, tracked } = other;
         self.found.extend(found);

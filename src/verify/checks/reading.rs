@@ -204,7 +204,7 @@ impl<'a> Reading<'a> {
         Generations::of(head, self.undos.each_ref().map(Option::as_ref))
     }
 
-    /// The records that count, by field. What was replaced by a script that failed counts as it was before.
+    /// Returns the records that count, by field. A record that a failed script replaced counts as it was before.
     fn take_facts(&mut self) -> HashMap<Field, Fact> {
         let Some(generations) = self.generations() else {
             self.orphans();
