@@ -104,10 +104,10 @@ impl Health {
         }
     }
 
-    /// Tells what has changed, and nothing else: whoever watches hears each status once.
+    /// Reports changed statuses, and nothing else: a watcher gets each status once.
     async fn tell(&self) {
         let status = |up| if up { ServingStatus::Serving } else { ServingStatus::NotServing };
-        // A catalog that is refused is no reason to take calls away: the one before is in use.
+        // A refused catalog is not a reason to stop calls: the former one is in use.
         let (ready, redis, catalog) = (self.is_ready(), self.redis_is_up(), metrics().is_up(Component::Catalog));
         let mut told = self.told.lock().await;
         let (redis_name, catalog_name) = (Component::Redis.as_str(), Component::Catalog.as_str());
@@ -133,7 +133,7 @@ impl Health {
             let answer = ledger.probe(LIMIT).await;
             misses = if answer.is_ok() { 0 } else { misses + 1 };
             match answer {
-                Ok(()) if !self.redis_is_up() => tracing::info!("redis answers, and takes writes"),
+                Ok(()) if !self.redis_is_up() => tracing::info!("redis answers, and accepts writes"),
                 Err(fault) if self.redis_is_up() && misses >= MISSES => {
                     let error = fault.source();
                     tracing::error!(error, "redis does not answer, or takes no writes");

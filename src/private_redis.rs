@@ -286,7 +286,7 @@ impl Supervisor {
                 _ = &mut stopped => return self.end(running).await,
                 status = running.shell.wait() => {
                     let (status, log) = (told(status), self.log_path.display());
-                    tracing::error!(%status, %log, "the private Redis ended, and is started again");
+                    tracing::error!(%status, %log, "the private Redis ended: Tollgate starts it again");
                 }
             }
             if running.since.elapsed() >= STEADY {
@@ -397,7 +397,7 @@ fn close(path: &Path) {
     };
     if let Err(error) = closed() {
         let error: io::Error = error;
-        tracing::warn!(%error, path = %path.display(), "others may read the private Redis's data: chmod go= it");
+        tracing::warn!(%error, path = %path.display(), "other users may read the data of the private Redis: run chmod go= on it");
     }
 }
 

@@ -40,7 +40,7 @@ macro_rules! takes {
     };
 }
 
-/// A service that takes compressed requests, and compresses what it answers to those ([`ProtocolLayer`]).
+/// Configures a service to take compressed requests, and to compress the answers to those ([`ProtocolLayer`]).
 macro_rules! talks {
     ($service:expr, $most:expr) => {
         takes!($service, $most).send_compressed(Gzip).send_compressed(Deflate)
@@ -189,7 +189,7 @@ async fn stop_gracefully<T>(
         let calls = gate.under_way();
         tracing::warn!(
             calls,
-            "connections were still open {most:?} after they were asked to end: they are cut off, with the calls under way"
+            "connections were still open {most:?} after they were asked to end: Tollgate cuts them off, with their calls in flight"
         );
     }
 }

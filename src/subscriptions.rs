@@ -37,7 +37,7 @@ impl Stored {
         self.subscription.as_ref().filter(|subscription| !subscription.has_ended(self.now_ms))
     }
 
-    /// The plan that the user was on last. Who has an ended subscription is on the default plan since.
+    /// Returns the plan that the user was on last. A user whose subscription has ended is on the default plan since.
     fn last_plan<'a>(&'a self, default_plan: Option<&'a Plan>) -> Option<&'a str> {
         match &self.subscription {
             Some(subscription) if subscription.has_ended(self.now_ms) => {
@@ -176,7 +176,7 @@ impl Meter {
         let invalid = |problem: String, reason| Fault::Invalid { field: "plan_id".to_owned(), problem, reason };
         let Some(id) = upsert.plan_id.as_deref().or(stored) else {
             return Err(invalid(
-                "is empty, and the user has no subscription whose plan could stay: name a plan".to_owned(),
+                "is empty, and the user has no subscription to take the plan from: name a plan".to_owned(),
                 "INVALID_FIELD",
             ));
         };

@@ -23,7 +23,7 @@ pub struct ApiKey {
 
 /// The text is not an API key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("is no API key: one looks like tollgate_secret_ID_SECRET")]
+#[error("is not an API key: write it as tollgate_secret_ID_SECRET")]
 pub struct InvalidKey;
 
 impl ApiKey {

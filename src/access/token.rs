@@ -10,7 +10,7 @@ use crate::domain::id::UserId;
 
 use super::ApiKey;
 
-/// A token may end so much later than now, in seconds: whoever finds one must not have it for long.
+/// The latest end of a token, in seconds from now. A token that somebody finds must not be usable for long.
 pub const LONGEST_SECONDS: i64 = 3600;
 
 /// The leeway for a token's `nbf`, in seconds, because the clock of the token's issuer may be ahead of Redis's. The
@@ -25,7 +25,7 @@ const LONGEST: usize = 2048;
 pub enum InvalidToken {
     /// The text is not a JSON Web Token, or it is another kind of one.
     #[error(
-        "it is no JSON Web Token with the header {{\"alg\":\"HS256\",\"kid\":\"ID of a secret key\"}} and the claims sub and exp"
+        "it is not a JSON Web Token with the header {{\"alg\":\"HS256\",\"kid\":\"ID of a secret key\"}} and the claims sub and exp"
     )]
     Malformed,
     /// The signature is missing, or somebody else's.

@@ -54,7 +54,7 @@ impl CatalogReloader {
                     warn(&warnings);
                     let plans = catalogs.plans();
                     for gone in apps.replace(catalogs) {
-                        tracing::warn!(plan = gone, "a plan is gone: calls of users who are on it are PLAN_UNKNOWN");
+                        tracing::warn!(plan = gone, "a plan is gone: calls of its users fail with PLAN_UNKNOWN");
                     }
                     told.clear();
                     tracing::info!(plans, "took the catalog");
@@ -62,11 +62,11 @@ impl CatalogReloader {
                 Ok(Err((digest, failure))) => {
                     seen = digest.unwrap_or(seen);
                     let problem = failure.to_string();
-                    // What is tried again and again is said once.
+                    // A problem that is met again and again is logged once.
                     if woken || problem != told {
                         metrics().catalog_refused();
                         let source = std::error::Error::source(&failure);
-                        tracing::error!(source, "refused the catalog, and kept the one before: {problem}");
+                        tracing::error!(source, "refused the catalog, and kept the former one: {problem}");
                         told = problem;
                     }
                 }
@@ -79,7 +79,7 @@ impl CatalogReloader {
 /// Logs the warnings about a catalog.
 pub fn warn(warnings: &[String]) {
     for warning in warnings {
-        tracing::warn!("the catalog may not mean this: {warning}");
+        tracing::warn!("the catalog may contain a mistake: {warning}");
     }
 }
 
@@ -98,7 +98,8 @@ fn read_again(
     if digest == seen && !asked {
         return Ok((digest, None));
     }
-    // What is being written, or is half of a change of several files, may be valid as well: it is taken once it stays.
+    // Half-written files, or half of a change of several files, may be valid as well: they are taken once they stay the
+    // same.
     if digest != seen {
         std::thread::sleep(SETTLE);
         let again = Texts::read(path).map_err(|failure| (None, failure))?;

@@ -26,11 +26,11 @@ enum KeysFailure {
     Random(#[from] getrandom::Error),
     #[error("the keys cannot be read or written")]
     Ledger(#[from] Fault),
-    #[error("a key with the id of the new one is there: try again")]
+    #[error("a key with the same id already exists: try again")]
     Taken,
     #[error("there is no key {0}: `tollgate keys list` shows them")]
     NoSuchKey(String),
-    #[error("key {0} is there again: Redis has failed over, and forgotten that it was taken away; revoke it once more")]
+    #[error("key {0} is back: Redis has failed over, and lost the revocation; revoke it once more")]
     Back(String),
     #[error("name the key by its prefix, as `tollgate keys list` shows it: tollgate_ROLE_ID")]
     BadName,
@@ -44,7 +44,7 @@ enum KeysFailure {
     BadKey(#[source] InvalidKey),
     #[error("no secret key is given: set TOLLGATE_KEY, or pass --key-file FILE (- for standard input)")]
     NoKey,
-    #[error("a public key signs nothing: use a secret key of the same app")]
+    #[error("a public key cannot sign tokens: use a secret key of the same app")]
     PublicKey,
     #[error("--user {0}")]
     BadUser(#[source] crate::domain::id::InvalidId),

@@ -201,7 +201,8 @@ pub struct Config {
 
 /// A contradiction between settings that are each valid alone.
 struct Contradiction {
-    /// The settings that it is about. It is not told if one of them is bad by itself.
+    /// The settings that contradict each other. A contradiction is not reported if one of them is
+    /// invalid alone.
     settings: &'static [&'static str],
     /// The problem, and how to correct it.
     problem: String,
@@ -258,13 +259,13 @@ impl Config {
         if self.tls_client_ca.is_some() && self.tls_cert.is_none() {
             wrong(
                 &["tls-cert", "tls-client-ca"],
-                "tls-client-ca needs tls-cert and tls-key: client certificates are asked for by TLS",
+                "tls-client-ca needs tls-cert and tls-key: client certificates need TLS",
             );
         }
         if !self.tls_client_app.is_empty() && self.tls_client_ca.is_none() {
             wrong(
                 &["tls-client-app", "tls-client-ca"],
-                "tls-client-app needs tls-client-ca, which says whose client certificates are believed",
+                "tls-client-app needs tls-client-ca, which names the trusted authorities of client certificates",
             );
         }
         if let Err(identity) = IdentityApps::new(&self.tls_client_app) {
@@ -279,13 +280,13 @@ impl Config {
         if self.redis_sentinel_password_file.is_some() && self.redis_sentinel.is_empty() {
             wrong(
                 &["redis-sentinel-password-file", "redis-sentinel"],
-                "redis-sentinel-password-file is for redis-sentinel, which names none",
+                "redis-sentinel-password-file needs redis-sentinel, which is not set",
             );
         }
         if self.redis_wait_replicas > 0 && self.redis_url.is_empty() {
             wrong(
                 &["redis-wait-replicas", "redis-url"],
-                "redis-wait-replicas is for a redis-url: a private Redis has no replicas",
+                "redis-wait-replicas needs a redis-url: a private Redis has no replicas",
             );
         }
         if self.redis_wait_replicas > 0 && self.redis_url.len() > 1 {
@@ -304,7 +305,7 @@ impl Config {
         if self.redis_url.is_empty() && files.iter().any(|file| file.is_some()) {
             wrong(
                 &["redis-url", "redis-password-file", "redis-ca", "redis-cert"],
-                "redis-password-file, redis-ca and redis-cert are for a redis-url, and there is none",
+                "redis-password-file, redis-ca and redis-cert need a redis-url, which is not set",
             );
         }
         found

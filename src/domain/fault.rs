@@ -40,7 +40,7 @@ pub enum Fault {
     RequestIdReused,
     /// The reservation is not remembered.
     #[error(
-        "the reservation is unknown, and may have been settled long ago: do not track its usage blindly"
+        "the reservation is unknown, and may have been settled long ago: if you track its usage, it may count twice"
     )]
     ReservationNotFound,
     /// The reservation was committed before, with other charges or to be released now.
@@ -108,14 +108,14 @@ pub enum Fault {
     )]
     PlanNotArchived,
     /// A newer version of Tollgate wrote the user's data.
-    #[error("what is stored of the user was written by a newer version of Tollgate than this replica: nothing was done, ask again")]
+    #[error("a newer version of Tollgate than this replica wrote the user's data: nothing was done, ask again")]
     FormatUnknown,
     /// This replica has as many calls in flight as it takes.
-    #[error("as many calls are under way as this replica takes: nothing was done, ask again")]
+    #[error("this replica has as many calls in flight as it takes: nothing was done, ask again")]
     Overloaded,
-    /// The caller's app, or its public keys, have as many calls under way as their share of this replica.
+    /// The caller's app, or its public keys, have as many calls in flight as their share of this replica allows.
     #[error(
-        "the app, or its public keys, have as many calls under way as their share of this replica: nothing was done, ask \
+        "the app, or its public keys, have as many calls in flight as their share of this replica allows: nothing was done, ask \
          again when some of them have been answered"
     )]
     ShareTaken,

@@ -52,8 +52,8 @@ struct Handshakes {
 }
 
 impl Incoming {
-    /// Accepts on a listener, and speaks TLS if told what with. Once the sender of `stopping` is gone connections that have said nothing
-    /// yet are closed.
+    /// Accepts connections on a listener, with TLS if there are certificates. Once the sender of `stopping` is gone,
+    /// connections that have sent nothing yet are closed.
     #[must_use]
     pub fn new(
         listener: TcpListener,
@@ -94,7 +94,7 @@ impl Incoming {
                     (Some(slot), Some(stream)) => return Poll::Ready(Some((stream, slot))),
                     _ if was_full => {}
                     _ => tracing::warn!(
-                        "there are {}, and all have authenticated: more are closed at once",
+                        "there are {}, and all have authenticated: Tollgate closes further ones at once",
                         counted(self.slots.most(), "connection")
                     ),
                 }
@@ -165,7 +165,7 @@ impl Stream for Incoming {
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         loop {
-            // What is done goes first, or a flood of new connections would keep it waiting.
+            // Finished handshakes go first, or a flood of new connections would keep them waiting.
             if let Some(Poll::Ready(connection)) = self.tls.as_mut().map(|tls| tls.poll_done(context)) {
                 return Poll::Ready(Some(Ok(connection)));
             }

@@ -82,17 +82,17 @@ pub(super) fn status(fault: Fault) -> Status {
     }
     match &fault {
         Fault::Internal(source) => {
-            tracing::error!(error = &**source as &dyn Error, "an answer was not understood")
+            tracing::error!(error = &**source as &dyn Error, "the ledger's answer was not understood")
         }
         Fault::FormatUnknown => {
             if FORMAT_UNKNOWN.passes() {
-                tracing::error!("a user's state was written by a newer version of tollgate: update this replica");
+                tracing::error!("a newer version of Tollgate wrote a user's state: update this replica");
             }
         }
         Fault::Unavailable(_) | Fault::Contended | Fault::PlanNotArchived => {
             tracing::warn!(error = &fault as &dyn Error, reason, "a call has no answer");
         }
-        // What callers do wrong is theirs to know, and may quote them.
+        // Mistakes of callers are for the callers, and their text may quote them.
         _ => tracing::debug!(code = ?code, reason, "a call was refused"),
     }
     let text = fault.to_string();

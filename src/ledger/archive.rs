@@ -133,7 +133,7 @@ impl Ledger {
                     tracing::debug!(
                         plan = plan.id,
                         error,
-                        "a plan could not be archived: it is tried again when it is used"
+                        "a plan could not be archived: Tollgate tries again when the plan is used"
                     );
                 }
             }
@@ -177,7 +177,7 @@ impl Ledger {
             Ok(Value::BulkString(found)) if digest_of(&found) == *digest => CompiledPlan::read(found.into()),
             Ok(Value::Nil) => return None,
             Ok(_) => {
-                tracing::error!(digest = base64url(digest), "the archive has something else in the place of a plan");
+                tracing::error!(digest = base64url(digest), "the archive has a value that is not a plan");
                 return None;
             }
             Err(fault) => {
@@ -193,7 +193,7 @@ impl Ledger {
                 Some(plan)
             }
             Err(error) => {
-                tracing::error!(digest = base64url(digest), %error, "the archive has a plan that is not understood");
+                tracing::error!(digest = base64url(digest), %error, "the archive has a plan that Tollgate does not understand");
                 None
             }
         }

@@ -1,8 +1,8 @@
-//! Reads a live Redis for `tollgate verify`: finds the users, and reads what is stored of each. Nothing is written, and a script looks at
-//! a few hundred entries; where a user's state changes too often for that, at a few thousand.
+//! Reads a live Redis for `tollgate verify`: finds the users, and reads the stored data of each. Nothing is written,
+//! and a script looks at a few hundred entries; where a user's state changes too often for that, at a few thousand.
 //!
-//! Each answer is one moment of the user's state: what it contradicts in itself is no race with the calls that go on. Answers with
-//! the same stamp are of one state.
+//! Each answer is one moment of the user's state: a contradiction within it is not a race with concurrent calls.
+//! Answers with the same stamp are of one state.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -31,7 +31,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// Redis did not let itself be read.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "cannot read from Redis: check that it runs, and what its user may do (tollgate verify --help says what is needed)"
+    "cannot read from Redis: check that it runs, and the permissions of its user (tollgate verify --help lists those it needs)"
 )]
 pub struct Unreadable(#[source] Box<dyn std::error::Error + Send + Sync>);
 

@@ -85,7 +85,7 @@ pub fn start(filter: Targets, format: LogFormat) -> Logs {
     };
     // Without it only the end of the process tells what was left out.
     if let Err(error) = std::thread::Builder::new().name("log-counts".to_owned()).spawn(tell) {
-        tracing::warn!(%error, "how many lines are left out is told at the end only");
+        tracing::warn!(%error, "the number of lines left out is logged only at the end");
     }
     Logs { throttle, dropped, _writer: guard }
 }

@@ -77,12 +77,12 @@ fn random_uuid() -> String {
 }
 
 impl Exporting {
-    /// Sends what has not been sent, for as long as that is worth the wait.
+    /// Sends the remaining spans, for as long as that is worth the wait.
     pub async fn stop(self) {
         // It blocks, while the runtime has to bring the spans to the collector.
         let flushed = tokio::task::spawn_blocking(move || self.0.shutdown_with_timeout(FLUSH)).await;
         if !matches!(flushed, Ok(Ok(()))) {
-            tracing::warn!("the last spans were not taken by the collector");
+            tracing::warn!("the collector did not accept the last spans");
         }
     }
 }

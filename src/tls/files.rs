@@ -143,7 +143,7 @@ fn certificates(
     let found = found.map_err(|error| format!("{named} is not PEM: {error}"))?;
     for (index, certificate) in found.iter().enumerate() {
         if parse_x509_certificate(certificate).is_err() {
-            return Err(format!("certificate {} of {named} cannot be read: it is no X.509 certificate", index + 1));
+            return Err(format!("certificate {} of {named} cannot be read: it is not an X.509 certificate", index + 1));
         }
     }
     if found.is_empty() {
@@ -152,7 +152,7 @@ fn certificates(
     Ok(found)
 }
 
-/// The first one. What is wrong with it is told without its text.
+/// Reads the first key. An error does not contain its text.
 fn key(path: &Path, content: &Result<Vec<u8>, String>) -> Result<PrivateKeyDer<'static>, String> {
     let named = format!("tls-key {}", path.display());
     let content = content.as_ref().map_err(|error| format!("cannot read {named}: {error}"))?;

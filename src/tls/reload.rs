@@ -12,13 +12,13 @@ use super::files::{Contents, Files, InvalidTls, Loaded};
 /// was swapped by a link.
 const PERIOD: Duration = Duration::from_secs(2);
 
-/// The files and what was made of them.
+/// The files, and the TLS configuration made from them.
 pub struct Certificates {
     watched: Watched,
     current: watch::Sender<Arc<ServerConfig>>,
 }
 
-/// The files, and what was seen of them.
+/// The files, and the contents that were seen.
 struct Watched {
     files: Files,
     in_force: Contents,
@@ -83,7 +83,7 @@ impl Certificates {
         self.current.subscribe()
     }
 
-    /// Follows the files for as long as it runs. What cannot be used is refused, and what was there before stays in force.
+    /// Follows the files for as long as it runs. Unusable contents are refused, and the former ones stay in force.
     pub async fn follow(self) {
         let Self { mut watched, current } = self;
         loop {
@@ -93,13 +93,13 @@ impl Certificates {
             let Ok(contents) = tokio::task::spawn_blocking(move || files.read()).await else { continue };
             match watched.look(contents) {
                 Look::Same => {}
-                Look::Back => tracing::info!("the files of TLS are again those that are in force"),
+                Look::Back => tracing::info!("the TLS files have their former content again, which is in force"),
                 Look::New(loaded) => {
                     tell(&loaded, "TLS: new certificates are in force for new connections");
                     current.send_replace(loaded.config);
                 }
                 Look::Bad(invalid) => {
-                    tracing::error!("the changed files of TLS are refused, and the former stay in force: {invalid}");
+                    tracing::error!("refused the changed TLS files, and kept the former ones: {invalid}");
                 }
             }
         }

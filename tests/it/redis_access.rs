@@ -313,7 +313,7 @@ fn passwords_that_cannot_be_used_end_the_start_and_are_never_told() {
         assert!(told.contains(part), "{told}");
     }
     let told = run(&["--redis-password-file", file]);
-    assert!(told.contains("there is none"), "{told}");
+    assert!(told.contains("which is not set"), "{told}");
     let told = run(&["--redis-url=rediss://:hush@127.0.0.1:1/#insecure"]);
     assert!(told.contains("#insecure") && told.contains("--redis-ca"), "{told}");
     let told = run(&[url, "--redis-ca", file]);

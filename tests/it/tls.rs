@@ -239,7 +239,7 @@ async fn a_swapped_mount_is_followed_and_a_bad_pair_is_refused() {
 
     // The certificate of one pair, and the key of another.
     mount.swap(&third.server().cert, &third.server().key);
-    until("the refusal is logged", async || served.log().contains("are refused")).await;
+    until("the refusal is logged", async || served.log().contains("refused the changed TLS files")).await;
     call(served.address, &trusting(&second)).await.expect("the former pair stays in force");
     let told = served.log();
     assert!(told.contains("does not belong to the first certificate of tls-cert"), "{told}");
@@ -254,7 +254,12 @@ async fn a_swapped_mount_is_followed_and_a_bad_pair_is_refused() {
     let tls = trusting(&third);
     until("the third pair is in force", async || call(served.address, &tls).await.is_ok()).await;
     list_plans(&old).await.expect("a connection lives on");
-    assert_eq!(served.log().matches("are refused").count(), 2, "each change is told of once: {}", served.log());
+    assert_eq!(
+        served.log().matches("refused the changed TLS files").count(),
+        2,
+        "each change is told of once: {}",
+        served.log()
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -116,7 +116,7 @@ async fn a_changed_catalog_is_noticed_and_a_bad_one_is_kept_out() {
 
     std::fs::write(&file, plans(&["third"], 1).replace("period: lifetime", "period: sometimes")).unwrap();
     until("the log says what is wrong", async || served.log().contains("line 4, plans.third.period")).await;
-    until("the log says what is in force", async || served.log().contains("kept the one before")).await;
+    until("the log says what is in force", async || served.log().contains("kept the former one")).await;
     assert_eq!(plan_ids(&mut replica).await, ["second"]);
     assert!(replica.metering.reserve(work(&fresh_user("kept"))).await.unwrap().into_inner().allowed);
     // Missing for a while, as with editors that replace files.

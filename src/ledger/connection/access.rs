@@ -1,7 +1,7 @@
 //! Tollgate's identity towards Redis, and its trust in Redis: users, passwords and certificates that live in files.
 //!
-//! Files are read at the start, so that a mistake ends it, and again whenever a connection is made, so that what is replaced on disk is
-//! used by the next one.
+//! Files are read at the start, so that a mistake ends the start, and again for each connection, so that new contents
+//! are used by the next one.
 
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
@@ -80,7 +80,7 @@ impl RedisAccess {
         let file = self.sentinel_password_file.as_deref();
         if file.is_some() && urls.is_empty() {
             return Err(ConnectError::Misfit(
-                "--redis-sentinel-password-file is for --redis-sentinel, which names none",
+                "--redis-sentinel-password-file needs --redis-sentinel, which is not set",
             ));
         }
         if file.is_some() && urls.iter().any(|url| url.redis_settings().password().is_some()) {
@@ -213,7 +213,8 @@ impl Identity {
     }
 }
 
-/// Redis does not accept the password. It may later, when it has been told of the one in the file, or the other way round.
+/// Returns whether Redis does not accept the password. It may accept it later, once Redis knows the password in the
+/// file, or the file has the one of Redis.
 fn is_refusal(error: &RedisError) -> bool {
     error.kind() == ErrorKind::AuthenticationFailed || matches!(error.code(), Some("WRONGPASS" | "NOAUTH"))
 }
@@ -237,7 +238,7 @@ impl StreamingCredentialsProvider for Credentials {
             let text = format!("{}: {error}", self.file.display());
             RedisError::from((ErrorKind::AuthenticationFailed, "cannot read the password file", text))
         };
-        // The password once; whoever listens on learns no other, as an open connection needs none.
+        // Gives the password once. An open connection needs no further one.
         Box::pin(tokio_stream::StreamExt::chain(tokio_stream::once(self.read().map_err(told)), tokio_stream::pending()))
     }
 }

@@ -20,7 +20,7 @@ use super::node::lazy;
 use super::target::{at, tcp};
 use super::{AnyError, ConnectError, check, is_loading, permissions, timed_out};
 
-/// A connection that does not answer is made anew at most this often.
+/// The shortest time between two reconnections of a connection that does not answer.
 const RENEWAL: Duration = Duration::from_secs(1);
 
 /// The first pause before a command is sent again, after it met a slot that moves, a node that is gone, or a cluster
@@ -132,9 +132,10 @@ impl Cluster {
         Ok(connection)
     }
 
-    /// A node that has stopped answering keeps its connections, and the library learns of its successor only by an answer from
-    /// it. So after a timeout the cluster is asked anew who has which slot, beside the calls; and after a password or a certificate was
-    /// not accepted, as files may hold others by now.
+    /// Discovers the nodes again after an error that calls for it. A node that has stopped answering keeps its
+    /// connections, and the library learns of its successor only from an answer of the node. So after a timeout the
+    /// cluster is asked again for the owners of the slots, beside the calls. The same happens after a password or a
+    /// certificate was not accepted, as the files may hold others by now.
     fn renew_after(self: &Arc<Self>, number: usize, error: &RedisError) {
         let lane = &self.lanes[number];
         let recent = || lane.current.read().unwrap_or_else(PoisonError::into_inner).1.elapsed() < RENEWAL;
@@ -142,7 +143,7 @@ impl Cluster {
         if !renews || recent() || lane.renewing.swap(true, Ordering::AcqRel) {
             return;
         }
-        tracing::warn!(%error, "asking the cluster anew for its nodes");
+        tracing::warn!(%error, "asking the cluster for its nodes again");
         let cluster = Arc::clone(self);
         tokio::spawn(async move {
             let opening =
@@ -154,14 +155,14 @@ impl Cluster {
                     *lane.current.write().unwrap_or_else(PoisonError::into_inner) = (connection, Instant::now());
                     cluster.direct.lock().unwrap_or_else(PoisonError::into_inner).clear();
                 }
-                Ok(Err(error)) => tracing::warn!(%error, "the cluster does not tell its nodes"),
-                Err(_) => tracing::warn!("the cluster does not tell its nodes in time"),
+                Ok(Err(error)) => tracing::warn!(%error, "the cluster did not list its nodes"),
+                Err(_) => tracing::warn!("the cluster did not list its nodes in time"),
             }
             lane.renewing.store(false, Ordering::Release);
         });
     }
 
-    /// Checks every master, what it says of itself and what its access list allows, and gives it what `prepare` says.
+    /// Checks every master, its INFO and its access list, and sends it the commands of `prepare`.
     pub(super) async fn check(
         &self,
         allow_eviction: bool,
@@ -217,7 +218,7 @@ impl Cluster {
         Ok(())
     }
 
-    /// Tells of masters that free what has expired before they go on, where all of them may be asked.
+    /// Warns about masters that free expired keys before they go on, where all of them may be asked.
     async fn check_expiry(&self, mut connection: ClusterConnection) {
         let mut ask = async |command: Cmd| {
             let masters = RoutingInfo::MultiNode((MultipleNodeRoutingInfo::AllMasters, None));

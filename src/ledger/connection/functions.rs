@@ -50,7 +50,7 @@ impl Functions {
             // They are there, as FUNCTION LOAD is allowed: without FCALL they are of no use, until somebody starts anew.
             if self.0.swap(REFUSED, Ordering::Relaxed) != REFUSED {
                 tracing::warn!(
-                    "the access list allows no FCALL, so that calls cost redis more: grant +fcall, and restart"
+                    "the access list does not allow FCALL, so calls cost redis more: grant +fcall, and restart"
                 );
             }
             return true;
@@ -85,7 +85,7 @@ impl Functions {
             error.downcast_ref::<RedisError>().is_some_and(|error| matches!(error.code(), Some("NOPERM" | "ERR")));
         if never {
             self.0.store(REFUSED, Ordering::Relaxed);
-            tracing::info!(error, "redis takes no functions, so that calls cost it more");
+            tracing::info!(error, "redis does not accept functions, so calls cost it more");
         } else {
             self.0.store(LOST, Ordering::Relaxed);
         }

@@ -153,7 +153,7 @@ pub enum ConnectError {
     Unreachable(#[source] AnyError),
     /// Several nodes that know nothing of each other.
     #[error(
-        "several --redis-url name the nodes of a cluster, but this Redis is none: give one, or the name of the master and \
+        "several --redis-url name the nodes of a cluster, but this Redis is not one: give one URL, or the name of the master and \
          --redis-sentinel"
     )]
     NoCluster(#[source] RedisError),
@@ -301,7 +301,7 @@ impl Connections {
                 tracing::error!(script = script.name, %error, "a script failed");
                 Fault::Internal(Box::new(error))
             } else {
-                // Whoever answers the call tells it, with its reason.
+                // The code that answers the call logs it, with its reason.
                 tracing::debug!(script = script.name, %error, "redis gave no answer");
                 Fault::Unavailable(Box::new(error))
             }
@@ -380,7 +380,7 @@ impl Connections {
             }
         }
         if self.functions.are_lost() {
-            // Too late is no reason to call Redis absent.
+            // A late answer is not a reason to call Redis absent.
             let _: Result<(), _> = tokio::time::timeout(limit, self.load_functions()).await;
         }
         Ok(())

@@ -19,7 +19,7 @@ use super::clock::Reading;
 use super::functions::Functions;
 use super::{AnyError, RedisOptions, timed_out};
 
-/// A connection that does not answer is made anew at most this often.
+/// The shortest time between two reconnections of a connection that does not answer.
 const RENEWAL: Duration = Duration::from_secs(1);
 
 /// The number of no master.
@@ -49,8 +49,9 @@ impl Source {
         Self { master: watch::channel(Master { number: 0, info }).1, doubt: None, identity }
     }
 
-    /// The outcome of what this master is asked, unless another takes its place meanwhile. The one of before may come back, and answers
-    /// as a master until it hears that it is none: then it forgets what it has taken.
+    /// Returns the outcome of a command to this master, unless another master takes its place meanwhile. The former
+    /// master may come back, and answers as a master until it hears that it is not one: then it forgets its latest
+    /// writes.
     async fn while_master<T, E: From<RedisError>>(
         &self,
         number: u64,
@@ -137,8 +138,9 @@ impl Node {
         answer
     }
 
-    /// Sends a command; if it writes and replicas have to have that, together with the question whether they do. It is for everything
-    /// until then, also what a retry finds, and keeps the connection until it is answered: what comes meanwhile waits, and goes together.
+    /// Sends a command. If it writes and replicas must have the write, WAIT follows in the same piece. WAIT covers
+    /// everything until then, also what a retry finds, and keeps the connection until it is answered: later commands
+    /// wait, and go together.
     async fn exchange(
         &self,
         connection: &mut ConnectionManager,
@@ -181,7 +183,8 @@ impl Node {
         self.batch > 1
     }
 
-    /// Calls a script over the lane that belongs to `hash`, together with others that come while something is under way there.
+    /// Calls a script over the lane that belongs to `hash`, together with other calls that arrive while a command is in
+    /// flight there.
     pub(super) async fn call(self: &Arc<Self>, hash: usize, script: &'static Script, message: Message) -> Answer {
         let number = hash % self.lanes.len();
         let (call, answer) = QueuedCall::new(script, hash, message, Instant::now() + self.timeout);
@@ -289,7 +292,7 @@ impl Node {
         }
         let master = self.source.master.borrow().clone();
         if let Ok(fresh) = Current::new(&master, &self.source.identity, self.timeout) {
-            tracing::warn!(%error, "connecting to redis anew");
+            tracing::warn!(%error, "reconnecting to redis");
             *current = fresh;
             lane.waiting.replaced();
         }
@@ -362,7 +365,7 @@ pub(super) fn lazy(
 ) -> Result<ConnectionManager, RedisError> {
     let mut config = ConnectionManagerConfig::new()
         .set_connection_timeout(Some(timeout))
-        // Whoever waits for an answer has a timeout of their own.
+        // Each caller that waits for an answer has a timeout of its own.
         .set_response_timeout(None)
         .set_min_delay(Duration::from_millis(20))
         .set_max_delay(Duration::from_millis(500));

@@ -1,9 +1,9 @@
 //! Following the master that Redis Sentinel names.
 //!
-//! All Sentinels are asked, every second and whenever a call has met a fault. The answer of the latest failover counts, and only
-//! once the node says itself that it is a master: until then the last one stays, as Sentinels may be gone while Redis serves. A
-//! failover that was heard of once is remembered: whoever missed it may answer alone, and a master of before may be back that has
-//! missed it as well.
+//! Tollgate asks all Sentinels, every second and whenever a call has met a fault. The answer about the latest failover
+//! counts, and only once the node itself says that it is a master: until then the last one stays, as Sentinels may be
+//! gone while Redis serves. Tollgate remembers the latest failover. A Sentinel that missed it may be the only one that
+//! answers, and a former master that missed it may be back.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -56,7 +56,7 @@ enum NoMaster {
         #[source]
         source: RedisError,
     },
-    #[error("the Sentinels name {host}:{port}, which says that it is no master")]
+    #[error("the Sentinels name {host}:{port}, which says that it is not a master")]
     Demoted { host: String, port: u16 },
 }
 
@@ -121,8 +121,8 @@ impl Follower {
             let told = problem.as_ref().map(Told).as_ref().map(Told::to_string).unwrap_or_default();
             if told != last_problem {
                 match problem {
-                    Some(_) => tracing::warn!(master = %self.name, problem = %told, "there is no master to be found"),
-                    None => tracing::info!(master = %self.name, "the master is found"),
+                    Some(_) => tracing::warn!(master = %self.name, problem = %told, "there is no usable master"),
+                    None => tracing::info!(master = %self.name, "found the master"),
                 }
                 last_problem = told;
             }
@@ -173,7 +173,7 @@ impl Follower {
         if let Ok(info) = redis::cmd("INFO").query_async::<InfoDict>(connection).await
             && let Err(unfit) = check::judge(&info, &format!("the master {host}:{port}"), self.allow_eviction)
         {
-            tracing::error!(%unfit, "the master should not keep a ledger");
+            tracing::error!(%unfit, "the master is not fit to keep a ledger");
         }
     }
 
