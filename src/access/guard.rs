@@ -136,7 +136,7 @@ impl Guard {
         answered.then_some(()).ok_or_else(|| Fault::Unavailable("the API keys could not be read".into()))
     }
 
-    /// Reads the keys again every [`REFRESH`], for ever.
+    /// Reads the keys again every `REFRESH`, for ever.
     pub async fn refresh_periodically(&self) {
         loop {
             tokio::time::sleep(REFRESH).await;

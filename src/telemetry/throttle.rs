@@ -32,7 +32,7 @@ const MOST_KINDS: usize = 1024;
 /// The number of characters of a suppressed line that are repeated.
 const MOST_SHOWN: usize = 200;
 
-/// The target of the lines of [`tell`], which are never suppressed.
+/// The target of the lines of [`Throttle::tell`], which are never suppressed.
 const TOLD: &str = module_path!();
 
 /// Counts the warnings and errors that repeat, and lets the first of them through.
