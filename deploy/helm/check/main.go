@@ -1,10 +1,10 @@
 // Command check decodes Kubernetes manifests strictly, as an API server does that refuses unknown fields.
 //
-// It reads the files that its arguments name, each with any number of YAML documents. Every document is decoded into the type of
-// its apiVersion and kind. An unknown field, a field that is there twice, a value of the wrong type and an unknown kind are errors.
+// An argument is a file with any number of YAML documents, or a folder with a kustomization, which is built first. Every document is
+// decoded into the type of its apiVersion and kind. An unknown field, a field that is there twice, a value of the wrong type and an unknown kind are errors.
 // What a server checks beyond the types (a port below 65536, a name that exists) is not checked here.
 //
-// `./dev helm` runs it over the rendered chart, and over the manifests for kustomize.
+// `./dev helm` runs it over the rendered chart, and over the kustomizations.
 package main
 
 import (
@@ -24,6 +24,8 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/serializer/json"
 	"k8s.io/apimachinery/pkg/util/yaml"
+	"sigs.k8s.io/kustomize/api/krusty"
+	"sigs.k8s.io/kustomize/kyaml/filesys"
 )
 
 // Makes a decoder that knows the groups of the API which the manifests use.
@@ -44,9 +46,25 @@ func strictDecoder() (runtime.Decoder, error) {
 	return json.NewSerializerWithOptions(json.DefaultMetaFactory, scheme, scheme, options), nil
 }
 
-// Decodes every document of a file. Returns how many there were, and all their errors.
-func checkFile(decoder runtime.Decoder, path string) (int, error) {
-	text, err := os.ReadFile(path)
+// Reads a file, or builds the kustomization in a folder as `kubectl kustomize` does.
+func read(path string) ([]byte, error) {
+	info, err := os.Stat(path)
+	if err != nil {
+		return nil, err
+	}
+	if !info.IsDir() {
+		return os.ReadFile(path)
+	}
+	built, err := krusty.MakeKustomizer(krusty.MakeDefaultOptions()).Run(filesys.MakeFsOnDisk(), path)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	return built.AsYaml()
+}
+
+// Decodes every document of a file or of a kustomization. Returns how many there were, and all their errors.
+func checkManifests(decoder runtime.Decoder, path string) (int, error) {
+	text, err := read(path)
 	if err != nil {
 		return 0, err
 	}
@@ -88,7 +106,7 @@ func isEmpty(document []byte) bool {
 
 func run(paths []string) error {
 	if len(paths) == 0 {
-		return errors.New("usage: check FILE...")
+		return errors.New("usage: check FILE|FOLDER...")
 	}
 	decoder, err := strictDecoder()
 	if err != nil {
@@ -97,14 +115,14 @@ func run(paths []string) error {
 	var problems []error
 	documents := 0
 	for _, path := range paths {
-		count, err := checkFile(decoder, path)
+		count, err := checkManifests(decoder, path)
 		documents += count
 		problems = append(problems, err)
 	}
 	if err := errors.Join(problems...); err != nil {
 		return err
 	}
-	fmt.Printf("%d documents of %d files decode strictly\n", documents, len(paths))
+	fmt.Printf("%d documents of %d sources decode strictly\n", documents, len(paths))
 	return nil
 }
 

@@ -27,7 +27,7 @@ func check(t *testing.T, text string) (int, error) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return checkFile(decoder, path)
+	return checkManifests(decoder, path)
 }
 
 func TestDecodesEachDocument(t *testing.T) {
@@ -63,5 +63,28 @@ func TestKnowsTheKindsOfThePrometheusOperator(t *testing.T) {
 	}
 	if _, err := check(t, rule+"  group: []\n"); err == nil {
 		t.Error("an unknown field is refused")
+	}
+}
+
+func TestBuildsAKustomization(t *testing.T) {
+	folder := t.TempDir()
+	write := func(name, text string) {
+		t.Helper()
+		if err := os.WriteFile(filepath.Join(folder, name), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write("service.yaml", service)
+	write("kustomization.yaml", "resources: [service.yaml]\nconfigMapGenerator:\n  - name: catalog\n    literals: [a=b]\n")
+	decoder, err := strictDecoder()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if count, err := checkManifests(decoder, folder); err != nil || count != 2 {
+		t.Errorf("a Service and a ConfigMap, got %d: %v", count, err)
+	}
+	write("kustomization.yaml", "resources: [missing.yaml]\n")
+	if _, err := checkManifests(decoder, folder); err == nil {
+		t.Error("a missing file is an error")
 	}
 }
