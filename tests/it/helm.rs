@@ -339,3 +339,24 @@ fn every_value_is_explained_and_has_a_type() {
         }
     }
 }
+
+#[test]
+fn every_value_that_the_page_names_exists() {
+    let schema: Json = serde_json::from_str(&read(&format!("{CHART}/values.schema.json"))).unwrap();
+    let page = read("docs/operating/helm.md");
+    let rows = page.lines().skip_while(|line| !line.starts_with("| you want to | set |")).skip(2);
+    let mut named = 0;
+    for row in rows.take_while(|line| line.starts_with('|')) {
+        let set = row.rsplit('|').nth(1).unwrap();
+        for code in set.split('`').skip(1).step_by(2) {
+            let path = code.split(':').next().unwrap();
+            if path == "ca.crt" || path == "labels" || path.starts_with("--") {
+                continue;
+            }
+            let found = path.split('.').try_fold(&schema, |at, name| at["properties"].get(name));
+            assert!(found.is_some(), "helm.md names {path}, which is no value");
+            named += 1;
+        }
+    }
+    assert!(named > 15, "{named}");
+}
