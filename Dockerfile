@@ -1,5 +1,3 @@
-# syntax=docker/dockerfile:1.7
-
 # The versions are those that Tollgate is tested with. For an image that is the same to the byte, give both bases by digest:
 # --build-arg RUNTIME=gcr.io/distroless/cc-debian12@sha256:...
 ARG BUILDER=rust:1.95.0-slim-bookworm

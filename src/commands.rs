@@ -18,7 +18,6 @@ use tonic_health::pb::health_client::HealthClient;
 use crate::apps::files::{Parsed, Texts};
 use crate::catalog;
 use crate::config::{HealthSettings, Settings, VerifySettings, unknown_variables};
-use crate::ledger::RedisAccess;
 use crate::verify::{self, VerifyError};
 
 pub use keys::keys;
@@ -75,22 +74,14 @@ pub fn schema() -> ExitCode {
 #[must_use]
 pub fn verify(settings: VerifySettings) -> ExitCode {
     let unverified = ExitCode::from(2);
-    let VerifySettings { redis_url: urls, redis_user, redis_password_file, redis_ca, redis_cert, redis_key, .. } =
-        match settings.resolve() {
-            Ok(settings) => settings,
-            Err(invalid) => {
-                eprintln!("error: {invalid}");
-                return unverified;
-            }
-        };
-    let access = RedisAccess {
-        user: redis_user,
-        password_file: redis_password_file,
-        ca: redis_ca,
-        cert: redis_cert,
-        key: redis_key,
-        ..RedisAccess::default()
+    let VerifySettings { redis_url: urls, login, .. } = match settings.resolve() {
+        Ok(settings) => settings,
+        Err(invalid) => {
+            eprintln!("error: {invalid}");
+            return unverified;
+        }
     };
+    let access = login.access();
     choose_cryptography();
     let verified = tokio::runtime::Builder::new_multi_thread().enable_all().build().map(|runtime| {
         // A reader that closes the pipe early has seen enough.

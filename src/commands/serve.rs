@@ -262,12 +262,8 @@ pub(super) fn redis_options(config: &Config, urls: Vec<String>) -> RedisOptions 
         wait_replicas: config.redis_wait_replicas,
         wait_timeout: config.redis_wait_timeout,
         access: RedisAccess {
-            user: config.redis_user.clone(),
-            password_file: config.redis_password_file.clone(),
             sentinel_password_file: config.redis_sentinel_password_file.clone(),
-            ca: config.redis_ca.clone(),
-            cert: config.redis_cert.clone(),
-            key: config.redis_key.clone(),
+            ..config.login.access()
         },
     }
 }

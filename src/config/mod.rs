@@ -22,6 +22,7 @@ mod layers;
 mod limits;
 mod observability;
 mod redact;
+mod redis;
 #[cfg(test)]
 mod tests;
 mod value;
@@ -33,6 +34,7 @@ pub use layers::{Given, InvalidConfig, Origin, Settings};
 pub use limits::Limits;
 pub use observability::{Observability, OptionalAddress};
 pub use redact::redacted;
+pub use redis::RedisLogin;
 pub use value::log_filter;
 pub use verify::VerifySettings;
 
@@ -93,33 +95,14 @@ pub struct Config {
     #[arg(long, env = "TOLLGATE_REDIS_SENTINEL", value_name = "URL", value_delimiter = ',', hide_env_values = true)]
     pub redis_sentinel: Vec<String>,
 
-    /// The user of Redis's access list [default: that of --redis-url]
-    #[arg(long, env = "TOLLGATE_REDIS_USER", value_name = "NAME")]
-    pub redis_user: Option<String>,
-
-    /// A file with the password for Redis. Tollgate reads it again for each connection [default:
-    /// that of --redis-url]
-    #[arg(long, env = "TOLLGATE_REDIS_PASSWORD_FILE", value_name = "FILE")]
-    pub redis_password_file: Option<PathBuf>,
+    /// How to log in to that Redis.
+    #[command(flatten)]
+    pub login: RedisLogin,
 
     /// A file with the password for the Sentinels. Tollgate reads it again for each connection
     /// [default: those of --redis-sentinel]
     #[arg(long, env = "TOLLGATE_REDIS_SENTINEL_PASSWORD_FILE", value_name = "FILE")]
     pub redis_sentinel_password_file: Option<PathBuf>,
-
-    /// A PEM file with the authorities that may sign the certificate of a rediss:// server
-    /// [default: those that browsers trust]
-    #[arg(long, env = "TOLLGATE_REDIS_CA", value_name = "FILE")]
-    pub redis_ca: Option<PathBuf>,
-
-    /// A PEM file with the client certificate for a rediss:// server that asks for one [default:
-    /// none]
-    #[arg(long, env = "TOLLGATE_REDIS_CERT", value_name = "FILE")]
-    pub redis_cert: Option<PathBuf>,
-
-    /// A PEM file with the private key of that certificate [default: none]
-    #[arg(long, env = "TOLLGATE_REDIS_KEY", value_name = "FILE")]
-    pub redis_key: Option<PathBuf>,
 
     /// The number of Redis replicas that must have a write before Tollgate answers the call, so
     /// that a failover does not forget it; 0 for none. Not for a cluster
@@ -271,10 +254,10 @@ impl Config {
         if let Err(identity) = IdentityApps::new(&self.tls_client_app) {
             wrong(&["tls-client-app"], &format!("tls-client-app gives {identity} to two apps"));
         }
-        if self.redis_cert.is_some() != self.redis_key.is_some() {
+        if self.login.redis_cert.is_some() != self.login.redis_key.is_some() {
             wrong(&["redis-cert", "redis-key"], "redis-cert and redis-key go together: name both files, or neither");
         }
-        if self.redis_user.is_some() && self.redis_password_file.is_none() {
+        if self.login.redis_user.is_some() && self.login.redis_password_file.is_none() {
             wrong(&["redis-user", "redis-password-file"], "redis-user needs redis-password-file");
         }
         if self.redis_sentinel_password_file.is_some() && self.redis_sentinel.is_empty() {
@@ -301,7 +284,7 @@ impl Config {
                 "redis-wait-timeout must be shorter than redis-timeout",
             );
         }
-        let files = [&self.redis_password_file, &self.redis_ca, &self.redis_cert];
+        let files = [&self.login.redis_password_file, &self.login.redis_ca, &self.login.redis_cert];
         if self.redis_url.is_empty() && files.iter().any(|file| file.is_some()) {
             wrong(
                 &["redis-url", "redis-password-file", "redis-ca", "redis-cert"],

@@ -2,11 +2,11 @@
 
 use std::ffi::OsString;
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use clap::Args;
 
-use super::{InvalidConfig, Settings, file, has_duplicates};
+use super::{InvalidConfig, RedisLogin, Settings, file, has_duplicates};
 
 /// The settings of `tollgate verify`. It takes its entries of the file that `tollgate serve` reads.
 #[derive(Default, Args)]
@@ -21,27 +21,9 @@ pub struct VerifySettings {
     #[arg(long, env = "TOLLGATE_REDIS_URL", value_name = "URL", value_delimiter = ',', hide_env_values = true)]
     pub redis_url: Vec<String>,
 
-    /// The user of Redis's access list [default: that of the URL]
-    #[arg(long, env = "TOLLGATE_REDIS_USER", value_name = "NAME")]
-    pub redis_user: Option<String>,
-
-    /// A file with the password [default: that of the URL]
-    #[arg(long, env = "TOLLGATE_REDIS_PASSWORD_FILE", value_name = "FILE")]
-    pub redis_password_file: Option<PathBuf>,
-
-    /// A PEM file with the authorities that may sign the certificate of a rediss:// server
-    /// [default: those that browsers trust]
-    #[arg(long, env = "TOLLGATE_REDIS_CA", value_name = "FILE")]
-    pub redis_ca: Option<PathBuf>,
-
-    /// A PEM file with the client certificate for a rediss:// server that asks for one [default:
-    /// none]
-    #[arg(long, env = "TOLLGATE_REDIS_CERT", value_name = "FILE")]
-    pub redis_cert: Option<PathBuf>,
-
-    /// A PEM file with the private key of that certificate [default: none]
-    #[arg(long, env = "TOLLGATE_REDIS_KEY", value_name = "FILE")]
-    pub redis_key: Option<PathBuf>,
+    /// How to log in to it.
+    #[command(flatten)]
+    pub login: RedisLogin,
 }
 
 /// Says nothing of the values: some are secrets.
@@ -88,17 +70,6 @@ impl VerifySettings {
         }
         let one =
             |name: &str| entry(name).and_then(|values| values.into_iter().next()).filter(|value| !value.is_empty());
-        let path = |given: Option<PathBuf>, name: &str| {
-            given.filter(|path| !path.as_os_str().is_empty()).or_else(|| one(name).map(PathBuf::from))
-        };
-        Ok(Self {
-            config: None,
-            redis_url: urls,
-            redis_user: self.redis_user.filter(|user| !user.is_empty()).or_else(|| one("redis-user")),
-            redis_password_file: path(self.redis_password_file, "redis-password-file"),
-            redis_ca: path(self.redis_ca, "redis-ca"),
-            redis_cert: path(self.redis_cert, "redis-cert"),
-            redis_key: path(self.redis_key, "redis-key"),
-        })
+        Ok(Self { config: None, redis_url: urls, login: self.login.or(one) })
     }
 }

@@ -78,3 +78,37 @@ fn the_image_is_built_from_everything_that_the_build_reads() {
         assert!(ignored.lines().any(|line| line == format!("!{name}")), ".dockerignore leaves out {name}");
     }
 }
+
+#[test]
+fn the_image_runs_without_root_and_knows_its_health() {
+    let instructions = instructions();
+    let last = instructions.iter().rposition(|line| line.starts_with("FROM ")).unwrap();
+    let of = |name: &str| {
+        let found: Vec<_> = instructions[last..].iter().filter_map(|line| line.strip_prefix(name)).collect();
+        let [found] = found[..] else { panic!("the image has one {name}: {found:?}") };
+        found.trim()
+    };
+    // By number: Kubernetes cannot see whether a name is root.
+    let (user, group) = of("USER ").split_once(':').unwrap();
+    assert!([user, group].iter().all(|id| id.parse::<u32>().is_ok_and(|id| id > 0)), "{user}:{group}");
+    let program: Vec<String> = serde_json::from_str(of("ENTRYPOINT ")).unwrap();
+    let [program] = <[String; 1]>::try_from(program).expect("a program without a shell");
+    let (_, check) = of("HEALTHCHECK ").split_once(" CMD ").unwrap();
+    let check: Vec<String> = serde_json::from_str(check).unwrap();
+    assert_eq!(check, [program, "health".to_owned()]);
+    let command: Vec<String> = serde_json::from_str(of("CMD ")).unwrap();
+    assert_eq!(command, ["serve"]);
+}
+
+#[test]
+fn the_build_of_the_image_fetches_nothing_but_crates() {
+    for line in instructions() {
+        assert!(!line.starts_with("ADD "), "{line}");
+        for word in ["curl", "wget", "git ", "apt-get", "http://", "https://", "--mount", "--network"] {
+            assert!(!line.contains(word), "{line}");
+        }
+        assert!(!line.contains("cargo ") || line.contains("--locked"), "{line}");
+    }
+    // Docker would fetch this frontend.
+    assert!(!include_str!("../../Dockerfile").starts_with("# syntax="));
+}

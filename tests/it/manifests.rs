@@ -1,4 +1,4 @@
-//! The manifests of Kubernetes, and the Compose file, held against the binary, the documentation and themselves.
+//! The manifests of Kubernetes, held against the binary, the documentation and themselves.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -18,7 +18,7 @@ struct Document {
     body: Json,
 }
 
-fn repository() -> &'static Path {
+pub fn repository() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
@@ -70,11 +70,11 @@ fn only(kind: &str) -> Json {
     one.body
 }
 
-fn texts(list: &Json) -> Vec<&str> {
+pub fn texts(list: &Json) -> Vec<&str> {
     list.as_array().into_iter().flatten().map(|item| item.as_str().unwrap()).collect()
 }
 
-fn list<'a>(body: &'a Json, pointer: &str) -> &'a [Json] {
+pub fn list<'a>(body: &'a Json, pointer: &str) -> &'a [Json] {
     body.pointer(pointer).and_then(Json::as_array).map_or(&[], Vec::as_slice)
 }
 
@@ -101,7 +101,7 @@ fn ours() -> Vec<(Document, Json)> {
 }
 
 /// Every setting as this container's binary has it in force. What a Secret holds stands here as it could be.
-fn in_force(arguments: &[&str], variables: &[(String, String)]) -> BTreeMap<String, String> {
+pub fn in_force(arguments: &[&str], variables: &[(String, String)]) -> BTreeMap<String, String> {
     let names = variables.iter().map(|(name, _)| name.into());
     assert_eq!(config::unknown_variables(names), Vec::<String>::new());
     let [command, flags @ ..] = arguments else { panic!("no command") };
@@ -131,11 +131,11 @@ fn settings(container: &Json) -> BTreeMap<String, String> {
     in_force(&texts(&container["args"]), &variables.collect::<Vec<_>>())
 }
 
-fn port_of(address: &str) -> u64 {
+pub fn port_of(address: &str) -> u64 {
     address.rsplit_once(':').unwrap().1.parse().unwrap()
 }
 
-fn seconds(text: &str) -> Duration {
+pub fn seconds(text: &str) -> Duration {
     text.parse::<jiff::SignedDuration>().unwrap().try_into().unwrap()
 }
 
@@ -392,22 +392,4 @@ fn what_selects_the_pods_of_the_service_finds_them() {
     let account = service("ServiceAccount");
     assert_eq!(deployment["spec"]["template"]["spec"]["serviceAccountName"], account["metadata"]["name"]);
     assert_eq!(account["automountServiceAccountToken"], false);
-}
-
-#[test]
-fn the_compose_file_is_valid_and_open_to_this_machine_only() {
-    let composed = parse(&repository().join("docker-compose.yml"));
-    let [composed] = composed.as_slice() else { panic!("one document") };
-    let service = &composed["services"]["tollgate"];
-    let variables = service["environment"].as_object().unwrap().iter();
-    let variables: Vec<_> = variables.map(|(name, value)| (name.clone(), value.as_str().unwrap().to_owned())).collect();
-    let settings = in_force(&["serve", "--listen=0.0.0.0:50051"], &variables);
-    assert_eq!(settings["allow-anonymous"], "true");
-    for (name, service) in composed["services"].as_object().unwrap() {
-        assert!(texts(&service["ports"]).iter().all(|port| port.starts_with("127.0.0.1:")), "{name}");
-    }
-    let (host, place) = texts(&service["volumes"])[0].split_once(':').unwrap();
-    let place = place.strip_suffix(":ro").unwrap();
-    let file = Path::new(&settings["catalog"]).strip_prefix(place).unwrap();
-    assert!(repository().join(host).join(file).exists(), "{host} {file:?}");
 }

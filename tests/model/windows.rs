@@ -119,7 +119,8 @@ pub struct Window {
     left: bool,
     /// Others took its place: it is kept no more, and does not come back.
     gone: bool,
-    /// It is gone as the anchor moved on, but the catalog that moved it counts this group by the calendar: SPEC is silent.
+    /// SPEC is silent on whether it is gone. Either the anchor moved on by a catalog that counts this group by the calendar, or the anchor
+    /// left it behind and two other windows have opened since.
     perhaps: bool,
     /// The higher, the later it was last in effect.
     turn: u64,
@@ -216,7 +217,7 @@ impl Windows {
     pub fn is_kept(&self, window: usize, now: i64) -> bool {
         let this = &self.all[window];
         let kept = !this.gone && now < this.kept_until;
-        if kept && this.kept_until <= self.furthest {
+        if kept && this.kept_until <= self.furthest || this.perhaps && now < this.kept_until {
             self.silent.set(true);
         }
         // A window of the same identity that was opened again: is it this one?
@@ -379,7 +380,7 @@ impl Windows {
             others.clone().filter(|window| of_kind(&self.all[*window])).max_by_key(|window| self.all[*window].turn);
         for other in others {
             if of_kind(&self.all[other]) && Some(other) != previous {
-                self.all[other].gone = true;
+                (self.all[other].gone, self.all[other].perhaps) = (true, self.all[other].left);
             }
         }
     }
@@ -453,6 +454,10 @@ impl Windows {
         let Some(at) = at.filter(|at| !(this.start..this.end).contains(at)) else { return Some(Shown::Kept(current)) };
         let others: Vec<_> = before.started(wanted.group, now).filter(|other| *other != current).collect();
         let contains = |window: &usize| (self.all[*window].start..self.all[*window].end).contains(&at);
+        let perhaps = |window: &usize| self.all[*window].perhaps && self.all[*window].is_of(wanted.group);
+        if (0..self.all.len()).filter(perhaps).any(|window| contains(&window)) {
+            self.silent.set(true);
+        }
         // SPEC names one previous window, of the group as it is, and does not say whether it is one that the anchor left behind.
         let unclear = |other: &usize| !self.all[*other].is_same_kind(this) || self.all[*other].left;
         if others.len() > 1 || others.iter().any(unclear) {
