@@ -95,7 +95,7 @@ pub struct Config {
     #[arg(long, env = "TOLLGATE_REDIS_SENTINEL", value_name = "URL", value_delimiter = ',', hide_env_values = true)]
     pub redis_sentinel: Vec<String>,
 
-    /// How to log in to that Redis.
+    /// The credentials and certificates for that Redis.
     #[command(flatten)]
     pub login: RedisLogin,
 

@@ -21,7 +21,7 @@ pub struct VerifySettings {
     #[arg(long, env = "TOLLGATE_REDIS_URL", value_name = "URL", value_delimiter = ',', hide_env_values = true)]
     pub redis_url: Vec<String>,
 
-    /// How to log in to it.
+    /// The credentials and certificates for it.
     #[command(flatten)]
     pub login: RedisLogin,
 }
