@@ -178,7 +178,7 @@ impl EntryMeanings {
     /// Puts the items of the setting together.
     ///
     /// # Errors
-    /// What two items contradict each other in, as a sentence that continues "envoy-entries ...".
+    /// The contradiction of two items, as a sentence that continues "envoy-entries ...".
     pub fn new(items: &[EntryMeaning]) -> Result<Self, String> {
         let mut by_key: BTreeMap<&str, Vec<Meaning>> = BTreeMap::new();
         for EntryMeaning { key, meaning } in items {

@@ -135,7 +135,7 @@ impl Head {
     /// Decodes the beginning of a state.
     ///
     /// # Errors
-    /// Where it is not of the shape that scripts write.
+    /// If it does not have the shape that scripts write.
     pub fn decode(packed: &[u8]) -> Result<Self, Undecodable> {
         Self::read(&mut Reader(packed))
     }
@@ -157,7 +157,7 @@ impl State {
     /// Decodes the value of a state key.
     ///
     /// # Errors
-    /// Where it is not of the shape that scripts write.
+    /// If it does not have the shape that scripts write.
     pub fn decode(packed: &[u8]) -> Result<Self, Undecodable> {
         const NAME: &str = "the state";
         let mut reader = Reader(packed);
@@ -313,7 +313,7 @@ impl Record {
     /// Decodes the value of a record's field.
     ///
     /// # Errors
-    /// Where it is not of the shape that scripts write.
+    /// If it does not have the shape that scripts write.
     pub fn decode(packed: &[u8]) -> Result<Self, Undecodable> {
         const NAME: &str = "the record";
         let mut reader = Reader(packed);
@@ -410,7 +410,7 @@ impl FieldKind {
 /// Decodes the value of a bucket's field.
 ///
 /// # Errors
-/// Where it is not of the shape that scripts write.
+/// If it does not have the shape that scripts write.
 pub fn bucket(packed: &[u8]) -> Result<Sum, Undecodable> {
     const NAME: &str = "the bucket";
     let mut reader = Reader(packed);
@@ -433,7 +433,7 @@ impl Undo {
     /// Decodes the value of an undo.
     ///
     /// # Errors
-    /// Where it is not of the shape that scripts write.
+    /// If it does not have the shape that scripts write.
     pub fn decode(packed: &[u8]) -> Result<Self, Undecodable> {
         const NAME: &str = "the undo";
         let mut reader = Reader(packed);
@@ -476,7 +476,7 @@ impl Plan {
     /// Decodes a plan of the archive.
     ///
     /// # Errors
-    /// Where it is not of the shape that is written.
+    /// If it does not have the shape that is written.
     pub fn decode(packed: &[u8]) -> Result<Self, Undecodable> {
         let value = Value::read(packed)?;
         let [id, change, names, schedules, groups] = value.list("the plan")?;
@@ -525,7 +525,7 @@ impl Subscription {
     /// Decodes the blob of a state, which `src/ledger/subscription.rs` writes.
     ///
     /// # Errors
-    /// Where it is not of the shape that is written.
+    /// If it does not have the shape that is written.
     pub fn decode(packed: &[u8]) -> Result<Self, Undecodable> {
         let value = Value::read(packed)?;
         let [plan, start, end, cycle_anchor, overrides] = value.list("the subscription")?;

@@ -127,7 +127,7 @@ impl Value {
     /// Reads values, one after the other, up to the end.
     ///
     /// # Errors
-    /// What is no MessagePack.
+    /// If the bytes are not MessagePack.
     pub fn read_all(packed: &[u8], name: &str) -> Result<Vec<Self>, Undecodable> {
         let (mut rest, mut values) = (packed, Vec::new());
         while !rest.is_empty() {
@@ -141,7 +141,7 @@ impl Value {
     /// Reads one value and nothing after it.
     ///
     /// # Errors
-    /// What is no MessagePack.
+    /// If the bytes are not MessagePack.
     pub fn read(packed: &[u8]) -> Result<Self, Undecodable> {
         let mut rest = packed;
         let mut deserializer = rmp_serde::Deserializer::new(&mut rest);
