@@ -22,7 +22,7 @@ mod layers;
 mod limits;
 mod observability;
 mod redact;
-mod redis;
+mod redis_login;
 #[cfg(test)]
 mod tests;
 mod value;
@@ -34,7 +34,7 @@ pub use layers::{Given, InvalidConfig, Origin, Settings};
 pub use limits::Limits;
 pub use observability::{Observability, OptionalAddress};
 pub use redact::redacted;
-pub use redis::RedisLogin;
+pub use redis_login::RedisLogin;
 pub use value::log_filter;
 pub use verify::VerifySettings;
 
