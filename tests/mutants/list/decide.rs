@@ -25,6 +25,7 @@ pub const DECIDE: &[Mutant] = &[
     ),
     ("lib/decide", "if charge > group.max_units - used - held then", "if charge > group.max_units - used then"),
     ("lib/decide", "if charge > group.max_units - used - held then", "if charge > MAX - used - held then"),
+    ("lib/decide", "claims.overflow = claims.overflow or group.place", "claims.overflow = group.place"),
     (
         "lib/decide",
         "claim.charge - (claim.quota - window.used - window.held)",

@@ -15,6 +15,17 @@ pub const WINDOWS: &[Mutant] = &[
     ("lib/windows", "window, used, held = asked, asked.used, asked.held", "window = asked"),
     ("lib/windows", "if asked then", "if false then"),
     ("lib/windows", "if window.kept > led.time then", "if true then"),
+    ("lib/windows", "if window.kept > led.time then", "if window.kept >= led.time then"),
+    (
+        "lib/windows",
+        "pack_struct(SCHEDULE_FORMAT, window.anchor, window.start, window.ends, window.kept)",
+        "pack_struct(SCHEDULE_FORMAT, 0, window.start, window.ends, window.kept)",
+    ),
+    (
+        "lib/windows",
+        "pack_struct(SCHEDULE_FORMAT, window.anchor, window.start, window.ends, window.kept)",
+        "pack_struct(SCHEDULE_FORMAT, window.anchor, window.start, window.ends, 0)",
+    ),
     (
         "lib/windows",
         "if of_group then of_group[#of_group + 1] = window",
@@ -62,8 +73,10 @@ pub const WINDOWS: &[Mutant] = &[
     ("lib/windows", "(window.anchor == frame.anchor or window.start == frame.start)", "window.start == frame.start"),
     ("lib/windows", "(window.anchor == frame.anchor or window.start == frame.start)", "true"),
     ("lib/windows", "if same_kind ~= nil and window.start <= led.time then", "if window.start <= led.time then"),
+    ("lib/windows", "if same_kind ~= nil and window.start <= led.time then", "if same_kind ~= nil then"),
     ("lib/windows", "return led.time < window.ends and window or nil, same_kind end", "return window, same_kind end"),
     ("lib/windows", "return same_kind == false and window or nil", "return nil"),
+    ("lib/windows", "return same_kind == false and window or nil", "return window"),
     ("lib/windows", "led.windows[id] = windows or nil\n", ""),
     ("lib/windows", "led.windows[id] = windows or nil\n", "led.windows[id] = nil\n"),
     ("lib/windows", "local windows, left_behind = { first }, false", "local windows, left_behind = { first }, true"),
@@ -80,7 +93,9 @@ pub const WINDOWS: &[Mutant] = &[
         "if windows[i].ends > windows[earliest].ends then earliest = i end",
     ),
     ("lib/windows", "if #windows > MOST_WINDOWS then", "if #windows >= MOST_WINDOWS then"),
+    ("lib/windows", "if #windows > MOST_WINDOWS then", "if #windows > MOST_WINDOWS + 1 then"),
     ("lib/windows", "if now < start or now >= ends then return nil end", ""),
+    ("lib/windows", "if now < start or now >= ends then return nil end", "if now >= ends then return nil end"),
     (
         "lib/windows",
         "if now < start or now >= ends then return nil end",
@@ -108,6 +123,11 @@ pub const WINDOWS: &[Mutant] = &[
     ),
     ("lib/windows", "led.current_until = min(led.current_until, window.ends)", ""),
     ("lib/windows", "led.current_until = min(led.current_until, window.ends)", "led.current_until = window.ends"),
+    (
+        "lib/windows",
+        "if windows[i].start > led.time then led.current_until = min(led.current_until, windows[i].start) end",
+        "",
+    ),
     (
         "lib/windows",
         "own_window(led, group, frame) or standing_window(led, group, frame)",
@@ -156,6 +176,7 @@ pub const WINDOWS: &[Mutant] = &[
         "if counters[(next_place - 1) * COUNTER_WIDTH + 1] then",
     ),
     ("lib/windows", "if counters[(place - 1) * COUNTER_WIDTH + 1] == number then", "if true then"),
+    ("lib/windows", "led.time < led.current_until and place_of(led, number)", "place_of(led, number)"),
     ("lib/windows", "if windows[i].number == number then return windows[i] end", "return windows[i]"),
     ("lib/windows", "if windows[i].number == number then return windows[i] end", ""),
 ];
@@ -178,6 +199,7 @@ pub const PLANS: &[Mutant] = &[
         "",
     ),
     ("lib/subscription", "if window.anchor ~= frame.anchor then", "if false then"),
+    ("lib/subscription", "    window.anchor = frame.anchor\n", ""),
     ("lib/subscription", "window.kept = window.ends < frame.ends and frame.ends or frame.kept", ""),
     (
         "lib/subscription",
