@@ -193,6 +193,11 @@ pub async fn most_windows(ledger: &Ledger) -> bool {
             right &= Stored::read(&user.state().await).is_ok_and(|stored| stored.windows == opened.min(8));
         }
     }
+    // The ones that end last are left.
+    for (period, expected) in [("lifetime", 1), ("yearly", 1), ("hourly", 0), ("minute", 0)] {
+        user.compile(&group(period), None, 0);
+        right &= user.standing().await == Some((expected, 0));
+    }
     user.delete().await;
     right
 }
@@ -233,6 +238,17 @@ pub async fn of_another_anchor(ledger: &Ledger) -> bool {
     right &= user.standing().await == Some((2, 0));
     user.compile(&group("daily"), None, 0);
     right &= user.standing().await == Some((2, 0));
+    // Of those that a moved anchor has left behind the last one is kept, beside one that counts something else.
+    let windows = async |user: &User<'_>| Stored::read(&user.state().await).ok().map(|stored| stored.windows);
+    right &= windows(&user).await == Some(2);
+    user.compile(&group("daily").replace("unit: count", "unit: tokens"), None, 0);
+    right &= user.track_for("", MINUTE, &count("4"), false).await.is_ok() && windows(&user).await == Some(3);
+    for (hours, expected) in [(3, 3), (4, 3)] {
+        user.compile(&anchored("daily"), Some(START - hours * HOUR), 0);
+        right &= user.track("").await.is_ok() && windows(&user).await == Some(expected);
+    }
+    user.compile(&anchored("daily"), Some(START - 3 * HOUR), 0);
+    right &= user.standing().await == Some((1, 0));
     user.delete().await;
     right
 }
@@ -306,7 +322,7 @@ pub async fn denied_under_a_wrong_clock(ledger: &Ledger) -> bool {
     let mut right = true;
     for reserves in [true, false] {
         let user = User::on(ledger, &group("yearly")).await;
-        user.step(HOUR).await;
+        user.step(5 * HOUR).await;
         right &= user.track_for("t", MINUTE, &count("9"), false).await.is_ok();
         user.step(0).await;
         let (once, e) = (Once { field: [1; 16], digest: None, suffix: [1; 6] }, count("1"));

@@ -125,7 +125,7 @@ pub async fn shared(ledger: &Ledger) -> bool {
 
 /// More groups than one list of numbers takes.
 pub async fn many(ledger: &Ledger) -> bool {
-    const GROUPS: usize = 700;
+    const GROUPS: usize = 1000;
     let rule = |index: usize| if index.is_multiple_of(2) { "{ event: e }" } else { "{ event: e }, { event: f }" };
     let groups = (0..GROUPS)
         .map(|index| format!("{{ period: yearly, id: g{index}, unit: count, quota: 9000, match: [{}] }}", rule(index)));

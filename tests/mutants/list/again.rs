@@ -45,6 +45,27 @@ pub const LEDGERS: &[Mutant] = &[
     ("lib/ledger", "led.asked, led.lapsed = 0, 0", "led.asked, led.lapsed = led.asked or 0, 0"),
     ("lib/ledger", "led.asked, led.lapsed = 0, 0", "led.asked, led.lapsed = 0, led.lapsed or 0"),
     ("lib/ledger", "for i = 1, led.asked do", "for i = 2, led.asked do"),
+    (
+        "lib/ledger",
+        "led.stored_expires = key, redis_now, stored_time, led.expires",
+        "led.stored_expires = led.key or key, redis_now, stored_time, led.expires",
+    ),
+    (
+        "lib/ledger",
+        "led.stored_expires = key, redis_now, stored_time, led.expires",
+        "led.stored_expires = key, led.redis_now or redis_now, stored_time, led.expires",
+    ),
+    (
+        "lib/ledger",
+        "led.stored_expires = key, redis_now, stored_time, led.expires",
+        "led.stored_expires = key, redis_now, led.stored_time or stored_time, led.expires",
+    ),
+    (
+        "lib/ledger",
+        "led.stored_expires = key, redis_now, stored_time, led.expires",
+        "led.stored_expires = key, redis_now, stored_time, led.stored_expires or led.expires",
+    ),
+    ("lib/begin", "led.k = k", "led.k = led.k or k"),
     ("lib/ledger", "for i = 1, led.asked do", "for i = 1, #asked_windows do"),
     (
         "lib/ledger",
@@ -210,6 +231,7 @@ pub const MADE_ONCE: &[Mutant] = &[
     ),
     ("lib/record", "record.claim_bytes .. column_bytes .. record.rest", "record.claim_bytes .. record.rest"),
     ("lib/record", "if numbers[from + 3] > 1 then", "if false then"),
+    ("lib/record", "if record.state ~= HELD then columns, column_bytes", "if false then columns, column_bytes"),
 ];
 
 /// Which plan decides a call, where a claim's window is, and what a denied call writes.
