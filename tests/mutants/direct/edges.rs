@@ -43,6 +43,12 @@ pub async fn earlier_windows(ledger: &Ledger) -> bool {
         right &= used_at(&user, now).await == Some(2) && used_at(&user, HOUR).await == expected;
         user.delete().await;
     }
+    // Who has compiled the call for another day knows of no window before this one.
+    let mut user = User::on(ledger, &daily).await;
+    right &= user.track("").await.is_ok() && used_at(&user, -DAY).await == Some(0);
+    user.compile(&daily, None, DAY);
+    right &= used_at(&user, 0).await == Some(1) && user.usage_at(START - DAY).await.is_none();
+    user.delete().await;
     // A window ends before its end; where the anchor moved, nothing was used from there on.
     let mut user = User::on(ledger, &group("daily")).await;
     user.compile(&anchored("daily"), Some(START), 0);
@@ -97,6 +103,23 @@ pub async fn refunded_by_name(ledger: &Ledger) -> bool {
             right &= refunds(&user, &id, &parts).await == [(1, 0)];
         }
     }
+    user.delete().await;
+    // What could not be given back is not given back later.
+    let user = User::on(ledger, &tokens("g", &["{ n: 1 }"])).await;
+    let five = event("e", &[("n", "5")]);
+    let Some((id, 5)) = made(user.reserve_for("", TTL, &five).await) else { return false };
+    right &= user.commit(&id, None).await.is_ok();
+    right &= user.refund("", &event("e", &[("n", "3")])).await.is_ok() && user.standing().await == Some((2, 0));
+    right &= refunds(&user, &id, &[("n", "4")]).await == [(4, 2)] && user.standing().await == Some((0, 0));
+    right &= user.track_for("", MINUTE, &five, false).await.is_ok();
+    right &= refunds(&user, &id, &[("n", "5")]).await == [(5, 4)] && user.standing().await == Some((4, 0));
+    user.delete().await;
+    // Nor what no counter holds.
+    let user = User::on(ledger, &tokens("g", &["{ n: 2 }"])).await;
+    let Some((id, 10)) = made(user.reserve_for("", TTL, &five).await) else { return false };
+    right &= user.commit(&id, None).await.is_ok();
+    let most = event("e", &[("n", &MOST.to_string())]);
+    right &= is_out_of_range(user.refund_reservation("", &id, &most).await, "g");
     user.delete().await;
     // What has come back by another rule does not come back again.
     let user = User::on(ledger, &tokens("g", &["{ n: 1 }", "quantity"])).await;
