@@ -62,11 +62,11 @@ async fn is_lua(mutated: &Mutated) -> bool {
 
 /// Takes its functions from Redis.
 async fn forget(mutated: &Mutated) {
-    let mut delete = redis::pipe();
     for function in changed(mutated.functions).filter_map(|script| script.function.as_ref()) {
-        delete.cmd("FUNCTION").arg("DELETE").arg(&function.name).ignore();
+        let mut delete = redis::cmd("FUNCTION");
+        delete.arg("DELETE").arg(&function.name);
+        let () = delete.query_async(&mut redis().await).await.expect("the function can be deleted");
     }
-    let () = delete.query_async(&mut redis().await).await.expect("the functions can be deleted");
 }
 
 /// So many cases come before the direct checks, which take as long as a few of them.
