@@ -297,4 +297,5 @@ pub const SHARED: &[Mutant] = &[
         "before and 1 or 0, before and #before or 0, before or '')\n    call",
         "before and 1 or 0, 0, '')\n    call",
     ),
+    ("lib/record", "    claim.window = window\n", ""),
 ];
