@@ -1,9 +1,9 @@
 //! What no answer of the model's cases shows of windows: those of a moved anchor, and of a plan that is entered again.
 
-use tollgate::ledger::{Apply, Ledger};
+use tollgate::ledger::{Apply, Ledger, NoAnswer};
 
 use super::stored::Stored;
-use super::user::{DAY, MINUTE, START, User, event, group, held, is_stale, made, plan_at};
+use super::user::{DAY, MINUTE, START, User, event, group, held, made, plan_at};
 
 pub async fn window_end(ledger: &Ledger) -> bool {
     let user = User::new(ledger).await;
@@ -11,7 +11,9 @@ pub async fn window_end(ledger: &Ledger) -> bool {
     user.step(end - 1).await;
     let last = held(user.reserve("").await) == Some(1);
     user.step(end).await;
-    let right = last && is_stale(&user.reserve("").await);
+    let late = user.reserve("").await;
+    let right =
+        last && matches!(late, Err(NoAnswer::Stale(now)) if (now.now_ms, now.redis_ms) == (START + end, START + end));
     user.delete().await;
     right
 }
