@@ -401,3 +401,28 @@ pub async fn moved_to_the_same_start(ledger: &Ledger) -> bool {
     user.delete().await;
     right
 }
+
+/// NO-LEAK: where somebody has lost what was held, what comes back leaves nothing less than nothing.
+pub async fn lost_holds(ledger: &Ledger) -> bool {
+    let user = User::on(ledger, &group("yearly")).await;
+    let Some((_, 1)) = made(user.reserve("").await) else { return false };
+    let mut state = user.state().await;
+    let mut reader = Reader(&state);
+    let (Ok(head), Ok(_)) = (formats::Head::read(&mut reader), formats::Memory::read(&mut reader)) else {
+        return false;
+    };
+    if (head.schedules, head.groups) != (1, 1) || formats::Schedule::read(&mut reader).is_err() {
+        return false;
+    }
+    let Ok(counter) = formats::Counter::read(&mut reader) else { return false };
+    // The last seven bytes of the counter.
+    let after = state.len() - reader.0.len();
+    state[after - 7..after].fill(0);
+    user.put_state(&state).await;
+    let mut right = counter.held == 1 && user.standing().await == Some((0, 0));
+    user.step(TTL).await;
+    right &= user.standing().await == Some((0, 0)) && user.reserve("").await.is_ok();
+    right &= user.standing().await == Some((0, 1));
+    user.delete().await;
+    right
+}

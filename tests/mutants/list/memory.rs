@@ -77,6 +77,7 @@ pub const RECORDS: &[Mutant] = &[
     ),
     ("lib/record", "claims[i].number, claims[i].charge", "claims[1].number, claims[i].charge"),
     ("lib/record", "if window then window.held = max(window.held - claims[i].charge, 0) end", ""),
+    ("lib/record", "max(window.held - claims[i].charge, 0)", "window.held - claims[i].charge"),
     ("lib/record", "record.paged == 1", "false"),
     ("lib/record", "record.paged == 1", "true"),
     ("lib/record", "if once.has_id == 0 then return nil end", "if true then return nil end"),
