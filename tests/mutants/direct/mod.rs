@@ -1,7 +1,9 @@
 //! What no answer shows, asked of the scripts directly: calls that were compiled for another time, what is stored, keys that people look
 //! at, and what is forgotten.
 
+mod again;
 mod calls;
+mod edges;
 mod expiry;
 mod forms;
 mod memory;
@@ -73,6 +75,22 @@ pub async fn wrong(ledger: &Ledger) -> Option<&'static str> {
         ("a page that is emptied before its end", Box::pin(pages::emptied(ledger))),
         ("a page without its deadlines", Box::pin(pages::without_buckets(ledger))),
         ("deadlines say what is live", Box::pin(pages::at_random(ledger))),
+        ("an earlier window is of the same kind", Box::pin(edges::earlier_windows(ledger))),
+        ("a refund of a reservation leaves what it does not name", Box::pin(edges::refunded_by_name(ledger))),
+        ("a commit is told what it lacks", Box::pin(edges::committed_without(ledger))),
+        ("no counter passes its maximum", Box::pin(edges::nearly_full(ledger))),
+        ("a window that has not begun is not opened", Box::pin(edges::not_begun(ledger))),
+        ("eight windows of a group are kept", Box::pin(edges::most_windows(ledger))),
+        ("a window that is set aside waits for its time", Box::pin(edges::set_aside(ledger))),
+        ("a window of another anchor is no other's", Box::pin(edges::of_another_anchor(ledger))),
+        ("windows that are nearly alike have schedules of their own", Box::pin(edges::alike(ledger))),
+        ("a window is kept until the end of the next one", Box::pin(edges::kept_until(ledger))),
+        ("a denied call corrects a clock", Box::pin(edges::denied_under_a_wrong_clock(ledger))),
+        ("who matches nothing is told the plan", Box::pin(edges::unmatched(ledger))),
+        ("an anchor moves with the window", Box::pin(edges::moved_to_the_same_start(ledger))),
+        ("nothing comes back that was lost", Box::pin(edges::lost_holds(ledger))),
+        ("what one user has in the old memory", Box::pin(again::from_the_old_memory(ledger))),
+        ("what one user has to undo", Box::pin(again::of_an_undo(ledger))),
         ("as many groups as a plan may have", Box::pin(windows::many(ledger))),
     ];
     for (what, right) in checks {

@@ -204,6 +204,10 @@ impl<'a> User<'a> {
         self.ledger.usage(&self.owner, &UsageCall { basis: &self.basis, at_ms: None }).await.ok()
     }
 
+    pub async fn usage_at(&self, at_ms: i64) -> Option<Vec<Standing>> {
+        self.ledger.usage(&self.owner, &UsageCall { basis: &self.basis, at_ms: Some(at_ms) }).await.ok()
+    }
+
     /// Used and held in the first group.
     pub async fn standing(&self) -> Option<(u64, u64)> {
         self.usage().await.and_then(|standings| standings.first().map(|standing| (standing.used, standing.held)))

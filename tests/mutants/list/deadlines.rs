@@ -64,7 +64,7 @@ pub const DEADLINES: &[Mutant] = &[
     (
         "lib/deadlines",
         "if at_ms > now and not led.was_wrong then break end",
-        "if at_ms > now + TENTH and not led.was_wrong then break end",
+        "if at_ms > now + TENTH_MS and not led.was_wrong then break end",
     ),
     (
         "lib/deadlines",
@@ -110,8 +110,8 @@ pub const DEADLINES: &[Mutant] = &[
 
 /// Pages: deadlines that stand in the memory.
 pub const PAGES: &[Mutant] = &[
-    ("lib/deadlines", "return ceil(deadline / PAGE) * PAGE", "return floor(deadline / PAGE) * PAGE"),
-    ("lib/deadlines", "return ceil(deadline / PAGE) * PAGE", "return (floor(deadline / PAGE) + 1) * PAGE"),
+    ("lib/deadlines", "return ceil(deadline / PAGE_MS) * PAGE_MS", "return floor(deadline / PAGE_MS) * PAGE_MS"),
+    ("lib/deadlines", "return ceil(deadline / PAGE_MS) * PAGE_MS", "return (floor(deadline / PAGE_MS) + 1) * PAGE_MS"),
     (
         "lib/deadlines",
         "if at_ms > last_at or (at_ms == last_at and kind > last_kind) then",
@@ -145,14 +145,14 @@ pub const PAGES: &[Mutant] = &[
     ("lib/deadlines", "if not is_paged then", "if true then"),
     ("lib/deadlines", "change_entry(led, page_of(deadline), PAGE_KIND, parts, -1)", ""),
     ("lib/deadlines", "return change_bucket(led, deadline, parts, -1)", "return nil"),
-    ("lib/deadlines", "local first = max(page - PAGE, after)", "local first = page - PAGE"),
-    ("lib/deadlines", "local first = max(page - PAGE, after)", "local first = after"),
-    ("lib/deadlines", "floor(first / TENTH) * TENTH + TENTH", "floor(first / TENTH) * TENTH"),
-    ("lib/deadlines", "floor(first / TENTH) * TENTH + TENTH", "ceil(first / TENTH) * TENTH + TENTH"),
-    ("lib/deadlines", "min(page, until_ms), TENTH do", "page, TENTH do"),
-    ("lib/deadlines", "min(page, until_ms), TENTH do", "min(page, until_ms) - 1, TENTH do"),
+    ("lib/deadlines", "local first = max(page - PAGE_MS, after)", "local first = page - PAGE_MS"),
+    ("lib/deadlines", "local first = max(page - PAGE_MS, after)", "local first = after"),
+    ("lib/deadlines", "floor(first / TENTH_MS) * TENTH_MS + TENTH_MS", "floor(first / TENTH_MS) * TENTH_MS"),
+    ("lib/deadlines", "floor(first / TENTH_MS) * TENTH_MS + TENTH_MS", "ceil(first / TENTH_MS) * TENTH_MS + TENTH_MS"),
+    ("lib/deadlines", "min(page, until_ms), TENTH_MS do", "page, TENTH_MS do"),
+    ("lib/deadlines", "min(page, until_ms), TENTH_MS do", "min(page, until_ms) - 1, TENTH_MS do"),
     ("lib/deadlines", "if holds > 0 then buckets", "if true then buckets"),
-    ("lib/deadlines", "if page - PAGE >= now then return end", "if page - PAGE >= now - PAGE then return end"),
+    ("lib/deadlines", "if page - PAGE_MS >= now then return end", "if page - PAGE_MS >= now - PAGE_MS then return end"),
     ("lib/deadlines", "if kind == PAGE_KIND then\n      for _, bucket", "if true then\n      for _, bucket"),
     ("lib/deadlines", "buckets_of(led, page, led.stored_time, now)", "buckets_of(led, page, 0, now)"),
     ("lib/deadlines", "give_back(led, bucket.parts)", ""),
@@ -173,7 +173,7 @@ pub const PAGES: &[Mutant] = &[
     ("lib/deadlines", "led.pages = led.pages - 1\n          after", "after"),
     ("lib/deadlines", "after = from - PART_BYTES * count - END_BYTES", ""),
     ("lib/deadlines", "if led.pages > 0 then give_back_buckets(led) end", ""),
-    ("lib/deadlines", "if at_ms - PAGE >= earliest then break end", "if at_ms >= earliest then break end"),
+    ("lib/deadlines", "if at_ms - PAGE_MS >= earliest then break end", "if at_ms >= earliest then break end"),
     ("lib/deadlines", "buckets_of(led, at_ms, led.time, at_ms)[1]", "nil"),
     ("lib/deadlines", "buckets_of(led, at_ms, led.time, at_ms)[1]", "buckets_of(led, at_ms, 0, at_ms)[1]"),
     (

@@ -4,18 +4,14 @@ use super::Mutant;
 
 /// NO-OVERSHOOT and ALL-OR-NOTHING: what fits.
 pub const DECIDE: &[Mutant] = &[
-    ("lib/decide", "charge <= quota - window.used - window.held", "charge < quota - window.used - window.held"),
-    ("lib/decide", "charge <= quota - window.used - window.held", "charge <= quota - window.used"),
-    ("lib/decide", "charge <= quota - window.used - window.held", "charge <= quota - window.held"),
-    ("lib/decide", "charge <= quota - window.used - window.held", "charge <= quota"),
+    ("lib/decide", "charge <= quota - used - held", "charge < quota - used - held"),
+    ("lib/decide", "charge <= quota - used - held", "charge <= quota - used"),
+    ("lib/decide", "charge <= quota - used - held", "charge <= quota - held"),
+    ("lib/decide", "charge <= quota - used - held", "charge <= quota"),
     ("lib/decide", "if quota < 0 or not group.hard then", "if quota < 0 then"),
     ("lib/decide", "if quota < 0 or not group.hard then", "if not group.hard then"),
     ("lib/decide", "return quota > 0 and (charge == 0 or charge <=", "return (charge == 0 or charge <="),
-    (
-        "lib/decide",
-        "(charge == 0 or charge <= quota - window.used - window.held)",
-        "charge <= quota - window.used - window.held",
-    ),
+    ("lib/decide", "(charge == 0 or charge <= quota - used - held)", "charge <= quota - used - held"),
     ("lib/decide", "if not has_room then claims.all_fit = false end", "claims.all_fit = has_room"),
     (
         "lib/decide",
@@ -27,16 +23,9 @@ pub const DECIDE: &[Mutant] = &[
         "if charge > group.max_units then return nil, fault('OUT_OF_RANGE', group.place, '', plan.digest) end",
         "",
     ),
-    (
-        "lib/decide",
-        "if charge > group.max_units - window.used - window.held then",
-        "if charge > group.max_units - window.used then",
-    ),
-    (
-        "lib/decide",
-        "if charge > group.max_units - window.used - window.held then",
-        "if charge > MAX - window.used - window.held then",
-    ),
+    ("lib/decide", "if charge > group.max_units - used - held then", "if charge > group.max_units - used then"),
+    ("lib/decide", "if charge > group.max_units - used - held then", "if charge > MAX - used - held then"),
+    ("lib/decide", "claims.overflow = claims.overflow or group.place", "claims.overflow = group.place"),
     (
         "lib/decide",
         "claim.charge - (claim.quota - window.used - window.held)",
@@ -78,9 +67,9 @@ pub const DECIDE: &[Mutant] = &[
     ("lib/decide", "quotas and quotas[group.place] or group.quota", "group.quota"),
     ("lib/decide", "quotas and quotas[group.place] or group.quota", "quotas and quotas[i] or group.quota"),
     ("lib/decide", "quotas and quotas[group.place] or group.quota", "quotas and quotas[group.place] or -1"),
-    ("lib/decide", "if quotas then claim.own_quota = quota end", ""),
-    ("lib/decide", "if quotas then claim.own_quota = quota end", "claim.own_quota = quota"),
-    ("lib/decide", "if quotas then claim.own_quota = quota end", "if quotas then claim.own_quota = group.quota end"),
+    ("lib/decide", "has_room, 0, quotas and quota", "has_room, 0, false"),
+    ("lib/decide", "has_room, 0, quotas and quota", "has_room, 0, quota"),
+    ("lib/decide", "has_room, 0, quotas and quota", "has_room, 0, quotas and group.quota"),
     ("lib/decide", "if claims[1].own_quota then", "if false then"),
     (
         "lib/decide",
@@ -93,9 +82,9 @@ pub const DECIDE: &[Mutant] = &[
         "if round_down and measure == EVENTS then claim.charge = 0 end",
         "if round_down then claim.charge = 0 end",
     ),
-    ("lib/decide", "for i = #matches + 1, 4 do claims[i] = nil end", ""),
-    ("lib/decide", "span = span_of(window), charge = charge", "span = rep('\\0', 12), charge = charge"),
-    ("lib/decide", "fits = has_room, committed = 0,", "fits = true, committed = 0,"),
+    ("lib/decide", "for i = #matches + 1, #claims do claims[i] = nil end", ""),
+    ("lib/decide", "window.number, window.span or span_of(window)", "window.number, rep('\\0', 12)"),
+    ("lib/decide", "charge, quota, has_room, 0", "charge, quota, true, 0"),
 ];
 
 /// EXACT: prices.

@@ -2,6 +2,7 @@
 //!
 //! A mutant is a file below `lua/`, a text that occurs in it once, and what stands there instead.
 
+mod again;
 mod calls;
 mod deadlines;
 mod decide;
@@ -14,6 +15,7 @@ pub type Mutant = (&'static str, &'static str, &'static str);
 
 /// All of them.
 pub fn all() -> impl Iterator<Item = &'static Mutant> {
+    use again::{CLAIMS, LEDGERS, MADE_ONCE, SHARED};
     use calls::{ANSWERS, CALLS, REFUNDS};
     use deadlines::{DEADLINES, PAGES};
     use decide::{DECIDE, MATCH, PRICE};
@@ -22,7 +24,7 @@ pub fn all() -> impl Iterator<Item = &'static Mutant> {
     use together::TOGETHER;
     [
         DECIDE, PRICE, MATCH, CALLS, REFUNDS, ANSWERS, RECORDS, MEMORIES, UNDO, DEADLINES, PAGES, WINDOWS, PLANS,
-        STATE, TOGETHER,
+        STATE, TOGETHER, LEDGERS, CLAIMS, MADE_ONCE, SHARED,
     ]
     .into_iter()
     .flatten()

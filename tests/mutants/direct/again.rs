@@ -1,0 +1,58 @@
+//! Calls of two users in one: what the first one leaves in the tables of the script is not the second one's.
+
+use tollgate::ledger::{Ledger, Once, read_answer};
+
+use super::raw;
+use super::user::{MINUTE, User, event, group, made, request, used};
+
+const HOUR: i64 = 60 * MINUTE;
+
+/// What of the first user stands in the old memory, the second user's has in the young one.
+pub async fn from_the_old_memory(ledger: &Ledger) -> bool {
+    let [one, other] = [User::on(ledger, &group("yearly")).await, User::on(ledger, &group("yearly")).await];
+    let e = event("e", &[]);
+    let (Some((first, _)), Some((second, _))) =
+        (made(one.reserve_for("x", HOUR, &e).await), made(other.reserve_for("x", HOUR, &e).await))
+    else {
+        return false;
+    };
+    // The memories of the first one change places.
+    one.step(16 * MINUTE).await;
+    let mut right = first.field == second.field && one.track("y").await.is_ok();
+    let before = other.state().await;
+    let actual = used(&[("quantity", "1")]);
+    let commits = [raw::commit(&first, &actual, Some(one.plan())), raw::commit(&second, &actual, Some(other.plan()))];
+    right &= raw::run(&ledger.scripts().commit, &commits).await.len() == 2;
+    right &= one.standing().await == Some((2, 0)) && other.standing().await == Some((1, 0));
+    // Had the script failed before it wrote the second state, the reservation would be held as before.
+    other.put_state(&before).await;
+    right &= other.track("y").await.is_ok() && other.standing().await == Some((1, 1));
+    right &= other.commit(&second, None).await.is_ok_and(|done| !done.replayed && done.standings[0].used == 2);
+    for user in [one, other] {
+        user.delete().await;
+    }
+    right
+}
+
+/// The first user has a write to undo; the second has no memory yet, and the same request id.
+pub async fn of_an_undo(ledger: &Ledger) -> bool {
+    let [one, other] = [User::on(ledger, &group("yearly")).await, User::on(ledger, &group("yearly")).await];
+    let e = event("e", &[]);
+    let Some((id, 1)) = made(one.reserve_for("x", HOUR, &e).await) else { return false };
+    let before = one.state().await;
+    let mut right = one.commit(&id, None).await.is_ok() && other.track("").await.is_ok();
+    one.put_state(&before).await;
+    let once = Once::reserve(request("x").as_ref(), &e, HOUR);
+    let reserves = [&one, &other].map(|user| raw::reserve(&user.owner, &user.basis, &once, &e, HOUR));
+    let answers = raw::run(&ledger.scripts().reserve, &reserves).await;
+    let replayed = answers.iter().map(|answer| {
+        let answer = read_answer(answer, Some(one.plan()));
+        answer.ok().map(|answer| answer.replayed)
+    });
+    right &= replayed.eq([Some(true), Some(false)]);
+    right &= one.standing().await == Some((0, 1)) && other.standing().await == Some((1, 1));
+    for user in [one, other] {
+        user.delete().await;
+    }
+    right
+}
