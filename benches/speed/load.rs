@@ -15,6 +15,8 @@ use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::task::JoinSet;
+use tollgate::grpc::rls::rate_limit_service_client::RateLimitServiceClient;
+use tollgate::grpc::rls::{RateLimitDescriptor, RateLimitRequest, rate_limit_descriptor, rate_limit_response};
 use tollgate::grpc::v1;
 use tollgate::grpc::v1::metering_service_client::MeteringServiceClient;
 use tonic::Status;
@@ -54,6 +56,8 @@ pub enum Calls {
     Denied,
     Track,
     CanUse,
+    /// `ShouldRateLimit` of Envoy's rate limit service, by users who are far from their limits.
+    ShouldRateLimit,
 }
 
 /// When is called.
@@ -67,6 +71,8 @@ pub enum Pace {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Seen {
     pub calls: u64,
+    /// Calls that were answered at any time, before and after the measurement as well.
+    pub answered: u64,
     pub failed: u64,
     pub seconds: f64,
     pub p50_micros: u64,
@@ -125,7 +131,7 @@ pub fn process() -> Result<()> {
 /// What all callers share.
 struct Load {
     job: Job,
-    clients: Vec<MeteringServiceClient<Channel>>,
+    channels: Vec<Channel>,
     next: AtomicUsize,
     /// Calls that began in it count.
     window: (Instant, Instant),
@@ -135,16 +141,15 @@ struct Load {
 }
 
 async fn generate(job: Job) -> Result<Seen> {
-    let mut clients = Vec::new();
+    let mut channels = Vec::new();
     for _ in 0..CONNECTIONS {
-        let channel = Channel::from_shared(format!("http://{}", job.address))?.connect().await?;
-        clients.push(MeteringServiceClient::new(channel));
+        channels.push(Channel::from_shared(format!("http://{}", job.address))?.connect().await?);
     }
     let began = Instant::now();
     let begin = began + job.warm_up;
     let window = (begin, begin + job.measured);
     let latency = Mutex::new(Histogram::new_with_max(LONGEST_MICROS, 3)?);
-    let load = Load { job, clients, next: AtomicUsize::new(0), window, calls: 0.into(), failed: 0.into(), latency };
+    let load = Load { job, channels, next: AtomicUsize::new(0), window, calls: 0.into(), failed: 0.into(), latency };
     let load = Arc::new(load);
     let callers = match load.job.pace {
         Pace::Closed { in_flight } => {
@@ -169,6 +174,7 @@ async fn generate(job: Job) -> Result<Seen> {
     let at = |quantile| latency.value_at_quantile(quantile);
     Ok(Seen {
         calls,
+        answered: load.calls.load(Ordering::Relaxed),
         failed: load.failed.load(Ordering::Relaxed),
         seconds,
         p50_micros: at(0.5),
@@ -229,13 +235,15 @@ fn open(load: &Arc<Load>, began: Instant, per_second: f64) -> JoinSet<Result<()>
 impl Load {
     /// Makes the calls of one turn. Its first call should have begun at this time.
     async fn turn(&self, turn: usize, due: Instant, record: &mut (dyn FnMut(u64) -> Result<()> + Send)) -> Result<()> {
-        let mut client = self.clients[turn % self.clients.len()].clone();
+        let channel = &self.channels[turn % self.channels.len()];
+        let metering = || MeteringServiceClient::new(channel.clone());
         let user_id = user_name(fastrand::usize(..self.job.users));
         let factor = if self.job.calls == Calls::Denied { 1e9 } else { 1.0 };
         let event = Some(event(factor));
         let request_id = format!("{}-{turn:026}", self.job.run);
         match self.job.calls {
             Calls::Reserve | Calls::Denied | Calls::Pairs => {
+                let mut client = metering();
                 let request = v1::ReserveRequest { user_id, event, ttl: None, request_id };
                 let Some(reserved) = self.seen(due, client.reserve(request).await, record)? else { return Ok(()) };
                 ensure!(reserved.allowed != (self.job.calls == Calls::Denied), "an answer of the wrong kind");
@@ -249,10 +257,16 @@ impl Load {
             }
             Calls::Track => {
                 let request = v1::TrackRequest { user_id, event, request_id, ..v1::TrackRequest::default() };
-                self.seen(due, client.track(request).await, record)?;
+                self.seen(due, metering().track(request).await, record)?;
             }
             Calls::CanUse => {
-                self.seen(due, client.can_use(v1::CanUseRequest { user_id, event }).await, record)?;
+                self.seen(due, metering().can_use(v1::CanUseRequest { user_id, event }).await, record)?;
+            }
+            Calls::ShouldRateLimit => {
+                let mut client = RateLimitServiceClient::new(channel.clone());
+                let answer = client.should_rate_limit(rate_limit_request(user_id)).await;
+                let Some(answer) = self.seen(due, answer, record)? else { return Ok(()) };
+                ensure!(answer.overall_code() == rate_limit_response::Code::Ok, "an answer of the wrong kind");
             }
         }
         Ok(())
@@ -288,4 +302,16 @@ pub fn event(factor: f64) -> v1::Event {
     let quantities = [PROMPT, COMPLETION].map(|(name, number)| (name.to_owned(), number * factor)).into();
     let metadata = [("model".to_owned(), "gpt-4o".to_owned())].into();
     v1::Event { name: EVENT.to_owned(), quantity: None, quantities, metadata }
+}
+
+/// What Envoy's rate limit service is asked: the domain, and the event in the user's only descriptor.
+pub const RATE_LIMIT_DOMAIN: &str = "beside";
+pub const RATE_LIMIT_EVENT: &str = "llm.call";
+
+/// Asks for one hit of this user, as Envoy does.
+pub fn rate_limit_request(user_id: String) -> RateLimitRequest {
+    let entry = |key: &str, value: String| rate_limit_descriptor::Entry { key: key.to_owned(), value: value.into() };
+    let entries = vec![entry("user_id", user_id), entry("event", RATE_LIMIT_EVENT.to_owned())];
+    let descriptors = vec![RateLimitDescriptor { entries, ..RateLimitDescriptor::default() }];
+    RateLimitRequest { domain: RATE_LIMIT_DOMAIN.to_owned(), descriptors, hits_addend: 0 }
 }

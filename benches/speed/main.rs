@@ -5,13 +5,15 @@
 //! interleaved: the first of every case, then the second, so that whatever else the machine does hits all of them alike.
 //!
 //! `scripts` measures the Lua scripts through the library, `service` the real binary under a `load` generator of its own process,
-//! `memory` what users leave in Redis, `soak` one server for as long as you like. `report` writes what `results` has collected.
+//! `memory` what users leave in Redis, `soak` one server for as long as you like, `beside` another server of the same kind. `report` writes
+//! what `results` has collected.
 
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "its tables go to the terminal")]
 
 #[path = "../../tests/common/mod.rs"]
 mod common;
 
+mod beside;
 mod capacity;
 mod cases;
 mod echo;
@@ -19,6 +21,7 @@ mod echo;
 #[allow(dead_code, reason = "the page only reads them")]
 mod figures;
 mod lab;
+mod limitador;
 mod load;
 mod memory;
 mod process;
@@ -74,6 +77,8 @@ struct Options {
 enum Command {
     /// Reserve for 100,000 users at a fixed rate, and tell the memory of server and Redis as it goes
     Soak(soak::Options),
+    /// Measure Tollgate beside Limitador, both asked as Envoy asks
+    Beside(beside::Options),
     /// The load generator's process: a job on standard input, what it saw on standard output
     #[command(hide = true)]
     Load,
@@ -161,6 +166,7 @@ async fn run(options: Options) -> Result<()> {
     match &options.command {
         Some(Command::Echo) => return echo::process().await,
         Some(Command::Soak(soak)) => return soak::run(soak).await,
+        Some(Command::Beside(beside)) => return beside::run(beside).await,
         Some(Command::Load) | None => {}
     }
     let effort = Effort::of(&options);
@@ -216,7 +222,7 @@ async fn run(options: Options) -> Result<()> {
     let tables = report::tables(&results, &about);
     println!("{tables}");
     if options.write {
-        std::fs::write(root.join("docs/operating/benchmarks.md"), report::page(&tables))?;
+        report::write_page(&tables)?;
     }
     Ok(())
 }

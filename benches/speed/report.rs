@@ -1,8 +1,10 @@
 //! The report: tables for the terminal and for docs/operating/benchmarks.md, which are the same.
 
 use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use anyhow::{Context as _, Result};
 use comfy_table::presets::ASCII_MARKDOWN;
 use comfy_table::{CellAlignment, Table};
 
@@ -27,7 +29,8 @@ const OPENING: &str = "\
 `./dev bench` measures all of this, and `./dev bench --write` writes this page. `./dev bench --list`
 names the cases. `./dev bench reserve` measures the cases whose names contain a word. `--quick`
 takes one short round. `./dev bench soak SECONDS` shows the memory of a server under load for as
-long as you like. `target/speed.json` has every figure of every round.
+long as you like. `./dev bench beside PROGRAM` [compares it with Limitador](#beside-limitador).
+`target/speed.json` has every figure of every round.
 
 **Read ratios first.** A figure in microseconds belongs to one machine on one day. So each comes
 with a denominator that was measured on the same machine in the same round:
@@ -54,11 +57,6 @@ them takes the others lack. Latency would be lower with a core for each.
 
 /// What was counted instead of measured, and what it says about the targets.
 const PROFILE: &str = include_str!("profile.md");
-
-/// The page.
-pub fn page(tables: &str) -> String {
-    wrapped(&format!("{OPENING}\n{tables}\n{PROFILE}"))
-}
 
 /// Breaks paragraphs and list items at 100 columns. Headings and tables stay as they are.
 fn wrapped(text: &str) -> String {
@@ -87,6 +85,50 @@ fn wrapped(text: &str) -> String {
         page.push('\n');
     }
     page
+}
+
+/// The comparison with Limitador: what was compared and what it says, with the tables of `./dev bench beside` in the place of a mark.
+const BESIDE: &str = "benches/speed/beside.md";
+const BESIDE_RESULTS: &str = "benches/speed/beside-results.md";
+const BESIDE_MARK: &str = "<!-- the tables -->";
+
+/// Writes docs/operating/benchmarks.md. Its comparison with Limitador is the last that was written.
+pub fn write_page(tables: &str) -> Result<()> {
+    let beside = beside_section(&read(&root(BESIDE_RESULTS))?)?;
+    write(&root(PAGE), &wrapped(&format!("{OPENING}\n{tables}\n{beside}\n{PROFILE}")))
+}
+
+/// Writes the results of the comparison with Limitador, and its section of docs/operating/benchmarks.md, in place of the one that is there.
+pub fn write_beside(tables: &str) -> Result<()> {
+    write(&root(BESIDE_RESULTS), tables)?;
+    let (section, page) = (beside_section(tables)?, read(&root(PAGE))?);
+    let (before, rest) =
+        page.split_once(heading(&section)).context("docs/operating/benchmarks.md has no such section")?;
+    let after = rest.find("\n## ").map_or("", |next| &rest[next..]);
+    write(&root(PAGE), &wrapped(&format!("{before}{section}{after}")))
+}
+
+fn beside_section(tables: &str) -> Result<String> {
+    Ok(read(&root(BESIDE))?.replace(BESIDE_MARK, tables.trim_end()))
+}
+
+/// The first line.
+fn heading(section: &str) -> &str {
+    section.lines().next().unwrap_or_default()
+}
+
+const PAGE: &str = "docs/operating/benchmarks.md";
+
+fn root(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
+}
+
+fn read(path: &Path) -> Result<String> {
+    std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))
+}
+
+fn write(path: &Path, text: &str) -> Result<()> {
+    std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
 }
 
 /// Machine, versions, and a table per section that has figures.
@@ -175,7 +217,8 @@ pub fn tables(results: &Results, about: &About) -> String {
     text
 }
 
-fn environment(about: &About) -> String {
+/// The machine and the versions.
+pub fn facts() -> Vec<(&'static str, String)> {
     let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
     let after_colon = |text: &str, key: &str| {
         let line = text.lines().find(|line| line.starts_with(key))?;
@@ -193,22 +236,35 @@ fn environment(about: &About) -> String {
     let redis = said_by("redis-server", "--version")
         .and_then(|text| text.split_whitespace().find_map(|word| word.strip_prefix("v=")).map(str::to_owned));
     let rustc = said_by("rustc", "--version").and_then(|text| text.split(' ').nth(1).map(str::to_owned));
+    vec![
+        ("CPU", cpu),
+        ("cores", cores().to_string()),
+        ("memory", memory),
+        ("kernel", read("/proc/sys/kernel/osrelease").trim().to_owned()),
+        ("Redis", redis.unwrap_or_else(unknown)),
+        ("Rust", rustc.unwrap_or_else(unknown)),
+    ]
+}
+
+/// A table of facts about a run.
+pub fn fact_table(facts: &[(&str, String)]) -> String {
     let mut table = new_table(&["what", "here"]);
-    table.add_row(["CPU", &cpu]);
-    table.add_row(["cores", &cores().to_string()]);
-    table.add_row(["memory", &memory]);
-    table.add_row(["kernel", read("/proc/sys/kernel/osrelease").trim()]);
-    table.add_row(["Redis", &redis.unwrap_or_else(unknown)]);
-    table.add_row(["Rust", &rustc.unwrap_or_else(unknown)]);
-    table.add_row([
-        "rounds",
-        &if about.quick { "1, quick: 1,000,000 users are 100,000".to_owned() } else { about.rounds.to_string() },
-    ]);
-    format!("## Machine\n\n{}\n", markdown(&table))
+    for (what, here) in facts {
+        table.add_row([what, here.as_str()]);
+    }
+    markdown(&table)
+}
+
+fn environment(about: &About) -> String {
+    let rounds =
+        if about.quick { "1, quick: 1,000,000 users are 100,000".to_owned() } else { about.rounds.to_string() };
+    let mut facts = facts();
+    facts.push(("rounds", rounds));
+    format!("## Machine\n\n{}\n", fact_table(&facts))
 }
 
 /// The table, with the colons by which Markdown aligns every column but the first to the right.
-fn markdown(table: &Table) -> String {
+pub fn markdown(table: &Table) -> String {
     let text = table.to_string();
     let align = |(index, line): (usize, &str)| {
         if index != 1 {
@@ -220,6 +276,7 @@ fn markdown(table: &Table) -> String {
     text.lines().enumerate().map(align).collect::<Vec<_>>().join("\n")
 }
 
+/// An empty table. Every column but the first is aligned to the right.
 pub fn new_table(header: &[&str]) -> Table {
     let mut table = Table::new();
     table.load_style(ASCII_MARKDOWN).set_header(header.iter().copied());
@@ -229,6 +286,7 @@ pub fn new_table(header: &[&str]) -> Table {
     table
 }
 
+/// The figure with so many decimals; nothing if there is none.
 pub fn number(figure: Option<f64>, decimals: usize) -> String {
     figure.map_or_else(String::new, |figure| format!("{figure:.decimals$}"))
 }

@@ -2,7 +2,7 @@
 //! the same load.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
@@ -93,8 +93,12 @@ pub struct Bench {
 
 /// A server on this Redis, with the catalog of three groups that have room for everything.
 pub fn serve(scratch: &Path, store: &Store, more: &[&str]) -> Result<Served> {
-    let catalog: PathBuf = scratch.join("catalog.yaml");
-    std::fs::write(&catalog, catalog_of(Allowance::Plenty(3)))?;
+    serve_catalog(&scratch.join("catalog.yaml"), &catalog_of(Allowance::Plenty(3)), store, more)
+}
+
+/// A server on this Redis, with this catalog, which is written to this file.
+pub fn serve_catalog(catalog: &Path, text: &str, store: &Store, more: &[&str]) -> Result<Served> {
+    std::fs::write(catalog, text).with_context(|| format!("cannot write {}", catalog.display()))?;
     let (url, catalog) = (store.urls().join(","), catalog.to_str().context("a path that is text")?.to_owned());
     let mut flags = vec!["--redis-url", &url, "--catalog", &catalog];
     flags.extend(more);
@@ -119,7 +123,7 @@ impl Bench {
         };
         let answer = client.reserve(request).await?.into_inner();
         ensure!(answer.limits.len() == 3, "the reference case has three groups");
-        let echo = Echo::start(&answer).await?;
+        let echo = Echo::reserve(&answer).await?;
         Ok(Self { world: World::new(store, 32).await?, server, unbatched, echo, runs: 0 })
     }
 

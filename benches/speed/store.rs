@@ -1,5 +1,6 @@
 //! A Redis of the benchmark's own, or a cluster of three: what its scripts have cost, what its users take, and `return 1` on it.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::{Context as _, Result, ensure};
@@ -123,6 +124,28 @@ impl Store {
             sum.cpu_seconds += process::cpu_seconds(node.id())?;
         }
         Ok(sum)
+    }
+
+    /// How often the only node has executed each command since it began, those that scripts call included.
+    pub async fn commands(&self) -> Result<BTreeMap<String, f64>> {
+        let told: String = redis::cmd("INFO").arg("commandstats").query_async(&mut self.connection()).await?;
+        let lines = told.lines().filter_map(|line| line.strip_prefix("cmdstat_")?.split_once(':'));
+        lines.map(|(command, rest)| Ok((command.to_owned(), field(rest, "calls")?))).collect()
+    }
+
+    /// How many keys of the only node are strings.
+    pub async fn strings(&self) -> Result<usize> {
+        let (mut cursor, mut count) = (0_u64, 0);
+        loop {
+            let mut scan = redis::cmd("SCAN");
+            scan.arg(cursor).arg("COUNT").arg(1000).arg("TYPE").arg("string");
+            let (next, keys): (u64, Vec<Vec<u8>>) = scan.query_async(&mut self.connection()).await?;
+            count += keys.len();
+            cursor = next;
+            if cursor == 0 {
+                return Ok(count);
+            }
+        }
     }
 
     /// What the script `return 1` costs on the first node, by `redis-benchmark` with 16 calls in flight on each of 50 connections.
