@@ -463,14 +463,19 @@ impl Windows {
         if others.len() > 1 || others.iter().any(unclear) {
             self.silent.set(true);
         }
+        let empty = frame(wanted.group.period, wanted.zone, wanted.anchor(), now).previous;
+        let empty = empty.filter(|(from, to)| at >= *from && at < *to && at < this.start);
         if let Some(previous) = others.first() {
+            // The one before was another than this catalog would count. Is the period between them shown, in which nothing happened?
+            if !contains(previous) && empty.is_some() {
+                self.silent.set(true);
+            }
             return Some(Shown::Kept(*previous)).filter(|_| contains(previous));
         }
         if this.anchor != wanted.anchor() {
             self.silent.set(true);
         }
-        let (from, to) = frame(wanted.group.period, wanted.zone, wanted.anchor(), now).previous?;
-        (at >= from && at < to && at < this.start).then_some(Shown::Empty(from, to))
+        empty.map(|(from, to)| Shown::Empty(from, to))
     }
 
     /// Adds a window, as a test needs it.

@@ -71,6 +71,7 @@ pub async fn wrong(ledger: &Ledger) -> Option<&'static str> {
         ("a refund is remembered with its reservation", Box::pin(memory::refunded(ledger))),
         ("calls that travel together are answered as each would be alone", Box::pin(together::right(ledger))),
         ("deadlines at the edges of pages", Box::pin(pages::at_edges(ledger))),
+        ("two deadlines of a page are due at once", Box::pin(pages::two_due(ledger))),
         ("a hold in a page that did not happen", Box::pin(pages::undone(ledger))),
         ("a page that is emptied before its end", Box::pin(pages::emptied(ledger))),
         ("a page without its deadlines", Box::pin(pages::without_buckets(ledger))),

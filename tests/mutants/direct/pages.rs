@@ -271,6 +271,25 @@ pub async fn at_edges(ledger: &Ledger) -> bool {
     right
 }
 
+/// Two deadlines of a page are due at once, and a third one is not.
+pub async fn two_due(ledger: &Ledger) -> bool {
+    let mut world = world(ledger, 1).await;
+    let e = event("e", &[]);
+    let mut right = true;
+    for place in 0..9 {
+        right &= world.reserve(&e, 1, 100_000 + 100 * place).await;
+    }
+    for ttl_ms in [20_000, 20_100, 20_200] {
+        right &= world.reserve(&e, 1, ttl_ms).await;
+    }
+    right &= world.live.iter().filter(|hold| hold.is_paged).count() == 3;
+    world.step(20_100).await;
+    right = right && world.is_told().await;
+    right = right && world.reserve(&e, 1, 200_000).await && world.is_stored().await && world.is_told().await;
+    world.user.delete().await;
+    right
+}
+
 /// A page whose deadlines somebody has deleted comes back as a whole, at its end, and what is settled of it before.
 pub async fn without_buckets(ledger: &Ledger) -> bool {
     let mut world = world(ledger, 1).await;
