@@ -56,3 +56,20 @@ pub async fn of_an_undo(ledger: &Ledger) -> bool {
     }
     right
 }
+
+/// The first user's state never expires; the second one's does, until this call.
+pub async fn of_an_expiry(ledger: &Ledger) -> bool {
+    let (one, mut other) = (User::on(ledger, &group("lifetime")).await, User::new(ledger).await);
+    let mut right = one.track("").await.is_ok() && other.track("").await.is_ok();
+    let expires = async |user: &User<'_>| user.look::<i64>("PEXPIRETIME", user.keys.state()).await;
+    right &= expires(&one).await == -1 && expires(&other).await > 0;
+    other.compile(&group("lifetime"), None, 0);
+    let (once, e) = (Once::track(None, &event("e", &[]), false, None), event("e", &[]));
+    let tracks = [&one, &other].map(|user| raw::track(&user.owner, &user.basis, &once, &e, false));
+    right &= raw::run(&ledger.scripts().track, &tracks).await.len() == 2;
+    right &= expires(&one).await == -1 && expires(&other).await == -1;
+    for user in [one, other] {
+        user.delete().await;
+    }
+    right
+}

@@ -91,6 +91,7 @@ pub async fn wrong(ledger: &Ledger) -> Option<&'static str> {
         ("an anchor moves with the window", Box::pin(edges::moved_to_the_same_start(ledger))),
         ("nothing comes back that was lost", Box::pin(edges::lost_holds(ledger))),
         ("what one user has in the old memory", Box::pin(again::from_the_old_memory(ledger))),
+        ("when one user's state expires", Box::pin(again::of_an_expiry(ledger))),
         ("what one user has to undo", Box::pin(again::of_an_undo(ledger))),
         ("as many groups as a plan may have", Box::pin(windows::many(ledger))),
     ];
