@@ -209,7 +209,7 @@ async fn connections_that_do_nothing_do_not_hold_up_its_end() {
     assert_eq!(last, Some(ServingStatus::NotServing));
     assert_eq!(served.wait().code(), Some(0));
     drop((silent, half));
-    assert!(!served.whole_log().contains("cut off"), "{}", served.whole_log());
+    assert!(!served.whole_log().contains("cuts them off"), "{}", served.whole_log());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -272,7 +272,7 @@ async fn what_cannot_finish_is_cut_off_at_the_hard_limit() {
     assert_eq!(served.wait().code(), Some(0));
     redis.signal("-CONT");
     assert!(call.answer().await.is_err());
-    assert!(served.whole_log().contains("cut off"), "{}", served.whole_log());
+    assert!(served.whole_log().contains("cuts them off"), "{}", served.whole_log());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -296,7 +296,7 @@ async fn work_whose_caller_has_gone_away_is_finished_before_the_end() {
     assert!(status.contains("VmRSS"), "it has ended: {status}");
     redis.signal("-CONT");
     assert_eq!(served.wait().code(), Some(0));
-    assert!(!served.whole_log().contains("cut off"), "{}", served.whole_log());
+    assert!(!served.whole_log().contains("cuts them off"), "{}", served.whole_log());
 }
 
 /// A replica of another version: every script has another text, and so another digest, than ours.
