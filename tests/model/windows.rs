@@ -119,8 +119,8 @@ pub struct Window {
     left: bool,
     /// Others took its place: it is kept no more, and does not come back.
     gone: bool,
-    /// SPEC is silent on whether it is gone. Either the anchor moved on by a catalog that counts this group by the calendar, or the anchor
-    /// left it behind and two other windows have opened since.
+    /// SPEC is silent on whether it is gone. Either the anchor moved on by a catalog that counts this group by the calendar, or two other
+    /// windows have opened since, although the end of the one after it is still to come: catalogs with other time zones, or anchors.
     perhaps: bool,
     /// The higher, the later it was last in effect.
     turn: u64,
@@ -380,7 +380,7 @@ impl Windows {
             others.clone().filter(|window| of_kind(&self.all[*window])).max_by_key(|window| self.all[*window].turn);
         for other in others {
             if of_kind(&self.all[other]) && Some(other) != previous {
-                (self.all[other].gone, self.all[other].perhaps) = (true, self.all[other].left);
+                (self.all[other].gone, self.all[other].perhaps) = (true, true);
             }
         }
     }

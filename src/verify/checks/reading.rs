@@ -159,7 +159,6 @@ impl<'a> Reading<'a> {
                 Err(error) => vec![error.to_string()],
                 Ok(record) => {
                     let plan = record.stored.plan;
-                    self.charged.extend(record.claims.iter().map(|claim| (plan, claim.group, claim.balance)));
                     if let Some(head) = head {
                         self.records[index].insert(field, Fact::of(head, &record));
                     }
@@ -168,6 +167,9 @@ impl<'a> Reading<'a> {
                         Some(head) => (Some(head), self.state.as_ref()),
                         None => (None, None),
                     };
+                    if head.is_some() {
+                        self.charged.extend(record.claims.iter().map(|claim| (plan, claim.group, claim.balance)));
+                    }
                     record_problems(head, state, expires_at_ms, &record)
                 }
             },

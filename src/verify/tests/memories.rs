@@ -446,3 +446,13 @@ fn plans_are_what_their_keys_say_and_records_mean_their_groups() {
     let text = format!(": note: plan {} is not in the archive: 4 of its reservations", base64url(&PLAN));
     assert!(found.len() == 1 && found[0].contains(&text), "{found:?}");
 }
+
+#[test]
+fn windows_are_not_compared_with_the_records_of_a_state_that_is_gone() {
+    let mut world = World::default();
+    assert!(!world.judged(true).charged.is_empty());
+    // The state began anew, and numbers its windows from 1 again.
+    world.head.young = 0;
+    world.memory = None;
+    assert!(world.judged(true).charged.is_empty());
+}
