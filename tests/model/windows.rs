@@ -298,7 +298,16 @@ impl Windows {
             }
             is_open
         };
-        own.or_else(|| in_effect().filter(waits))
+        let stands = || {
+            let window = in_effect().filter(waits)?;
+            // Replicas disagree on the anchor kind, and the group's own window, which was opened later, has ended first. Does the one that another
+            // replica goes on in stand here as well?
+            if self.started(wanted.group, now).filter(is_own).any(|own| own > window) {
+                self.silent.set(true);
+            }
+            Some(window)
+        };
+        own.or_else(stands)
     }
 
     /// The group's window now; opens one if none goes on.
