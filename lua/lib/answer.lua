@@ -11,13 +11,13 @@ local WITH_SHORTFALLS, WITH_CLOSINGS, WITH_ROW_QUOTAS = 1, 2, 4
 
 local ROW_WIDTH, CLOSING_WIDTH = 5, 2
 
--- Where rows are put together.
+-- The values of an answer's rows, until they are packed.
 local row_numbers = {}
 
 -- An answer whose fields are those of `named`. `rows` are values, five for each of `count` groups; `columns` are bytes.
 local function answer(named, count, rows, columns, column_bytes)
-  return pack_struct(format_after(ANSWER_FORMAT, ROW_FORMAT, count), ANSWER_KIND, named.outcome or DONE, named.state or NO_STATE, named.replayed and 1 or 0,
-    named.overage and 1 or 0, named.late and 1 or 0, columns or 0, named.suffix or ZEROS_6, named.plan or ZEROS_8, named.deadline or 0,
+  return pack_struct(format_of(ROW_FORMAT, count, ANSWER_FORMAT), ANSWER_KIND, named.outcome or DONE,
+    named.state or NO_STATE, named.replayed and 1 or 0, named.overage and 1 or 0, named.late and 1 or 0, columns or 0, named.suffix or ZEROS_6, named.plan or ZEROS_8, named.deadline or 0,
     named.retry_after_ms or -1, count, unpack(rows or row_numbers, 1, count * ROW_WIDTH)) .. (column_bytes or '')
 end
 
@@ -40,7 +40,7 @@ local function answer_assessed(named, claims)
   return answer(named, #claims, rows_of(claims))
 end
 
--- The column of closings, of claims whose windows were looked for.
+-- The column of closings. `window_of` has looked for the window of each claim.
 local function closings_of(claims, unapplied)
   local closings = {}
   for i = 1, #claims do

@@ -34,36 +34,19 @@ local ZEROS_6, ZEROS_8 = '\0\0\0\0\0\0', '\0\0\0\0\0\0\0\0'
 -- call to call, a script only while it runs.
 local MOST_REMEMBERED = 250000
 
--- `struct` formats by what they are made of.
-local formats, formats_after = {}, {}
+local formats = {}
 
--- The `struct` format of `count` values that stand one after the other.
-
-local function format_of(one, count)
-  local of_one = formats[one]
+-- The `struct` format of `count` times `one`, after `first` if there is one. Only one format ever follows a given `first`.
+local function format_of(one, count, first)
+  local of_one = formats[first or one]
   if not of_one then
     of_one = {}
-    formats[one] = of_one
+    formats[first or one] = of_one
   end
   local format = of_one[count]
   if not format then
-    format = '<' .. rep(sub(one, 2), count)
+    format = (first or '<') .. rep(sub(one, 2), count)
     of_one[count] = format
-  end
-  return format
-end
-
--- That of `first`, and then `count` times `one`.
-local function format_after(first, one, count)
-  local of_first = formats_after[first]
-  if not of_first then
-    of_first = {}
-    formats_after[first] = of_first
-  end
-  local format = of_first[count]
-  if not format then
-    format = first .. rep(sub(one, 2), count)
-    of_first[count] = format
   end
   return format
 end

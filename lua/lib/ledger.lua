@@ -17,14 +17,14 @@ local SCHEDULE_BYTES, ANCHOR_BYTES, SPAN_BYTES = 24, 6, 12
 -- long as that is still to last.
 local SLACK = 604800000
 
--- The windows that the call has asked for: by the place of their counters, and in the order in which it did. The next call uses their
--- tables again: to make one costs more than all that is done with it.
+-- The windows that the call has asked for, by the place of their counters and in the order of asking. The next call uses their tables
+-- again, because making a table costs more than using it.
 local windows_at, asked_windows = {}, {}
 
 -- What is known of the fields of the memories: a value, or false if there is none.
 local known = {}
 
--- How many ledgers were opened. It tells the windows of one from those of another.
+-- The number of this ledger among those that were opened. It marks the windows of this call.
 local opening = 0
 
 local function new_ledger(key, redis_now)

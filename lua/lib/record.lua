@@ -43,7 +43,7 @@ local function committed_unsaid(record, charge)
   return record.state == TRACKED and 0 or charge
 end
 
--- Where values are put together: to make a list costs more than to fill it.
+-- The values of claims and of one column, until they are packed. Making a list costs more than filling one.
 local claim_numbers, column_values = {}, {}
 
 -- Puts the claims' numbers into `claim_numbers`. Returns the bytes of their spans, and how many spans there are.

@@ -79,6 +79,22 @@ async fn a_release_and_a_repeated_commit_are_right_after_a_clock_was_far_ahead()
 }
 
 #[tokio::test]
+async fn a_replay_says_that_a_hold_lapsed_when_the_clock_was_corrected() {
+    check(
+        CATALOG,
+        "
+        clock u 2031-03-15T12:00:00Z
+        reserve u x 1 ttl=1h id=r as=A => allowed HELD
+        clock u 2031-01-15T12:00:00Z
+        track u x 1 => minute.held=0
+        # Not the deadline of before, which is still to come.
+        reserve u x 1 ttl=1h id=r => allowed replayed same-as=A EXPIRED expires-in=0s
+    ",
+    )
+    .await;
+}
+
+#[tokio::test]
 async fn a_hold_that_lapsed_at_a_wrong_time_is_not_given_back_once_more() {
     check(
         CATALOG,

@@ -30,7 +30,7 @@ fn hold(path: &str, expected: &str) {
 }
 
 /// Every file of the repository below a directory, with this ending.
-fn files(directory: &str, ending: &str) -> Vec<PathBuf> {
+pub fn files(directory: &str, ending: &str) -> Vec<PathBuf> {
     let mut found = Vec::new();
     let mut open = vec![repository().join(directory)];
     while let Some(directory) = open.pop() {

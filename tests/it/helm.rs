@@ -9,7 +9,7 @@ use serde_json::{Value as Json, json};
 use tollgate::config::Cli;
 use tollgate::{catalog, config};
 
-use crate::manifests::{in_force, list, parse, port_of, repository, seconds, texts};
+use crate::manifests::{hardening, in_force, list, parse, port_of, repository, seconds, texts};
 
 const CHART: &str = "deploy/helm/tollgate";
 const VALUES: &str = include_str!("../../deploy/helm/tollgate/values.yaml");
@@ -219,13 +219,7 @@ fn no_values_take_the_hardening_away_or_lose_the_pods() {
         let objects = rendered(name);
         let deployment = of_kind(&objects, "Deployment").unwrap();
         let context = &container(deployment)["securityContext"];
-        for (field, value) in [
-            ("runAsNonRoot", json!(true)),
-            ("readOnlyRootFilesystem", json!(true)),
-            ("allowPrivilegeEscalation", json!(false)),
-            ("capabilities", json!({ "drop": ["ALL"] })),
-            ("seccompProfile", json!({ "type": "RuntimeDefault" })),
-        ] {
+        for (field, value) in hardening() {
             assert_eq!(context[field], value, "{name}: {field}");
         }
         let pod = &deployment["spec"]["template"]["spec"];

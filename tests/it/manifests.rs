@@ -340,17 +340,22 @@ fn every_file_is_mounted_as_a_folder_from_a_key_that_is_there() {
     }
 }
 
+/// The security context of every container.
+pub fn hardening() -> [(&'static str, Json); 5] {
+    [
+        ("runAsNonRoot", json!(true)),
+        ("readOnlyRootFilesystem", json!(true)),
+        ("allowPrivilegeEscalation", json!(false)),
+        ("capabilities", json!({ "drop": ["ALL"] })),
+        ("seccompProfile", json!({ "type": "RuntimeDefault" })),
+    ]
+}
+
 #[test]
 fn no_container_may_do_more_than_it_has_to() {
     for (Document { path, body }, containers) in pods() {
         for container in &containers {
-            for (field, value) in [
-                ("runAsNonRoot", json!(true)),
-                ("readOnlyRootFilesystem", json!(true)),
-                ("allowPrivilegeEscalation", json!(false)),
-                ("capabilities", json!({ "drop": ["ALL"] })),
-                ("seccompProfile", json!({ "type": "RuntimeDefault" })),
-            ] {
+            for (field, value) in hardening() {
                 assert_eq!(container["securityContext"][field], value, "{path:?}: {field}");
             }
             assert!(container["securityContext"]["runAsUser"].as_u64().is_some_and(|user| user > 0), "{path:?}");

@@ -211,9 +211,13 @@ pub const CLAIMS: &[Mutant] = &[
 /// What is found by what it is made of.
 pub const MADE_ONCE: &[Mutant] = &[
     ("lib/base", "local format = of_one[count]", "local _, format = next(of_one)"),
-    ("lib/base", "local of_one = formats[one]", "local _, of_one = next(formats)"),
-    ("lib/base", "local format = of_first[count]", "local _, format = next(of_first)"),
-    ("lib/base", "format = first .. rep(sub(one, 2), count)", "format = first .. rep(sub(one, 2), max(count - 1, 0))"),
+    ("lib/base", "local of_one = formats[first or one]", "local _, of_one = next(formats)"),
+    (
+        "lib/base",
+        "format = (first or '<') .. rep(sub(one, 2), count)",
+        "format = (first or '<') .. rep(sub(one, 2), max(count - 1, 0))",
+    ),
+    ("lib/base", "format = (first or '<') .. rep", "format = '<' .. rep"),
     ("lib/deadlines", "local packed = ends[count]", "local _, packed = next(ends)"),
     ("lib/record", "local key = spans * 65536 + count", "local key = count"),
     ("lib/record", "local key = spans * 65536 + count", "local key = spans"),
