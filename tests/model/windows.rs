@@ -270,7 +270,9 @@ impl Windows {
         let this = &self.all[window];
         this.anchor.is_some_and(|anchor| {
             let moved = Wanted { group: &Group { anchored: true, ..wanted.group.clone() }, ..wanted };
-            wanted.cycle_anchor != Some(anchor) && this.start != self.frame(moved, now).start
+            // Where the anchor says that it starts, or no earlier than the end of the one before.
+            let counted = frame(wanted.group.period, wanted.zone, moved.anchor(), now).start;
+            wanted.cycle_anchor != Some(anchor) && ![counted, self.frame(moved, now).start].contains(&this.start)
         })
     }
 
