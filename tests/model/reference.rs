@@ -219,6 +219,8 @@ impl Model {
             }
             Call::Delete => {
                 self.users[user].delete();
+                // Nothing is stored that is ahead of Redis's clock.
+                self.users[user].now = self.clock;
                 self.cover("delete user");
                 Ok(Answer::Deleted)
             }
