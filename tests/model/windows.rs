@@ -252,6 +252,13 @@ impl Windows {
     /// The window that the group would open: it starts no earlier than the one before it ended.
     fn frame(&self, wanted: Wanted<'_>, now: i64) -> Frame {
         let mut frame = frame(wanted.group.period, wanted.zone, wanted.anchor(), now);
+        let perhaps = |window: &&Window| {
+            let ended = window.end <= now && now < window.kept_until;
+            window.perhaps && window.is_of(wanted.group) && ended && frame.start < window.end
+        };
+        if self.all.iter().any(|window| perhaps(&window)) {
+            self.silent.set(true);
+        }
         let last = self.in_effect.get(&series(wanted.group)).copied();
         for before in self.started(wanted.group, now).filter(|window| self.all[*window].end <= now) {
             let this = &self.all[before];
