@@ -97,6 +97,7 @@ local function commit(k, a)
   record.state = late and COMMITTED_LATE or COMMITTED
   record.settled = settle.actual == 1 and settle.quantities or ''
   record.forget = max(record.forget, now + settle.replay_ms)
+  note_settlement(led, record)
   write_fields(led, record.forget, settle.field, record_bytes(record), bucket_field, bucket)
   call('DEL', KEYS[k + HOLD_KEY])
   write_corrected(led)

@@ -105,10 +105,13 @@ local function refund_reservation(k, a)
   if not asks then return failed end
 
   -- All checks are done: from here on, writes.
+  -- Only all that is known of a window says whether it was reset.
+  if led.format == WIDE_FORMAT then unfold(led) end
   local refunds = {}
   for i, claim in ipairs(record.claims) do
     local falls, beyond = asks[i][1], asks[i][2]
     local window = window_of(led, claim)
+    if window and led.windows and is_reset_since(window, record) then window = nil end
     local applied = window and min(falls, window.used) or 0
     if window then window.used = window.used - applied end
     -- Also what could not be given back: whatever is counted in the window later is not this reservation's.

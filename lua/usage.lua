@@ -11,9 +11,7 @@
 local function earlier_window(led, group, frame, window, at)
   unfold(led)
   for _, other in ipairs(led.windows[group.id] or {}) do
-    local of_kind = other.unit == window.unit and other.period == window.period
-      and (other.anchor ~= CALENDAR) == (window.anchor ~= CALENDAR)
-    if other ~= window and of_kind and at >= other.start and at < other.ends then return other end
+    if other ~= window and is_of_kind(other, window, window) and at >= other.start and at < other.ends then return other end
   end
   local start, ends = frame.previous_start, frame.previous_ends
   if at < start or at >= ends or at >= window.start then return nil end
@@ -46,7 +44,7 @@ local function usage(k, a)
     end
     if window then
       local to = count * ROW_WIDTH
-      rows[to + 1], rows[to + 2], rows[to + 3], rows[to + 4], rows[to + 5] = place, span_of(window), window.used, window.held, 0
+      rows[to + 1], rows[to + 2], rows[to + 3], rows[to + 4], rows[to + 5] = place, shown_span(window), window.used, window.held, 0
       count = count + 1
       quotas[count] = own and own[place] or group.quota
     end

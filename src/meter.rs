@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::domain::amount::{InvalidQuantity, Quantity};
-use crate::domain::answer::{Committed, Decision, Hold, Released, Standing, Tracked};
+use crate::domain::answer::{Committed, Decision, Hold, Released, Reset, Standing, Tracked};
 use crate::domain::event::{Actual, Event, EventName};
 use crate::domain::fault::Fault;
 use crate::domain::id::{Owner, RequestId, ReservationId};
@@ -17,6 +17,9 @@ use crate::domain::subscription::Subscription;
 use crate::ledger::{self, InForce, Ledger, NoAnswer, Once};
 use crate::planner::{Clock, Planned, Planner};
 use crate::telemetry::{metrics, outcomes};
+
+/// The time for which a Track with a time is remembered at least.
+const DAY: Duration = Duration::from_secs(24 * 3600);
 
 /// The number of times a call is compiled again before it fails.
 const RETRIES: usize = 3;
@@ -74,6 +77,8 @@ pub struct TrackCall {
     pub enforce: bool,
     /// The reservation whose committed usage a refund gives back.
     pub reservation: Option<ReservationId>,
+    /// The time at which it happened; none for now.
+    pub at_ms: Option<i64>,
 }
 
 /// The answer to GetUsage.
@@ -209,10 +214,13 @@ impl Meter {
     /// # Errors
     /// See the RPC.
     pub async fn track(&self, owner: &Owner, call: &TrackCall) -> Result<Tracked, Fault> {
-        let TrackCall { event, request_id, enforce, reservation } = call;
-        let once = Once::track(request_id.as_ref(), event, *enforce, reservation.as_ref());
+        let TrackCall { event, request_id, enforce, reservation, at_ms } = call;
+        let once = Once::track(request_id.as_ref(), event, *enforce, reservation.as_ref(), *at_ms);
         let tracked = match (event.name.refunded(), reservation) {
-            (None, _) => self.count(owner, event, *enforce, &once).await,
+            (None, _) => match at_ms {
+                Some(at_ms) => self.count_at(owner, event, *at_ms, &once).await,
+                None => self.count(owner, event, *enforce, &once).await,
+            },
             (Some(refunded), None) => self.refund(owner, event, &refunded, &once).await,
             // Another user's reservation is as good as unknown.
             (Some(_), Some(reservation)) if reservation.owner != *owner => Err(Fault::ReservationNotFound),
@@ -237,6 +245,52 @@ impl Meter {
                     // A replay may be answered by a replica that has another catalog.
                     self.ledger.archive_soon(basis.plan.known().cloned(), self.plan_kept());
                     return Ok(tracked);
+                }
+                Err(no_answer) => attempts.again(no_answer)?,
+            }
+        }
+    }
+
+    async fn count_at(&self, owner: &Owner, event: &Event, at_ms: i64, once: &Once) -> Result<Tracked, Fault> {
+        // Whoever tracks what happened earlier may have been away for long.
+        let replay_ms = millis(self.options.replay_window.max(DAY));
+        let mut attempts = self.attempts(owner);
+        loop {
+            let planned = attempts.planned()?;
+            let (basis, frames_then) = (&planned.basis, self.planner.first_use_frames(planned, at_ms)?);
+            let frames_then = frames_then.as_ref();
+            let call = ledger::TrackAtCall { basis, once, event, at_ms, frames_then, replay_ms };
+            match self.ledger.track_at(owner, &call).await {
+                Ok(tracked) => {
+                    outcomes::tracked(basis.plan.id(), &tracked);
+                    self.ledger.archive_soon(basis.plan.known().cloned(), self.plan_kept());
+                    return Ok(tracked);
+                }
+                Err(no_answer) => attempts.again(no_answer)?,
+            }
+        }
+    }
+
+    /// Takes back what was counted in the current windows of these groups, or of all groups of the plan. Holds stay.
+    ///
+    /// # Errors
+    /// See the RPC.
+    pub async fn reset(
+        &self,
+        owner: &Owner,
+        groups: &[String],
+        request_id: Option<&RequestId>,
+    ) -> Result<Reset, Fault> {
+        let replay_ms = millis(self.options.replay_window);
+        let once = Once::reset(request_id, groups);
+        let mut attempts = self.attempts(owner);
+        loop {
+            let basis = &attempts.planned()?.basis;
+            let call = ledger::ResetCall { basis, once: &once, groups, replay_ms };
+            match self.ledger.reset(owner, &call).await {
+                Ok(reset) => {
+                    outcomes::reset(&reset);
+                    return Ok(reset);
                 }
                 Err(no_answer) => attempts.again(no_answer)?,
             }
@@ -294,7 +348,8 @@ impl Meter {
 
     /// Returns the time for which calls may need a plan that decides now.
     fn plan_kept(&self) -> Duration {
-        const HOLD: Duration = Duration::from_secs(24 * 3600);
+        // The longest reservation, and as long as a Track with a time is remembered.
+        const HOLD: Duration = DAY;
         // Until it is archived again, and as long again.
         const USE: Duration = Duration::from_secs(2 * 3600);
         let MeterOptions { settlement_window, replay_window, .. } = self.options;

@@ -215,6 +215,21 @@ impl Planner {
         Ok(Planned { subscription, basis: Basis { revision, ended, plan } })
     }
 
+    /// Returns the windows of the plan at another time, if some of its groups open them with their first event: what lasts a month or a day
+    /// depends on when it begins.
+    ///
+    /// # Errors
+    /// [`Fault::Internal`] for a time without a calendar.
+    pub fn first_use_frames(&self, planned: &Planned, at_ms: i64) -> Result<Option<Frames>, Fault> {
+        let plan = planned.basis.plan.known().and_then(|plan| self.catalog.plan(&plan.id));
+        let Some(plan) = plan.filter(|plan| plan.groups.iter().any(|group| group.anchor == Anchor::FirstUse)) else {
+            return Ok(None);
+        };
+        let anchor_ms = planned.subscription.as_ref().map(|subscription| subscription.cycle_anchor_ms);
+        let frames = Frames::of(plan, anchor_ms, &BTreeMap::new(), at_ms);
+        frames.map(Some).map_err(|error: NoCalendar| Fault::Internal(Box::new(error)))
+    }
+
     fn in_force(&self, subscription: Option<&Subscription>, ended: bool, at_ms: i64) -> Result<InForce, Fault> {
         let none = BTreeMap::new();
         let anchor_ms = subscription.map(|subscription| subscription.cycle_anchor_ms);

@@ -12,6 +12,7 @@ pub enum Rpc {
     Track,
     CanUse,
     GetUsage,
+    ResetUsage,
     UpsertSubscription,
     GetSubscription,
     CancelSubscription,
@@ -61,13 +62,14 @@ pub struct Facts {
 }
 
 /// The table, in the order of [`Rpc`].
-const TABLE: [Facts; 17] = [
+const TABLE: [Facts; 18] = [
     work(Rpc::Reserve, "Reserve", &["/tollgate.v1.MeteringService/Reserve"], Callers::SecretKeys, true),
     work(Rpc::Commit, "Commit", &["/tollgate.v1.MeteringService/Commit"], Callers::SecretKeys, true),
     work(Rpc::Release, "Release", &["/tollgate.v1.MeteringService/Release"], Callers::SecretKeys, true),
     work(Rpc::Track, "Track", &["/tollgate.v1.MeteringService/Track"], Callers::SecretKeys, true),
     work(Rpc::CanUse, "CanUse", &["/tollgate.v1.MeteringService/CanUse"], Callers::SecretKeys, false),
     work(Rpc::GetUsage, "GetUsage", &["/tollgate.v1.MeteringService/GetUsage"], Callers::PublicKeysForTheirUser, false),
+    work(Rpc::ResetUsage, "ResetUsage", &["/tollgate.v1.MeteringService/ResetUsage"], Callers::SecretKeys, true),
     work(
         Rpc::UpsertSubscription,
         "UpsertSubscription",

@@ -123,4 +123,8 @@ impl MeteringService for Canned<v1::ReserveResponse> {
     async fn get_usage(&self, _: Request<v1::GetUsageRequest>) -> Result<Response<v1::GetUsageResponse>, Status> {
         none()
     }
+
+    async fn reset_usage(&self, _: Request<v1::ResetUsageRequest>) -> Result<Response<v1::ResetUsageResponse>, Status> {
+        none()
+    }
 }

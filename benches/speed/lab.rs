@@ -166,7 +166,7 @@ pub fn event_of(name: &str, factor: f64) -> Event {
 
 /// An event that has happened, to be counted without an id.
 pub fn tracked(event: Event) -> TrackCall {
-    TrackCall { event, request_id: None, enforce: false, reservation: None }
+    TrackCall { event, request_id: None, enforce: false, reservation: None, at_ms: None }
 }
 
 /// The catalog of one plan. Its groups are of three kinds, in turn: tokens, calls and cents.

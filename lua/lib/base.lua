@@ -5,15 +5,16 @@
 
 local MAX = 9007199254740991
 
--- A time that does not come: the largest of six bytes. It is also the anchor of windows that follow the calendar.
+-- A time that does not come: the largest of six bytes. It is also the anchor of windows that follow the calendar. The one before it is the
+-- anchor of windows that open with their first event.
 local NEVER = 281474976710655
-local CALENDAR = 281474976710655
+local CALENDAR, FIRST_USE = 281474976710655, 281474976710654
 
 -- The unit codes are 1 count, 2 tokens, 3 seconds, 4 cents. This is the largest counter of each, in smallest units.
 local MAX_UNITS = { MAX, MAX, MAX, 8000000000000000 }
 
--- The format byte of stored values.
-local FORMAT = 1
+-- The format byte of stored values, and that of states whose windows are wide (see `wide_window`).
+local FORMAT, WIDE_FORMAT = 1, 2
 
 -- What begins an answer.
 local ANSWER_KIND, STALE_KIND, FAULT_KIND, OTHERWISE_KIND = 1, 2, 3, 4

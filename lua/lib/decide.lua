@@ -20,15 +20,21 @@ local function claim_table(i)
 end
 
 -- The claims on the matched groups, in the catalog's order. `all_fit` says whether all have room (ALL-OR-NOTHING), and `overflow` names
--- the first group whose counter would pass its maximum. Else nil and the answer of the script.
-local function assess(led, plan, asked, round_down)
+-- the first group whose counter would pass its maximum. Else nil and the answer of the script. Where `find` is given, it finds the windows
+-- instead of the current ones: false for one that is gone.
+local function assess(led, plan, asked, round_down, find)
   local matches, values, quotas = matches_of(plan, asked.what), values_of(asked.quantities), own_quotas(asked)
   local claims, is_current = assessed, is_arranged(led, asked.arrangement)
   claims.name, claims.all_fit, claims.overflow = matches.name, true, false
   for i = 1, #matches do
     local match = matches[i]
     local group = match.group
-    local window = is_current and not led.windows and window_at(led, group.place) or opened_window(led, plan, asked, group)
+    local window
+    if find then
+      window = find(led, plan, asked, group)
+    else
+      window = is_current and not led.windows and window_at(led, group.place) or opened_window(led, plan, asked, group)
+    end
     if not window then return nil, stale(led) end
     local charge, measure = first_price(match.measures, values, round_down)
     -- Without a charge, the other is the place of the name that is missing.
@@ -57,6 +63,7 @@ local function answer_denied(named, claims)
   for i = 1, #claims do
     local claim = claims[i]
     local window, shortfall = claim.window, 0
+    if window.is_unopened then claim.span = NO_SPAN end
     if not claim.fits then
       -- In this order, so that no sum passes 2^53 unless the answer does.
       shortfall = min(max(claim.charge - (claim.quota - window.used - window.held), 0), MAX)

@@ -53,7 +53,8 @@ local function open_ledger(key, packed)
   opening = opening + 1
   for name in pairs(known) do known[name] = nil end
   if not packed then return new_ledger(key, redis_now) end
-  if byte(packed) ~= FORMAT then return nil end
+  local format = byte(packed)
+  if format ~= FORMAT and format ~= WIDE_FORMAT then return nil end
   local led, at = read_head(packed)
   local stored_time = led.time
   led.key, led.redis_now, led.stored_time, led.stored_expires = key, redis_now, stored_time, led.expires

@@ -228,6 +228,21 @@ local function end_hold(led, record)
   return remove_deadline(led, record.deadline, record.paged == 1, parts_of(claims))
 end
 
+local SETTLEMENT_BYTES = 6
+
+-- Notes with which writing of the memory the reservation is committed, where a reset is told from it by that.
+local function note_settlement(led, record)
+  if led.format == FORMAT then return end
+  record.rest = pack_struct(SETTLEMENT_FORMAT, led.memory.sequence + 1) .. sub(record.rest, SETTLEMENT_BYTES + 1)
+end
+
+-- Whether the window was reset since the reservation was committed. Needs windows that are unfolded.
+local function is_reset_since(window, record)
+  if window.reset == 0 then return false end
+  local sequence = #record.rest >= SETTLEMENT_BYTES and unpack_struct(SETTLEMENT_FORMAT, record.rest) or 0
+  return sequence <= window.reset
+end
+
 -- What a request id has done: nil if it is new; false and the reason if it came with another body or RPC, or a later version has written it;
 -- else its record.
 local function recall(led, once, is_track)

@@ -19,7 +19,7 @@ local function subscription_blob(led)
   count, at = unpack_struct(WINDOWS_FORMAT, led.tail)
   for _ = 1, count do
     local window
-    window, at = read_window(led.tail, at)
+    window, at = read_stored_window(led, led.tail, at)
     if window.place == 0 then at = at + COUNTER_BYTES end
   end
   return (unpack_struct(SUBSCRIPTION_FORMAT, led.tail, at))
@@ -40,6 +40,7 @@ local function entered_window(led, group, frame)
   if not led.windows[group.id] then return nil end
   local window = own_window(led, group, frame)
   -- Unlike a catalog edit, this leaves the window in force behind, so that no replica goes on in it.
+  if not window and frame.anchor == FIRST_USE then return leave_window(led, group, frame) end
   if not window and window_in_force(led, group, frame) then return open_window(led, group, frame) end
   if not window then return nil end
   if window.anchor ~= frame.anchor then
@@ -66,11 +67,11 @@ local function enter_plan(led, plan, basis, change)
       -- TRUTH: what is used is never lowered.
       window.used = max(window.used, quota)
     elseif window and change == 'reset' then
-      window.used = 0
+      reset_window(led, window)
     end
   end
   arrange(led, plan, basis.arrangement, basis.frames)
-  led.plan, led.windows_before = plan.id, nil
+  led.plan, led.windows_before, led.kept_before = plan.id, nil, nil
   return true
 end
 

@@ -9,7 +9,7 @@
 -- entered last comes first. `arrange` then finds those of the plan's groups, and `fold` writes them as counters again.
 
 -- What one `frame` and one `override` take in the call.
-local FRAME_BYTES, OVERRIDE_BYTES = 36, 9
+local FRAME_BYTES, OVERRIDE_BYTES = 42, 9
 
 -- The quotas of an owner's own, by the place of the group; nil if there are none.
 local function own_quotas(basis)
@@ -29,6 +29,12 @@ local function frame_of(frames, group)
   return (read_frame(frames, 1 + (group.schedule - 1) * FRAME_BYTES))
 end
 
+-- Reads a window of the state.
+local function read_stored_window(led, packed, at)
+  if led.format == FORMAT then return read_window(packed, at) end
+  return read_wide_window(packed, at)
+end
+
 local function unfold(led)
   if led.windows then return end
   local windows, arranged, counters, tail = {}, {}, led.counters, led.tail
@@ -36,7 +42,7 @@ local function unfold(led)
   local count, at = unpack_struct(WINDOWS_FORMAT, tail)
   for _ = 1, count do
     local window, number, schedule, used, held
-    window, at = read_window(tail, at)
+    window, at = read_stored_window(led, tail, at)
     local place = window.place
     if place > 0 then
       local from = (place - 1) * COUNTER_WIDTH
@@ -44,7 +50,7 @@ local function unfold(led)
       -- Whoever has asked for the window before has it in the hand.
       local asked = take_window(place)
       if asked then
-        asked.group, asked.unit, asked.period = window.group, window.unit, window.period
+        asked.group, asked.unit, asked.period, asked.reset = window.group, window.unit, window.period, window.reset
         window, used, held = asked, asked.used, asked.held
       end
       arranged[place] = window
@@ -52,7 +58,7 @@ local function unfold(led)
       number, schedule, used, held, at = unpack_struct(COUNTER_FORMAT, tail, at)
     end
     local from = (schedule - 1) * SCHEDULE_WIDTH
-    window.number, window.used, window.held = number, used, held
+    window.number, window.used, window.held, window.reset = number, used, held, window.reset or 0
     window.anchor, window.start, window.ends, window.kept = times[from + 1], times[from + 2], times[from + 3], times[from + 4]
     if window.kept > led.time then
       local of_group = windows[window.group]
@@ -79,9 +85,26 @@ local function schedule_of(times, known, window)
   return schedule
 end
 
+-- Whether the window has something that only a wide one can say.
+local function is_wide(window)
+  return window.period >= FIRST_LENGTH or window.anchor == FIRST_USE or window.reset > 0
+end
+
+-- The format that all windows fit into. Versions that do not know the wide one can read the others.
+local function format_of_windows(led)
+  for _, windows in pairs(led.windows) do
+    for i = 1, #windows do
+      if is_wide(windows[i]) then return WIDE_FORMAT end
+    end
+  end
+  return FORMAT
+end
+
 -- Writes what `unfold` has read.
 local function fold(led)
   local times, known, counters, places, parts, last, count = {}, {}, {}, {}, { '' }, 0, 0
+  led.format = format_of_windows(led)
+  local write = led.format == FORMAT and write_window or write_wide_window
   for place = 1, led.groups do
     local window, at = led.arranged[place], (place - 1) * COUNTER_WIDTH
     if window then
@@ -97,7 +120,7 @@ local function fold(led)
       local window = windows[i]
       count, last = count + 1, max(last, window.kept)
       window.place = places[window] or 0
-      parts[#parts + 1] = write_window(window)
+      parts[#parts + 1] = write(window)
       if window.place == 0 then
         local schedule = schedule_of(times, known, window)
         parts[#parts + 1] = pack_struct(COUNTER_FORMAT, window.number, schedule, window.used, window.held)
@@ -116,11 +139,16 @@ local function is_open(led, window)
   return window.start <= led.time and led.time < window.ends
 end
 
--- Whether the window is of the kind of the group and its frame: unit, period, and calendar or anchor. Nil if it is of another unit or
+-- The kind of an anchor: CALENDAR, FIRST_USE, or 0 for a time from which windows are counted.
+local function kind_of(anchor)
+  return anchor >= FIRST_USE and anchor or 0
+end
+
+-- Whether the window is of the kind of the group and its frame: unit, period, and kind of anchor. Nil if it is of another unit or
 -- period, false if only the kind of anchor differs.
 local function is_of_kind(window, group, frame)
   if window.unit ~= group.unit or window.period ~= group.period then return nil end
-  return (window.anchor ~= CALENDAR) == (frame.anchor ~= CALENDAR)
+  return kind_of(window.anchor) == kind_of(frame.anchor)
 end
 
 -- The group's own window, if one is open: of its kind, and counted from its anchor, or from another one to the same start.
@@ -162,6 +190,7 @@ local function undo_windows(led)
     led.windows[id] = windows or nil
     led.current_until = 0
   end
+  for window, kept in pairs(led.kept_before or {}) do window.kept = kept end
   if led.windows_before then led.arranged = {} end
 end
 
@@ -184,24 +213,77 @@ local function windows_after(led, group, frame, first)
   return windows
 end
 
--- Opens the window of the group's frame. Nil if that is not current: compile again.
-local function open_window(led, group, frame)
-  local now, start, ends = led.time, frame.start, frame.ends
-  if now < start or now >= ends then return nil end
+-- Where the window of the frame starts: no earlier than the one before it ended, although another catalog or time-zone database puts the
+-- boundary elsewhere. One that a moved anchor has left behind is not before it: the new windows are counted as the anchor says.
+local function start_after_others(led, group, frame)
+  local start = frame.start
   for _, window in ipairs(led.windows[group.id] or {}) do
     local same_kind = is_of_kind(window, group, frame)
     local is_left = same_kind and window.anchor ~= frame.anchor
-    -- It starts no earlier than the one before it ended, although another catalog or time-zone database puts the boundary elsewhere. One that
-    -- a moved anchor has left behind is not before it: the new windows are counted as the anchor says.
-    if same_kind ~= nil and not is_left and window.ends <= now and window.ends > start then start = window.ends end
+    if same_kind ~= nil and not is_left and window.ends <= led.time and window.ends > start then start = window.ends end
   end
+  return start
+end
+
+-- Opens a window between these times, in front of the group's others.
+local function put_window(led, group, frame, start, ends, kept)
   led.opened = led.opened + 1
   local window = {
-    group = group.id, unit = group.unit, period = group.period, place = 0, number = led.opened, used = 0, held = 0,
-    anchor = frame.anchor, start = start, ends = ends, kept = frame.kept,
+    group = group.id, unit = group.unit, period = group.period, place = 0, number = led.opened, used = 0, held = 0, reset = 0,
+    anchor = frame.anchor, start = start, ends = ends, kept = kept,
   }
   set_windows(led, group.id, windows_after(led, group, frame, window))
   return window
+end
+
+-- Opens a window with the first event that counts in it, at `start`. The one before it is kept as long as it is open.
+local function open_with_event(led, group, frame, start)
+  local ends = start + frame.lasts
+  for _, window in ipairs(led.windows[group.id] or {}) do
+    -- One that a wrong clock has opened comes into force at its start.
+    if is_of_kind(window, group, frame) and window.start > led.time then ends = min(ends, window.start) end
+  end
+  for _, window in ipairs(led.windows[group.id] or {}) do
+    -- One without a length is only there to end another one (see `leave_window`).
+    if is_of_kind(window, group, frame) and window.ends <= start and window.start < window.ends then
+      led.kept_before = led.kept_before or {}
+      led.kept_before[window] = led.kept_before[window] or window.kept
+      window.kept = max(window.kept, ends)
+      break
+    end
+  end
+  local window = put_window(led, group, frame, start, ends, ends + frame.lasts)
+  -- It is not yet open for those who only look.
+  window.is_unopened = true
+  return window
+end
+
+-- Opens the window of the group's frame. Nil if that is not current: compile again.
+local function open_window(led, group, frame)
+  local now, ends = led.time, frame.ends
+  if now < frame.start or now >= ends then return nil end
+  if frame.anchor == FIRST_USE then return open_with_event(led, group, frame, now) end
+  return put_window(led, group, frame, start_after_others(led, group, frame), ends, frame.kept)
+end
+
+-- Leaves behind the window in force, which is of another kind of anchor, where the group's own one opens only with its first event. An own
+-- window without a length comes before it, and so it does not stand.
+local function leave_window(led, group, frame)
+  local left = window_in_force(led, group, frame)
+  if left then put_window(led, group, frame, led.time, led.time, left.ends) end
+end
+
+-- What was counted so far counts no more, and cannot be refunded.
+local function reset_window(led, window)
+  window.used, window.reset = 0, led.memory and led.memory.sequence or 0
+end
+
+-- A span without start and end.
+local NO_SPAN = pack_struct(SPAN_FORMAT, 0, NEVER)
+
+-- The span of a window for those who do not open it.
+local function shown_span(window)
+  return window.is_unopened and NO_SPAN or span_of(window)
 end
 
 -- Puts the window at the place of a group of the plan that the counters are arranged for.
@@ -234,11 +316,16 @@ local function is_arranged(led, arrangement)
   return led.basis == arrangement and led.time < led.current_until
 end
 
--- Opens the group's window where none is open. Nil: compile again.
-local function opened_window(led, plan, basis, group)
+-- The group's window, if it is open, of windows that are unfolded.
+local function arranged_window(led, plan, basis, group)
   -- Whoever has unfolded the windows has forgotten until when they are current.
   if not led.windows or not is_arranged(led, basis.arrangement) then arrange(led, plan, basis.arrangement, basis.frames) end
-  local window = led.arranged[group.place]
+  return led.arranged[group.place]
+end
+
+-- Opens the group's window where none is open. Nil: compile again.
+local function opened_window(led, plan, basis, group)
+  local window = arranged_window(led, plan, basis, group)
   if window then return window end
   window = open_window(led, group, frame_of(basis.frames, group))
   if window then place_window(led, group.place, window) end

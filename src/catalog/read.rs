@@ -10,7 +10,9 @@ use std::collections::HashSet;
 use jiff::tz::TimeZoneDatabase;
 
 use crate::domain::amount::{Quantity, Unit};
-use crate::domain::plan::{Anchor, Catalog, LimitGroup, OnPlanChange, Period, Plan, Quota, measured_names};
+use crate::domain::plan::{
+    Anchor, Catalog, InvalidLength, Length, LimitGroup, OnPlanChange, Period, Plan, Quota, measured_names,
+};
 
 use self::walk::{Fields, join};
 use super::problem_text::{decimals, one_of, quoted, shown};
@@ -37,8 +39,11 @@ const PERIODS: [(&str, Period); 7] = [
     ("yearly", Period::Yearly),
     ("lifetime", Period::Lifetime),
 ];
-const ANCHORS: [(&str, Anchor); 2] =
-    [("calendar", Anchor::Calendar), ("subscription_start", Anchor::SubscriptionStart)];
+const ANCHORS: [(&str, Anchor); 3] = [
+    ("calendar", Anchor::Calendar),
+    ("subscription_start", Anchor::SubscriptionStart),
+    ("first_use", Anchor::FirstUse),
+];
 const CHANGES: [(&str, OnPlanChange); 3] =
     [("carry", OnPlanChange::Carry), ("reset", OnPlanChange::Reset), ("block", OnPlanChange::Block)];
 const UNITS: [(&str, Unit); 4] =
@@ -107,7 +112,7 @@ impl Reader<'_> {
         let known = ["name", "period", "anchor", "timezone", "on_plan_change", "limit_groups"];
         let fields = self.fields(node, path, &known)?;
         let name = self.optional_text(&fields, "name").unwrap_or_else(|| id.to_owned());
-        let period = self.word(&fields, "period", &PERIODS);
+        let period = self.period(&fields);
         let anchor = self.word(&fields, "anchor", &ANCHORS).unwrap_or(Anchor::Calendar);
         let on_plan_change = self.word(&fields, "on_plan_change", &CHANGES).unwrap_or(OnPlanChange::Carry);
         let timezone = self.optional_text(&fields, "timezone").unwrap_or_else(|| "UTC".to_owned());
@@ -189,12 +194,15 @@ impl Reader<'_> {
             None => None,
         };
         let quota = self.required(&fields, "quota").and_then(|node| self.quota(node, &fields.path_of("quota"), unit));
-        let period = self.word(&fields, "period", &PERIODS).or(defaults.period);
+        let period = self.period(&fields).or(defaults.period);
         if period.is_none() && !defaults.plan_has_period && fields.get("period").is_none() {
             let words = one_of(&PERIODS.map(|(word, _)| word));
-            self.report(fields.line, path, format!("has no period, nor has its plan; write `period:` with {words}"));
+            let message =
+                format!("has no period, nor has its plan; write `period:` with {words}, or a length such as 5h");
+            self.report(fields.line, path, message);
         }
         let anchor = self.word(&fields, "anchor", &ANCHORS).unwrap_or(defaults.anchor);
+        self.check_anchor(&fields, path, period, anchor);
         let hard = self.flag(&fields, "hard").unwrap_or(true);
         let thresholds = match fields.get("thresholds") {
             Some(node) => self.thresholds(node, &fields.path_of("thresholds")),
@@ -212,6 +220,39 @@ impl Reader<'_> {
             thresholds: thresholds?,
             rules: rules?,
         })
+    }
+
+    /// A period by its word, or of a given length.
+    fn period(&mut self, fields: &Fields<'_>) -> Option<Period> {
+        let node = fields.get("period")?;
+        let Value::Scalar { text, .. } = &node.value else { return self.word(fields, "period", &PERIODS) };
+        // Whatever begins with a digit is meant as a length.
+        if !text.starts_with(|first: char| first.is_ascii_digit()) {
+            return self.word(fields, "period", &PERIODS);
+        }
+        match text.parse::<Length>() {
+            Ok(length) => Some(Period::Length(length)),
+            Err(problem) => {
+                let hint = match problem {
+                    InvalidLength::Form => "write a length as a whole number and m, h or d, such as 90m, 5h or 7d",
+                    InvalidLength::OutOfBounds => "write a length of 1m to 366d",
+                };
+                let message = format!("is {}; {hint}", shown(text));
+                self.report(node.line, &fields.path_of("period"), message);
+                None
+            }
+        }
+    }
+
+    /// A length of time has no boundaries in the calendar.
+    fn check_anchor(&mut self, group: &Fields<'_>, path: &str, period: Option<Period>, anchor: Anchor) {
+        let (Some(Period::Length(length)), Anchor::Calendar) = (period, anchor) else { return };
+        let line = ["anchor", "period"].iter().find_map(|field| group.get(field)).map_or(group.line, |node| node.line);
+        let message = format!(
+            "has windows of {length}, which have no boundaries in the calendar; write `anchor: first_use` (a window starts with its \
+             first event) or `anchor: subscription_start` (one window after another)"
+        );
+        self.report(line, path, message);
     }
 
     fn quota(&mut self, node: &Node, path: &str, unit: Option<Unit>) -> Option<Quota> {

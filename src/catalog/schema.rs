@@ -30,7 +30,7 @@ struct PlanEntry {
     /// The plan's name for people. Absent: its id.
     name: Option<String>,
     /// The length of a window, where a group does not set it.
-    period: Option<PeriodWord>,
+    period: Option<PeriodEntry>,
     /// The start of windows, where a group does not set it. Absent: calendar.
     anchor: Option<AnchorWord>,
     /// An IANA name, such as Europe/Vienna. Absent: UTC.
@@ -41,6 +41,19 @@ struct PlanEntry {
     #[schemars(length(min = 1))]
     limit_groups: Vec<GroupEntry>,
 }
+
+/// The length of a window: a word, or a length of time, which needs an anchor other than calendar.
+#[derive(JsonSchema)]
+#[schemars(untagged)]
+enum PeriodEntry {
+    Word(PeriodWord),
+    Length(LengthEntry),
+}
+
+/// 1m to 366d, such as 90m, 5h or 7d.
+#[derive(JsonSchema)]
+#[schemars(transparent)]
+struct LengthEntry(#[schemars(extend("pattern" = LENGTH))] String);
 
 /// The length of a window. Weeks start on Monday. A lifetime window never ends.
 #[derive(JsonSchema)]
@@ -55,12 +68,14 @@ enum PeriodWord {
     Lifetime,
 }
 
-/// The start of windows: at the boundaries of the calendar, or one after another from the subscription's cycle anchor.
+/// The start of windows: at the boundaries of the calendar, one after another from the subscription's cycle anchor, or
+/// each with the first event that counts in it.
 #[derive(JsonSchema)]
 #[schemars(rename_all = "snake_case")]
 enum AnchorWord {
     Calendar,
     SubscriptionStart,
+    FirstUse,
 }
 
 /// carry keeps what equal groups have counted; reset starts at 0; block starts at the quota.
@@ -86,7 +101,7 @@ struct GroupEntry {
     /// The amount that a window allows. 0 always denies.
     quota: QuotaEntry,
     /// The length of a window. Absent: the plan's period.
-    period: Option<PeriodWord>,
+    period: Option<PeriodEntry>,
     /// The start of windows. Absent: the plan's anchor.
     anchor: Option<AnchorWord>,
     /// false: count and report `exceeded`, never deny. Absent: true.
@@ -195,6 +210,9 @@ struct WeightEntry(#[schemars(range(min = 0, max = 1_000_000))] f64);
 
 /// The pattern of an id.
 const ID: &str = "^[A-Za-z0-9_.-]{1,64}$";
+
+/// The pattern of a length of time.
+const LENGTH: &str = "^[0-9]+[mhd]$";
 
 /// The pattern of a metadata value: a star may only end it.
 const STAR_AT_THE_END: &str = r"^[^*]*\*?$";

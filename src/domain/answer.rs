@@ -4,6 +4,15 @@ use super::amount::{Unit, Units};
 use super::id::ReservationId;
 use super::plan::Quota;
 
+/// What ResetUsage answers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reset {
+    /// The standings of the groups that were reset.
+    pub standings: Vec<Standing>,
+    /// True if it is the answer to an earlier call with the same request id.
+    pub replayed: bool,
+}
+
 /// A user's standing in one limit group. Amounts are in smallest units, times in milliseconds of the Unix epoch.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Standing {

@@ -55,6 +55,14 @@ pub enum Fault {
         /// The reservation's state.
         state: ReservationState,
     },
+    /// Every window of the time of the event is gone.
+    #[error(
+        "no limit group still keeps its window of that time: nothing was counted; only the current and the previous window can be"
+    )]
+    WindowClosed,
+    /// No plan is in force, so there is nothing to do.
+    #[error("the user has no subscription in force, and the catalog has no default plan: UpsertSubscription makes one")]
+    NoSubscription,
     /// The user has no subscription.
     #[error("the user has no subscription: UpsertSubscription makes one")]
     SubscriptionNotFound,

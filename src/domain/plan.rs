@@ -1,6 +1,8 @@
 //! Plans, limit groups, match rules and measures: the catalog as it is understood, whatever file it came from.
 
 use std::collections::{BTreeSet, HashMap};
+use std::fmt;
+use std::str::FromStr;
 
 use jiff::tz::TimeZone;
 
@@ -132,20 +134,92 @@ pub enum Period {
     Yearly,
     /// A single window without end.
     Lifetime,
+    /// A time of this length, whatever the calendar says. It equals no named period.
+    Length(Length),
 }
 
-impl Period {
-    /// The word for it in the catalog and the API.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
+/// The word for it in the catalog and the API.
+impl fmt::Display for Period {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Minute => "minute",
-            Self::Hourly => "hourly",
-            Self::Daily => "daily",
-            Self::Weekly => "weekly",
-            Self::Monthly => "monthly",
-            Self::Yearly => "yearly",
-            Self::Lifetime => "lifetime",
+            Self::Minute => f.write_str("minute"),
+            Self::Hourly => f.write_str("hourly"),
+            Self::Daily => f.write_str("daily"),
+            Self::Weekly => f.write_str("weekly"),
+            Self::Monthly => f.write_str("monthly"),
+            Self::Yearly => f.write_str("yearly"),
+            Self::Lifetime => f.write_str("lifetime"),
+            Self::Length(length) => length.fmt(f),
+        }
+    }
+}
+
+/// A length of time in whole minutes: 1 minute to 366 days. `60m` and `1h` are the same one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Length(u32);
+
+/// The reason why text is no [`Length`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidLength {
+    /// The text is not a number and a unit.
+    #[error("a length is a whole number and m, h or d, such as 90m, 5h or 7d")]
+    Form,
+    /// The length is too short or too long.
+    #[error("a length is 1m to 366d")]
+    OutOfBounds,
+}
+
+impl Length {
+    /// The longest one, in minutes: 366 days.
+    pub const MOST_MINUTES: u32 = 366 * 24 * 60;
+
+    /// A length of so many minutes, if that is in bounds.
+    #[must_use]
+    pub const fn of_minutes(minutes: u32) -> Option<Self> {
+        if minutes == 0 || minutes > Self::MOST_MINUTES { None } else { Some(Self(minutes)) }
+    }
+
+    /// How many minutes it is.
+    #[must_use]
+    pub fn minutes(self) -> u32 {
+        self.0
+    }
+
+    /// How many milliseconds it is.
+    #[must_use]
+    pub fn ms(self) -> i64 {
+        i64::from(self.0) * 60_000
+    }
+}
+
+impl FromStr for Length {
+    type Err = InvalidLength;
+
+    fn from_str(text: &str) -> Result<Self, InvalidLength> {
+        let unit = text.chars().next_back().ok_or(InvalidLength::Form)?;
+        let minutes_of_one = match unit {
+            'm' => 1,
+            'h' => 60,
+            'd' => 24 * 60,
+            _ => return Err(InvalidLength::Form),
+        };
+        // The unit is one byte.
+        let digits = &text[..text.len() - 1];
+        if digits.is_empty() || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
+            return Err(InvalidLength::Form);
+        }
+        let minutes = digits.parse::<u32>().ok().and_then(|count| count.checked_mul(minutes_of_one));
+        minutes.and_then(Self::of_minutes).ok_or(InvalidLength::OutOfBounds)
+    }
+}
+
+/// In the largest unit that gives a whole number.
+impl fmt::Display for Length {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            minutes if minutes % (24 * 60) == 0 => write!(f, "{}d", minutes / (24 * 60)),
+            minutes if minutes % 60 == 0 => write!(f, "{}h", minutes / 60),
+            minutes => write!(f, "{minutes}m"),
         }
     }
 }
@@ -157,6 +231,20 @@ pub enum Anchor {
     Calendar,
     /// Windows start at the subscription's cycle anchor, and one period after another from there.
     SubscriptionStart,
+    /// A window starts with the first event that is held or counted in it, and lasts one period.
+    FirstUse,
+}
+
+impl Anchor {
+    /// The word for it in the catalog and the API.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Calendar => "calendar",
+            Self::SubscriptionStart => "subscription_start",
+            Self::FirstUse => "first_use",
+        }
+    }
 }
 
 /// A rule: the events for which a group counts, and how much.
@@ -223,6 +311,32 @@ mod tests {
             timezone: "UTC".to_owned(),
             zone: TimeZone::UTC,
             groups: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn a_length_is_read_in_any_unit_and_shown_in_the_largest() {
+        for (text, minutes, shown) in [
+            ("1m", 1, "1m"),
+            ("90m", 90, "90m"),
+            ("60m", 60, "1h"),
+            ("05h", 300, "5h"),
+            ("24h", 1440, "1d"),
+            ("25h", 1500, "25h"),
+            ("7d", 10_080, "7d"),
+            ("366d", 527_040, "366d"),
+            ("527040m", 527_040, "366d"),
+        ] {
+            let length: Length = text.parse().unwrap_or_else(|problem| panic!("{text}: {problem}"));
+            assert_eq!((length.minutes(), length.to_string().as_str()), (minutes, shown), "{text}");
+            assert_eq!(length.ms(), i64::from(minutes) * 60_000);
+            assert_eq!(Period::Length(length).to_string(), shown);
+        }
+        for text in ["", "m", "5", "5 h", "+5h", "-5h", "5.5h", "5w", "5H", "h5", "5hh", "\u{665}h", "5\u{e9}"] {
+            assert_eq!(text.parse::<Length>(), Err(InvalidLength::Form), "{text:?}");
+        }
+        for text in ["0m", "0d", "367d", "8785h", "527041m", "4294967296m", "99999999999999999999d"] {
+            assert_eq!(text.parse::<Length>(), Err(InvalidLength::OutOfBounds), "{text:?}");
         }
     }
 

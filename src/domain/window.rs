@@ -28,7 +28,29 @@ pub struct Windows {
     pub next_end_ms: i64,
 }
 
-/// The windows between the boundaries of the calendar of `zone`, DST included; weeks start on Monday.
+/// The length of windows that open with their first event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FirstUse {
+    /// A window that opens at any time in `[from_ms, until_ms)` lasts this long.
+    pub lasts_ms: i64,
+    /// The first of these times.
+    pub from_ms: i64,
+    /// The end of these times.
+    pub until_ms: i64,
+}
+
+/// Returns the length of a period that is the same at all times, in milliseconds.
+fn fixed_ms(period: Period) -> Option<i64> {
+    match period {
+        Period::Minute => Some(60_000),
+        Period::Hourly => Some(3_600_000),
+        Period::Length(length) => Some(length.ms()),
+        Period::Daily | Period::Weekly | Period::Monthly | Period::Yearly | Period::Lifetime => None,
+    }
+}
+
+/// The windows between the boundaries of the calendar of `zone`, DST included; weeks start on Monday. Those of a given length are counted
+/// from the Unix epoch.
 ///
 /// `None` for [`Period::Lifetime`], and for times whose neighbours leave the calendar (years -9999 to 9999).
 #[must_use]
@@ -37,6 +59,11 @@ pub fn calendar(period: Period, zone: &TimeZone, at_ms: i64) -> Option<Windows> 
         Period::Minute => clock_bounds(zone, at_ms, 60_000),
         Period::Hourly => clock_bounds(zone, at_ms, 3_600_000),
         Period::Daily | Period::Weekly | Period::Monthly | Period::Yearly => civil_bounds(period, zone, at_ms),
+        Period::Length(length) => {
+            let index = at_ms.div_euclid(length.ms());
+            let bound = |index| fixed_start(0, length.ms(), index);
+            Some(Window { start_ms: bound(index)?, end_ms: bound(index + 1)? })
+        }
         Period::Lifetime => None,
     };
     let current = bounds(at_ms)?;
@@ -52,18 +79,14 @@ pub fn calendar(period: Period, zone: &TimeZone, at_ms: i64) -> Option<Windows> 
 #[must_use]
 pub fn anchored(period: Period, zone: &TimeZone, anchor_ms: i64, at_ms: i64) -> Option<Windows> {
     Timestamp::from_millisecond(anchor_ms).ok()?;
-    let start = |index: i64| match period {
-        Period::Minute => fixed_start(anchor_ms, 60_000, index),
-        Period::Hourly => fixed_start(anchor_ms, 3_600_000, index),
-        Period::Daily | Period::Weekly | Period::Monthly | Period::Yearly => {
-            civil_start(period, zone, anchor_ms, index)
-        }
-        Period::Lifetime => None,
+    let start = |index: i64| match fixed_ms(period) {
+        Some(length_ms) => fixed_start(anchor_ms, length_ms, index),
+        None if period == Period::Lifetime => None,
+        None => civil_start(period, zone, anchor_ms, index),
     };
-    let guess = match period {
-        Period::Minute => (at_ms.checked_sub(anchor_ms)?).div_euclid(60_000),
-        Period::Hourly => (at_ms.checked_sub(anchor_ms)?).div_euclid(3_600_000),
-        _ => civil_guess(period, zone, anchor_ms, at_ms)?,
+    let guess = match fixed_ms(period) {
+        Some(length_ms) => (at_ms.checked_sub(anchor_ms)?).div_euclid(length_ms),
+        None => civil_guess(period, zone, anchor_ms, at_ms)?,
     };
     // At most one too few, where the old date is shown again; and a few too many, where months are short or the time of day is
     // still to come.
@@ -89,6 +112,28 @@ pub fn anchored(period: Period, zone: &TimeZone, anchor_ms: i64, at_ms: i64) -> 
     let previous = Window { start_ms: start(before)?, end_ms: current.start_ms };
     let previous = Some(previous).filter(|previous| previous.start_ms >= anchor_ms);
     Some(Windows { previous, current, next_end_ms })
+}
+
+/// How long a window lasts that opens at `at_ms`, and for how long that stays so. A day or longer ends at the same time of day in `zone`; a
+/// month from the 31st ends on the last day of a short month.
+///
+/// `None` as for [`calendar`].
+#[must_use]
+pub fn first_use(period: Period, zone: &TimeZone, at_ms: i64) -> Option<FirstUse> {
+    if let Some(lasts_ms) = fixed_ms(period) {
+        return Some(FirstUse { lasts_ms, from_ms: i64::MIN, until_ms: i64::MAX });
+    }
+    let lasts = |from_ms: i64| Some((civil_start(period, zone, from_ms, 1)? - from_ms).max(1));
+    let lasts_ms = lasts(at_ms)?;
+    // Where clocks change and months differ, windows that open later are longer or shorter. That happens at full minutes, mostly at full
+    // quarters of an hour, and rarely.
+    let stays = |step_ms: i64| {
+        let from_ms = at_ms.div_euclid(step_ms) * step_ms;
+        let until_ms = from_ms + step_ms;
+        let same = lasts(from_ms) == Some(lasts_ms) && lasts(until_ms - 1) == Some(lasts_ms);
+        same.then_some(FirstUse { lasts_ms, from_ms, until_ms })
+    };
+    [15 * 60_000, 60_000, 1].into_iter().find_map(stays)
 }
 
 fn zoned(zone: &TimeZone, at_ms: i64) -> Option<ZonedDateTime> {
@@ -162,7 +207,7 @@ fn step(period: Period, count: i64) -> Option<Span> {
         Period::Weekly => span.try_weeks(count).ok(),
         Period::Monthly => span.try_months(count).ok(),
         Period::Yearly => span.try_years(count).ok(),
-        Period::Minute | Period::Hourly | Period::Lifetime => None,
+        Period::Minute | Period::Hourly | Period::Length(_) | Period::Lifetime => None,
     }
 }
 
@@ -193,7 +238,7 @@ fn civil_guess(period: Period, zone: &TimeZone, anchor_ms: i64, at_ms: i64) -> O
         Period::Weekly => Some(days().div_euclid(7)),
         Period::Monthly => Some(months()),
         Period::Yearly => Some(i64::from(to.year()) - i64::from(from.year())),
-        Period::Minute | Period::Hourly | Period::Lifetime => None,
+        Period::Minute | Period::Hourly | Period::Length(_) | Period::Lifetime => None,
     }
 }
 
@@ -269,6 +314,56 @@ mod tests {
             let found = (shown(current.start_ms), shown(current.end_ms));
             assert_eq!(found, (start.to_owned(), end.to_owned()), "{period:?} {name} {at}");
         }
+    }
+
+    #[test]
+    fn windows_of_a_given_length_are_exact_time() {
+        let length = |text: &str| Period::Length(text.parse().unwrap());
+        let cases = [
+            ("5h", None, "1970-01-01T04:59:59.999Z", "1970-01-01T00:00:00Z", "1970-01-01T05:00:00Z"),
+            ("7d", None, "2026-11-24T10:30:00Z", "2026-11-19T00:00:00Z", "2026-11-26T00:00:00Z"),
+            ("90m", Some("2026-11-24T10:10:00Z"), "2026-11-24T11:40:00Z", "2026-11-24T11:40:00Z", "2026-11-24T13:10:00Z"),
+            // 168 hours, although the clocks are set meanwhile.
+            ("7d", Some("2026-03-25T09:00:00Z"), "2026-04-01T08:59:59Z", "2026-03-25T09:00:00Z", "2026-04-01T09:00:00Z"),
+            ("1d", Some("2026-03-28T09:00:00Z"), "2026-03-29T09:00:00Z", "2026-03-29T09:00:00Z", "2026-03-30T09:00:00Z"),
+        ];
+        for (text, anchor, at, start, end) in cases {
+            let zone = zone("Europe/London");
+            let windows = match anchor {
+                Some(anchor) => anchored(length(text), &zone, ms(anchor), ms(at)),
+                None => calendar(length(text), &zone, ms(at)),
+            };
+            let current = windows.unwrap().current;
+            assert_eq!((shown(current.start_ms), shown(current.end_ms)), (start.to_owned(), end.to_owned()), "{text} {at}");
+        }
+        assert_eq!(calendar(length("366d"), &TimeZone::UTC, i64::MIN), None);
+        assert_eq!(calendar(length("1m"), &TimeZone::UTC, i64::MAX), None);
+    }
+
+    #[test]
+    fn a_window_that_opens_with_its_first_event_lasts_one_period() {
+        use Period::{Daily, Hourly, Lifetime, Monthly, Weekly, Yearly};
+        let cases = [
+            (Hourly, "Europe/London", "2026-03-29T00:30:00Z", "2026-03-29T01:30:00Z"),
+            (Period::Length("5h".parse().unwrap()), "Europe/London", "2026-03-28T22:00:00Z", "2026-03-29T03:00:00Z"),
+            // To the same time of day: 24, 23 and 25 hours.
+            (Daily, "Europe/London", "2026-03-27T09:00:00Z", "2026-03-28T09:00:00Z"),
+            (Daily, "Europe/London", "2026-03-28T09:00:00Z", "2026-03-29T08:00:00Z"),
+            (Daily, "Europe/London", "2026-10-24T08:00:00Z", "2026-10-25T09:00:00Z"),
+            (Weekly, "UTC", "2026-11-24T10:30:00Z", "2026-12-01T10:30:00Z"),
+            (Monthly, "UTC", "2027-01-31T23:59:59.999Z", "2027-02-28T23:59:59.999Z"),
+            (Monthly, "UTC", "2027-02-01T00:00:00Z", "2027-03-01T00:00:00Z"),
+            (Yearly, "UTC", "2028-02-29T12:00:00Z", "2029-02-28T12:00:00Z"),
+        ];
+        for (period, name, at, end) in cases {
+            let FirstUse { lasts_ms, from_ms, until_ms } = first_use(period, &zone(name), ms(at)).unwrap();
+            assert_eq!(shown(ms(at) + lasts_ms), end, "{period:?} {name} {at}");
+            assert!((from_ms..until_ms).contains(&ms(at)));
+        }
+        assert_eq!(first_use(Lifetime, &TimeZone::UTC, 0), None);
+        // What opens a moment before the month ends is 28 days long, and a moment later 31.
+        let last = first_use(Monthly, &TimeZone::UTC, ms("2027-02-28T23:59:59.999Z")).unwrap();
+        assert_eq!((last.lasts_ms, shown(last.until_ms)), (28 * 86_400_000, "2027-03-01T00:00:00Z".to_owned()));
     }
 
     #[test]

@@ -302,7 +302,7 @@ async fn check(meter: &Meter, ask: &Ask<Owner>) -> Result<Outcome, Fault> {
 }
 
 async fn count(meter: &Meter, ask: &Ask<Owner>, enforce: bool) -> Result<Outcome, Fault> {
-    let call = TrackCall { event: ask.event.clone(), request_id: None, enforce, reservation: None };
+    let call = TrackCall { event: ask.event.clone(), request_id: None, enforce, reservation: None, at_ms: None };
     let tracked = meter.track(&ask.who, &call).await?;
     let over = tracked.standings.iter().any(|standing| standing.hard && standing.exceeded());
     let denied = match tracked.uncounted {

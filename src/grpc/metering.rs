@@ -50,6 +50,19 @@ impl MeteringService for Metering {
         Ok(Response::new(response::track(run_to_completion(work).await?)))
     }
 
+    async fn reset_usage(
+        &self,
+        request: Request<v1::ResetUsageRequest>,
+    ) -> Result<Response<v1::ResetUsageResponse>, Status> {
+        let called = Called::new(&self.0, &request)?;
+        let request::ResetCall { user, groups, reason, request_id } =
+            request::reset_usage(request.into_inner()).map_err(status)?;
+        let owner = called.owner(&user);
+        tracing::info!(groups = groups.len(), reason, "usage is reset");
+        let work = async move { called.reset(&owner, &groups, request_id.as_ref()).await };
+        Ok(Response::new(response::reset_usage(run_to_completion(work).await?)))
+    }
+
     async fn can_use(&self, request: Request<v1::CanUseRequest>) -> Result<Response<v1::CanUseResponse>, Status> {
         let called = Called::new(&self.0, &request)?;
         let (user, event) = request::can_use(request.into_inner()).map_err(status)?;

@@ -24,6 +24,8 @@ const MAX_KEY_BYTES: usize = 64;
 const MAX_VALUE_BYTES: usize = 256;
 const MAX_REASON_BYTES: usize = 256;
 const MAX_PLAN_ID_BYTES: usize = 64;
+const MAX_GROUP_ID_BYTES: usize = 64;
+const MAX_GROUPS: usize = 1000;
 
 const DEFAULT_TTL: Duration = Duration::from_secs(60);
 const MIN_TTL: Duration = Duration::from_secs(1);
@@ -98,9 +100,7 @@ pub fn commit(request: v1::CommitRequest) -> Result<(ReservationId, Option<Actua
 /// [`Fault::Invalid`], which names the field; [`Fault::ReservationNotFound`].
 pub fn release(request: v1::ReleaseRequest) -> Result<(ReservationId, String), Fault> {
     let v1::ReleaseRequest { reservation_id, reason } = request;
-    if reason.len() > MAX_REASON_BYTES {
-        return Err(invalid("reason", format!("is longer than {MAX_REASON_BYTES} bytes")));
-    }
+    let reason = self::reason(reason)?;
     Ok((self::reservation_id(&reservation_id)?, reason))
 }
 
@@ -109,7 +109,7 @@ pub fn release(request: v1::ReleaseRequest) -> Result<(ReservationId, String), F
 /// # Errors
 /// [`Fault::Invalid`] or [`Fault::OutOfRange`], which name the field; [`Fault::ReservationNotFound`].
 pub fn track(request: v1::TrackRequest) -> Result<(UserId, TrackCall), Fault> {
-    let v1::TrackRequest { user_id, event, request_id, enforce, reservation_id } = request;
+    let v1::TrackRequest { user_id, event, request_id, enforce, reservation_id, time } = request;
     let event = self::event(event)?;
     let is_refund = event.name.refunded().is_some();
     if !is_refund && !reservation_id.is_empty() {
@@ -126,8 +126,58 @@ pub fn track(request: v1::TrackRequest) -> Result<(UserId, TrackCall), Fault> {
         _ => &reservation_id,
     };
     let reservation = if reservation_id.is_empty() { None } else { Some(self::reservation_id(reservation_id)?) };
+    if time.is_some() && enforce {
+        return Err(invalid("time", "is not for `enforce`: what has happened can only be counted; leave one of them out"));
+    }
+    if time.is_some() && is_refund {
+        let problem = "is not for refunds: name the reservation to refund it in its windows, or leave this out";
+        return Err(invalid("time", problem));
+    }
+    let at_ms = time.map(|time| self::time("time", time)).transpose()?;
     let user = user(&user_id)?;
-    Ok((user, TrackCall { event, request_id: self::request_id(&request_id)?, enforce, reservation }))
+    Ok((user, TrackCall { event, request_id: self::request_id(&request_id)?, enforce, reservation, at_ms }))
+}
+
+/// The parsed request of ResetUsage.
+#[derive(Debug)]
+pub struct ResetCall {
+    /// The user.
+    pub user: UserId,
+    /// The ids of the limit groups; empty for all.
+    pub groups: Vec<String>,
+    /// Why, for the log.
+    pub reason: String,
+    /// Makes a retry recognisable.
+    pub request_id: Option<RequestId>,
+}
+
+/// Parses a request of ResetUsage.
+///
+/// # Errors
+/// [`Fault::Invalid`], which names the field.
+pub fn reset_usage(request: v1::ResetUsageRequest) -> Result<ResetCall, Fault> {
+    let v1::ResetUsageRequest { user_id, limit_group_ids, reason, request_id } = request;
+    at_most("limit_group_ids", limit_group_ids.len(), MAX_GROUPS)?;
+    for (index, id) in limit_group_ids.iter().enumerate() {
+        if id.is_empty() || id.len() > MAX_GROUP_ID_BYTES {
+            let problem = format!("has {} bytes: send the id of a limit group, of 1 to {MAX_GROUP_ID_BYTES} bytes", id.len());
+            return Err(invalid(format!("limit_group_ids[{index}]"), problem));
+        }
+    }
+    Ok(ResetCall {
+        user: user(&user_id)?,
+        groups: limit_group_ids,
+        reason: self::reason(reason)?,
+        request_id: self::request_id(&request_id)?,
+    })
+}
+
+/// The reason of a call, which is for the log.
+fn reason(reason: String) -> Result<String, Fault> {
+    if reason.len() > MAX_REASON_BYTES {
+        return Err(invalid("reason", format!("is longer than {MAX_REASON_BYTES} bytes")));
+    }
+    Ok(reason)
 }
 
 /// Parses a request of GetUsage into the user, the events and the time.
@@ -330,7 +380,7 @@ fn cycle_anchor(anchor: Timestamp) -> Result<i64, Fault> {
 
 fn overrides(overrides: v1::QuotaOverrides) -> Result<BTreeMap<String, QuotaOverride>, Fault> {
     let v1::QuotaOverrides { quotas } = overrides;
-    at_most("overrides.quotas", quotas.len(), 1000)?;
+    at_most("overrides.quotas", quotas.len(), MAX_GROUPS)?;
     let parse = |(id, quota): (String, v1::Quota)| {
         let path = entry("overrides.quotas", &id)?;
         let v1::Quota { limit } = quota;

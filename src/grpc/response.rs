@@ -3,8 +3,8 @@
 use prost_types::Timestamp;
 
 use crate::domain::amount::{Unit, Units};
-use crate::domain::answer::{Committed, Decision, Hold, Reason, Released, ReservationState, Standing, Tracked};
-use crate::domain::plan::{Anchor, LimitGroup, OnPlanChange, Plan, Quota};
+use crate::domain::answer::{Committed, Decision, Hold, Reason, Released, ReservationState, Reset, Standing, Tracked};
+use crate::domain::plan::{LimitGroup, OnPlanChange, Plan, Quota};
 use crate::domain::subscription::{QuotaOverride, Subscription};
 use crate::meter::{Reserved, Usage};
 
@@ -65,6 +65,11 @@ pub(super) fn commit(committed: Committed) -> v1::CommitResponse {
 pub(super) fn release(released: Released) -> v1::ReleaseResponse {
     let Released { state, standings, replayed } = released;
     v1::ReleaseResponse { state: self::state(state).into(), limits: limits(standings), replayed }
+}
+
+pub(super) fn reset_usage(reset: Reset) -> v1::ResetUsageResponse {
+    let Reset { standings, replayed } = reset;
+    v1::ResetUsageResponse { limits: limits(standings), replayed }
 }
 
 pub(super) fn track(tracked: Tracked) -> v1::TrackResponse {
@@ -134,10 +139,6 @@ pub(super) fn plan(plan: &Plan, is_default: bool) -> v1::Plan {
 fn limit_group(group: &LimitGroup) -> v1::LimitGroup {
     let LimitGroup { id, label, unit, quota, period, anchor, hard, thresholds, rules } = group;
     let (quota, unlimited) = (amount(*unit, limited(*quota)), *quota == Quota::Unlimited);
-    let anchor = match anchor {
-        Anchor::Calendar => "calendar",
-        Anchor::SubscriptionStart => "subscription_start",
-    };
     let mut events: Vec<String> = Vec::new();
     for rule in rules {
         let event = rule.event.to_string();
@@ -151,8 +152,8 @@ fn limit_group(group: &LimitGroup) -> v1::LimitGroup {
         unit: unit.as_str().to_owned(),
         quota,
         unlimited,
-        period: period.as_str().to_owned(),
-        anchor: anchor.to_owned(),
+        period: period.to_string(),
+        anchor: anchor.as_str().to_owned(),
         hard: *hard,
         thresholds: thresholds.iter().map(|threshold| to_f64(*threshold)).collect(),
         events,

@@ -30,6 +30,8 @@ pub(super) fn status(fault: Fault) -> Status {
         Fault::ReservationNotFound => (Code::NotFound, "RESERVATION_NOT_FOUND"),
         Fault::AlreadyCommitted { .. } => (Code::FailedPrecondition, "ALREADY_COMMITTED"),
         Fault::NotCommitted { .. } => (Code::FailedPrecondition, "NOT_COMMITTED"),
+        Fault::WindowClosed => (Code::FailedPrecondition, "WINDOW_CLOSED"),
+        Fault::NoSubscription => (Code::FailedPrecondition, "NO_SUBSCRIPTION"),
         Fault::SubscriptionNotFound => (Code::NotFound, "SUBSCRIPTION_NOT_FOUND"),
         Fault::PlanNotFound(_) => (Code::NotFound, "PLAN_NOT_FOUND"),
         Fault::PlanUnknown(_) => (Code::FailedPrecondition, "PLAN_UNKNOWN"),

@@ -303,6 +303,17 @@ fn told(fault: &formats::Fault, groups: &[GroupDescription], plan_id: &str) -> F
             problem: format!("does not refund the reservation's event: name it {name}.refund"),
             reason: "REFUND_OF_ANOTHER_EVENT",
         },
+        b"TIME_IN_FUTURE" => Fault::Invalid {
+            field: "time".to_owned(),
+            problem: "is more than 60 s in the future: send the time at which it happened, or leave it out for now".to_owned(),
+            reason: "INVALID_FIELD",
+        },
+        b"WINDOW_CLOSED" => Fault::WindowClosed,
+        b"GROUP_UNKNOWN" => Fault::Invalid {
+            field: "limit_group_ids".to_owned(),
+            problem: format!("names no limit group of plan {plan_id:?}: {name:?}"),
+            reason: "GROUP_UNKNOWN",
+        },
         b"PLAN_UNKNOWN" => Fault::PlanUnknown(plan_id.to_owned()),
         b"PLAN_NOT_ARCHIVED" => Fault::PlanNotArchived,
         b"FORMAT_UNKNOWN" => Fault::FormatUnknown,

@@ -9,9 +9,9 @@ use super::formats;
 use super::packed::{push_integer, push_text};
 use super::plan::{period_code, quota_code, schedule, schedules};
 use crate::domain::id::beginning;
-use crate::domain::plan::{Period, Plan, Quota};
+use crate::domain::plan::{Anchor, Period, Plan, Quota};
 use crate::domain::subscription::QuotaOverride;
-use crate::domain::window::{self, Windows};
+use crate::domain::window::{self, FirstUse, Windows};
 
 /// The windows of a plan as the scripts read them. They are current for times in `[from_ms, until_ms)`: in these, none begins or ends.
 #[derive(Debug, Clone)]
@@ -38,6 +38,9 @@ pub struct NoCalendar(pub i64);
 /// calendar.
 pub const NEVER_MS: i64 = (1 << 48) - 1;
 
+/// The anchor of windows that open with their first event.
+pub const FIRST_USE_MS: i64 = NEVER_MS - 1;
+
 impl Frames {
     /// The windows of `plan` at the time `at_ms`.
     ///
@@ -56,9 +59,8 @@ impl Frames {
         let overrides = i64::try_from(own.len()).expect("a catalog has fewer");
         let mut bytes = Vec::new();
         let (mut from_ms, mut until_ms) = (i64::MIN, i64::MAX);
-        for (period, anchored) in schedules {
-            let anchor_ms = cycle_anchor_ms.filter(|_| anchored);
-            let frame = frame(plan, period, anchor_ms, at_ms).ok_or(NoCalendar(at_ms))?;
+        for (period, anchor) in schedules {
+            let frame = frame(plan, period, anchor, cycle_anchor_ms, at_ms).ok_or(NoCalendar(at_ms))?;
             from_ms = from_ms.max(frame.start);
             until_ms = until_ms.min(frame.ends);
             stored(frame).write(&mut bytes);
@@ -87,44 +89,69 @@ fn own_quotas(plan: &Plan, overrides: &BTreeMap<String, QuotaOverride>) -> impl 
 fn arrangement(plan: &Plan, cycle_anchor_ms: Option<i64>) -> [u8; 8] {
     let mut bytes = Vec::new();
     for group in &plan.groups {
-        let (period, anchored) = schedule(group);
+        let (period, anchor) = schedule(group);
         push_text(&mut bytes, &group.id, 1);
         push_integer(&mut bytes, group.unit.code().into(), 1);
-        push_integer(&mut bytes, period_code(period).into(), 1);
-        push_integer(&mut bytes, cycle_anchor_ms.filter(|_| anchored).unwrap_or(NEVER_MS), 6);
+        match period {
+            Period::Length(_) => push_integer(&mut bytes, period_code(period), 3),
+            _ => push_integer(&mut bytes, period_code(period), 1),
+        }
+        push_integer(&mut bytes, anchor_code(anchor, cycle_anchor_ms), 6);
     }
     beginning(&Sha256::digest(&bytes))
 }
 
+/// Returns what stands for the anchor of a group's windows, for an owner with this cycle anchor.
+fn anchor_code(anchor: Anchor, cycle_anchor_ms: Option<i64>) -> i64 {
+    match anchor {
+        Anchor::Calendar => NEVER_MS,
+        Anchor::SubscriptionStart => cycle_anchor_ms.unwrap_or(NEVER_MS),
+        Anchor::FirstUse => FIRST_USE_MS,
+    }
+}
+
 /// The windows of one schedule.
-fn frame(plan: &Plan, period: Period, anchor_ms: Option<i64>, at_ms: i64) -> Option<formats::Frame> {
+fn frame(
+    plan: &Plan,
+    period: Period,
+    anchor: Anchor,
+    cycle_anchor_ms: Option<i64>,
+    at_ms: i64,
+) -> Option<formats::Frame> {
     if period == Period::Lifetime {
         // One window, from the beginning, that is the same for all replicas.
         let (anchor, ends, kept) = (NEVER_MS, NEVER_MS, NEVER_MS);
         return Some(formats::Frame { anchor, ends, kept, ..formats::Frame::default() });
     }
-    let windows = match anchor_ms {
-        Some(anchor_ms) => window::anchored(period, &plan.zone, anchor_ms, at_ms)?,
-        None => window::calendar(period, &plan.zone, at_ms)?,
+    let code = anchor_code(anchor, cycle_anchor_ms);
+    let windows = match (anchor, cycle_anchor_ms) {
+        (Anchor::FirstUse, _) => {
+            let FirstUse { lasts_ms, from_ms, until_ms } = window::first_use(period, &plan.zone, at_ms)?;
+            let (start, ends, lasts) = (from_ms, until_ms, lasts_ms);
+            return Some(formats::Frame { anchor: code, start, ends, lasts, ..formats::Frame::default() });
+        }
+        (Anchor::SubscriptionStart, Some(anchor_ms)) => window::anchored(period, &plan.zone, anchor_ms, at_ms)?,
+        (Anchor::SubscriptionStart, None) | (Anchor::Calendar, _) => window::calendar(period, &plan.zone, at_ms)?,
     };
     let Windows { previous, current, next_end_ms } = windows;
     let (previous_start, previous_ends) = previous.map_or((0, 0), |window| (window.start_ms, window.end_ms));
     Some(formats::Frame {
-        anchor: anchor_ms.unwrap_or(NEVER_MS),
+        anchor: code,
         start: current.start_ms,
         ends: current.end_ms,
         kept: next_end_ms,
         previous_start,
         previous_ends,
+        lasts: 0,
     })
 }
 
 /// Converts a frame for storage. Times before 1970 are not stored, and need not be: Redis's clock is never there.
 fn stored(frame: formats::Frame) -> formats::Frame {
-    let formats::Frame { anchor, start, ends, kept, previous_start, previous_ends } = frame;
+    let formats::Frame { anchor, start, ends, kept, previous_start, previous_ends, lasts } = frame;
     let [anchor, start, ends, kept, previous_start, previous_ends] =
         [anchor, start, ends, kept, previous_start, previous_ends].map(|ms| ms.clamp(0, NEVER_MS));
-    formats::Frame { anchor, start, ends, kept, previous_start, previous_ends }
+    formats::Frame { anchor, start, ends, kept, previous_start, previous_ends, lasts }
 }
 
 #[cfg(test)]
@@ -163,7 +190,7 @@ mod tests {
 
     /// Anchor, start and end, end of the one after, start and end of the one before.
     fn times(frame: &formats::Frame) -> [i64; 6] {
-        let formats::Frame { anchor, start, ends, kept, previous_start, previous_ends } = *frame;
+        let formats::Frame { anchor, start, ends, kept, previous_start, previous_ends, lasts: _ } = *frame;
         [anchor, start, ends, kept, previous_start, previous_ends]
     }
 

@@ -18,6 +18,7 @@ mod once;
 pub mod packed;
 mod plan;
 mod reserve;
+mod reset;
 mod script;
 mod settle;
 mod subscription;
@@ -39,16 +40,17 @@ use archive::Archive;
 pub use basis::{Basis, InForce};
 pub use connection::{ConnectError, RedisAccess, RedisOptions};
 pub use event::{priced, used};
-pub use frames::{Frames, NEVER_MS, NoCalendar};
+pub use frames::{FIRST_USE_MS, Frames, NEVER_MS, NoCalendar};
 pub use keys::UserKeys;
 use message::Message;
 pub use once::Once;
 pub use plan::{CompiledPlan, GroupDescription, NoPlan, digest_of};
 pub use reserve::{CanUseCall, ReserveAnswer, ReserveCall};
+pub use reset::ResetCall;
 pub use script::{Script, Scripts, scripts};
 pub use settle::{CommitCall, ReleaseCall};
 pub use subscription::{Apply, PutAnswer, PutCall, Step, Stored, encode_subscription};
-pub use track::{RefundCall, RefundReservationCall, TrackCall};
+pub use track::{RefundCall, RefundReservationCall, TrackAtCall, TrackCall};
 pub use usage::UsageCall;
 
 /// Runs the scripts.

@@ -36,21 +36,42 @@ impl Once {
         event: &Event,
         enforce: bool,
         reservation: Option<&ReservationId>,
+        at_ms: Option<i64>,
     ) -> Self {
         Self::of(request_id, event, |request| {
             write_text(request, if enforce { "track enforced" } else { "track" });
             write_text(request, &reservation.map(ToString::to_string).unwrap_or_default());
+            if let Some(at_ms) = at_ms {
+                write_number(request, u64::try_from(at_ms).unwrap_or_default());
+            }
         })
+    }
+
+    /// The identity of a ResetUsage.
+    #[must_use]
+    pub fn reset(request_id: Option<&RequestId>, groups: &[String]) -> Self {
+        let mut request = Vec::new();
+        write_text(&mut request, "reset");
+        for group in groups {
+            write_text(&mut request, group);
+        }
+        Self::named(request_id, &request)
     }
 
     /// The identity of a call about an event. `others` writes its other parts.
     fn of(request_id: Option<&RequestId>, event: &Event, others: impl FnOnce(&mut Vec<u8>)) -> Self {
-        let digest = request_id.map(|_| {
-            let mut request = Vec::with_capacity(512);
+        let mut request = Vec::new();
+        if request_id.is_some() {
+            request.reserve(512);
             others(&mut request);
             write_identity(&mut request, event);
-            beginning(&Sha256::digest(&request))
-        });
+        }
+        Self::named(request_id, &request)
+    }
+
+    /// The identity of a call with these parts, which only count if it has an id.
+    fn named(request_id: Option<&RequestId>, parts: &[u8]) -> Self {
+        let digest = request_id.map(|_| beginning(&Sha256::digest(parts)));
         Self { field: field_of(request_id), digest, suffix: random() }
     }
 
@@ -132,7 +153,12 @@ mod tests {
         let reservation = ReservationId { field: [1; 16], suffix: [2; 6], plan: [3; 8], owner };
         let other = ReservationId { suffix: [4; 6], ..reservation.clone() };
         let tracked =
-            |event: &Event, enforce, of: Option<&ReservationId>| Once::track(id().as_ref(), event, enforce, of).digest;
+            |event: &Event, enforce, of: Option<&ReservationId>| Once::track(id().as_ref(), event, enforce, of, None).digest;
+        let at = |at_ms| Once::track(id().as_ref(), &plain, false, None, Some(at_ms)).digest;
+        let reset = |groups: &[&str]| {
+            let groups: Vec<_> = groups.iter().map(|group| (*group).to_owned()).collect();
+            Once::reset(id().as_ref(), &groups).digest
+        };
         let mut digests: Vec<_> = others.iter().chain([&plain]).map(reserved).collect();
         digests.extend(others.iter().chain([&plain]).map(|event| tracked(event, false, None)));
         digests.extend([
@@ -140,6 +166,11 @@ mod tests {
             tracked(&plain, true, None),
             tracked(&plain, false, Some(&reservation)),
             tracked(&plain, false, Some(&other)),
+            at(1_000),
+            at(1_001),
+            reset(&[]),
+            reset(&["ab"]),
+            reset(&["a", "b"]),
         ]);
         let count = digests.len();
         digests.sort_unstable();

@@ -3,7 +3,8 @@
 //! It is an array of
 //! - the plan's id, and what entering it does to counters: `carry`, `reset` or `block`;
 //! - every name that a rule measures, sorted: a measure says a name by its place;
-//! - every schedule, as a period's number and whether windows are counted from the subscription's anchor: a group says one by its place;
+//! - every schedule, as a period's number and its anchor (false: the calendar; true: the subscription's; 2: the first event): a group
+//!   says one by its place;
 //! - every group, as id, unit, schedule, quota in smallest units (-1: unlimited), `hard`, label, and rules: kind (0 any event, 1 this one,
 //!   2 those that begin so), pattern, conditions, measure.
 //!
@@ -17,6 +18,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 use super::archive::Archived;
+use super::formats::FIRST_LENGTH;
 use crate::domain::amount::{MAX_UNITS, Unit, Weight};
 use crate::domain::id::{PlanDigest, beginning};
 use crate::domain::pattern::{EventPattern, ValuePattern};
@@ -131,15 +133,14 @@ pub fn digest_of(message: &[u8]) -> PlanDigest {
     beginning(&Sha256::digest(message))
 }
 
-/// Returns the schedule of a group's windows: the period, and whether they are counted from a subscription's anchor, if
-/// there is one.
-pub(super) fn schedule(group: &LimitGroup) -> (Period, bool) {
+/// Returns the schedule of a group's windows: the period, and where they start.
+pub(super) fn schedule(group: &LimitGroup) -> (Period, Anchor) {
     // A lifetime is one window, from the beginning, whatever the subscription.
-    (group.period, group.anchor == Anchor::SubscriptionStart && group.period != Period::Lifetime)
+    (group.period, if group.period == Period::Lifetime { Anchor::Calendar } else { group.anchor })
 }
 
 /// Every schedule of the plan, in the order in which groups first have them.
-pub(super) fn schedules(plan: &Plan) -> Vec<(Period, bool)> {
+pub(super) fn schedules(plan: &Plan) -> Vec<(Period, Anchor)> {
     let mut schedules = Vec::new();
     for group in &plan.groups {
         let schedule = schedule(group);
@@ -151,8 +152,9 @@ pub(super) fn schedules(plan: &Plan) -> Vec<(Period, bool)> {
 }
 
 /// Returns the number of a period in messages and in stored data.
-pub(super) fn period_code(period: Period) -> u8 {
+pub(super) fn period_code(period: Period) -> i64 {
     match period {
+        Period::Length(length) => FIRST_LENGTH + i64::from(length.minutes()),
         Period::Minute => 1,
         Period::Hourly => 2,
         Period::Daily => 3,
@@ -177,7 +179,7 @@ fn message(plan: &Plan) -> Vec<u8> {
     write(&mut message, &plan.id);
     write(&mut message, &change);
     write(&mut message, &names);
-    let codes: Vec<_> = schedules.iter().map(|(period, anchored)| (period_code(*period), *anchored)).collect();
+    let codes: Vec<_> = schedules.iter().map(|(period, anchor)| (period_code(*period), AnchorCode::of(*anchor))).collect();
     write(&mut message, &codes);
     write_list(&mut message, plan.groups.len());
     for group in &plan.groups {
@@ -276,6 +278,24 @@ fn write_term(message: &mut Vec<u8>, term: &Term, unit: Unit, names: &[&str]) {
     write(message, &whole);
     write(message, &OrFalse(limbs));
     write(message, &OrFalse(term.default_in(unit)));
+}
+
+/// An anchor in a schedule. The first two are flags, as there was no third at first.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum AnchorCode {
+    IsSubscriptionStart(bool),
+    Other(u8),
+}
+
+impl AnchorCode {
+    fn of(anchor: Anchor) -> Self {
+        match anchor {
+            Anchor::Calendar => Self::IsSubscriptionStart(false),
+            Anchor::SubscriptionStart => Self::IsSubscriptionStart(true),
+            Anchor::FirstUse => Self::Other(2),
+        }
+    }
 }
 
 /// `None` as `false`: a nil would leave a hole in a Lua array.
@@ -441,7 +461,7 @@ plans:
         for (period, code) in periods.into_iter().zip(1..) {
             let plan = plan_of(&format!("unit: count, period: {period}, quota: 1, match: [ {{ event: x }} ]"));
             assert_eq!(message(&plan)[3], json!([[code, false]]), "{period}");
-            assert_eq!(plan.groups[0].period.as_str(), period);
+            assert_eq!(plan.groups[0].period.to_string(), period);
         }
         for change in ["carry", "reset", "block"] {
             let group = "{ id: a, unit: count, period: daily, quota: 1, match: [ { event: x } ] }";

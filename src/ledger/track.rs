@@ -1,8 +1,9 @@
-//! `track`, `refund` and `refund_reservation`: count events that have happened, and take them back.
+//! `track`, `track_at`, `refund` and `refund_reservation`: count events that have happened, and take them back.
 
 use super::answer::{About, Answer, NoAnswer};
 use super::basis::Basis;
 use super::event::{priced, refunded};
+use super::frames::Frames;
 use super::message::Message;
 use super::once::Once;
 use super::settle::settle_call;
@@ -23,6 +24,23 @@ pub struct TrackCall<'a> {
     pub event: &'a Event,
     /// Count it only if it fits.
     pub enforce: bool,
+    /// The time for which to remember it.
+    pub replay_ms: i64,
+}
+
+/// The arguments of a Track with a time.
+#[derive(Debug)]
+pub struct TrackAtCall<'a> {
+    /// The basis it is compiled for.
+    pub basis: &'a Basis,
+    /// The identity by which a retry is recognised.
+    pub once: &'a Once,
+    /// The event that has happened.
+    pub event: &'a Event,
+    /// The time at which it happened.
+    pub at_ms: i64,
+    /// The windows of that time, if some groups open them with their first event.
+    pub frames_then: Option<&'a Frames>,
     /// The time for which to remember it.
     pub replay_ms: i64,
 }
@@ -70,6 +88,22 @@ impl Ledger {
             formats::TrackCall { enforce: (*enforce).into(), replay_ms: time(*replay_ms) }.write(bytes);
         });
         let answer = self.decide(&self.scripts.track, owner, message, &basis.plan).await?;
+        Ok(tracked(once, answer))
+    }
+
+    /// Counts an event that has happened at a time, in the windows of that time.
+    ///
+    /// # Errors
+    /// [`NoAnswer`].
+    pub async fn track_at(&self, owner: &Owner, call: &TrackAtCall<'_>) -> Result<Tracked, NoAnswer> {
+        let TrackAtCall { basis, once, event, at_ms, frames_then, replay_ms } = call;
+        let message = decided(owner, basis, |bytes| {
+            once.write(bytes);
+            priced(basis.plan.known().map(|plan| &**plan), event.name.as_str(), event).write(bytes);
+            let frames_then = frames_then.map_or_else(Vec::new, |frames| frames.bytes.to_vec());
+            formats::TrackAtCall { replay_ms: time(*replay_ms), at: time(*at_ms), frames_then }.write(bytes);
+        });
+        let answer = self.decide(&self.scripts.track_at, owner, message, &basis.plan).await?;
         Ok(tracked(once, answer))
     }
 

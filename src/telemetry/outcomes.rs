@@ -3,7 +3,7 @@
 use super::call::{compiles_again, decides};
 use super::labels::{Outcome, Uncounted};
 use super::metrics::metrics;
-use crate::domain::answer::{Committed, Decision, Hold, Reason, Released, Tracked};
+use crate::domain::answer::{Committed, Decision, Hold, Reason, Released, Reset, Tracked};
 use crate::rpc::Rpc;
 
 /// The script knew of another subscription, window or time than the call was compiled for.
@@ -93,6 +93,13 @@ pub fn tracked(plan: &str, tracked: &Tracked) {
             }
         }
         Some(reason) => uncounted(Rpc::Track, reason),
+    }
+}
+
+/// ResetUsage is done.
+pub fn reset(reset: &Reset) {
+    if reset.replayed {
+        decides(Outcome::Replayed);
     }
 }
 

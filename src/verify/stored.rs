@@ -13,8 +13,11 @@ use crate::ledger::packed::{Misfit, Reader};
 
 use super::value::{Undecodable, Value, not_a};
 
-/// The format that this version writes, and the only one that it reads.
+/// The format of records, and of states.
 const FORMAT: i64 = 1;
+
+/// The format of states whose windows are wide.
+const WIDE_FORMAT: i64 = 2;
 
 /// The field of a memory that has its undo.
 pub const UNDO: &[u8] = b"u";
@@ -41,12 +44,12 @@ fn several<T>(
     (1..=count).map(|number| read(reader).map_err(of(format_args!("{name} {number}")))).collect()
 }
 
-fn known_format(format: i64, name: &str) -> Result<(), Undecodable> {
-    if format == FORMAT {
+fn known_format(format: i64, newest: i64, name: &str) -> Result<(), Undecodable> {
+    if (FORMAT..=newest).contains(&format) {
         return Ok(());
     }
     let text =
-        format!("{name} has format {format}, and this version of Tollgate knows {FORMAT}: verify with a newer one");
+        format!("{name} has format {format}, and this version of Tollgate knows {newest}: verify with a newer one");
     Err(Undecodable::new(text))
 }
 
@@ -123,8 +126,8 @@ impl Sum {
 /// A window of one group.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Window {
-    /// Its place.
-    pub stored: formats::Window,
+    /// Its identity and its place.
+    pub stored: formats::WideWindow,
     /// Its own counter, or that of its place, if there is one.
     pub counter: formats::Counter,
     /// The schedule of its counter, if there is one.
@@ -142,7 +145,7 @@ impl Head {
 
     fn read(reader: &mut Reader<'_>) -> Result<Self, Undecodable> {
         const NAME: &str = "the state";
-        known_format(reader.clone().integer(1).map_err(of(NAME))?, NAME)?;
+        known_format(reader.clone().integer(1).map_err(of(NAME))?, WIDE_FORMAT, NAME)?;
         let head = formats::Head::read(reader).map_err(of(NAME))?;
         text(&head.plan, NAME)?;
         if !(0..=2).contains(&head.young) {
@@ -176,7 +179,7 @@ impl State {
         let mut groups: BTreeMap<String, Vec<Window>> = BTreeMap::new();
         let mut last = String::new();
         for number in 1..=count {
-            let window = Window::read(&mut reader, number, &counters, &schedules)?;
+            let window = Window::read(&mut reader, head.format, number, &counters, &schedules)?;
             let group = text(&window.stored.group, format_args!("window {number}"))?.to_owned();
             if group != last && groups.contains_key(&group) {
                 return not_a(format_args!("group {group:?}"), "in two places", "in one");
@@ -229,12 +232,13 @@ fn deadlines(mut reader: Reader<'_>) -> Result<Vec<Deadline>, Undecodable> {
 impl Window {
     fn read(
         reader: &mut Reader<'_>,
+        format: i64,
         number: i64,
         counters: &[formats::Counter],
         schedules: &[formats::Schedule],
     ) -> Result<Self, Undecodable> {
         let name = format!("window {number}");
-        let stored = formats::Window::read(reader).map_err(of(&name))?;
+        let stored = stored_window(reader, format).map_err(of(&name))?;
         let counter = match stored.place {
             // It has its held amount at any time.
             0 => formats::Counter::read(reader).map_err(of(&name))?,
@@ -258,6 +262,15 @@ impl Window {
     pub fn kind(&self) -> (i64, i64, i64) {
         (self.stored.unit, self.stored.period, self.schedule.anchor)
     }
+}
+
+/// A window of a state with this format.
+fn stored_window(reader: &mut Reader<'_>, format: i64) -> Result<formats::WideWindow, Misfit> {
+    if format == WIDE_FORMAT {
+        return formats::WideWindow::read(reader);
+    }
+    let formats::Window { group, unit, period, place } = formats::Window::read(reader)?;
+    Ok(formats::WideWindow { group, unit, period, reset: 0, place })
 }
 
 /// Returns the value at a place that is counted from 1.
@@ -317,7 +330,7 @@ impl Record {
     pub fn decode(packed: &[u8]) -> Result<Self, Undecodable> {
         const NAME: &str = "the record";
         let mut reader = Reader(packed);
-        known_format(reader.clone().integer(1).map_err(of(NAME))?, NAME)?;
+        known_format(reader.clone().integer(1).map_err(of(NAME))?, FORMAT, NAME)?;
         let stored = formats::Record::read(&mut reader).map_err(of(NAME))?;
         let state = match stored.state {
             1 => RecordState::Held,

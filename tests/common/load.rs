@@ -377,7 +377,7 @@ impl Client {
             event: event(name, quantity),
             request_id: self.request_id(),
             enforce,
-            reservation_id: String::new(),
+            ..v1::TrackRequest::default()
         };
         let before = self.unanswered;
         let answer = self.ask_track(user, &request).await;

@@ -68,6 +68,10 @@ enum Operation {
     Release,
     Track,
     TrackWithoutId,
+    TrackAt,
+    TrackAtWithoutId,
+    Reset,
+    ResetWithoutId,
     Refund,
     RefundReservation,
     Subscribe,
@@ -89,7 +93,7 @@ enum State {
     WrongClock,
 }
 
-const OPERATIONS: [Operation; 12] = [
+const OPERATIONS: [Operation; 16] = [
     Operation::Reserve,
     Operation::ReserveWithoutId,
     Operation::Commit,
@@ -98,6 +102,10 @@ const OPERATIONS: [Operation; 12] = [
     Operation::Release,
     Operation::Track,
     Operation::TrackWithoutId,
+    Operation::TrackAt,
+    Operation::TrackAtWithoutId,
+    Operation::Reset,
+    Operation::ResetWithoutId,
     Operation::Refund,
     Operation::RefundReservation,
     Operation::Subscribe,
@@ -119,8 +127,9 @@ impl Operation {
     fn fits(self, state: State) -> bool {
         match self {
             Self::Reserve | Self::ReserveWithoutId | Self::Track | Self::TrackWithoutId | Self::Subscribe => true,
+            Self::TrackAt | Self::TrackAtWithoutId => true,
             Self::CommitPaged => state == State::Paged,
-            Self::Refund | Self::Delete => state != State::New,
+            Self::Refund | Self::Delete | Self::Reset | Self::ResetWithoutId => state != State::New,
             Self::Commit | Self::CommitLate | Self::Release | Self::RefundReservation => state != State::New,
         }
     }
@@ -131,6 +140,8 @@ impl Operation {
             Self::Commit | Self::CommitLate | Self::CommitPaged => "commit",
             Self::Release => "release",
             Self::Track | Self::TrackWithoutId => "track",
+            Self::TrackAt | Self::TrackAtWithoutId => "track_at",
+            Self::Reset | Self::ResetWithoutId => "reset",
             Self::Refund => "refund",
             Self::RefundReservation => "refund_reservation",
             Self::Subscribe => "subscription_put",
@@ -220,7 +231,10 @@ impl Subject {
             request_id: id(request_id),
             enforce: false,
             reservation: reservation.cloned(),
+            at_ms: None,
         };
+        // Yesterday, in the same window.
+        let track_at = |request_id| TrackCall { at_ms: Some(1_899_900_000_000), ..track("e", 7, request_id, None) };
         let reserve = async |request_id: &str| {
             let reserved = meter.reserve(&self.owner, &event("e", 7), MINUTE, id(request_id).as_ref()).await?;
             Ok(reserved.hold.unwrap().replayed)
@@ -239,6 +253,10 @@ impl Subject {
             Operation::Release => Ok(meter.release(self.held.as_ref().unwrap()).await?.replayed),
             Operation::Track => tracked(track("e", 7, "act", None)).await,
             Operation::TrackWithoutId => tracked(track("e", 7, "", None)).await,
+            Operation::TrackAt => tracked(track_at("act")).await,
+            Operation::TrackAtWithoutId => tracked(track_at("")).await,
+            Operation::Reset => Ok(meter.reset(&self.owner, &[], id("act").as_ref()).await?.replayed),
+            Operation::ResetWithoutId => Ok(meter.reset(&self.owner, &[], None).await?.replayed),
             Operation::Refund => tracked(track("e.refund", 2, "act", None)).await,
             Operation::RefundReservation => tracked(track("e.refund", 2, "act", self.committed.as_ref())).await,
             Operation::Subscribe => {

@@ -49,12 +49,12 @@ struct Call<'a> {
     quantities: BTreeMap<String, f64>,
     metadata: BTreeMap<String, String>,
     quotas: BTreeMap<String, v1::Quota>,
-    /// `as=`, `id=`, `ttl=`, `of=`, `end=`, `anchor=`, `at=`, `event=`.
+    /// `as=`, `id=`, `ttl=`, `of=`, `end=`, `anchor=`, `at=`, `event=`, `time=`, `groups=`.
     named: BTreeMap<&'a str, &'a str>,
     flags: BTreeSet<&'a str>,
 }
 
-const NAMED: [&str; 8] = ["as", "id", "ttl", "of", "end", "anchor", "at", "event"];
+const NAMED: [&str; 10] = ["as", "id", "ttl", "of", "end", "anchor", "at", "event", "time", "groups"];
 const FLAGS: [&str; 2] = ["enforce", "no-overrides"];
 
 impl<'a> Call<'a> {
@@ -197,6 +197,22 @@ impl Scenario {
                 });
                 answer.unwrap_or_else(|status| fault(&status))
             }
+            "reset" => {
+                let ids = call.named.get("groups").map(|ids| ids.split(',').map(ToOwned::to_owned).collect());
+                let request = v1::ResetUsageRequest {
+                    user_id: self.user(subject),
+                    limit_group_ids: ids.unwrap_or_default(),
+                    reason: "a test".to_owned(),
+                    request_id: call.named("id"),
+                };
+                let answer = self.replica().metering.reset_usage(request).await.map(|answer| {
+                    let answer = answer.into_inner();
+                    let mut facts = limits(&answer.limits);
+                    flag(&mut facts, "replayed", answer.replayed);
+                    facts
+                });
+                answer.unwrap_or_else(|status| fault(&status))
+            }
             "subscribe" => {
                 let user = self.user(subject);
                 let overrides = (!call.quotas.is_empty() || call.flags.contains("no-overrides"))
@@ -305,6 +321,7 @@ impl Scenario {
             request_id: call.named("id"),
             enforce: call.flags.contains("enforce"),
             reservation_id: call.named.get("of").map(|name| self.reservation(name)).unwrap_or_default(),
+            time: call.named.get("time").map(|text| timestamp(text)),
         };
         let answer = match self.replica().metering.track(request).await {
             Ok(answer) => answer.into_inner(),

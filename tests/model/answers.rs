@@ -20,6 +20,7 @@ pub enum Answer {
     Track(v1::TrackResponse),
     CanUse(v1::CanUseResponse),
     Usage(v1::GetUsageResponse),
+    Reset(v1::ResetUsageResponse),
     Subscription(Option<v1::Subscription>),
     Deleted,
     Stepped,
@@ -133,7 +134,8 @@ pub fn row(group: &Group, bounds: (i64, i64), counted: (u128, u128)) -> v1::Limi
 /// The row of what was charged, as it was then; its window as it is now.
 pub fn claim_row(user: &User, claim: &Claim, requested: u128, unapplied: u128) -> v1::LimitStatus {
     let Claim { group, label, unit, quota, hard, bounds, window, .. } = claim;
-    let counted = user.is_kept(*window).then(|| (user.windows[*window].used, user.held(*window)));
+    let kept = window.filter(|_| user.is_kept(*window));
+    let counted = kept.map(|window| (user.windows[window].used, user.held(window)));
     let (quota, hard, bounds) = (*quota, *hard, *bounds);
     v1::LimitStatus {
         requested: unit.shown(requested),

@@ -6,14 +6,15 @@ use tonic::Code;
 use crate::answers::{Answer, claim_row, denied, duration, fault, invalid, row, timestamp, unmeasured};
 use crate::price::{self, Unmeasured};
 use crate::reference::{Model, Outcome};
-use crate::sketch::{Event, Group, LARGEST, Measure, Period, Plan};
+use crate::sketch::{Anchor, Event, Group, LARGEST, Measure, Period, Plan};
 use crate::user::{Claim, Id, Reservation, State};
 use crate::windows::{NEVER, Wanted};
 
 /// One group that an event feeds.
 pub struct Match<'a> {
     pub group: &'a Group,
-    pub window: usize,
+    /// None: the window of that time is gone.
+    pub window: Option<usize>,
     pub bounds: (i64, i64),
     pub charge: u128,
     pub measures: Vec<Measure>,
@@ -36,6 +37,7 @@ impl Match<'_> {
             measures: self.measures.clone(),
             committed: None,
             counted: None,
+            resets: 0,
         }
     }
 }
@@ -50,6 +52,7 @@ impl Model {
         event: &Event,
         name: &str,
         down: bool,
+        at: Option<i64>,
     ) -> Result<Vec<Match<'a>>, Answer> {
         let mut matches = Vec::new();
         for group in &plan.groups {
@@ -59,8 +62,11 @@ impl Model {
             }
             let wanted = Wanted { group, zone: plan.zone, cycle_anchor: anchor };
             let this = &mut self.users[user];
-            let window = this.windows.current(wanted, this.now);
-            if group.anchored
+            let window = match at {
+                None => Some(this.windows.current(wanted, this.now)),
+                Some(at) => this.windows.of_time(wanted, this.now, at),
+            };
+            if group.anchor == Anchor::SubscriptionStart
                 && group.period == Period::Monthly
                 && anchor.is_some_and(|anchor| is_late_day(anchor, plan))
             {
@@ -88,7 +94,7 @@ impl Model {
             if measures.len() > 1 {
                 self.cover("several rules of a group hold");
             }
-            let bounds = self.users[user].bounds(window);
+            let bounds = window.map_or((0, NEVER), |window| self.users[user].bounds(window));
             matches.push(Match { group, window, bounds, charge, measures, by_events });
         }
         if matches.len() > 1 {
@@ -97,28 +103,36 @@ impl Model {
         Ok(matches)
     }
 
+    /// Used and held in the window.
+    fn counted(&self, user: usize, found: &Match<'_>) -> u128 {
+        found.window.map_or(0, |window| self.users[user].counted(window))
+    }
+
     pub fn fits(&self, user: usize, found: &Match<'_>) -> bool {
-        let user = &self.users[user];
         match found.group.quota {
             Some(0) => !found.group.hard,
-            Some(quota) if found.group.hard => found.charge == 0 || user.counted(found.window) + found.charge <= quota,
+            Some(quota) if found.group.hard => found.charge == 0 || self.counted(user, found) + found.charge <= quota,
             _ => true,
         }
     }
 
     pub fn overflows(&self, user: usize, found: &Match<'_>) -> bool {
-        let user = &self.users[user];
-        user.counted(found.window) + found.charge > found.group.unit.most()
+        self.counted(user, found) + found.charge > found.group.unit.most()
     }
 
     /// The rows of a decision; where it is a denial, with what is missing.
     pub fn rows(&self, user: usize, matches: &[Match<'_>], denied: bool) -> Vec<v1::LimitStatus> {
         let row = |found: &Match<'_>| {
-            let mut row = self.group_row(user, found.group, found.window);
+            let window = found.window.expect("the current one is there");
+            let mut row = self.group_row(user, found.group, window);
+            if denied && self.users[user].windows[window].is_fresh() {
+                // What is denied opens none.
+                self.users[user].windows.note("a denial shows no window before the first use");
+                (row.window_start, row.reset_time) = (None, None);
+            }
             row.requested = found.group.unit.shown(found.charge);
             if denied && !self.fits(user, found) {
-                let user = &self.users[user];
-                let wanted = user.counted(found.window) + found.charge;
+                let wanted = self.counted(user, found) + found.charge;
                 let shortfall = wanted.saturating_sub(found.group.quota.unwrap_or_default()).min(LARGEST);
                 row.shortfall = found.group.unit.shown(shortfall);
             }
@@ -138,7 +152,7 @@ impl Model {
         let mut latest = user_now.now;
         for found in matches.iter().filter(|found| !self.fits(user, found)) {
             let quota = found.group.quota.expect("it is full");
-            let window = &user_now.windows[found.window];
+            let window = &user_now.windows[found.window.expect("the current one is there")];
             let at = if found.charge > quota || quota == 0 {
                 None
             } else if window.used + found.charge > quota {
@@ -182,7 +196,7 @@ impl Model {
             return Err(Answer::Reserve(denied(false, v1::Reason::NoSubscription)));
         };
         let before = self.users[user].clone();
-        let matches = self.matches(user, &plan, anchor, event, &event.name, false)?;
+        let matches = self.matches(user, &plan, anchor, event, &event.name, false, None)?;
         if matches.is_empty() {
             self.cover("no group matches");
             return Err(Answer::Reserve(denied(false, v1::Reason::UnmatchedEvent)));
@@ -249,7 +263,7 @@ impl Model {
 
     pub fn cover_free(&mut self, user: usize, matches: &[Match<'_>]) {
         let over = |found: &Match<'_>| {
-            let counted = self.users[user].counted(found.window);
+            let counted = self.counted(user, found);
             found.charge == 0 && found.group.hard && found.group.quota.is_some_and(|quota| counted > quota)
         };
         if matches.iter().any(over) {
@@ -284,7 +298,7 @@ impl Model {
         let Some((plan, anchor)) = self.deciding(replica, user)? else {
             return answer(denied(false, v1::Reason::NoSubscription));
         };
-        let matches = self.matches(user, &plan, anchor, event, &event.name, false)?;
+        let matches = self.matches(user, &plan, anchor, event, &event.name, false, None)?;
         if matches.is_empty() {
             return answer(denied(false, v1::Reason::UnmatchedEvent));
         }
@@ -298,8 +312,7 @@ impl Model {
         }
         let mut limits = self.rows(user, &matches, false);
         for (row, found) in limits.iter_mut().zip(&matches) {
-            let user = &self.users[user];
-            let wanted = user.counted(found.window) + found.charge;
+            let wanted = self.counted(user, found) + found.charge;
             row.exceeded = found.group.quota.is_some_and(|quota| wanted > quota);
         }
         self.cover("can use");

@@ -10,7 +10,7 @@ use fastrand::Rng;
 
 use crate::operations::{Actual, Call, Operation, Quota, Refund, When};
 use crate::reference::{Model, Settings};
-use crate::sketch::{Catalog, Event, Group, LARGEST, MICRO, Measure, PICO, Period, Plan, Rule, Term, Unit};
+use crate::sketch::{Anchor, Catalog, Event, Group, LARGEST, MICRO, Measure, PICO, Period, Plan, Rule, Term, Unit};
 use crate::user::Id;
 
 pub const USERS: usize = 2;
@@ -126,6 +126,7 @@ fn crowded(random: &mut Rng) -> Catalog {
                 continue;
             }
             group.period = pick(random, &long);
+            fit_anchor(random, group);
             group.rules = vec![Rule { pattern: "*".to_owned(), conditions: Vec::new(), measure: Measure::Events }];
         }
     }
@@ -150,10 +151,10 @@ fn edited(random: &mut Rng, catalog: &Catalog) -> Catalog {
                     group.unit = pick(random, &UNITS);
                 }
                 if once_in(random, 3) {
-                    group.period = pick(random, &PERIODS);
+                    group.period = period(random);
                 }
                 if once_in(random, 3) {
-                    group.anchored = !group.anchored;
+                    group.anchor = anchor(random);
                 }
                 if once_in(random, 6) {
                     group.hard = !group.hard;
@@ -162,24 +163,47 @@ fn edited(random: &mut Rng, catalog: &Catalog) -> Catalog {
                     group.rules = rules(random);
                 }
                 group.quota = quota(random, group.unit);
+                fit_anchor(random, group);
             }
         }
     }
     catalog
 }
 
+/// Mostly of the calendar. Some lengths are near each other, and one is a day.
+fn period(random: &mut Rng) -> Period {
+    if once_in(random, 5) { Period::Length(pick(random, &[1, 90, 300, 301, 1440, 10_080])) } else { pick(random, &PERIODS) }
+}
+
+fn anchor(random: &mut Rng) -> Anchor {
+    match random.u32(..6) {
+        0 | 1 => Anchor::SubscriptionStart,
+        2 => Anchor::FirstUse,
+        _ => Anchor::Calendar,
+    }
+}
+
+/// A catalog refuses windows of a given length that follow the calendar.
+fn fit_anchor(random: &mut Rng, group: &mut Group) {
+    if matches!(group.period, Period::Length(_)) && group.anchor == Anchor::Calendar {
+        group.anchor = pick(random, &[Anchor::SubscriptionStart, Anchor::FirstUse]);
+    }
+}
+
 fn group(random: &mut Rng, id: &str) -> Group {
     let unit = pick(random, &UNITS);
-    Group {
+    let mut group = Group {
         id: id.to_owned(),
         label: format!("Group {id}"),
         unit,
         quota: quota(random, unit),
         hard: !once_in(random, 4),
-        period: pick(random, &PERIODS),
-        anchored: once_in(random, 3),
+        period: period(random),
+        anchor: anchor(random),
         rules: rules(random),
-    }
+    };
+    fit_anchor(random, &mut group);
+    group
 }
 
 fn quota(random: &mut Rng, unit: Unit) -> Option<u128> {
@@ -206,7 +230,7 @@ fn rules(random: &mut Rng) -> Vec<Rule> {
             quota: None,
             hard: true,
             period: Period::Daily,
-            anchored: false,
+            anchor: Anchor::Calendar,
             rules,
         };
         let plan = Plan { id: "p".to_owned(), zone: "UTC", change: "carry", groups: vec![group.clone()] };
@@ -345,7 +369,7 @@ impl Generator {
     fn tracked(&mut self, user: usize) -> u32 {
         let tracked = |id: &Id| match id {
             Id::Track { number, .. } => Some(*number),
-            Id::Reserve { .. } => None,
+            Id::Reserve { .. } | Id::Reset { .. } => None,
         };
         let known: Vec<u32> = self.model.users[user].ids.values().filter_map(tracked).collect();
         if known.is_empty() { u32::MAX } else { pick(&mut self.random, &known) }
@@ -381,12 +405,14 @@ impl Generator {
             6..27 => self.reserve(user),
             27..42 => Call::Commit { of: self.reservation(user), actual: self.actual() },
             42..47 => Call::Release { of: self.reservation(user) },
-            47..57 => self.track(user),
+            47..54 => self.track(user),
+            54..57 => self.track_at(user),
             57..65 => self.refund(user),
             65..67 => Call::CanUse { event: self.event(user) },
             67..74 => self.usage(),
             74..79 => self.upsert(user),
-            79..80 => Call::Subscription,
+            79 if once_in(&mut self.random, 2) => Call::Subscription,
+            79 => self.reset(),
             80..82 => Call::Cancel { end: (!once_in(&mut self.random, 2)).then(|| self.when(user)) },
             82 if once_in(&mut self.random, 3) => Call::Delete,
             82..90 => Call::Step(self.when(user)),
@@ -401,7 +427,7 @@ impl Generator {
     fn again(&mut self, number: u32, replica: usize) -> Operation {
         let again = |asked: &&Operation| !matches!(asked.call, Call::Step(_) | Call::Jump(_) | Call::Delete);
         let remembered = |asked: &&Operation| match &asked.call {
-            Call::Reserve { request_id, .. } | Call::Track { request_id, .. } => {
+            Call::Reserve { request_id, .. } | Call::Track { request_id, .. } | Call::Reset { request_id, .. } => {
                 self.model.users[asked.user].recall(request_id).is_some()
             }
             _ => false,
@@ -461,7 +487,33 @@ impl Generator {
         // The field is for refunds only.
         let refund = once_in(&mut self.random, 40).then(|| Refund { of: self.reservation(user), in_metadata: false });
         let (event, request_id) = (self.event(user), self.request_id());
-        Call::Track { event, request_id, enforce: once_in(&mut self.random, 3), refund }
+        Call::Track { event, request_id, enforce: once_in(&mut self.random, 3), refund, at: None }
+    }
+
+    /// What happened a while ago, or by a clock that is a little ahead.
+    fn track_at(&mut self, user: usize) -> Call {
+        let back = [0, -1, -1000, -60_000, -3_600_000, -DAY, -31 * DAY, -366 * DAY, 1, 60_000, 60_001];
+        let back = pick(&mut self.random, &back);
+        let at = match self.random.u32(..3) {
+            0 => When::After(back),
+            1 => When::WindowEnd(self.random.usize(..8), back),
+            _ => When::AnyWindowStart(self.random.usize(..16), pick(&mut self.random, &[-1, 0, 1, 500])),
+        };
+        // Rarely with what does not go with it.
+        let enforce = once_in(&mut self.random, 30);
+        let mut event = self.event(user);
+        if once_in(&mut self.random, 30) {
+            event.name.push_str(".refund");
+        }
+        Call::Track { event, request_id: self.request_id(), enforce, refund: None, at: Some(at) }
+    }
+
+    fn reset(&mut self) -> Call {
+        let mut groups = Vec::new();
+        if !once_in(&mut self.random, 3) {
+            groups = GROUPS.iter().filter(|_| once_in(&mut self.random, 2)).map(|id| (*id).to_owned()).collect();
+        }
+        Call::Reset { groups, request_id: self.request_id() }
     }
 
     fn refund(&mut self, user: usize) -> Call {
@@ -485,7 +537,7 @@ impl Generator {
             }
         }
         event.name.push_str(".refund");
-        Call::Track { event, request_id: self.request_id(), enforce: once_in(&mut self.random, 8), refund }
+        Call::Track { event, request_id: self.request_id(), enforce: once_in(&mut self.random, 8), refund, at: None }
     }
 
     /// What a reservation has counted and not yet given back, as an event.

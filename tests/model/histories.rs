@@ -15,7 +15,7 @@ use crate::answers::Answer;
 use crate::operations::{Actual, Call, Operation, Quota, Refund, When};
 use crate::real::{Names, Real};
 use crate::reference::{Model, Settings};
-use crate::sketch::{Catalog, Event, Group, MICRO, Measure, PICO, Period, Plan, Rule, Term, Unit};
+use crate::sketch::{Anchor, Catalog, Event, Group, MICRO, Measure, PICO, Period, Plan, Rule, Term, Unit};
 use crate::support::Step;
 
 const CLIENTS: u32 = 4;
@@ -43,7 +43,7 @@ fn settings(random: &mut Rng) -> Settings {
         quota,
         hard,
         period: Period::Yearly,
-        anchored: false,
+        anchor: Anchor::Calendar,
         rules: vec![Rule { pattern: "*".to_owned(), conditions: Vec::new(), measure }],
     };
     let plan = |random: &mut Rng, id: &str, change| Plan {
@@ -97,14 +97,14 @@ impl Client {
             10..12 => Call::Release { of: self.reservation() },
             12..14 => {
                 let (event, request_id) = (self.event(), self.request_id());
-                Call::Track { event, request_id, enforce: self.random.bool(), refund: None }
+                Call::Track { event, request_id, enforce: self.random.bool(), refund: None, at: None }
             }
             14 => {
                 let mut event = self.event();
                 event.name.push_str(".refund");
                 let of = self.reservation();
                 let refund = self.random.bool().then_some(Refund { of, in_metadata: false });
-                Call::Track { event, request_id: self.request_id(), enforce: false, refund }
+                Call::Track { event, request_id: self.request_id(), enforce: false, refund, at: None }
             }
             15 => Call::CanUse { event: self.event() },
             16 => Call::Usage { pattern: String::new(), at: None },

@@ -10,7 +10,7 @@ use tollgate::grpc::v1::{GetUsageResponse, LimitStatus};
 use crate::answers::{Answer, timestamp};
 use crate::operations::{Call, Operation};
 use crate::reference::Model;
-use crate::sketch::{Group, Period};
+use crate::sketch::{Anchor, Group, Period};
 use crate::windows::{NEVER, frame};
 
 /// A window as answers name it: user, group, unit, start and end in seconds and nanoseconds.
@@ -34,7 +34,8 @@ impl Invariant {
         let kept = kept(after);
         self.used.retain(|name, _| kept.contains(name));
         let resets = |model: &Model| model.covered.get("plan change: reset").copied();
-        let refunds = matches!(&operation.call, Call::Track { event, .. } if event.refunded().is_some());
+        let refunds = matches!(&operation.call, Call::Track { event, .. } if event.refunded().is_some())
+            || matches!(operation.call, Call::Reset { .. });
         if refunds || resets(before) != resets(after) || matches!(operation.call, Call::Delete) {
             self.used.clear();
         }
@@ -90,10 +91,11 @@ fn is_ambiguous(model: &Model, user: usize, row: &LimitStatus) -> bool {
     let of_row = |group: &&Group| group.id == row.limit_group_id && group.unit.word() == row.unit;
     let starts_there = |anchored: bool| {
         let anchor = anchored.then_some(subscription.anchor);
+        let is_anchored = |group: &Group| group.anchor == Anchor::SubscriptionStart;
         plans().any(|plan| {
             let mut groups = plan.groups.iter().filter(of_row).filter(|group| group.period != Period::Lifetime);
             groups.any(|group| {
-                (group.anchored || !anchored) && frame(group.period, plan.zone, anchor, start).start == start
+                (is_anchored(group) || !anchored) && frame(group.period, plan.zone, anchor, start).start == start
             })
         })
     };
@@ -121,6 +123,7 @@ fn rows(answer: &Answer) -> &[LimitStatus] {
         Answer::Track(answer) => &answer.limits,
         Answer::CanUse(answer) => &answer.limits,
         Answer::Usage(GetUsageResponse { limits, .. }) => limits,
+        Answer::Reset(answer) => &answer.limits,
         _ => &[],
     }
 }

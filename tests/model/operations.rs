@@ -33,6 +33,13 @@ pub enum Call {
         request_id: String,
         enforce: bool,
         refund: Option<Refund>,
+        /// When it happened.
+        at: Option<When>,
+    },
+    /// Of these groups, or of all.
+    Reset {
+        groups: Vec<String>,
+        request_id: String,
     },
     CanUse {
         event: Event,
@@ -92,6 +99,8 @@ pub enum When {
     WindowEnd(usize, i64),
     /// From the start of the open window with this number, of those that follow a cycle anchor.
     WindowStart(usize, i64),
+    /// From the start of the window with this number, of all that were ever opened.
+    AnyWindowStart(usize, i64),
     /// From the end of the subscription.
     SubscriptionEnd(i64),
 }

@@ -156,7 +156,7 @@ impl Real {
                 let request = v1::ReleaseRequest { reservation_id: id_of(*of), reason: "changed my mind".to_owned() };
                 metering.release(asked(request)).await.map(|answer| Answer::Release(answer.into_inner()))
             }
-            Call::Track { event, request_id, enforce, refund } => {
+            Call::Track { event, request_id, enforce, refund, at: when } => {
                 let named = refund.filter(|refund| !refund.in_metadata).map(|refund| id_of(refund.of));
                 let request = v1::TrackRequest {
                     user_id,
@@ -164,8 +164,15 @@ impl Real {
                     request_id: request_id.clone(),
                     enforce: *enforce,
                     reservation_id: named.unwrap_or_default(),
+                    time: when.as_ref().map(|when| timestamp(at(when))),
                 };
                 metering.track(asked(request)).await.map(|answer| Answer::Track(answer.into_inner()))
+            }
+            Call::Reset { groups, request_id } => {
+                let (limit_group_ids, request_id) = (groups.clone(), request_id.clone());
+                let reason = "they asked for it".to_owned();
+                let request = v1::ResetUsageRequest { user_id, limit_group_ids, reason, request_id };
+                metering.reset_usage(asked(request)).await.map(|answer| Answer::Reset(answer.into_inner()))
             }
             Call::CanUse { event } => {
                 let request = v1::CanUseRequest { user_id, event: with(event, None) };

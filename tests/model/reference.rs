@@ -86,6 +86,10 @@ impl Model {
                 let starts: Vec<i64> = user.windows.iter().filter(open).map(|window| window.start).collect();
                 if starts.is_empty() { user.now } else { starts[group % starts.len()] + ms }
             }
+            When::AnyWindowStart(group, ms) => {
+                let starts: Vec<i64> = user.windows.iter().map(|window| window.start).collect();
+                if starts.is_empty() { user.now } else { starts[group % starts.len()] + ms }
+            }
             When::WindowEnd(group, ms) => {
                 let ends = user.windows.iter().filter(|window| window.end > user.now && window.end < NEVER);
                 let mut ends: Vec<i64> = ends.map(|window| window.end).collect();
@@ -199,9 +203,11 @@ impl Model {
             }
             Call::Commit { of, actual } => self.commit(*of, actual.as_ref()),
             Call::Release { of } => self.release(*of),
-            Call::Track { event, request_id, enforce, refund } => {
-                self.track(number, replica, user, event, request_id, *enforce, *refund)
+            Call::Track { event, request_id, enforce, refund, at } => {
+                let at = at.as_ref().map(|at| self.resolve(user, at));
+                self.track(number, replica, user, event, request_id, *enforce, *refund, at)
             }
+            Call::Reset { groups, request_id } => self.reset(replica, user, groups, request_id),
             Call::CanUse { event } => self.can_use(replica, user, event),
             Call::Usage { pattern, at } => {
                 let at = at.as_ref().map(|at| self.resolve(user, at));
@@ -309,7 +315,10 @@ impl Model {
                     }
                     window.used = window.used.max(quota);
                 }
-                ("reset", _, Some(window)) => user.windows[window].used = 0,
+                ("reset", _, Some(window)) => {
+                    user.windows[window].used = 0;
+                    user.windows[window].resets += 1;
+                }
                 _ => {}
             }
         }
@@ -328,6 +337,7 @@ fn wrote(answer: &Answer) -> bool {
         Answer::Reserve(answer) => answer.allowed && !answer.replayed,
         Answer::Commit(answer) => !answer.replayed,
         Answer::Track(answer) => !answer.event_id.is_empty() && !answer.replayed,
+        Answer::Reset(answer) => !answer.replayed,
         _ => false,
     }
 }

@@ -75,19 +75,23 @@ impl Model {
         self.users[user].reservations.insert(of, settled);
         for (index, (claim, charge)) in reservation.claims.iter().zip(&charges).enumerate() {
             let most = claim.unit.most();
-            let open = self.users[user].is_kept(claim.window);
-            let there = if open { self.users[user].counted(claim.window) } else { 0 };
+            let open = claim.window.filter(|_| self.users[user].is_kept(claim.window));
+            let there = open.map_or(0, |window| self.users[user].counted(window));
             let Some(charge) = charge.filter(|charge| there + charge <= most) else {
                 self.cover("an amount that no counter can hold");
                 return Err(fault(Code::OutOfRange, "OUT_OF_RANGE"));
             };
-            if open {
-                self.users[user].windows[claim.window].used += charge;
+            let mut resets = 0;
+            if let Some(window) = open {
+                let window = &mut self.users[user].windows[window];
+                window.used += charge;
+                resets = window.resets;
             } else {
                 self.cover("a settling whose window is gone");
             }
             let user = &mut self.users[user];
             let claim = &mut user.reservations.get_mut(&of).unwrap().claims[index];
+            claim.resets = resets;
             claim.committed = Some(charge);
             claim.counted = counted(measures[index], committed, charge);
         }
@@ -108,7 +112,8 @@ impl Model {
         if reservation
             .claims
             .iter()
-            .any(|claim| self.users[user].is_kept(claim.window) && self.users[user].windows[claim.window].end <= now)
+            .filter_map(|claim| claim.window.filter(|_| self.users[user].is_kept(claim.window)))
+            .any(|window| self.users[user].windows[window].end <= now)
         {
             self.cover("hold across a window's end");
         }
@@ -191,10 +196,15 @@ impl Model {
             let mut applied = 0;
             if let Some(lower) = lower {
                 let back = claim.counted.as_ref().map_or(0, |counted| counted.charge) - lower.charge;
-                if user.is_kept(claim.window) {
-                    let window = &mut user.windows[claim.window];
-                    applied = back.min(window.used);
-                    window.used -= applied;
+                if let Some(window) = claim.window.filter(|_| user.is_kept(claim.window)) {
+                    let window = &mut user.windows[window];
+                    // What was counted before a reset cannot be refunded after it.
+                    if window.resets == claim.resets {
+                        applied = back.min(window.used);
+                        window.used -= applied;
+                    } else {
+                        user.windows.note("a refund of what was counted before a reset");
+                    }
                 }
                 // Also where its window is gone: it is settled anew.
                 user.reservations.get_mut(&of).unwrap().claims[index].counted = Some(lower);

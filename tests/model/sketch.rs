@@ -36,8 +36,7 @@ pub struct Group {
     pub quota: Option<u128>,
     pub hard: bool,
     pub period: Period,
-    /// `subscription_start` rather than `calendar`.
-    pub anchored: bool,
+    pub anchor: Anchor,
     pub rules: Vec<Rule>,
 }
 
@@ -58,6 +57,15 @@ pub enum Period {
     Monthly,
     Yearly,
     Lifetime,
+    /// Of so many minutes.
+    Length(i64),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Anchor {
+    Calendar,
+    SubscriptionStart,
+    FirstUse,
 }
 
 #[derive(Debug, Clone)]
@@ -124,7 +132,11 @@ impl Unit {
 
 impl Period {
     fn word(self) -> String {
-        format!("{self:?}").to_lowercase()
+        match self {
+            Self::Length(minutes) if minutes % 1440 == 0 => format!("{}d", minutes / 1440),
+            Self::Length(minutes) => format!("{minutes}m"),
+            named => format!("{named:?}").to_lowercase(),
+        }
     }
 }
 
@@ -156,9 +168,13 @@ impl Catalog {
 
 impl Group {
     fn yaml(&self) -> String {
-        let Self { id, label, unit, quota, hard, period, anchored, rules } = self;
+        let Self { id, label, unit, quota, hard, period, anchor, rules } = self;
         let quota = quota.map_or("unlimited".to_owned(), |units| decimal(units, unit.scale()));
-        let anchor = if *anchored { "subscription_start" } else { "calendar" };
+        let anchor = match anchor {
+            Anchor::Calendar => "calendar",
+            Anchor::SubscriptionStart => "subscription_start",
+            Anchor::FirstUse => "first_use",
+        };
         let (unit, period) = (unit.word(), period.word());
         let mut out = format!(
             "      - {{ id: {id}, label: {label}, unit: {unit}, quota: {quota}, hard: {hard}, period: {period}, \

@@ -11,7 +11,7 @@ use crate::price;
 use crate::reference::{Model, Outcome};
 use crate::sketch::{Group, MICRO, Unit, double};
 use crate::user::{Subscription, User};
-use crate::windows::{Shown, Wanted};
+use crate::windows::{NEVER, Shown, Wanted};
 
 impl Model {
     pub fn usage(&mut self, replica: usize, user: usize, pattern: &str, at: Option<i64>) -> Outcome {
@@ -31,6 +31,10 @@ impl Model {
                     limits.push(row(group, user.bounds(window), (user.windows[window].used, user.held(window))));
                 }
                 Some(Shown::Empty(start, end)) => limits.push(row(group, (start, end), (0, 0))),
+                Some(Shown::Unopened) => {
+                    self.cover("usage before the first use");
+                    limits.push(row(group, (0, NEVER), (0, 0)));
+                }
                 None => self.cover("usage of a group without that window"),
             }
         }

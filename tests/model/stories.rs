@@ -29,7 +29,7 @@ impl Generator {
     }
 
     fn track_plain(&mut self) -> Call {
-        Call::Track { event: self.plain(), request_id: String::new(), enforce: false, refund: None }
+        Call::Track { event: self.plain(), request_id: String::new(), enforce: false, refund: None, at: None }
     }
 
     /// Redis's clock is ahead for a while, in which something is counted for both users, and comes back.
@@ -134,7 +134,7 @@ impl Generator {
         // Sometimes once more, when nothing is left of it.
         for _ in 0..self.random.u32(1..3) {
             let event = refunded.clone();
-            self.plan(user, Call::Track { event, request_id: String::new(), enforce: false, refund });
+            self.plan(user, Call::Track { event, request_id: String::new(), enforce: false, refund, at: None });
         }
         Call::Reserve { event, ttl_ms: None, request_id: String::new() }
     }

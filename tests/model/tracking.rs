@@ -3,12 +3,13 @@
 use tollgate::grpc::v1;
 use tonic::Code;
 
-use crate::answers::{Answer, claim_row, fault, invalid, uncounted};
+use crate::answers::{Answer, claim_row, fault, invalid, row, uncounted};
 use crate::decisions::Match;
 use crate::operations::Refund;
 use crate::reference::{Model, Outcome};
 use crate::sketch::Event;
 use crate::user::{Claim, Id};
+use crate::windows::Wanted;
 
 impl Model {
     #[allow(clippy::too_many_arguments)]
@@ -21,6 +22,7 @@ impl Model {
         request_id: &str,
         enforce: bool,
         refund: Option<Refund>,
+        at: Option<i64>,
     ) -> Outcome {
         if event.refunded().is_none() && refund.is_some_and(|refund| !refund.in_metadata) {
             return Err(invalid("INVALID_FIELD"));
@@ -32,7 +34,12 @@ impl Model {
             self.cover("a reservation that is unknown or forgotten");
             return Err(fault(Code::NotFound, "RESERVATION_NOT_FOUND"));
         }
-        let body = format!("track {:?} {enforce} {refund:?}", event.normal());
+        let now = self.users[user].now;
+        if at.is_some_and(|at| at < 0 || enforce || event.refunded().is_some()) {
+            self.cover("a track with a time and what does not go with it");
+            return Err(invalid("INVALID_FIELD"));
+        }
+        let body = format!("track {:?} {enforce} {refund:?} {at:?}", event.normal());
         if let Some(memory) = self.users[user].recall(request_id) {
             let Id::Track { body: first, number, claims, .. } = memory else { return Err(self.reused("other RPC")) };
             if first != body {
@@ -41,6 +48,11 @@ impl Model {
             self.cover("a track asked again");
             return Ok(self.tracked(user, number, &claims, true));
         }
+        if at.is_some_and(|at| at > now + 60_000) {
+            self.cover("a track with a time in the future");
+            return Err(invalid("INVALID_FIELD"));
+        }
+        let past = at.map(|at| at.min(now));
         let claims = match (event.refunded(), refund) {
             (Some(name), Some(refund)) => self.refund_reservation(user, refund.of, event, name)?,
             (refunded, _) => {
@@ -49,7 +61,7 @@ impl Model {
                 };
                 let before = self.users[user].clone();
                 let name = refunded.unwrap_or(&event.name);
-                let matches = self.matches(user, &plan, anchor, event, name, refunded.is_some())?;
+                let matches = self.matches(user, &plan, anchor, event, name, refunded.is_some(), past)?;
                 if matches.is_empty() {
                     self.cover("a track that matches nothing");
                     return Err(uncounted(v1::MatchStatus::Unmatched, v1::Reason::UnmatchedEvent));
@@ -74,11 +86,65 @@ impl Model {
             }
         };
         if !request_id.is_empty() {
-            let forgotten = self.users[user].now + self.settings.replay_ms;
+            // What happened earlier may have waited for long.
+            let remembered = if at.is_some() { self.settings.replay_ms.max(24 * 3_600_000) } else { self.settings.replay_ms };
+            let forgotten = now + remembered;
             let memory = Id::Track { body, number, claims: claims.clone(), forgotten };
             self.users[user].ids.insert(request_id.to_owned(), memory);
         }
         Ok(self.tracked(user, number, &claims, false))
+    }
+
+    /// Takes back what was counted in the current windows of these groups, or of all of the plan.
+    pub fn reset(&mut self, replica: usize, user: usize, ids: &[String], request_id: &str) -> Outcome {
+        let body = format!("reset {ids:?}");
+        let mut replayed = false;
+        if let Some(memory) = self.users[user].recall(request_id) {
+            let Id::Reset { body: first, .. } = memory else { return Err(self.reused("other RPC")) };
+            if first != body {
+                return Err(self.reused("other body"));
+            }
+            replayed = true;
+        }
+        let Some((plan, anchor)) = self.deciding(replica, user)? else {
+            return Err(fault(Code::FailedPrecondition, "NO_SUBSCRIPTION"));
+        };
+        let is_unknown = |id: &String| plan.groups.iter().all(|group| group.id != *id);
+        if !replayed && ids.iter().any(is_unknown) {
+            self.cover("a reset of an unknown group");
+            return Err(invalid("GROUP_UNKNOWN"));
+        }
+        let mut limits = Vec::new();
+        for group in plan.groups.iter().filter(|group| ids.is_empty() || ids.contains(&group.id)) {
+            let wanted = Wanted { group, zone: plan.zone, cycle_anchor: anchor };
+            let this = &mut self.users[user];
+            let (bounds, counted) = match this.windows.open_one(wanted, this.now) {
+                Ok(window) => {
+                    if !replayed {
+                        this.windows[window].used = 0;
+                        this.windows[window].resets += 1;
+                    }
+                    (this.bounds(window), (this.windows[window].used, this.held(window)))
+                }
+                Err(bounds) => {
+                    self.cover("a reset of a window that is not open");
+                    (bounds, (0, 0))
+                }
+            };
+            limits.push(row(group, bounds, counted));
+        }
+        let answer = Answer::Reset(v1::ResetUsageResponse { limits, replayed });
+        if replayed {
+            self.cover("a reset asked again");
+            return Err(answer);
+        }
+        self.cover("reset");
+        self.uses_default(user, &plan);
+        if !request_id.is_empty() {
+            let memory = Id::Reset { body, forgotten: self.users[user].now + self.settings.replay_ms };
+            self.users[user].ids.insert(request_id.to_owned(), memory);
+        }
+        Ok(answer)
     }
 
     fn count(&mut self, user: usize, matches: &[Match<'_>]) -> Result<Vec<(Claim, u128)>, Answer> {
@@ -86,13 +152,22 @@ impl Model {
             self.cover("an amount that no counter can hold");
             return Err(fault(Code::OutOfRange, "OUT_OF_RANGE"));
         }
+        if matches.iter().all(|found| found.window.is_none()) {
+            self.cover("a track with a time whose windows are all gone");
+            return Err(fault(Code::FailedPrecondition, "WINDOW_CLOSED"));
+        }
+        if matches.iter().any(|found| found.window.is_none()) {
+            self.cover("a track with a time of which some windows are gone");
+        }
         if matches.iter().any(|found| !self.fits(user, found)) {
             self.cover("a track passes a limit");
         }
         self.cover("tracked");
         self.cover_free(user, matches);
         for found in matches {
-            self.users[user].windows[found.window].used += found.charge;
+            if let Some(window) = found.window {
+                self.users[user].windows[window].used += found.charge;
+            }
         }
         Ok(matches.iter().map(|found| (found.claim(), 0)).collect())
     }
@@ -105,7 +180,8 @@ impl Model {
                 claim.charge = 0;
                 self.cover("a refund where events are counted");
             }
-            let window = &mut self.users[user].windows[found.window];
+            let window = found.window.expect("the current one is there");
+            let window = &mut self.users[user].windows[window];
             let applied = claim.charge.min(window.used);
             window.used -= applied;
             let unapplied = claim.charge - applied;

@@ -65,11 +65,14 @@ pub struct Claim {
     pub quota: Option<u128>,
     pub hard: bool,
     pub bounds: (i64, i64),
-    pub window: usize,
+    /// None: its window of that time was gone.
+    pub window: Option<usize>,
     pub charge: u128,
     pub measures: Vec<Measure>,
     pub committed: Option<u128>,
     pub counted: Option<Counted>,
+    /// How often its window had been reset when it was committed.
+    pub resets: u64,
 }
 
 /// What a reservation has counted in a group that is measured by quantities, since it was committed and perhaps refunded in part.
@@ -94,6 +97,7 @@ pub enum State {
 pub enum Id {
     Reserve { body: String, of: u32 },
     Track { body: String, number: u32, claims: Vec<(Claim, u128)>, forgotten: i64 },
+    Reset { body: String, forgotten: i64 },
 }
 
 impl Subscription {
@@ -178,7 +182,7 @@ impl User {
     pub fn held(&self, window: usize) -> u128 {
         self.live()
             .flat_map(|reservation| &reservation.claims)
-            .filter(|claim| claim.window == window)
+            .filter(|claim| claim.window == Some(window))
             .map(|claim| claim.charge)
             .sum()
     }
@@ -210,7 +214,7 @@ impl User {
         let id = self.ids.get(request_id)?;
         let remembered = match id {
             Id::Reserve { of, .. } => self.remembers_reservation(*of),
-            Id::Track { forgotten, .. } => self.remembers(*forgotten, *forgotten),
+            Id::Track { forgotten, .. } | Id::Reset { forgotten, .. } => self.remembers(*forgotten, *forgotten),
         };
         remembered.then(|| id.clone())
     }
@@ -225,8 +229,8 @@ impl User {
     }
 
     /// Whether what is counted in this window is still known.
-    pub fn is_kept(&self, window: usize) -> bool {
-        self.windows.is_kept(window, self.now)
+    pub fn is_kept(&self, window: Option<usize>) -> bool {
+        window.is_some_and(|window| self.windows.is_kept(window, self.now))
     }
 
     /// Whether a window or a reservation of the user's is left.

@@ -9,7 +9,7 @@ use jiff::civil::date;
 use jiff::tz::TimeZone;
 use jiff::{Timestamp, ToSpan as _};
 
-use crate::sketch::{Group, Period, Unit};
+use crate::sketch::{Anchor, Group, Period, Unit};
 
 /// The end of what does not end.
 pub const NEVER: i64 = (1 << 53) - 1;
@@ -38,6 +38,7 @@ fn boundary(period: Period, zone: &TimeZone, anchor: Option<i64>, index: i64) ->
         Period::Weekly => index.weeks(),
         Period::Monthly => index.months(),
         Period::Yearly => index.years(),
+        Period::Length(minutes) => return anchor.unwrap_or(0) + index * minutes * MINUTE,
         Period::Lifetime => unreachable!("it has no boundaries"),
     };
     let origin = match anchor {
@@ -63,6 +64,7 @@ pub fn frame(period: Period, zone: &str, anchor: Option<i64>, at: i64) -> Frame 
         Period::Weekly => (7 * DAY, 7 * DAY),
         Period::Monthly => (28 * DAY, 31 * DAY),
         Period::Yearly => (365 * DAY, 366 * DAY),
+        Period::Length(minutes) => (minutes * MINUTE, minutes * MINUTE),
         Period::Lifetime => unreachable!("it has no boundaries"),
     };
     let at_index = |index| boundary(period, &zone, anchor, index);
@@ -82,6 +84,11 @@ pub fn frame(period: Period, zone: &str, anchor: Option<i64>, at: i64) -> Frame 
     }
 }
 
+/// The end of a period that starts with an event at this time: at the same time of day, and in a short month on its last day.
+fn end_of_period(period: Period, zone: &str, start: i64) -> i64 {
+    boundary(period, &TimeZone::get(zone).unwrap(), Some(start), 1)
+}
+
 /// At most so many windows of one group id are kept.
 const MOST: usize = 8;
 
@@ -97,8 +104,43 @@ pub struct Wanted<'a> {
 impl Wanted<'_> {
     /// The anchor kind, as the anchor to count from: none is the calendar. A lifetime window has no anchor kind; without a
     /// subscription, `subscription_start` means calendar windows.
-    fn anchor(&self) -> Option<i64> {
-        self.cycle_anchor.filter(|_| self.group.anchored && self.group.period != Period::Lifetime)
+    fn anchor(&self) -> Anchored {
+        match (self.group.anchor, self.cycle_anchor) {
+            _ if self.group.period == Period::Lifetime => Anchored::Calendar,
+            (Anchor::SubscriptionStart, Some(anchor)) => Anchored::From(anchor),
+            (Anchor::FirstUse, _) => Anchored::FirstUse,
+            _ => Anchored::Calendar,
+        }
+    }
+
+    fn is_first_use(&self) -> bool {
+        self.anchor() == Anchored::FirstUse
+    }
+
+    /// The frame at a time, without regard to other windows.
+    fn natural(&self, at: i64) -> Frame {
+        frame(self.group.period, self.zone, self.anchor().from(), at)
+    }
+}
+
+/// What windows are counted from.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Anchored {
+    Calendar,
+    From(i64),
+    FirstUse,
+}
+
+impl Anchored {
+    fn from(self) -> Option<i64> {
+        match self {
+            Self::From(anchor) => Some(anchor),
+            Self::Calendar | Self::FirstUse => None,
+        }
+    }
+
+    fn is_same_kind(self, other: Self) -> bool {
+        std::mem::discriminant(&self) == std::mem::discriminant(&other)
     }
 }
 
@@ -108,11 +150,14 @@ pub struct Window {
     group: String,
     unit: Unit,
     period: Period,
-    /// The cycle anchor that it stands under; none: it is of the calendar.
-    anchor: Option<i64>,
+    anchor: Anchored,
     pub start: i64,
     pub end: i64,
     pub used: u128,
+    /// How often it was reset.
+    pub resets: u64,
+    /// The call opens it with its event.
+    fresh: bool,
     /// It is kept while it is the current or the previous window: until the end of the one after it.
     kept_until: i64,
     /// The cycle anchor moved away from it while it was open.
@@ -153,6 +198,8 @@ pub struct Windows {
 pub enum Shown {
     Kept(usize),
     Empty(i64, i64),
+    /// It opens with the first event.
+    Unopened,
 }
 
 impl Window {
@@ -164,11 +211,15 @@ impl Window {
         self.group == other.group
             && self.unit == other.unit
             && self.period == other.period
-            && self.anchor.is_some() == other.anchor.is_some()
+            && self.anchor.is_same_kind(other.anchor)
     }
 
     pub fn is_anchored(&self) -> bool {
-        self.anchor.is_some()
+        self.anchor.from().is_some()
+    }
+
+    pub fn is_fresh(&self) -> bool {
+        self.fresh
     }
 
     /// One that starts in the future is set aside until then.
@@ -199,6 +250,7 @@ impl Windows {
     /// The user was asked about at this time.
     pub fn asked(&mut self, now: i64) {
         self.furthest = self.furthest.max(now);
+        self.all.iter_mut().for_each(|window| window.fresh = false);
     }
 
     /// The time was wrong, and this is the right one.
@@ -209,7 +261,7 @@ impl Windows {
         }
     }
 
-    fn note(&self, what: &'static str) {
+    pub fn note(&self, what: &'static str) {
         self.notes.borrow_mut().push(what);
     }
 
@@ -251,7 +303,7 @@ impl Windows {
 
     /// The window that the group would open: it starts no earlier than the one before it ended.
     fn frame(&self, wanted: Wanted<'_>, now: i64) -> Frame {
-        let mut frame = frame(wanted.group.period, wanted.zone, wanted.anchor(), now);
+        let mut frame = wanted.natural(now);
         let perhaps = |window: &&Window| {
             let ended = window.end <= now && now < window.kept_until;
             window.perhaps && window.is_of(wanted.group) && ended && frame.start < window.end
@@ -262,7 +314,7 @@ impl Windows {
         let last = self.in_effect.get(&series(wanted.group)).copied();
         for before in self.started(wanted.group, now).filter(|window| self.all[*window].end <= now) {
             let this = &self.all[before];
-            if this.anchor == wanted.anchor() || (last == Some(before) && this.anchor.is_none()) {
+            if this.anchor == wanted.anchor() || (last == Some(before) && !this.is_anchored()) {
                 frame.start = frame.start.max(this.end);
             } else if frame.start < this.end {
                 // Is it still the one before, after the anchor was moved, or when another came in between?
@@ -275,10 +327,10 @@ impl Windows {
     /// Whether the user's cycle anchor was moved since the window came into effect, to where another window starts.
     fn is_moved_away(&self, window: usize, wanted: Wanted<'_>, now: i64) -> bool {
         let this = &self.all[window];
-        this.anchor.is_some_and(|anchor| {
-            let moved = Wanted { group: &Group { anchored: true, ..wanted.group.clone() }, ..wanted };
+        this.anchor.from().is_some_and(|anchor| {
+            let moved = Wanted { group: &Group { anchor: Anchor::SubscriptionStart, ..wanted.group.clone() }, ..wanted };
             // Where the anchor says that it starts, or no earlier than the end of the one before.
-            let counted = frame(wanted.group.period, wanted.zone, moved.anchor(), now).start;
+            let counted = moved.natural(now).start;
             wanted.cycle_anchor != Some(anchor) && ![counted, self.frame(moved, now).start].contains(&this.start)
         })
     }
@@ -287,7 +339,7 @@ impl Windows {
     /// effect, though it is of another anchor kind: a catalog edit of the anchor waits until that ends.
     fn find(&self, wanted: Wanted<'_>, now: i64) -> Option<usize> {
         let open = |window: &usize| self.all[*window].is_open(now) && !self.is_moved_away(*window, wanted, now);
-        let is_own = |window: &usize| self.all[*window].is_anchored() == wanted.anchor().is_some();
+        let is_own = |window: &usize| self.all[*window].anchor.is_same_kind(wanted.anchor());
         let perhaps = |window: &usize| self.all[*window].perhaps && self.all[*window].is_of(wanted.group);
         if (0..self.all.len()).filter(perhaps).filter(open).any(|window| is_own(&window)) {
             self.silent.set(true);
@@ -335,17 +387,17 @@ impl Windows {
     fn comes_into_effect(&mut self, window: usize, wanted: Wanted<'_>, now: i64) {
         let last_of_id = self.all.iter().filter(|other| other.group == wanted.group.id).map(|other| other.turn).max();
         let this = &self.all[window];
-        if this.anchor.is_some() != wanted.anchor().is_some() {
+        if !this.anchor.is_same_kind(wanted.anchor()) {
             self.note("a catalog edit of the anchor waits for the window's end");
         }
         if this.turn > 0 && last_of_id != Some(this.turn) {
             self.note("a window goes on after others of its group id");
         }
-        let moved = wanted.cycle_anchor.filter(|anchor| this.anchor.is_some_and(|stands| stands != *anchor));
+        let moved = wanted.cycle_anchor.filter(|anchor| this.anchor.from().is_some_and(|stands| stands != *anchor));
         if let Some(anchor) = moved {
             self.note("a moved anchor keeps the window with the same start");
             let after = frame(wanted.group.period, wanted.zone, Some(anchor), self.all[window].end);
-            (self.all[window].anchor, self.all[window].kept_until) = (Some(anchor), after.end);
+            (self.all[window].anchor, self.all[window].kept_until) = (Anchored::From(anchor), after.end);
         }
         if std::mem::take(&mut self.all[window].set_aside) {
             self.note("a window that was set aside goes on");
@@ -363,7 +415,35 @@ impl Windows {
     }
 
     fn open(&mut self, wanted: Wanted<'_>, now: i64) -> usize {
+        if wanted.is_first_use() {
+            return self.open_with_event(wanted, now, now);
+        }
         let Frame { start, end, kept, .. } = self.frame(wanted, now);
+        self.open_from(wanted, now, (start, end, kept))
+    }
+
+    /// The window opens with an event at `start`, and lasts one period. It is kept for one more; the one before it, while it is open.
+    fn open_with_event(&mut self, wanted: Wanted<'_>, now: i64, start: i64) -> usize {
+        let lasts = end_of_period(wanted.group.period, wanted.zone, start) - start;
+        // One that a wrong time opened comes into force at its start.
+        let set_aside = self.all.iter().filter(|other| {
+            !other.gone && other.is_of(wanted.group) && other.anchor == Anchored::FirstUse && other.start > now
+        });
+        let end = set_aside.map(|other| other.start).chain([start + lasts]).min().expect("there is one");
+        let opened = self.open_from(wanted, now, (start, end, end + lasts));
+        let of_kind = |window: &usize| {
+            let other = &self.all[*window];
+            !other.gone && other.is_same_kind(&self.all[opened]) && other.end <= start && now < other.kept_until
+        };
+        if let Some(previous) = (0..opened).filter(of_kind).max_by_key(|window| self.all[*window].end) {
+            self.all[previous].kept_until = self.all[previous].kept_until.max(end);
+        }
+        self.all[opened].fresh = true;
+        self.note("a window opens with its first event");
+        opened
+    }
+
+    fn open_from(&mut self, wanted: Wanted<'_>, now: i64, (start, end, kept): (i64, i64, i64)) -> usize {
         let Group { id, unit, period, .. } = wanted.group;
         if self.all.iter().any(|other| !other.gone && other.group == *id && !other.is_of(wanted.group)) {
             self.note("a window beside one of another unit or period");
@@ -376,6 +456,8 @@ impl Windows {
             start,
             end,
             used: 0,
+            resets: 0,
+            fresh: false,
             kept_until: kept,
             left: false,
             gone: false,
@@ -430,7 +512,7 @@ impl Windows {
         let this = self.all[window].clone();
         for (index, other) in self.all.iter_mut().enumerate() {
             if index != window && other.is_same_kind(&this) && other.left && !other.gone {
-                (other.gone, other.perhaps) = (true, wanted.anchor().is_none());
+                (other.gone, other.perhaps) = (true, wanted.anchor().from().is_none());
                 self.notes.borrow_mut().push("only the last window left behind is kept");
             }
         }
@@ -443,13 +525,16 @@ impl Windows {
         let open = |window: &usize| self.all[*window].is_open(now) && self.is_kept(*window, now);
         let before = self.in_effect.get(&series(wanted.group)).copied().filter(open);
         let own = before.filter(|window| {
-            self.all[*window].anchor.is_some() == wanted.anchor().is_some() && !self.is_moved_away(*window, wanted, now)
+            self.all[*window].anchor.is_same_kind(wanted.anchor()) && !self.is_moved_away(*window, wanted, now)
         });
         if own.is_none() && before.is_some() {
             self.in_effect.remove(&series(wanted.group));
         }
         // What takes effect is the kind that the group has here; a replica with another catalog waits until that window ends.
-        let goes_on = own.or_else(|| self.find(wanted, now)).or_else(|| before.map(|_| self.open(wanted, now)));
+        let goes_on = own.or_else(|| self.find(wanted, now));
+        // One that opens with its first event does not open now. Nothing stands meanwhile.
+        let opens = before.filter(|_| goes_on.is_none() && !wanted.is_first_use());
+        let goes_on = goes_on.or_else(|| opens.map(|_| self.open(wanted, now)));
         if let Some(window) = goes_on {
             self.comes_into_effect(window, wanted, now);
         }
@@ -467,6 +552,9 @@ impl Windows {
     /// For GetUsage: the window at a time, if that is in the current or the previous one.
     pub fn at(&mut self, wanted: Wanted<'_>, now: i64, at: Option<i64>) -> Option<Shown> {
         let before = self.clone();
+        if wanted.is_first_use() && self.find(wanted, now).is_none() {
+            return self.before_first_use(wanted, now, at);
+        }
         let current = self.current(wanted, now);
         let this = &self.all[current];
         let Some(at) = at.filter(|at| !(this.start..this.end).contains(at)) else { return Some(Shown::Kept(current)) };
@@ -481,7 +569,7 @@ impl Windows {
         if others.len() > 1 || others.iter().any(unclear) {
             self.silent.set(true);
         }
-        let empty = frame(wanted.group.period, wanted.zone, wanted.anchor(), now).previous;
+        let empty = wanted.natural(now).previous.filter(|_| !wanted.is_first_use());
         let empty = empty.filter(|(from, to)| at >= *from && at < *to && at < this.start);
         if let Some(previous) = others.first() {
             // The one before was another than this catalog would count. Is the period between them shown, in which nothing happened?
@@ -496,16 +584,116 @@ impl Windows {
         empty.map(|(from, to)| Shown::Empty(from, to))
     }
 
+    /// For GetUsage, while no window is open that opens with its first event: the one that would open now, or an earlier one.
+    fn before_first_use(&self, wanted: Wanted<'_>, now: i64, at: Option<i64>) -> Option<Shown> {
+        let Some(at) = at else { return Some(Shown::Unopened) };
+        if at >= now {
+            return Some(Shown::Unopened).filter(|_| at < end_of_period(wanted.group.period, wanted.zone, now));
+        }
+        let others: Vec<_> = self.started(wanted.group, now).collect();
+        if others.len() > 1 || others.iter().any(|other| !self.all[*other].anchor.is_same_kind(wanted.anchor())) {
+            self.silent.set(true);
+        }
+        let contains = |window: &usize| (self.all[*window].start..self.all[*window].end).contains(&at);
+        others.into_iter().find(contains).map(Shown::Kept)
+    }
+
+    /// The open window that goes on for the group, or the bounds of the one that would open.
+    pub fn open_one(&mut self, wanted: Wanted<'_>, now: i64) -> Result<usize, (i64, i64)> {
+        if self.find(wanted, now).is_some() {
+            return Ok(self.current(wanted, now));
+        }
+        if wanted.is_first_use() {
+            return Err((0, NEVER));
+        }
+        let Frame { start, end, .. } = self.frame(wanted, now);
+        Err((start, end))
+    }
+
+    /// For Track with a time: the window of a time that has passed, the current or the previous one, opened if nothing was counted in it so
+    /// far. None: it is gone.
+    pub fn of_time(&mut self, wanted: Wanted<'_>, now: i64, at: i64) -> Option<usize> {
+        let open = self.find(wanted, now);
+        if let Some(open) = open.filter(|open| self.all[*open].start <= at) {
+            self.note("a track with a time in the current window");
+            return Some(if at == now { self.current(wanted, now) } else { open });
+        }
+        let contains = |window: &usize| (self.all[*window].start..self.all[*window].end).contains(&at);
+        // Whether one that is perhaps gone, or of another kind, is the window of that time is not said.
+        let unclear = |window: &Window| {
+            window.is_of(wanted.group)
+                && (window.perhaps || window.left || !window.anchor.is_same_kind(wanted.anchor()))
+                && window.start <= at
+                && at < window.end
+                && now < window.kept_until
+        };
+        if self.all.iter().any(|window| unclear(window)) {
+            self.silent.set(true);
+        }
+        let stored: Vec<_> = self.started(wanted.group, now).filter(contains).collect();
+        if stored.len() > 1 {
+            self.silent.set(true);
+        }
+        if let Some(window) = stored.first() {
+            self.note("a track with a time in the previous window");
+            return Some(*window);
+        }
+        if wanted.is_first_use() {
+            return self.of_first_use(wanted, now, at, open);
+        }
+        if open.is_none() && self.frame(wanted, now).start <= at {
+            return Some(self.current(wanted, now));
+        }
+        let natural = wanted.natural(now);
+        let (from, to) = natural.previous.filter(|(from, to)| *from <= at && at < *to)?;
+        // Another window has a part of that period: whether the rest of it is a window is not said.
+        let overlaps = |window: &Window| {
+            let known = !window.gone || window.perhaps;
+            known && window.is_of(wanted.group) && window.start < to && window.end > from && now < window.kept_until
+        };
+        let count = self.all.iter().filter(|window| window.group == wanted.group.id && !window.gone).count();
+        if self.all.iter().any(|window| overlaps(window)) || count >= MOST {
+            self.silent.set(true);
+        }
+        self.note("a track with a time opens the previous window");
+        Some(self.open_from(wanted, now, (from, to, natural.end)))
+    }
+
+    /// A time before the open window counts in that one; with none open it opens one, if that is not over.
+    fn of_first_use(&mut self, wanted: Wanted<'_>, now: i64, at: i64, open: Option<usize>) -> Option<usize> {
+        if let Some(open) = open {
+            if self.all[open].anchor != Anchored::FirstUse {
+                self.silent.set(true);
+            }
+            self.note("a track with a time before the window that is open");
+            return Some(open);
+        }
+        // What happened before another window ended is not the beginning of one.
+        if self.started(wanted.group, now).any(|other| self.all[other].end > at) {
+            self.note("a track with a time before a window that has ended");
+            return None;
+        }
+        if end_of_period(wanted.group.period, wanted.zone, at) <= now {
+            return None;
+        }
+        self.note("a track with a time opens the window of its first event");
+        let opened = self.open_with_event(wanted, now, at);
+        self.comes_into_effect(opened, wanted, now);
+        Some(opened)
+    }
+
     /// Adds a window, as a test needs it.
     pub fn begin(&mut self, group: &str, unit: Unit, (start, end): (i64, i64)) {
         self.all.push(Window {
             group: group.to_owned(),
             unit,
             period: Period::Minute,
-            anchor: None,
+            anchor: Anchored::Calendar,
             start,
             end,
             used: 0,
+            resets: 0,
+            fresh: false,
             kept_until: end,
             left: false,
             gone: false,

@@ -81,6 +81,10 @@ scripts! {
     release,
     /// Counts an event that has happened.
     track,
+    /// Counts an event that has happened at a time.
+    track_at,
+    /// Takes back what was counted in the current windows.
+    reset,
     /// Gives back what an event would have cost.
     refund,
     /// Gives back some of what a reservation committed.

@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 
 use crate::domain::amount::MAX_UNITS;
 use crate::domain::counted::counted;
-use crate::ledger::formats::{MOST_AHEAD_MS, MOST_WINDOWS, PAGE_MS, TENTH_MS};
+use crate::domain::plan::Length;
+use crate::ledger::FIRST_USE_MS;
+use crate::ledger::formats::{FIRST_LENGTH, MOST_AHEAD_MS, MOST_WINDOWS, PAGE_MS, TENTH_MS};
 
 use super::super::stored::{NEVER_MS, State, Subscription, Window};
 use super::{Findings, SLACK_MS, is_amount, unit_of};
@@ -134,13 +136,20 @@ fn window_problems(window: &Window, state: &State) -> Vec<String> {
             }
         }
     }
-    if !(1..=LIFETIME).contains(&period) {
-        problems.push(format!("the period is {period}, and not in 1 to {LIFETIME}"));
+    let is_length = (FIRST_LENGTH + 1..=FIRST_LENGTH + i64::from(Length::MOST_MINUTES)).contains(&period);
+    if !(1..=LIFETIME).contains(&period) && !is_length {
+        problems.push(format!("the period is {period}, and neither in 1 to {LIFETIME} nor a length"));
+    }
+    let sequence = state.head.memory.as_ref().map_or(0, |memory| memory.sequence);
+    if stored.reset > sequence {
+        problems.push(format!("was reset with writing {} of the memory, which was written {sequence} times", stored.reset));
     }
     if period == LIFETIME && (start, ends, kept) != (0, NEVER_MS, NEVER_MS) {
         problems.push(format!("is of a lifetime, but starts at {start}, ends at {ends} and is kept until {kept}"));
     }
-    if period != LIFETIME && !(start < ends && ends < kept && kept < NEVER_MS) {
+    // One that only ends another one has no length.
+    let has_length = start < ends || (start == ends && schedule.anchor == FIRST_USE_MS);
+    if period != LIFETIME && !(has_length && ends < kept && kept < NEVER_MS) {
         problems.push(format!("starts at {start}, ends at {ends} and is kept until {kept}, which are not in order"));
     }
     let head = &state.head.head;

@@ -81,7 +81,7 @@ fn what_is_wrong_with_a_state_is_found() {
             &["group \"c\", current window 2: held is 1, but its deadlines hold 0"],
         ),
         (|world| world.windows[0].0.unit = 5, &["the unit is 5, and not in 1 to 4"]),
-        (|world| world.windows[0].0.period = 8, &["the period is 8, and not in 1 to 7"]),
+        (|world| world.windows[0].0.period = 8, &["the period is 8, and neither in 1 to 7 nor a length"]),
         (|world| world.windows[0].0.period = 7, &["is of a lifetime, but starts at "]),
         (|world| world.schedules[2].ends -= 1, &["is of a lifetime, but starts at 0, ends at 281474976710654"]),
         (|world| world.schedules[0].kept = NOW, &["which are not in order"]),

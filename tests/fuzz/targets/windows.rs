@@ -7,13 +7,23 @@ use std::sync::LazyLock;
 use jiff::Timestamp;
 use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
-use tollgate::domain::plan::Period;
-use tollgate::domain::window::{self, Windows};
+use tollgate::domain::plan::{Length, Period};
+use tollgate::domain::window::{self, FirstUse, Windows};
 
 use super::Numbers;
 
-const PERIODS: [Period; 7] =
-    [Period::Minute, Period::Hourly, Period::Daily, Period::Weekly, Period::Monthly, Period::Yearly, Period::Lifetime];
+const PERIODS: [Period; 10] = [
+    Period::Minute,
+    Period::Hourly,
+    Period::Daily,
+    Period::Weekly,
+    Period::Monthly,
+    Period::Yearly,
+    Period::Lifetime,
+    Period::Length(Length::of_minutes(1).unwrap()),
+    Period::Length(Length::of_minutes(300).unwrap()),
+    Period::Length(Length::of_minutes(Length::MOST_MINUTES).unwrap()),
+];
 
 /// All of them, from the bytes in the program: what the system has may be less, or other.
 static ZONES: LazyLock<Vec<TimeZone>> = LazyLock::new(|| {
@@ -53,6 +63,7 @@ pub(super) fn run(input: &[u8]) {
     };
 
     let told = || format!("{period:?} {:?} {anchor_ms} {at_ms}", zone.iana_name());
+    check_first_use(period, zone, at_ms, &told);
     let never = period == Period::Lifetime;
     let found = check(&|at_ms| window::calendar(period, zone, at_ms), at_ms, None, &told);
     assert!(found.is_none() || !never, "{}", told());
@@ -68,6 +79,24 @@ pub(super) fn run(input: &[u8]) {
         for boundary_ms in [windows.current.start_ms, windows.current.end_ms, windows.next_end_ms] {
             check_boundary(period, zone, anchor_ms, boundary_ms, &told);
         }
+    }
+}
+
+/// A window that opens with its first event is the first one that is counted from that event; and as long as it says, for as long as it
+/// says.
+fn check_first_use(period: Period, zone: &TimeZone, at_ms: i64, told: &dyn Fn() -> String) {
+    let Some(FirstUse { lasts_ms, from_ms, until_ms }) = window::first_use(period, zone, at_ms) else {
+        assert!(period == Period::Lifetime || !SAFE_MS.contains(&at_ms), "{}", told());
+        return;
+    };
+    assert!((from_ms..until_ms).contains(&at_ms) && lasts_ms > 0, "{}", told());
+    if !SAFE_MS.contains(&at_ms) {
+        return;
+    }
+    let counted = window::anchored(period, zone, at_ms, at_ms).expect("it has windows").current;
+    assert_eq!((counted.start_ms, counted.end_ms - at_ms), (at_ms, lasts_ms), "{}", told());
+    for inside_ms in [from_ms.max(SAFE_MS.start), until_ms.min(SAFE_MS.end) - 1] {
+        assert_eq!(window::first_use(period, zone, inside_ms).map(|it| it.lasts_ms), Some(lasts_ms), "{}", told());
     }
 }
 
@@ -126,6 +155,7 @@ fn check_boundary(period: Period, zone: &TimeZone, anchor_ms: i64, boundary_ms: 
     let same = match period {
         Period::Minute => fixed(60_000),
         Period::Hourly => fixed(3_600_000),
+        Period::Length(length) => fixed(length.ms()),
         _ if moved => true,
         Period::Daily => boundary.time() == anchor.time(),
         Period::Weekly => boundary.time() == anchor.time() && boundary.weekday() == anchor.weekday(),

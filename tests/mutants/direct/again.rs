@@ -64,7 +64,7 @@ pub async fn of_an_expiry(ledger: &Ledger) -> bool {
     let expires = async |user: &User<'_>| user.look::<i64>("PEXPIRETIME", user.keys.state()).await;
     right &= expires(&one).await == -1 && expires(&other).await > 0;
     other.compile(&group("lifetime"), None, 0);
-    let (once, e) = (Once::track(None, &event("e", &[]), false, None), event("e", &[]));
+    let (once, e) = (Once::track(None, &event("e", &[]), false, None, None), event("e", &[]));
     let tracks = [&one, &other].map(|user| raw::track(&user.owner, &user.basis, &once, &e, false));
     right &= raw::run(&ledger.scripts().track, &tracks).await.len() == 2;
     right &= expires(&one).await == -1 && expires(&other).await == -1;

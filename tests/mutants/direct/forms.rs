@@ -109,7 +109,7 @@ pub async fn not_archived(ledger: &Ledger) -> bool {
     }
     right &= user.state().await == before;
     right &= user.commit(&other, None).await.is_ok_and(|done| done.standings[0].used == 2);
-    let once = Once::track(None, &two, false, Some(&other));
+    let once = Once::track(None, &two, false, Some(&other), None);
     let refund = raw::refund_reservation(&other, &once, &two, None);
     let before = user.state().await;
     right &=

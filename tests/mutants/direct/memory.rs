@@ -106,7 +106,7 @@ pub async fn wrong_clock(ledger: &Ledger) -> bool {
     user.compile(&group("yearly"), None, 0);
     // Both numbers are told.
     let script = &ledger.scripts().track;
-    let once = Once::track(request("t").as_ref(), &e, false, None);
+    let once = Once::track(request("t").as_ref(), &e, false, None, None);
     let call = raw::track(&user.owner, &user.basis, &once, &e, false);
     right &= raw::told(script, &[call]).await == Some((3, 1));
     let Some(memory) = Stored::read(&user.state().await).ok().and_then(|stored| stored.memory) else { return false };
@@ -171,7 +171,7 @@ pub async fn lapsed(ledger: &Ledger) -> bool {
         }
         user.step(TTL).await;
     }
-    let call = |user: &User<'_>| raw::track(&user.owner, &user.basis, &Once::track(None, &e, false, None), &e, false);
+    let call = |user: &User<'_>| raw::track(&user.owner, &user.basis, &Once::track(None, &e, false, None, None), &e, false);
     let script = &ledger.scripts().track;
     right &= raw::told(script, &[call(&one), call(&other)]).await == Some((3, 0));
     right &= raw::told(script, &[call(&one), call(&other)]).await == Some((0, 0));

@@ -354,7 +354,7 @@ pub async fn emptied(ledger: &Ledger) -> bool {
     user.step(21_000).await;
     right &= user.standing().await == Some((0, 2));
     let e = event("e", &[]);
-    let call = raw::track(&user.owner, &user.basis, &Once::track(None, &e, false, None), &e, false);
+    let call = raw::track(&user.owner, &user.basis, &Once::track(None, &e, false, None, None), &e, false);
     right &= raw::told(&ledger.scripts().track, &[call]).await == Some((1, 0));
     right &= Stored::read(&user.state().await).is_ok_and(|stored| {
         let at: Vec<_> = stored.deadlines.iter().map(|entry| entry.at - START).collect();

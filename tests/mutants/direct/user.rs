@@ -170,7 +170,7 @@ impl<'a> User<'a> {
         event: &Event,
         enforce: bool,
     ) -> Result<Tracked, NoAnswer> {
-        let once = Once::track(request(request_id).as_ref(), event, enforce, None);
+        let once = Once::track(request(request_id).as_ref(), event, enforce, None, None);
         let call = TrackCall { basis: &self.basis, once: &once, event, enforce, replay_ms };
         self.ledger.track(&self.owner, &call).await
     }
@@ -183,7 +183,7 @@ impl<'a> User<'a> {
 
     pub async fn refund(&self, request_id: &str, event: &Event) -> Result<Tracked, NoAnswer> {
         let refunded = &event.name;
-        let once = Once::track(request(request_id).as_ref(), event, false, None);
+        let once = Once::track(request(request_id).as_ref(), event, false, None, None);
         let call = RefundCall { basis: &self.basis, once: &once, event, refunded, replay_ms: MINUTE };
         self.ledger.refund(&self.owner, &call).await
     }
@@ -195,7 +195,7 @@ impl<'a> User<'a> {
         event: &Event,
     ) -> Result<Tracked, Fault> {
         let refunded = &event.name;
-        let once = Once::track(request(request_id).as_ref(), event, false, Some(reservation));
+        let once = Once::track(request(request_id).as_ref(), event, false, Some(reservation), None);
         let call = RefundReservationCall { reservation, once: &once, event, refunded, replay_ms: MINUTE };
         self.ledger.refund_reservation(&call).await
     }
