@@ -351,6 +351,11 @@ impl Windows {
         if own.is_none() && in_effect().is_some_and(|window| self.all[window].start > now) {
             self.silent.set(true);
         }
+        // Nor does SPEC say whether one of another kind that was set aside is in effect from its start on.
+        let returns = |window: &Window| window.set_aside && window.is_of(wanted.group) && window.is_open(now);
+        if own.is_none() && self.all.iter().any(|window| !window.gone && returns(window)) {
+            self.silent.set(true);
+        }
         let waits = |window: &usize| {
             let is_open = self.all[*window].is_open(now) && self.is_kept(*window, now);
             // A replica that moved the anchor and does not have this group has left the window as it was.
