@@ -165,9 +165,12 @@ impl User {
         }
         self.now = clock;
         self.windows.corrected(clock);
-        for held in self.reservations.values_mut().filter(|held| held.state_at(clock) == State::Held) {
+        // Also one that has lapsed by another wrong time: no deadline in the future belongs to a hold that has lapsed.
+        let lapses = |held: &&mut Reservation| {
+            held.state_at(clock) == State::Held || (held.state == State::Expired && held.deadline > clock)
+        };
+        for held in self.reservations.values_mut().filter(lapses) {
             held.state = State::Expired;
-            // No deadline in the future belongs to a hold that has lapsed.
             held.deadline = clock;
             held.remembered = held.forgotten.min(clock + settlement_ms);
         }
