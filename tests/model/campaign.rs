@@ -119,6 +119,7 @@ async fn compare_on(case: &Case, ground: &Ground) -> Result<(Model, Real), Diffe
             model.cover("SPEC is silent");
             continue;
         }
+        real.went_back |= model.clock < before.clock;
         if model.clock != before.clock {
             set_clocks(&real, model.clock).await;
         }
