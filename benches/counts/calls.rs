@@ -41,6 +41,7 @@ pub enum CountedCall {
     Track(v1::TrackRequest),
     CanUse(v1::CanUseRequest),
     GetUsage(v1::GetUsageRequest),
+    ResetUsage(v1::ResetUsageRequest),
     ListPlans,
 }
 
@@ -74,6 +75,8 @@ pub fn cases() -> Vec<Case> {
         Case { before: Some(reserve), ..case("release", "three", release) },
         case("track", "three", track),
         case("track, request id", "three", track_once),
+        case("track, with a time", "three", track_earlier),
+        case("reset usage", "three", reset_usage),
         case("can use", "three", can_use),
         case("get usage", "three", get_usage),
         case("list plans", "three", |_| CountedCall::ListPlans),
@@ -131,6 +134,20 @@ fn track_once(turn: &Turn) -> CountedCall {
     })
 }
 
+fn track_earlier(turn: &Turn) -> CountedCall {
+    let now = std::time::SystemTime::now();
+    CountedCall::Track(v1::TrackRequest {
+        user_id: turn.user.clone(),
+        event: Some(event()),
+        time: Some(now.into()),
+        ..Default::default()
+    })
+}
+
+fn reset_usage(turn: &Turn) -> CountedCall {
+    CountedCall::ResetUsage(v1::ResetUsageRequest { user_id: turn.user.clone(), ..Default::default() })
+}
+
 fn can_use(turn: &Turn) -> CountedCall {
     CountedCall::CanUse(v1::CanUseRequest { user_id: turn.user.clone(), event: Some(event()) })
 }
@@ -178,6 +195,10 @@ impl Client {
             CountedCall::GetUsage(request) => {
                 self.metering.get_usage(request).await?;
                 (Outcome::Done, none)
+            }
+            CountedCall::ResetUsage(request) => {
+                let answer = self.metering.reset_usage(request).await?.into_inner();
+                (ended(answer.replayed), none)
             }
             CountedCall::ListPlans => {
                 self.plans.list_plans(v1::ListPlansRequest {}).await?;

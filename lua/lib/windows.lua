@@ -279,7 +279,7 @@ local function reset_window(led, window)
 end
 
 -- A span without start and end.
-local NO_SPAN = pack_struct(SPAN_FORMAT, 0, NEVER)
+local NO_SPAN = '\0\0\0\0\0\0\255\255\255\255\255\255'
 
 -- The span of a window for those who do not open it.
 local function shown_span(window)

@@ -59,11 +59,11 @@ plans:
 line 1, default_plan: names no plan "fre"; there are: free
 line 4, plans.free.perod: is not known here; there are: name, period, anchor, timezone, on_plan_change, limit_groups (did you mean `period`?)
 line 5, plans.free.timezone: is "Mars/Olympus", which is no time zone; write an IANA name such as Europe/Vienna
-line 7, plans.free.limit_groups[0]: has no period, nor has its plan; write `period:` with minute, hourly, daily, weekly, monthly, yearly or lifetime
+line 7, plans.free.limit_groups[0]: has no period, nor has its plan; write `period:` with minute, hourly, daily, weekly, monthly, yearly or lifetime, or a length such as 5h
 line 7, plans.free.limit_groups[0].id: the id "a b" must be 1 to 64 of A-Z a-z 0-9 . _ -
 line 8, plans.free.limit_groups[0].unit: is "token"; write count, tokens, seconds or cents
 line 10, plans.free.limit_groups[0].match: is an empty list; write at least one item
-line 11, plans.free.limit_groups[1]: has no period, nor has its plan; write `period:` with minute, hourly, daily, weekly, monthly, yearly or lifetime
+line 11, plans.free.limit_groups[1]: has no period, nor has its plan; write `period:` with minute, hourly, daily, weekly, monthly, yearly or lifetime, or a length such as 5h
 line 13, plans.free.limit_groups[1].quota: is 1.5; tokens must be a whole number up to 9007199254740991
 line 14, plans.free.limit_groups[1].thresholds[1]: is not larger than the one before; write them in ascending order
 line 14, plans.free.limit_groups[1].thresholds[2]: is "x"; write a share of the quota in plain digits such as 100 or 0.5, without sign, separator or exponent
@@ -75,7 +75,7 @@ line 19, plans.free.limit_groups[1].match[2].measure.q: is 0.0000000000001; writ
 line 20, plans.free.limit_groups[1].match[3].measure.defaut: is not known here; there are: name, weight, default (did you mean `default`?)
 line 20, plans.free.limit_groups[1].match[3].metadata.model: is an empty list; write at least one item
 line 21, plans.free.limit_groups[2]: repeats the id "tokens"; give each group of a plan its own
-line 21, plans.free.limit_groups[2]: has no period, nor has its plan; write `period:` with minute, hourly, daily, weekly, monthly, yearly or lifetime
+line 21, plans.free.limit_groups[2]: has no period, nor has its plan; write `period:` with minute, hourly, daily, weekly, monthly, yearly or lifetime, or a length such as 5h
 line 23, plans.free.limit_groups[2].quota: is 8000000000.1; cents must be a multiple of 0.000001 up to 8000000000
 line 24, plans.free.limit_groups[2].label: must be text, but is empty
 line 25, plans.free.limit_groups[2].match: must be a list, but is a map
@@ -416,6 +416,20 @@ fn a_period_that_is_not_understood_is_told_once() {
     assert_eq!(period("period: daily,", ""), Period::Daily);
     assert_eq!(period("period: daily,", "period: minute,"), Period::Minute);
     assert_eq!(period("", "period: minute,"), Period::Minute);
+    let length = |text: &str| Period::Length(text.parse().unwrap());
+    assert_eq!(period("period: 5h, anchor: first_use,", ""), length("300m"));
+    assert_eq!(period("anchor: subscription_start,", "period: 7d,"), length("7d"));
+    let path = "line 1, plans.p.limit_groups[0].period";
+    let form = "write a length as a whole number and m, h or d, such as 90m, 5h or 7d";
+    check(&catalog("", "period: 5w, anchor: first_use,"), &format!("{path}: is \"5w\"; {form}"));
+    check(&catalog("", "period: 5, anchor: first_use,"), &format!("{path}: is 5; {form}"));
+    check(&catalog("", "period: 367d, anchor: first_use,"), &format!("{path}: is \"367d\"; write a length of 1m to 366d"));
+    for (of_plan, of_group) in [("period: 90m,", ""), ("", "period: 90m, anchor: calendar,")] {
+        let expected = "line 1, plans.p.limit_groups[0]: has windows of 90m, which have no boundaries in the calendar; write \
+                        `anchor: first_use` (a window starts with its first event) or `anchor: subscription_start` (one window after \
+                        another)";
+        check(&catalog(of_plan, of_group), expected);
+    }
 }
 
 #[test]

@@ -27,6 +27,7 @@ mod logs;
 mod manifests;
 mod memory;
 mod observability;
+mod periods;
 mod plans;
 mod process;
 mod readme;

@@ -87,6 +87,13 @@ async fn exercise(replica: &mut Replica) {
     let usage = v1::GetUsageRequest { user_id: user.clone(), ..Default::default() };
     let used = replica.metering.get_usage(usage).await.unwrap().into_inner().limits;
     assert_eq!((used[0].used, used[0].held), (2.0, 0.0));
+    let earlier = v1::TrackRequest {
+        time: Some(prost_types::Timestamp { seconds: jiff::Timestamp::now().as_second(), nanos: 0 }),
+        ..track(&user, "earlier")
+    };
+    replica.metering.track(earlier).await.unwrap();
+    let reset = v1::ResetUsageRequest { user_id: user.clone(), request_id: "reset".to_owned(), ..Default::default() };
+    assert_eq!(replica.metering.reset_usage(reset).await.unwrap().into_inner().limits[0].used, 0.0);
     let cancel = v1::CancelSubscriptionRequest { user_id: user.clone(), ..Default::default() };
     replica.subscriptions.cancel_subscription(cancel).await.unwrap();
     replica.metering.reserve(reserve("c", 60)).await.unwrap();

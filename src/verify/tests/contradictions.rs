@@ -50,7 +50,7 @@ fn what_is_wrong_with_a_state_is_found() {
             &["live holds is 10001, and not in 0 to 10000", "is 10001, but its deadlines have 3"],
         ),
         (|world| world.head.pages = 2, &["the number of pages is 2, but its deadlines have 1"]),
-        (|world| world.head.format = 2, &["the state has format 2, and this version of Tollgate knows 1"]),
+        (|world| world.head.format = 3, &["the state has format 3, and this version of Tollgate knows 2"]),
         (|world| world.state = Some(vec![1, 2]), &["the state does not fit its format: it ends after too few bytes"]),
         (|world| world.head.young = 3, &["the number of the young memory is 3"]),
         (|world| world.head.subscribed = 3, &["`subscribed` is 3"]),
@@ -83,6 +83,17 @@ fn what_is_wrong_with_a_state_is_found() {
         (|world| world.windows[0].0.unit = 5, &["the unit is 5, and not in 1 to 4"]),
         (|world| world.windows[0].0.period = 8, &["the period is 8, and neither in 1 to 7 nor a length"]),
         (|world| world.windows[0].0.period = 7, &["is of a lifetime, but starts at "]),
+        // Wide windows are as good, also those of a given length.
+        (|world| world.head.format = 2, &[]),
+        (|world| (world.head.format, world.windows[0].0.period, world.reset) = (2, 400, 9), &[]),
+        (
+            |world| (world.head.format, world.windows[0].0.period) = (2, 100),
+            &["the period is 100, and neither in 1 to 7 nor a length"],
+        ),
+        (
+            |world| (world.head.format, world.reset) = (2, 10),
+            &["was reset with writing 10 of the memory, which was written 9 times"],
+        ),
         (|world| world.schedules[2].ends -= 1, &["is of a lifetime, but starts at 0, ends at 281474976710654"]),
         (|world| world.schedules[0].kept = NOW, &["which are not in order"]),
         (

@@ -152,6 +152,8 @@ pub struct World {
     /// The error of the size that a deadline gives.
     pub wrong_size: i64,
     pub windows: Vec<(formats::Window, Option<formats::Counter>)>,
+    /// The writing of the memory with which all windows were reset, where they are wide.
+    pub reset: i64,
     pub blob: Vec<u8>,
     /// The bytes that replace the state.
     pub state: Option<Vec<u8>>,
@@ -245,6 +247,7 @@ impl Default for World {
                 (window("b", 1, 6, 2), None),
                 (window("c", 4, 7, 0), Some(counter(2, 3, 5, 0))),
             ],
+            reset: 0,
             // [plan, start, end, cycle anchor, overrides]
             blob: vec![0x95, 0xa1, b'p', 0, 0, 0, 0x91, 0x92, 0xa1, b'a', 0xa1, b'7'],
             state: None,
@@ -294,7 +297,11 @@ impl World {
         bytes.extend_from_slice(&deadlines);
         formats::Windows { count: count(self.windows.len()) }.write(&mut bytes);
         for (window, counter) in &self.windows {
-            window.write(&mut bytes);
+            let formats::Window { group, unit, period, place } = window.clone();
+            match self.head.format {
+                2 => formats::WideWindow { group, unit, period, reset: self.reset, place }.write(&mut bytes),
+                _ => window.write(&mut bytes),
+            }
             counter.iter().for_each(|counter| counter.write(&mut bytes));
         }
         formats::Subscription { blob: self.blob.clone() }.write(&mut bytes);

@@ -27,6 +27,12 @@ static EXAMPLE: LazyLock<CompiledPlan> = LazyLock::new(|| {
 
 pub(super) fn run(input: &[u8]) {
     let Some((kind, message)) = input.split_first() else { return };
+    if *kind == 255 {
+        let Some(call) = parsed(message, request::reset_usage) else { return };
+        assert!(call.groups.len() <= 1000 && call.groups.iter().all(|id| (1..=64).contains(&id.len())));
+        assert!(call.reason.len() <= 256);
+        return;
+    }
     match kind % 11 {
         0 => {
             let Some(call) = parsed(message, request::reserve) else { return };
@@ -55,6 +61,8 @@ pub(super) fn run(input: &[u8]) {
         4 => {
             let Some((_, call)) = parsed(message, request::track) else { return };
             assert!(call.reservation.is_none() || call.event.name.refunded().is_some(), "only refunds name one");
+            assert!(call.at_ms.is_none() || !call.enforce && call.event.name.refunded().is_none(), "{:?}", call.at_ms);
+            call.at_ms.into_iter().for_each(check_time);
             check_event(&call.event);
         }
         5 => {

@@ -7,6 +7,7 @@ mod calls;
 mod deadlines;
 mod decide;
 mod memory;
+mod periods;
 mod state;
 mod together;
 
@@ -20,11 +21,12 @@ pub fn all() -> impl Iterator<Item = &'static Mutant> {
     use deadlines::{DEADLINES, PAGES};
     use decide::{DECIDE, MATCH, PRICE};
     use memory::{MEMORIES, RECORDS, UNDO};
+    use periods::{PERIODS, RESETS, TIMES};
     use state::{PLANS, STATE, WINDOWS};
     use together::TOGETHER;
     [
         DECIDE, PRICE, MATCH, CALLS, REFUNDS, ANSWERS, RECORDS, MEMORIES, UNDO, DEADLINES, PAGES, WINDOWS, PLANS,
-        STATE, TOGETHER, LEDGERS, CLAIMS, MADE_ONCE, SHARED,
+        STATE, TOGETHER, LEDGERS, CLAIMS, MADE_ONCE, SHARED, PERIODS, RESETS, TIMES,
     ]
     .into_iter()
     .flatten()
