@@ -353,10 +353,16 @@ async fn is_undone(
     subject.reserve(healthy, "other", MINUTE).await;
     assert!(!subject.act(healthy, operation).await.unwrap(), "{what}: the retry finds it done");
     let after = subject.standings(healthy).await;
-    if !matches!(
+    let is_remembered = !matches!(
         operation,
-        Operation::ReserveWithoutId | Operation::TrackWithoutId | Operation::Subscribe | Operation::Delete
-    ) {
+        Operation::ReserveWithoutId
+            | Operation::TrackWithoutId
+            | Operation::TrackAtWithoutId
+            | Operation::ResetWithoutId
+            | Operation::Subscribe
+            | Operation::Delete
+    );
+    if is_remembered {
         assert!(subject.act(healthy, operation).await.unwrap(), "{what}: the second retry does not find it");
         assert_eq!(subject.standings(healthy).await, after, "{what}: a replay has changed something");
     }

@@ -51,17 +51,16 @@ async fn what_is_held_when_a_session_ends_is_counted_in_that_session() {
         SESSIONS,
         "
         clock u 2031-01-15T10:00:00Z
-        reserve u t 60 ttl=1h as=A
-        clock u 2031-01-15T10:59:00Z
         track u t 10
+        clock u 2031-01-15T14:58:00Z
+        reserve u t 60 as=A
         clock u 2031-01-15T14:59:30Z
         reserve u t 30 as=B => allowed session.used=10
         clock u 2031-01-15T15:00:10Z
         reserve u t 100 as=C => allowed session.start=2031-01-15T15:00:10Z session.held=100
         commit B 35 => session.used=45 session.start=2031-01-15T10:00:00Z overage !late
-        commit A 20 => session.used=65 late
-        clock u 2031-01-15T20:00:10Z
-        commit B 35 => replayed # it is not forgotten, nor is its window
+        commit A 20 => session.used=65 session.start=2031-01-15T10:00:00Z late
+        track u t.refund 5 of=A => session.used=60 session.start=2031-01-15T10:00:00Z
     ",
     )
     .await;

@@ -85,10 +85,15 @@ fn name(user: usize, row: &LimitStatus) -> Name {
 /// Whether the row may be of a calendar window or of one that is counted from the user's anchor: where the anchor is on the calendar's
 /// grid, two windows of one group have the same name.
 fn is_ambiguous(model: &Model, user: usize, row: &LimitStatus) -> bool {
-    let (Some(subscription), Some(start)) = (&model.users[user].subscription, &row.window_start) else { return false };
-    let start = start.seconds * 1000 + i64::from(start.nanos) / 1_000_000;
     let plans = || model.settings.catalogs.iter().flat_map(|catalog| &catalog.plans);
     let of_row = |group: &&Group| group.id == row.limit_group_id && group.unit.word() == row.unit;
+    // A window that is not open has no times, as one of a lifetime.
+    let opens_later = |group: &Group| group.anchor == Anchor::FirstUse && group.period != Period::Lifetime;
+    if row.window_start.is_none() {
+        return plans().any(|plan| plan.groups.iter().filter(of_row).any(opens_later));
+    }
+    let (Some(subscription), Some(start)) = (&model.users[user].subscription, &row.window_start) else { return false };
+    let start = start.seconds * 1000 + i64::from(start.nanos) / 1_000_000;
     let starts_there = |anchored: bool| {
         let anchor = anchored.then_some(subscription.anchor);
         let is_anchored = |group: &Group| group.anchor == Anchor::SubscriptionStart;
