@@ -236,6 +236,8 @@ impl Model {
             remembered: deadline + self.settings.settlement_ms,
             state: State::Held,
             late: false,
+            by_clock: false,
+            again: false,
         };
         user_now.reservations.insert(number, reservation);
         user_now.reserved.insert(number);
@@ -274,6 +276,9 @@ impl Model {
     pub fn held_answer(&self, user: usize, of: u32, replayed: bool) -> v1::ReserveResponse {
         let user = &self.users[user];
         let reservation = &user.reservations[&of];
+        if reservation.again && reservation.state == State::Expired {
+            user.windows.silent.set(true);
+        }
         v1::ReserveResponse {
             allowed: true,
             matched: true,

@@ -54,6 +54,10 @@ pub struct Reservation {
     pub remembered: i64,
     pub state: State,
     pub late: bool,
+    /// A wrong clock ended it.
+    pub by_clock: bool,
+    /// Another wrong clock was found since: SPEC is silent on when the hold has ended then.
+    pub again: bool,
 }
 
 /// SELF-CONTAINED: what one group was charged, with everything that settling it needs.
@@ -165,6 +169,9 @@ impl User {
         }
         self.now = clock;
         self.windows.corrected(clock);
+        for lapsed in self.reservations.values_mut().filter(|lapsed| lapsed.by_clock) {
+            lapsed.again = true;
+        }
         // Also one that has lapsed by another wrong time: no deadline in the future belongs to a hold that has lapsed.
         let lapses = |held: &&mut Reservation| {
             held.state_at(clock) == State::Held || (held.state == State::Expired && held.deadline > clock)
@@ -172,6 +179,7 @@ impl User {
         for held in self.reservations.values_mut().filter(lapses) {
             held.state = State::Expired;
             held.deadline = clock;
+            held.by_clock = true;
             held.remembered = held.forgotten.min(clock + settlement_ms);
         }
         true
