@@ -450,19 +450,79 @@ fn what_a_plan_leaves_out_has_a_default() {
 }
 
 #[test]
-fn a_star_that_would_match_only_itself_is_refused() {
-    let star = |text: &str| {
-        format!(
-            "is \"{text}\", and a star may only end a value, where it stands for any ending: list the values, or write a prefix such as gpt-4o*"
-        )
-    };
+fn a_part_is_a_part_of_another_quantity_of_its_measure() {
+    let rule = |measure: &str| format!("match: [ {{ event: x, measure: {measure} }} ]");
+    for (measure, expected) in [
+        ("[ { name: p }, { name: c, part_of: p, default: 0 } ]", ""),
+        ("[ { name: d, part_of: c }, { name: c, part_of: p }, { name: p }, { name: e, part_of: p } ]", ""),
+        (
+            "[ { name: prompt_tokens }, { name: c, part_of: prompt_token } ]",
+            "[1].part_of: is \"prompt_token\", which this measure does not count; did you mean \"prompt_tokens\"?",
+        ),
+        (
+            "[ { name: pp }, { name: qq }, { name: c, part_of: other } ]",
+            "[2].part_of: is \"other\", which this measure does not count; write pp or qq",
+        ),
+        (
+            "{ name: c, part_of: p }",
+            ".part_of: is \"p\", which this measure does not count; add it as another term of this measure",
+        ),
+        (
+            "[ { name: c, part_of: c } ]",
+            "[0].part_of: is \"c\" itself; write the quantity that contains it",
+        ),
+        (
+            "[ { name: x, part_of: b }, { name: a, part_of: b }, { name: b, part_of: c }, { name: c, part_of: a } ]",
+            "[1].part_of: makes \"a\" a part of itself, through \"b\"; remove one `part_of`",
+        ),
+        ("[ { name: p }, { name: c, part_of: } ]", "[1].part_of: must be text, but is empty"),
+        ("[ { name: p }, { name: c, part_of: \"\" } ]", "[1].part_of: has 0 bytes; write 1 to 256"),
+        ("[ { name: p }, { name: c, part_off: p } ]", "[1].part_off: is not known here; there are: name, weight, default, part_of (did you mean `part_of`?)"),
+        ("[ { name: p, default: 2 }, { name: c, part_of: p, default: 2 } ]", ""),
+        (
+            "[ { name: p, default: 2.5 }, { name: c, part_of: p, default: 2 }, { name: d, part_of: p, default: 0.6 } ]",
+            "[0].default: is 2.5, but the defaults of its parts add up to more; raise it, or lower those",
+        ),
+    ] {
+        let expected = if expected.is_empty() { String::new() } else { format!("match[0].measure{expected}") };
+        check_lines("tokens", &[(&rule(measure), &expected)]);
+    }
+    let told = problems(
+        r"
+plans:
+  p:
+    period: daily
+    limit_groups:
+      - id: a
+        unit: tokens
+        quota: 1
+        match:
+          - event: x
+            measure:
+              - { name: p }
+              - name: c
+                weight: 0.5
+                part_of: q
+",
+    );
+    assert!(told.starts_with("line 15, plans.p.limit_groups[0].match[0].measure[1].part_of: is \"q\""), "{told}");
+}
+
+#[test]
+fn a_star_stands_in_values_and_nowhere_else() {
     for text in ["*-free", "gpt-*-mini", "gpt-**", "**"] {
         let rule = |value: &str| format!("match: [ {{ event: x, metadata: {{ model: {value} }} }} ]");
-        let told = format!("match[0].metadata.model: {}", star(text));
-        check_lines("count", &[(&rule(&format!("\"{text}\"")), &told)]);
-        let told = format!("match[0].metadata.model[1]: {}", star(text));
-        check_lines("count", &[(&rule(&format!("[gpt-4o*, \"{text}\"]")), &told)]);
+        check_lines("count", &[(&rule(&format!("\"{text}\"")), "")]);
+        check_lines("count", &[(&rule(&format!("[gpt-4o*, \"{text}\"]")), "")]);
     }
+    // Stars side by side say no more than one.
+    check_lines(
+        "count",
+        &[(
+            "match: [ { event: x, metadata: { a: [b**c, d**] } }, { event: x, metadata: { a: [d*, b*c] } } ]",
+            "match[1]: is never reached: rule 0 applies to the same events; remove one of them",
+        )],
+    );
     check_lines("count", &[("match: [ { event: x, metadata: { model: \"*\", tier: [gold*, a] } } ]", "")]);
     let name = |what: &str| format!("\"mod*\" is {what}, which takes no star: write each one that is meant");
     let of_a_name = format!("match[0].measure: {}", name("a quantity's name"));
@@ -495,18 +555,19 @@ fn a_star_that_would_match_only_itself_is_refused() {
 #[test]
 fn conditions_take_values_as_they_are_written() {
     let catalog = "plans: { p: { period: daily, limit_groups: [ { id: a, unit: count, quota: 1, match: [
-        { event: x, metadata: { a: 4, b: [true, 1.50], c: \"\", d: gpt-* } } ] } ] } }";
+        { event: x, metadata: { a: 4, b: [true, 1.50], c: \"\", d: gpt-*, e: gpt-*-mini } } ] } ] } }";
     let catalog = parse(catalog, jiff::tz::db()).unwrap();
     let exact = |text: &str| ValuePattern::Exact(text.to_owned());
     let values: Vec<_> = catalog.plans()[0].groups[0].rules[0].conditions.iter().map(|it| it.values.clone()).collect();
     let gpt = ValuePattern::Prefix("gpt-".to_owned());
-    assert_eq!(values, [vec![exact("4")], vec![exact("true"), exact("1.50")], vec![exact("")], vec![gpt]]);
+    let mini = ValuePattern::Pieces(vec!["gpt-".to_owned(), "-mini".to_owned()]);
+    assert_eq!(values, [vec![exact("4")], vec![exact("true"), exact("1.50")], vec![exact("")], vec![gpt], vec![mini]]);
     check_lines(
         "count",
         &[
             (
                 "match: [ { event: x, metadata: { a: [1, ~] } } ]",
-                "match[0].metadata.a[1]: must be a value, `prefix*`, or a list of these, but is empty",
+                "match[0].metadata.a[1]: must be a value, perhaps with stars in it, or a list of these, but is empty",
             ),
             (
                 "match: [ { event: x, metadata: { \"\": 1 } } ]",
