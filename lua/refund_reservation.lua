@@ -29,7 +29,7 @@ local function lower_parts(measure, values)
 end
 
 -- What a reservation has counted by a measure, in an event that has measures with parts: as it was committed, by `actual` values or without, less
--- what was refunded since.
+-- what was refunded since. Parts that were not refunded have come back as far as their whole has.
 local function counted_by(measure, committed, actual, refunded)
   local values = measure.parts and with_parts_anew(measure, committed, actual) or committed
   local counted = {}
@@ -39,6 +39,7 @@ local function counted_by(measure, committed, actual, refunded)
     if back then value = less(value or measure[i + 3], back) end
     counted[name] = value
   end
+  if measure.parts then lower_parts(measure, counted) end
   return counted
 end
 

@@ -72,7 +72,7 @@ line 17, plans.free.limit_groups[1].match[0].event: "a.*.b" is not an event patt
 line 18, plans.free.limit_groups[1].match[1].event: names a refund; refunds are routed by the rules of the event that they refund: remove it
 line 19, plans.free.limit_groups[1].match[2].measure.p: is "-1"; write a weight in plain digits such as 100 or 0.5, without sign, separator or exponent
 line 19, plans.free.limit_groups[1].match[2].measure.q: is 0.0000000000001; write a weight of at most 1000000, with at most 12 decimals
-line 20, plans.free.limit_groups[1].match[3].measure.defaut: is not known here; there are: name, weight, default (did you mean `default`?)
+line 20, plans.free.limit_groups[1].match[3].measure.defaut: is not known here; there are: name, weight, default, part_of (did you mean `default`?)
 line 20, plans.free.limit_groups[1].match[3].metadata.model: is an empty list; write at least one item
 line 21, plans.free.limit_groups[2]: repeats the id "tokens"; give each group of a plan its own
 line 21, plans.free.limit_groups[2]: has no period, nor has its plan; write `period:` with minute, hourly, daily, weekly, monthly, yearly or lifetime

@@ -311,7 +311,7 @@ mod tests {
     fn no_pattern_takes_long() {
         let value = "a".repeat(256);
         let started = std::time::Instant::now();
-        for _ in 0..1000 {
+        for _ in 0..100 {
             for text in ["*a*a*a*a*b".to_owned(), format!("{}b", "*a".repeat(127)), format!("*{}b*", "a".repeat(120))] {
                 assert!(!ValuePattern::parse(&text).accepts(&value), "{text}");
             }

@@ -60,8 +60,7 @@ pub fn case(seed: u64, length: u32) -> Case {
     let mut random = Rng::with_seed(seed);
     let mut settings = settings(&mut random);
     let mut spice = Rng::with_seed(!seed);
-    let has_parts = once_in(&mut spice, 3);
-    season(&mut spice, &mut settings.catalogs, has_parts);
+    let has_parts = season(&mut spice, &mut settings.catalogs);
     // Month ends, leap days and changes of the clocks are near some of these: 2031-01-29 to 2033-03-31.
     let start = 1_927_411_200_000 + random.i64(0..792) * DAY + random.i64(0..DAY);
     let model = Model::new(settings.clone(), USERS, start);
@@ -101,9 +100,13 @@ fn settings(random: &mut Rng) -> Settings {
     }
 }
 
-/// Makes some quantities parts of others, and puts stars inside values: alike in all catalogs.
-fn season(spice: &mut Rng, catalogs: &mut [Catalog], has_parts: bool) {
-    let has_stars = once_in(spice, 3);
+/// Makes some quantities parts of others, and puts stars inside values: alike in all catalogs. Returns whether there are parts.
+fn season(spice: &mut Rng, catalogs: &mut [Catalog]) -> bool {
+    let (has_stars, has_parts) = (once_in(spice, 3), once_in(spice, 2));
+    let mut found = false;
+    // Worlds of windows stay that.
+    let is_crowded = catalogs[0].plans.iter().all(|plan| plan.groups.iter().all(|group| group.rules.len() == 1));
+    let has_parts = has_parts && !is_crowded;
     let parts = [("cached_tokens", "prompt_tokens"), ("completion_tokens", "prompt_tokens"), ("quantity", "cached_tokens")];
     let is_part = parts.map(|_| !once_in(spice, 4));
     let groups = catalogs.iter_mut().flat_map(|catalog| &mut catalog.plans).flat_map(|plan| &mut plan.groups);
@@ -121,6 +124,7 @@ fn season(spice: &mut Rng, catalogs: &mut [Catalog], has_parts: bool) {
             {
                 terms.iter_mut().filter(|term| parts.contains(&term.name)).for_each(|term| term.part_of = None);
             }
+            found |= terms.iter().any(|term| term.part_of.is_some());
         }
         let values = rule.conditions.iter_mut().flat_map(|(_, values)| values).filter(|_| has_stars);
         for value in values {
@@ -134,6 +138,7 @@ fn season(spice: &mut Rng, catalogs: &mut [Catalog], has_parts: bool) {
             .to_owned();
         }
     }
+    found
 }
 
 /// Mostly makes wholes as large as they have to be.
@@ -444,6 +449,7 @@ impl Generator {
         let dice = self.random.u32(..100);
         let call = match dice {
             0..6 => self.story(dice, user, number),
+            6..27 if self.has_parts && once_in(&mut self.spice, 4) => self.parts(user, number),
             6..27 => self.reserve(user),
             27..42 => Call::Commit { of: self.reservation(user), actual: self.actual() },
             42..47 => Call::Release { of: self.reservation(user) },

@@ -284,8 +284,9 @@ impl Model {
         refund: &Event,
         named: &[Term],
     ) -> Result<Ask, Answer> {
-        let Counted { terms, event: committed, charge } = counted;
+        let Counted { terms, event, charge } = counted;
         let measure = Measure::Terms(terms.clone());
+        let committed = &price::with_parts_lowered(terms, event, claim.unit);
         let event = without(committed, refund, named);
         let stays = price::with_parts_lowered(terms, &event, claim.unit);
         if stays != event {
