@@ -102,11 +102,10 @@ fn settings(random: &mut Rng) -> Settings {
 
 /// Makes some quantities parts of others, and puts stars inside values: alike in all catalogs. Returns whether there are parts.
 fn season(spice: &mut Rng, catalogs: &mut [Catalog]) -> bool {
-    let (has_stars, has_parts) = (once_in(spice, 3), once_in(spice, 2));
+    // Worlds that are about windows stay that.
+    let is_crowded = catalogs[0].plans.iter().all(|plan| plan.groups.len() == 2);
+    let (has_stars, has_parts) = (once_in(spice, 3), once_in(spice, 2) && !is_crowded);
     let mut found = false;
-    // Worlds of windows stay that.
-    let is_crowded = catalogs[0].plans.iter().all(|plan| plan.groups.iter().all(|group| group.rules.len() == 1));
-    let has_parts = has_parts && !is_crowded;
     let parts = [("cached_tokens", "prompt_tokens"), ("completion_tokens", "prompt_tokens"), ("quantity", "cached_tokens")];
     let is_part = parts.map(|_| !once_in(spice, 4));
     let groups = catalogs.iter_mut().flat_map(|catalog| &mut catalog.plans).flat_map(|plan| &mut plan.groups);

@@ -98,7 +98,7 @@ pub fn choose_committed<'a>(
     actual: Option<&Actual>,
     unit: Unit,
 ) -> Result<(&'a Measure, Event), Unmeasured> {
-    choose_by(measures, unit, |terms| actual.map_or_else(|| event.clone(), |actual| parts_anew(terms, event, actual)))
+    choose_by(measures, unit, |terms| actual.map_or_else(|| event.clone(), |actual| parts_anew(terms, event, actual, unit)))
 }
 
 fn choose_by<'a>(
@@ -154,15 +154,16 @@ pub fn exceeded(terms: &[Term], amount: impl Fn(&Term) -> u128) -> Option<Unmeas
     })
 }
 
-/// The event of a commit: where `actual` names a whole, parts that it does not name are as their default says, else 0.
-fn parts_anew(terms: &[Term], event: &Event, actual: &Actual) -> Event {
+/// The event of a commit: where `actual` names a whole, parts that it does not name are what they are in an event without them, else 0.
+fn parts_anew(terms: &[Term], event: &Event, actual: &Actual, unit: Unit) -> Event {
     let names = |name: &str| actual.quantities.contains_key(name) || (name == "quantity" && actual.quantity.is_some());
     let mut event = event.clone();
     let mut anew = Vec::new();
     for term in outermost_first(terms) {
         let Some(whole) = &term.part_of else { continue };
         if !names(&term.name) && (names(whole) || anew.contains(whole)) {
-            event.quantities.insert(term.name.clone(), term.default.unwrap_or_default());
+            let default = value(term, &Event::default(), unit).ok().flatten();
+            event.quantities.insert(term.name.clone(), default.unwrap_or_default());
             anew.push(term.name.clone());
         }
     }
