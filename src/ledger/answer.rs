@@ -479,13 +479,8 @@ mod tests {
     }
 
     fn fault_of(reason: &str, group: i64, name: &[u8]) -> Fault {
-        let fault = formats::Fault {
-            kind: 3,
-            plan: [0; 8],
-            group,
-            reason: reason.as_bytes().to_vec(),
-            name: name.to_vec(),
-        };
+        let fault =
+            formats::Fault { kind: 3, plan: [0; 8], group, reason: reason.as_bytes().to_vec(), name: name.to_vec() };
         let mut bytes = Vec::new();
         fault.write(&mut bytes);
         let Ok(Reply::Fault(read)) = Reply::read(&bytes) else { panic!("a fault") };
@@ -520,7 +515,9 @@ mod tests {
                 matches!(fault("NOT_COMMITTED", 0, state), Fault::NotCommitted { state: told } if told.as_str() == state)
             );
         }
-        for (reason, name) in [("NOT_COMMITTED", "x"), ("SCRIPT_ERROR", "why"), ("OTHER", ""), ("PARTS_EXCEED_WHOLE", "in")] {
+        for (reason, name) in
+            [("NOT_COMMITTED", "x"), ("SCRIPT_ERROR", "why"), ("OTHER", ""), ("PARTS_EXCEED_WHOLE", "in")]
+        {
             assert!(matches!(fault(reason, 0, name), Fault::Internal(_)), "{reason}");
         }
     }

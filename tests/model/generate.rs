@@ -106,7 +106,8 @@ fn season(spice: &mut Rng, catalogs: &mut [Catalog]) -> bool {
     let is_crowded = catalogs[0].plans.iter().all(|plan| plan.groups.len() == 2);
     let (has_stars, has_parts) = (once_in(spice, 3), once_in(spice, 2) && !is_crowded);
     let mut found = false;
-    let parts = [("cached_tokens", "prompt_tokens"), ("completion_tokens", "prompt_tokens"), ("quantity", "cached_tokens")];
+    let parts =
+        [("cached_tokens", "prompt_tokens"), ("completion_tokens", "prompt_tokens"), ("quantity", "cached_tokens")];
     let is_part = parts.map(|_| !once_in(spice, 4));
     let groups = catalogs.iter_mut().flat_map(|catalog| &mut catalog.plans).flat_map(|plan| &mut plan.groups);
     for rule in groups.flat_map(|group| &mut group.rules) {
@@ -118,9 +119,9 @@ fn season(spice: &mut Rng, catalogs: &mut [Catalog]) -> bool {
                 }
             }
             // A catalog refuses defaults of parts that exceed that of their whole.
-            while let Some(Unmeasured::Exceeded(_, parts)) =
-                price::exceeded(terms, |term| term.default.unwrap_or(if term.part_of.is_some() { 0 } else { LARGEST * MICRO }))
-            {
+            while let Some(Unmeasured::Exceeded(_, parts)) = price::exceeded(terms, |term| {
+                term.default.unwrap_or(if term.part_of.is_some() { 0 } else { LARGEST * MICRO })
+            }) {
                 terms.iter_mut().filter(|term| parts.contains(&term.name)).for_each(|term| term.part_of = None);
             }
             found |= terms.iter().any(|term| term.part_of.is_some());
@@ -146,7 +147,9 @@ fn nest(spice: &mut Rng, quantities: &mut BTreeMap<String, u128>) {
         return;
     }
     let of = |quantities: &BTreeMap<String, u128>, name: &str| quantities.get(name).copied().unwrap_or_default();
-    for (whole, parts) in [("cached_tokens", &["quantity"][..]), ("prompt_tokens", &["cached_tokens", "completion_tokens"])] {
+    for (whole, parts) in
+        [("cached_tokens", &["quantity"][..]), ("prompt_tokens", &["cached_tokens", "completion_tokens"])]
+    {
         let contained: u128 = parts.iter().map(|part| of(quantities, part)).sum();
         if let Some(there) = quantities.get_mut(whole).filter(|there| **there + contained <= 8_000_000_000 * MICRO) {
             *there += contained;
@@ -504,7 +507,9 @@ impl Generator {
     fn can_use(&mut self, user: usize) -> Call {
         let event = self.event(user);
         let names_nothing = once_in(&mut self.spice, 2);
-        Call::CanUse { event: if names_nothing { Event { quantity: None, quantities: BTreeMap::new(), ..event } } else { event } }
+        Call::CanUse {
+            event: if names_nothing { Event { quantity: None, quantities: BTreeMap::new(), ..event } } else { event },
+        }
     }
 
     fn reserve(&mut self, user: usize) -> Call {

@@ -98,7 +98,9 @@ pub fn choose_committed<'a>(
     actual: Option<&Actual>,
     unit: Unit,
 ) -> Result<(&'a Measure, Event), Unmeasured> {
-    choose_by(measures, unit, |terms| actual.map_or_else(|| event.clone(), |actual| parts_anew(terms, event, actual, unit)))
+    choose_by(measures, unit, |terms| {
+        actual.map_or_else(|| event.clone(), |actual| parts_anew(terms, event, actual, unit))
+    })
 }
 
 fn choose_by<'a>(

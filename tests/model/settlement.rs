@@ -51,9 +51,8 @@ impl Model {
             self.cover("a commit that measures nothing");
             return Err(nothing_measured());
         }
-        let charge = |((claim, measure), event): ((&Claim, &&Measure), &Event)| {
-            price::charge(measure, event, claim.unit, false)
-        };
+        let charge =
+            |((claim, measure), event): ((&Claim, &&Measure), &Event)| price::charge(measure, event, claim.unit, false);
         let charges: Vec<_> = reservation.claims.iter().zip(&measures).zip(&events).map(charge).collect();
         let overage = reservation
             .claims
@@ -238,7 +237,8 @@ impl Model {
             }
         }
         let named: Vec<Term> = counted.terms.iter().filter(|term| price::names(term, refund)).cloned().collect();
-        if let Some(why) = price::exceeded(&counted.terms, |term| asked_of(term, refund)).filter(|_| !named.is_empty()) {
+        if let Some(why) = price::exceeded(&counted.terms, |term| asked_of(term, refund)).filter(|_| !named.is_empty())
+        {
             self.cover("a refund of parts that exceed their whole");
             return Err(unmeasured(&claim.group, why));
         }
@@ -294,7 +294,8 @@ impl Model {
         }
         let lower = price::charge(&measure, &stays, claim.unit, false).unwrap_or_default();
         let back = charge.saturating_sub(lower);
-        let beyond = |term: &Term| (term.name.clone(), asked_of(term, refund).saturating_sub(asked_of(term, committed)));
+        let beyond =
+            |term: &Term| (term.name.clone(), asked_of(term, refund).saturating_sub(asked_of(term, committed)));
         let in_vain = Event { quantities: terms.iter().map(beyond).collect(), ..Event::default() };
         let in_vain = price::with_parts_lowered(terms, &in_vain, claim.unit);
         let in_vain = price::charge(&measure, &in_vain, claim.unit, true);

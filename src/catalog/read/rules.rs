@@ -197,9 +197,8 @@ impl Reader<'_> {
                 Some(_) => {}
             }
         }
-        let micros = |quantity: Quantity| {
-            u128::from(quantity.whole_part()) * 1_000_000 + u128::from(quantity.micro_part())
-        };
+        let micros =
+            |quantity: Quantity| u128::from(quantity.whole_part()) * 1_000_000 + u128::from(quantity.micro_part());
         for (whole, parts) in wholes(terms) {
             let Some(default) = terms[whole].default else { continue };
             let sum: u128 = parts.iter().filter_map(|part| terms[*part].default).map(micros).sum();

@@ -14,7 +14,8 @@ fn group(id: &str, measures: &[&str]) -> String {
 }
 
 /// `c` is a part of `b`, and that of `a`.
-const NESTED: &str = "[{ name: c, weight: 100, part_of: b, default: 0 }, { name: b, weight: 10, part_of: a }, { name: a }]";
+const NESTED: &str =
+    "[{ name: c, weight: 100, part_of: b, default: 0 }, { name: b, weight: 10, part_of: a }, { name: a }]";
 
 /// The whole and its parts, of which a call has too much.
 fn exceeds<T>(answer: Result<T, Fault>, of_group: &str, names: &[&str]) -> bool {
@@ -30,7 +31,11 @@ fn fault<T>(answer: Result<T, NoAnswer>) -> Result<T, Fault> {
 }
 
 /// A reservation of these quantities, committed with those.
-async fn committed(user: &User<'_>, reserved: Parts<'_>, actual: Option<Parts<'_>>) -> Option<(ReservationId, Vec<u64>)> {
+async fn committed(
+    user: &User<'_>,
+    reserved: Parts<'_>,
+    actual: Option<Parts<'_>>,
+) -> Option<(ReservationId, Vec<u64>)> {
     let (id, _) = made(user.reserve_for("", TTL, &event("e", reserved)).await)?;
     let done = user.commit(&id, actual.map(used).as_ref()).await.ok()?;
     Some((id, done.standings.iter().map(|standing| standing.requested).collect()))
@@ -202,8 +207,11 @@ pub async fn stars(ledger: &Ledger) -> bool {
         ("*a*a*a*a*b", &["aaaab"], &["aaab", "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"]),
     ] {
         let rule = format!("{{ event: e, metadata: {{ k: \"{pattern}\" }} }}");
-        let user = User::on(ledger, &format!("{{ period: yearly, id: g, unit: count, quota: 9, match: [{rule}] }}")).await;
-        for (value, accepts) in accepted.iter().map(|value| (value, true)).chain(refused.iter().map(|value| (value, false))) {
+        let user =
+            User::on(ledger, &format!("{{ period: yearly, id: g, unit: count, quota: 9, match: [{rule}] }}")).await;
+        for (value, accepts) in
+            accepted.iter().map(|value| (value, true)).chain(refused.iter().map(|value| (value, false)))
+        {
             let decision = user.can_use(&event("e", &[("@k", value)])).await;
             right &= decision.is_ok_and(|decision| decision.denied.is_none() == accepts);
         }

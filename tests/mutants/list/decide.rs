@@ -168,16 +168,8 @@ pub const PRICE: &[Mutant] = &[
         "if not value or value == true then value = 0 end\n    own[i] = value",
     ),
     ("lib/price", "local value = own and own[i] or values[measure[i]]", "local value = values[measure[i]]"),
-    (
-        "lib/price",
-        "own[i] or values[measure[i]] or measure[i + 3]",
-        "own[i] or values[measure[i]]",
-    ),
-    (
-        "lib/price",
-        "own[i] or values[measure[i]] or measure[i + 3]",
-        "own[i] or measure[i + 3] or values[measure[i]]",
-    ),
+    ("lib/price", "own[i] or values[measure[i]] or measure[i + 3]", "own[i] or values[measure[i]]"),
+    ("lib/price", "own[i] or values[measure[i]] or measure[i + 3]", "own[i] or measure[i + 3] or values[measure[i]]"),
     ("lib/price", "if measure.parts then\n    own", "if false then\n    own"),
     ("lib/price", "rest = rest and minus(rest, own[terms[i]])", "rest = less(rest, own[terms[i]])"),
     ("lib/price", "rest = rest and minus(rest, own[terms[i]])", "rest = minus(rest, own[terms[i]]) or rest"),
