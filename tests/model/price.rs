@@ -103,11 +103,11 @@ pub fn choose_committed<'a>(
     })
 }
 
-fn choose_by<'a>(
-    measures: &'a [Measure],
+fn choose_by(
+    measures: &[Measure],
     unit: Unit,
     seen: impl Fn(&[Term]) -> Event,
-) -> Result<(&'a Measure, Event), Unmeasured> {
+) -> Result<(&Measure, Event), Unmeasured> {
     let mut missing = None;
     for measure in measures {
         let Measure::Terms(terms) = measure else { return Ok((measure, seen(&[]))) };

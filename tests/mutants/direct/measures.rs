@@ -8,6 +8,9 @@ use super::user::{MINUTE, TTL, User, event, made, used};
 
 type Parts<'a> = &'a [(&'a str, &'a str)];
 
+/// A refund, and of each group what it asks and what of that does not come back.
+type Asked<'a> = (Parts<'a>, [(u64, u64); 3]);
+
 fn group(id: &str, measures: &[&str]) -> String {
     let rules: Vec<_> = measures.iter().map(|measure| format!("{{ event: e, measure: {measure} }}")).collect();
     format!("{{ period: yearly, id: {id}, unit: tokens, quota: 90000, match: [{}] }}", rules.join(", "))
@@ -108,7 +111,7 @@ pub async fn refunded_parts(ledger: &Ledger) -> bool {
     let groups = [group("g", &[NESTED]), group("h", &["{ c: 1 }"]), group("i", &[parts])].join(", ");
     let reserved = [("a", "10"), ("b", "5"), ("c", "4")];
     let mut right = true;
-    let cases: [(Option<Parts<'_>>, &[(Parts<'_>, [(u64, u64); 3])]); 4] = [
+    let cases: [(Option<Parts<'_>>, &[Asked<'_>]); 4] = [
         // Bit by bit: the parts that a refund does not name stay as far as the whole does.
         (
             None,
