@@ -150,14 +150,21 @@ pub async fn refunded_parts(ledger: &Ledger) -> bool {
         user.delete().await;
     }
     // A refund names a whole to name its parts, and no more of them; also by a rule that was not committed by.
-    let user = User::on(ledger, &group("g", &["{ quantity: 1 }", NESTED])).await;
-    let Some((id, _)) = committed(&user, &[("quantity", "5")], None).await else { return false };
+    // Although another group can measure it.
+    let groups = format!("{}, {}", group("g", &["{ quantity: 1 }", NESTED]), group("h", &["{ a: 1 }"]));
+    let user = User::on(ledger, &groups).await;
+    let Some((id, _)) = committed(&user, &[("quantity", "5"), ("a", "3")], None).await else { return false };
     let too_much = event("e", &[("a", "1"), ("b", "2")]);
     right &= exceeds(user.refund_reservation("", &id, &too_much).await, "g", &["a", "b"]);
     let Some((id, _)) = committed(&user, &[("a", "5"), ("b", "5")], None).await else { return false };
     for (parts, names) in [(&[("b", "1")][..], ["a", "b"]), (&[("a", "1"), ("b", "1"), ("c", "2")], ["b", "c"])] {
         right &= exceeds(user.refund_reservation("", &id, &event("e", parts)).await, "g", &names);
     }
+    user.delete().await;
+    // What a later rule would look up need not be a number.
+    let user = User::on(ledger, &group("g", &[NESTED, "{ x: 1 }"])).await;
+    let Some((id, _)) = committed(&user, &[("a", "5"), ("b", "5")], None).await else { return false };
+    right &= refunds(&user, &id, &[("a", "1"), ("@x", "many")]).await == [(10, 0)];
     user.delete().await;
     right
 }
