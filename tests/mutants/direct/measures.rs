@@ -111,7 +111,9 @@ pub async fn refunded_parts(ledger: &Ledger) -> bool {
     let groups = [group("g", &[NESTED]), group("h", &["{ c: 1 }"]), group("i", &[parts])].join(", ");
     let reserved = [("a", "10"), ("b", "5"), ("c", "4")];
     let mut right = true;
-    let cases: [(Option<Parts<'_>>, &[Asked<'_>]); 4] = [
+    let cases: [(Option<Parts<'_>>, &[Asked<'_>]); 5] = [
+        // A default that came back in part.
+        (Some(&[("a", "8")]), &[(&[("d", "3")], [(0, 0), (0, 0), (3, 0)]), (&[("a", "1")], [(1, 0), (0, 0), (1, 0)])]),
         // Bit by bit: the parts that a refund does not name stay as far as the whole does.
         (
             None,
@@ -160,6 +162,12 @@ pub async fn refunded_parts(ledger: &Ledger) -> bool {
     for (parts, names) in [(&[("b", "1")][..], ["a", "b"]), (&[("a", "1"), ("b", "1"), ("c", "2")], ["b", "c"])] {
         right &= exceeds(user.refund_reservation("", &id, &event("e", parts)).await, "g", &names);
     }
+    user.delete().await;
+    // The first parts keep what there is of the whole.
+    let beside = "[{ name: a }, { name: b, weight: 10, part_of: a }, { name: c, weight: 100, part_of: a }]";
+    let user = User::on(ledger, &group("g", &[beside])).await;
+    let Some((id, _)) = committed(&user, &[("a", "10"), ("b", "6"), ("c", "4")], None).await else { return false };
+    right &= refunds(&user, &id, &[("a", "6")]).await == [(420, 0)];
     user.delete().await;
     // What a later rule would look up need not be a number.
     let user = User::on(ledger, &group("g", &[NESTED, "{ x: 1 }"])).await;
