@@ -169,6 +169,11 @@ pub async fn refunded_parts(ledger: &Ledger) -> bool {
     let Some((id, _)) = committed(&user, &[("a", "10"), ("b", "6"), ("c", "4")], None).await else { return false };
     right &= refunds(&user, &id, &[("a", "6")]).await == [(420, 0)];
     user.delete().await;
+    // By the rule that the commit made apply.
+    let user = User::on(ledger, &group("g", &["[{ name: a, weight: 3 }, { name: b, part_of: a }]", "{ a: 2 }"])).await;
+    let Some((id, _)) = committed(&user, &[("a", "5")], Some(&[("a", "4")])).await else { return false };
+    right &= refunds(&user, &id, &[("a", "1")]).await == [(3, 0)];
+    user.delete().await;
     // What a later rule would look up need not be a number.
     let user = User::on(ledger, &group("g", &[NESTED, "{ x: 1 }"])).await;
     let Some((id, _)) = committed(&user, &[("a", "5"), ("b", "5")], None).await else { return false };
