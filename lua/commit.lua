@@ -8,7 +8,7 @@
 -- uses: base formats each plan match price ledger windows memory deadlines save record answer begin
 
 -- The charges by the rules of the reservation's plan. What the actual values do not name stays as reserved, in a second commit as in the
--- first: the record keeps what was reserved. Else nil and a fault.
+-- first: the record keeps what was reserved. Only parts of what they name do not. Else nil and a fault.
 local function price_anew(record, plan, quantities)
   local actual, values = values_of(quantities), values_of(record.quantities)
   replace_values(values, actual)
@@ -17,8 +17,8 @@ local function price_anew(record, plan, quantities)
   for i = 1, #matches do
     local match = matches[i]
     local group = match.group
-    local charge, measure = first_price(match.measures, values)
-    if not charge then return nil, fault('QUANTITY_MISSING', group.place, plan.names[measure], plan.digest) end
+    local charge, measure = first_price(match.measures, values, nil, actual)
+    if not charge then return nil, unpriced(plan, group, measure) end
     if measure ~= EVENTS then
       by_quantities = by_quantities or { group = group, measure = measure }
       names_one = names_one or measures_any(measure, actual)

@@ -7,6 +7,42 @@
 -- Answers: as track, without stale
 -- uses: base formats each plan match price ledger windows memory deadlines save record answer begin tracking
 
+-- The places of a whole and of its parts, where the refund names more of the parts than of the whole; else nil.
+local function parts_exceed(measure, asked)
+  local all = {}
+  for i = 1, #measure, 4 do all[measure[i]] = asked[measure[i]] or 0 end
+  local _, wrong = without_parts(measure, all)
+  return wrong
+end
+
+-- Lowers parts that exceed their whole: what there is of it is that of its first parts.
+local function lower_parts(measure, values)
+  for _, terms in ipairs(measure.parts) do
+    local rest = values[measure[terms[1]]] or measure[terms[1] + 3]
+    for i = 2, #terms do
+      local part = measure[terms[i]]
+      local left = minus(rest, values[part] or measure[terms[i] + 3])
+      if not left then values[part] = rest end
+      rest = left or 0
+    end
+  end
+end
+
+-- What a reservation has counted by a measure, in an event that has measures with parts: as it was committed, by `actual` values or without, less
+-- what was refunded since. Parts that were not refunded have come back as far as their whole has.
+local function counted_by(measure, committed, actual, refunded)
+  local values = measure.parts and with_parts_anew(measure, committed, actual) or committed
+  local counted = {}
+  for i = 1, #measure, 4 do
+    local name = measure[i]
+    local value, back = values[name], refunded[name]
+    if back then value = less(value or measure[i + 3], back) end
+    counted[name] = value
+  end
+  if measure.parts then lower_parts(measure, counted) end
+  return counted
+end
+
 -- What the refund asks of a claim that is measured by a quantity which it names: the charge that falls away when the reservation is
 -- settled at what stays of its quantities, and that of what was never committed. `stays` takes in what stays of each quantity.
 local function by_quantities(measure, left_charge, committed, asked, stays)
@@ -23,19 +59,26 @@ local function by_quantities(measure, left_charge, committed, asked, stays)
     end
     beyond[name] = less(refunded, value or 0)
   end
+  if measure.parts then
+    lower_parts(measure, stays)
+    lower_parts(measure, beyond)
+    nothing_stays = true
+    for i = 1, #measure, 4 do nothing_stays = nothing_stays and (stays[measure[i]] or 0) == 0 end
+  end
   -- EXACT: whoever refunds all that was committed gets all of the charge back, whatever the rounding and the defaults.
   local charge = nothing_stays and 0 or price(measure, stays)
   return max(left_charge - charge, 0), price(measure, beyond, true)
 end
 
--- What the refund asks of each claim, as { what falls away of its charge, what was never committed }; else nil and a fault.
-local function asked_of_claims(record, plan, committed, asked, stays)
+-- What the refund asks of each claim, as { what falls away of its charge, what was never committed }; else nil and a fault. Without parts,
+-- `settled` takes in what stays. With them, `refunded` is what was refunded before.
+local function asked_of_claims(record, plan, committed, asked, settled, refunded)
   local asks, missing, measured = {}, nil, false
   for i, match in ipairs(matches_of(plan, record.what)) do
     local claim, group, measures = record.claims[i], match.group, match.measures
     local left_charge = claim.committed - claim.refunded
     local falls, beyond = 0, 0
-    local _, measure = first_price(measures, committed)
+    local _, measure = first_price(measures, committed, nil, refunded and settled)
     -- What happened is not undone: a group that counts events keeps its count.
     -- Also of a rule before the one that applied: whoever sends its names expects that they count.
     for _, earlier in ipairs(measures) do
@@ -46,12 +89,20 @@ local function asked_of_claims(record, plan, committed, asked, stays)
     if measure ~= EVENTS then
       if measures_any(measure, asked) then
         measured = true
-        falls, beyond = by_quantities(measure, left_charge, committed, asked, stays)
+        local counted, stays = committed, settled
+        if refunded then
+          local wrong = measure.parts and parts_exceed(measure, asked)
+          if wrong then return nil, unpriced(plan, group, wrong) end
+          counted, stays = counted_by(measure, committed, settled, refunded), {}
+        end
+        falls, beyond = by_quantities(measure, left_charge, counted, asked, stays)
       else
         -- By another rule than it was committed by: so much less of the charge.
         local charge, other = first_price(measures, asked, true)
         if not charge then
-          missing = missing or fault('QUANTITY_MISSING', group.place, plan.names[other], plan.digest)
+          local refused = unpriced(plan, group, other)
+          if type_of(other) == 'table' then return nil, refused end
+          missing = missing or refused
         elseif other ~= EVENTS then
           measured = true
           falls = min(charge, left_charge)
@@ -71,6 +122,23 @@ local function quantities_of(values)
   local list = {}
   for place = 1, table.maxn(values) do list[place] = values[place] or false end
   return pack(list)
+end
+
+-- What was refunded before. An event that has measures with parts keeps it apart from what was committed: `part_of` decides by what a commit has
+-- named, and differently in each group.
+local function refunded_before(record)
+  if record.settled == '' then return {} end
+  local _, refunded = unpack_message(record.settled)
+  return refunded or {}
+end
+
+-- Adds what the refund names.
+local function with_refund(refunded, asked)
+  for place = 1, table.maxn(asked) do
+    local value = asked[place]
+    if value and value ~= true then refunded[place] = plus(refunded[place] or 0, value) end
+  end
+  return refunded
 end
 
 local function refund_reservation(k, a)
@@ -100,8 +168,9 @@ local function refund_reservation(k, a)
 
   local settled, committed, asked = values_of(record.settled), values_of(record.quantities), values_of(event.quantities)
   replace_values(committed, settled)
-  local asks
-  asks, failed = asked_of_claims(record, plan, committed, asked, settled)
+  local before, asks
+  if matches_of(plan, record.what).has_parts then before = refunded_before(record) end
+  asks, failed = asked_of_claims(record, plan, committed, asked, settled, before)
   if not asks then return failed end
 
   -- All checks are done: from here on, writes.
@@ -122,6 +191,7 @@ local function refund_reservation(k, a)
     }
   end
   record.settled = quantities_of(settled)
+  if before then record.settled = record.settled .. quantities_of(with_refund(before, asked)) end
   local made = write_tracked(led, once, record.plan, refunds, settle.replay_ms, record.forget, settle.field, record_bytes(record))
   return tracked(led, made, false)
 end

@@ -102,7 +102,7 @@ local function track_at(k, a)
   if not plan then return other end
 
   local claims
-  claims, other = assess(led, plan, asked, false, find_window)
+  claims, other = assess(led, plan, asked, false, nil, find_window)
   if not claims then return other end
   if claims.overflow then return fault('OUT_OF_RANGE', claims.overflow, '', plan.digest) end
   local is_counted = false

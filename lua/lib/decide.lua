@@ -20,9 +20,9 @@ local function claim_table(i)
 end
 
 -- The claims on the matched groups, in the catalog's order. `all_fit` says whether all have room (ALL-OR-NOTHING), and `overflow` names
--- the first group whose counter would pass its maximum. Else nil and the answer of the script. Where `find` is given, it finds the windows
--- instead of the current ones: false for one that is gone.
-local function assess(led, plan, asked, round_down, find)
+-- the first group whose counter would pass its maximum. Else nil and the answer of the script. `otherwise` may know the charge of an event that
+-- the group cannot price. `find` finds other windows than the current ones.
+local function assess(led, plan, asked, round_down, otherwise, find)
   local matches, values, quotas = matches_of(plan, asked.what), values_of(asked.quantities), own_quotas(asked)
   local claims, is_current = assessed, is_arranged(led, asked.arrangement)
   claims.name, claims.all_fit, claims.overflow = matches.name, true, false
@@ -37,8 +37,11 @@ local function assess(led, plan, asked, round_down, find)
     end
     if not window then return nil, stale(led) end
     local charge, measure = first_price(match.measures, values, round_down)
-    -- Without a charge, the other is the place of the name that is missing.
-    if not charge then return nil, fault('QUANTITY_MISSING', group.place, plan.names[measure], plan.digest) end
+    if not charge then
+      -- Without a charge, the other says what is wrong.
+      charge = otherwise and otherwise(match.measures, values, measure)
+      if not charge then return nil, unpriced(plan, group, measure) end
+    end
     if charge > group.max_units then return nil, fault('OUT_OF_RANGE', group.place, '', plan.digest) end
     local quota = quotas and quotas[group.place] or group.quota
     local used, held = window.used, window.held

@@ -1,8 +1,9 @@
 -- plan: a compiled plan, as its message says it. Needs base.
 --
 -- A message is [id, on_plan_change, names, schedules, groups]. A group is [id, unit, schedule, quota, hard, label, rules]; a rule is
--- [kind, pattern, conditions, measure]. Kind 0 is any name, 1 this name, 2 names that start with the pattern (which ends in a dot).
--- A condition is [key, exact values as a set, prefixes]. Measures are those of price.
+-- [kind, pattern, conditions, measure], and then the parts of the measure, if it has any. Kind 0 is any name, 1 this name, 2 names that start
+-- with the pattern (which ends in a dot). A condition is [key, exact values as a set, prefixes], and then patterns, if there are any: lists of
+-- the pieces around their stars. Measures and their parts are those of price.
 
 -- What messages decode to, by their digest. Calls of all users of a plan share it, and no script changes it.
 local plans, plan_bytes = {}, 0
@@ -11,7 +12,9 @@ local function group_of(place, message, schedules)
   local schedule = schedules[message[3]]
   local rules = {}
   for i, rule in ipairs(message[7]) do
-    rules[i] = { kind = rule[1], pattern = rule[2], conditions = rule[3], measure = rule[4] }
+    local parts = rule[5]
+    if parts then rule[4].parts = parts end
+    rules[i] = { kind = rule[1], pattern = rule[2], conditions = rule[3], measure = rule[4], has_parts = parts and true }
   end
   return {
     place = place, id = message[1], unit = message[2], max_units = MAX_UNITS[message[2]], schedule = message[3], period = schedule[1], quota = message[4],

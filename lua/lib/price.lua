@@ -1,8 +1,11 @@
--- price: what an event costs a limit group, exactly. Needs base.
+-- price: what an event costs a limit group, exactly. Needs base, each.
 --
 -- A value is an integer, or { whole, millionths }. A measure is the number 1 (`events`: always 1), or flat terms of four: the place of a name
 -- among the plan's names, whole weight or -1, weight limbs or false, default or false. A weight counts the group's smallest units per 1 of
 -- the quantity. Where it is no integer, its limbs give weight x 10^12 in base 10^6, the lowest first.
+--
+-- Some measures have `parts`: lists of terms, by where they begin, each of a whole and of its parts; a whole stands before its parts. A whole
+-- counts what is in none of its parts. Its weight is always -1 with limbs, so that only `price_exactly` has to know of parts.
 --
 -- Values are found by the place of their name. One is `true` where the caller sent metadata that is no decimal number.
 
@@ -66,8 +69,8 @@ local function from_limbs(sum, highest)
   return total, rest
 end
 
--- `value - other`, or 0 where that is more.
-local function less(value, other)
+-- `value - other`, or nil where that is below 0.
+local function minus(value, other)
   local whole, millionths = value, 0
   if type(value) == 'table' then whole, millionths = value[1], value[2] end
   if type(other) == 'table' then
@@ -76,7 +79,26 @@ local function less(value, other)
     whole = whole - other
   end
   if millionths < 0 then whole, millionths = whole - 1, millionths + BASE end
-  if whole < 0 then return 0 end
+  if whole < 0 then return nil end
+  return millionths > 0 and { whole, millionths } or whole
+end
+
+-- `value - other`, or 0 where that is below 0.
+local function less(value, other)
+  return minus(value, other) or 0
+end
+
+-- `value + other`, as far as a counter goes.
+local function plus(value, other)
+  local whole, millionths = value, 0
+  if type_of(value) == 'table' then whole, millionths = value[1], value[2] end
+  if type_of(other) == 'table' then
+    whole, millionths = whole + other[1], millionths + other[2]
+  else
+    whole = whole + other
+  end
+  if millionths >= BASE then whole, millionths = whole + 1, millionths - BASE end
+  if whole >= MAX then return MAX end
   return millionths > 0 and { whole, millionths } or whole
 end
 
@@ -95,11 +117,40 @@ local function measures_any(measure, values)
   return false
 end
 
--- The charge where some value or weight is no integer.
-local function price_exactly(measure, values, round_down)
-  local total, sum, highest = 0, nil, 0
+-- What the terms of a measure with parts count, by where they begin: of a whole what is in none of its parts. Else nil, and the place of a name that
+-- is missing, or those of a whole and its parts, which exceed it.
+local function without_parts(measure, values)
+  local own = {}
   for i = 1, #measure, 4 do
     local value = values[measure[i]] or measure[i + 3]
+    if not value or value == true then return nil, measure[i] end
+    own[i] = value
+  end
+  for _, terms in ipairs(measure.parts) do
+    local rest = own[terms[1]]
+    -- EXACT: one after the other, as the sum of the parts may pass 2^53.
+    for i = 2, #terms do
+      rest = rest and minus(rest, own[terms[i]])
+    end
+    if not rest then
+      local names = {}
+      for i = 1, #terms do names[i] = measure[terms[i]] end
+      return nil, names
+    end
+    own[terms[1]] = rest
+  end
+  return own
+end
+
+-- The charge where some value or weight is no integer, or where a quantity has parts.
+local function price_exactly(measure, values, round_down)
+  local total, sum, highest, own, wrong = 0, nil, 0, nil, nil
+  if measure.parts then
+    own, wrong = without_parts(measure, values)
+    if not own then return nil, wrong end
+  end
+  for i = 1, #measure, 4 do
+    local value = own and own[i] or values[measure[i]] or measure[i + 3]
     if not value or value == true then return nil, measure[i] end
     local weight = measure[i + 1]
     if weight >= 0 and type_of(value) == 'number' then
@@ -120,7 +171,8 @@ local function price_exactly(measure, values, round_down)
 end
 
 -- The charge in the group's smallest units, rounded once, after the sum: up, or down for refunds. It may be above any
--- counter's maximum, but is exact up to MAX. Nil, and the place of a name that is missing, if the measure does not apply.
+-- counter's maximum, but is exact up to MAX. Nil, and the place of a name that is missing, if the measure does not apply. Nil, and a list of such
+-- places, if parts exceed their whole: the whole, and then its parts.
 local function price(measure, values, round_down)
   if measure == EVENTS then return 1 end
   local total = 0
@@ -141,17 +193,45 @@ local function unreadable(measure, values)
   end
 end
 
--- The charge by the first of the measures that applies, and that measure; else nil and the place of the first name that is missing.
--- A measure that looks up what is no number ends the search: neither a later rule nor a default stands in for it.
-local function first_price(measures, values, round_down)
+-- The values of a commit whose `actual` names some, as a measure with parts takes them: where it names a whole and not a part of that, the part
+-- takes its default, else 0, and so do the parts of that part.
+local function with_parts_anew(measure, values, actual)
+  local own, anew = {}, {}
+  for place, value in pairs(values) do own[place] = value end
+  for _, terms in ipairs(measure.parts) do
+    local whole = measure[terms[1]]
+    if actual[whole] or anew[whole] then
+      for i = 2, #terms do
+        local part = measure[terms[i]]
+        if not actual[part] then own[part], anew[part] = measure[terms[i] + 3] or 0, true end
+      end
+    end
+  end
+  return own
+end
+
+-- The charge by the first of the measures that applies, and that measure; else nil and what `price` says is wrong, of a name that is missing the
+-- first. A measure that looks up what is no number ends the search, and so do parts that exceed their whole: neither a later rule nor a
+-- default stands in for it. `actual` are the values that a commit names, if it is one.
+local function first_price(measures, values, round_down, actual)
   local missing
   for i = 1, #measures do
-    local measure = measures[i]
-    local charge, lacks = price(measure, values, round_down)
+    local measure, own = measures[i], values
+    if actual and measure ~= EVENTS and measure.parts then own = with_parts_anew(measure, values, actual) end
+    local charge, lacks = price(measure, own, round_down)
     if charge then return charge, measure end
-    local no_number = unreadable(measure, values)
+    if type_of(lacks) == 'table' then return nil, lacks end
+    local no_number = unreadable(measure, own)
     if no_number then return nil, no_number end
     missing = missing or lacks
   end
   return nil, missing
+end
+
+-- The fault of an event that a group cannot price, as `first_price` says what is wrong.
+local function unpriced(plan, group, wrong)
+  if type_of(wrong) == 'number' then return fault('QUANTITY_MISSING', group.place, plan.names[wrong], plan.digest) end
+  local names = {}
+  for i = 1, #wrong do names[i] = plan.names[wrong[i]] end
+  return fault('PARTS_EXCEED_WHOLE', group.place, pack(names), plan.digest)
 end

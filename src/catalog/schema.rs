@@ -144,7 +144,7 @@ enum UnlimitedWord {
 struct RuleEntry {
     /// A name, `prefix.*` (one or more further segments) or `*`.
     event: String,
-    /// Keys that must be present, each with one of these values; `prefix*` accepts every value that starts so.
+    /// Keys that must be present, each with one of these values; a star in a value stands for any text: `gpt-4o*`, `*-mini`.
     #[schemars(extend("propertyNames" = { "pattern": NO_STAR }))]
     metadata: Option<BTreeMap<String, ValueEntry>>,
     /// The measure to count. Absent: quantity.
@@ -163,7 +163,7 @@ enum ValueEntry {
 #[derive(JsonSchema)]
 #[schemars(untagged)]
 enum ScalarEntry {
-    Text(#[schemars(extend("pattern" = STAR_AT_THE_END))] String),
+    Text(String),
     Number(f64),
     Boolean(bool),
 }
@@ -201,6 +201,9 @@ struct TermEntry {
     /// The quantity to count where the event does not carry it. Absent: the rule does not apply then.
     #[schemars(range(min = 0))]
     default: Option<f64>,
+    /// Another quantity of this measure, which contains this one. That one then counts only what is in none of its parts.
+    #[schemars(extend("pattern" = NO_STAR))]
+    part_of: Option<String>,
 }
 
 /// The cost of one of a quantity, in the group's unit: at most 12 decimals, at most 1000000.
@@ -213,9 +216,6 @@ const ID: &str = "^[A-Za-z0-9_.-]{1,64}$";
 
 /// The pattern of a length of time.
 const LENGTH: &str = "^[0-9]+[mhd]$";
-
-/// The pattern of a metadata value: a star may only end it.
-const STAR_AT_THE_END: &str = r"^[^*]*\*?$";
 
 /// The pattern of a metadata key, or of the name of a quantity.
 const NO_STAR: &str = "^[^*]+$";

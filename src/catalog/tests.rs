@@ -1,10 +1,11 @@
 //! Tests of catalogs and their problems.
 
+mod rules;
+
 use serde_json::{Value as Json, json};
 
 use super::yaml::{Node, Value};
 use super::{Checked, EXAMPLE, check as check_catalog, parse, schema};
-use crate::domain::pattern::ValuePattern;
 use crate::domain::plan::{Anchor, OnPlanChange, Period};
 
 /// The problems of a catalog, one per line.
@@ -72,7 +73,7 @@ line 17, plans.free.limit_groups[1].match[0].event: "a.*.b" is not an event patt
 line 18, plans.free.limit_groups[1].match[1].event: names a refund; refunds are routed by the rules of the event that they refund: remove it
 line 19, plans.free.limit_groups[1].match[2].measure.p: is "-1"; write a weight in plain digits such as 100 or 0.5, without sign, separator or exponent
 line 19, plans.free.limit_groups[1].match[2].measure.q: is 0.0000000000001; write a weight of at most 1000000, with at most 12 decimals
-line 20, plans.free.limit_groups[1].match[3].measure.defaut: is not known here; there are: name, weight, default (did you mean `default`?)
+line 20, plans.free.limit_groups[1].match[3].measure.defaut: is not known here; there are: name, weight, default, part_of (did you mean `default`?)
 line 20, plans.free.limit_groups[1].match[3].metadata.model: is an empty list; write at least one item
 line 21, plans.free.limit_groups[2]: repeats the id "tokens"; give each group of a plan its own
 line 21, plans.free.limit_groups[2]: has no period, nor has its plan; write `period:` with minute, hourly, daily, weekly, monthly, yearly or lifetime, or a length such as 5h
@@ -144,38 +145,6 @@ fn duplicates_are_problems() {
         "plans:\n  p:\n    period: daily\n    limit_groups: [{ id: a, unit: count, quota: 1, match: [{ event: x, measure: [{ name: q }, { name: q }] }] }]",
         "line 4, plans.p.limit_groups[0].match[0].measure: names \"q\" twice; keep one",
     );
-}
-
-#[test]
-fn a_rule_that_cannot_be_reached_is_a_problem() {
-    check(
-        r"
-plans:
-  p:
-    period: daily
-    limit_groups:
-      - id: a
-        unit: count
-        quota: 1
-        match:
-          - { event: x, measure: events }
-          - { event: x, measure: quantity }
-",
-        "line 10, plans.p.limit_groups[0].match[1]: is never reached: rule 0 applies to the same events; remove one of them, or write this one first",
-    );
-}
-
-#[test]
-fn an_absent_quantity_is_1_where_things_are_counted_so_that_no_later_rule_is_reached() {
-    let rules = "match: [ { event: x }, { event: x, measure: { images: 1 } } ]";
-    let told =
-        "match[1]: is never reached: rule 0 applies to the same events; remove one of them, or write this one first";
-    check_lines("count", &[(rules, told), ("match: [ { event: x, measure: { images: 1 } }, { event: x } ]", "")]);
-    for unit in ["tokens", "seconds", "cents"] {
-        check_lines(unit, &[(rules, "")]);
-    }
-    let same = "match[1]: is never reached: rule 0 applies to the same events; remove one of them";
-    check_lines("tokens", &[("match: [ { event: x }, { event: x } ]", same)]);
 }
 
 /// Checks catalogs of one group, each with its own line, against the expected problem of that line. The text is empty
@@ -274,37 +243,6 @@ fn a_group_says_what_it_means() {
             ),
         ],
     );
-}
-
-#[test]
-fn a_measure_says_what_it_means() {
-    let rule = |measure: &str| format!("match: [ {{ event: x, measure: {measure} }} ]");
-    let default = "write at most 6 decimals below 8000000000, or a whole number up to 9007199254740991";
-    for (measure, expected) in [
-        ("quantity", ""),
-        ("{ name: p, weight: 0.1, default: 0 }", ""),
-        ("{ a: 1000000, b: 0.000000000001, c: 0 }", ""),
-        ("tokens", " is \"tokens\"; write `quantity`, `events`, or a map from quantity to weight"),
-        ("{}", " is empty; write at least one quantity"),
-        ("{ a: 1, a: 2 }", ".a: stands here twice; keep one"),
-        ("{ a: 1000001 }", ".a: is 1000001; write a weight of at most 1000000, with at most 12 decimals"),
-        ("{ name: p, default: }", ".default: must be a number, but is empty"),
-        ("{ name: p, default: 0.0000015 }", &format!(".default: is 0.0000015; {default}")),
-        (
-            "{ name: 1 }",
-            ".name: is the number 1; write a quantity's name, and for one called `name`: { name: name, weight: 1 }",
-        ),
-    ] {
-        let expected = match expected {
-            "" => String::new(),
-            told if told.starts_with('.') => format!("match[0].measure{told}"),
-            told => format!("match[0].measure:{told}"),
-        };
-        check_lines("cents", &[(&rule(measure), &expected)]);
-    }
-    let terms: Vec<_> = (0..17).map(|index| format!("q{index}: 1")).collect();
-    let told = "match[0].measure: has more than 16 terms, as no event has more; keep at most so many";
-    check_lines("cents", &[(&rule(&format!("{{ {} }}", terms.join(", "))), told)]);
 }
 
 #[test]
@@ -461,89 +399,6 @@ fn what_a_plan_leaves_out_has_a_default() {
     assert_eq!(group, ("Group".to_owned(), Anchor::SubscriptionStart, false, thresholds));
     let (_, group) = read("anchor: subscription_start,", "anchor: calendar, hard: true,");
     assert_eq!((group.1, group.2), (Anchor::Calendar, true));
-}
-
-#[test]
-fn a_star_that_would_match_only_itself_is_refused() {
-    let star = |text: &str| {
-        format!(
-            "is \"{text}\", and a star may only end a value, where it stands for any ending: list the values, or write a prefix such as gpt-4o*"
-        )
-    };
-    for text in ["*-free", "gpt-*-mini", "gpt-**", "**"] {
-        let rule = |value: &str| format!("match: [ {{ event: x, metadata: {{ model: {value} }} }} ]");
-        let told = format!("match[0].metadata.model: {}", star(text));
-        check_lines("count", &[(&rule(&format!("\"{text}\"")), &told)]);
-        let told = format!("match[0].metadata.model[1]: {}", star(text));
-        check_lines("count", &[(&rule(&format!("[gpt-4o*, \"{text}\"]")), &told)]);
-    }
-    check_lines("count", &[("match: [ { event: x, metadata: { model: \"*\", tier: [gold*, a] } } ]", "")]);
-    let name = |what: &str| format!("\"mod*\" is {what}, which takes no star: write each one that is meant");
-    let of_a_name = format!("match[0].measure: {}", name("a quantity's name"));
-    check_lines(
-        "tokens",
-        &[
-            (
-                "match: [ { event: x, metadata: { \"mod*\": a } } ]",
-                &format!("match[0].metadata.mod*: {}", name("a metadata key")),
-            ),
-            ("match: [ { event: x, measure: { \"mod*\": 1 } } ]", &of_a_name),
-            ("match: [ { event: x, measure: [ { name: \"mod*\" } ] } ]", &of_a_name),
-        ],
-    );
-    // Event patterns, ids and the default plan have alphabets without a star.
-    for event in ["*.tokens", "llm*", "llm.*.tokens", "llm.tok*", "llm.**", "**", "llm.*."] {
-        let text = format!("match: [ {{ event: \"{event}\" }} ]");
-        let told = format!(
-            "match[0].event: \"{event}\" is not an event pattern (a name, `prefix.*` or `*`): an event name consists of A-Z, a-z, 0-9 and . _ : / -"
-        );
-        check_lines("count", &[(&text, &told)]);
-    }
-    let group = "{ id: \"a*\", unit: count, quota: 1, period: daily, match: [{ event: x }] }";
-    check(
-        &format!("default_plan: f*\nplans:\n  fr*: {{ limit_groups: [{group}] }}"),
-        "line 1, default_plan: names no plan \"f*\"; there are: fr*\nline 3, plans.fr*: the id \"fr*\" must be 1 to 64 of A-Z a-z 0-9 . _ -\nline 3, plans.fr*.limit_groups[0].id: the id \"a*\" must be 1 to 64 of A-Z a-z 0-9 . _ -",
-    );
-}
-
-#[test]
-fn conditions_take_values_as_they_are_written() {
-    let catalog = "plans: { p: { period: daily, limit_groups: [ { id: a, unit: count, quota: 1, match: [
-        { event: x, metadata: { a: 4, b: [true, 1.50], c: \"\", d: gpt-* } } ] } ] } }";
-    let catalog = parse(catalog, jiff::tz::db()).unwrap();
-    let exact = |text: &str| ValuePattern::Exact(text.to_owned());
-    let values: Vec<_> = catalog.plans()[0].groups[0].rules[0].conditions.iter().map(|it| it.values.clone()).collect();
-    let gpt = ValuePattern::Prefix("gpt-".to_owned());
-    assert_eq!(values, [vec![exact("4")], vec![exact("true"), exact("1.50")], vec![exact("")], vec![gpt]]);
-    check_lines(
-        "count",
-        &[
-            (
-                "match: [ { event: x, metadata: { a: [1, ~] } } ]",
-                "match[0].metadata.a[1]: must be a value, `prefix*`, or a list of these, but is empty",
-            ),
-            (
-                "match: [ { event: x, metadata: { \"\": 1 } } ]",
-                "match[0].metadata.: a metadata key must have 1 to 64 bytes",
-            ),
-            (
-                "match: [ { event: x, metadata: { a: 1, b: [2, 3*] }, measure: events }, { event: x, metadata: { b: [3*, 2], a: 1 } } ]",
-                "match[1]: is never reached: rule 0 applies to the same events; remove one of them, or write this one first",
-            ),
-            // Other conditions, or a measure that may be missing: both are reached.
-            ("match: [ { event: x, metadata: { a: 1 }, measure: events }, { event: x } ]", ""),
-            ("match: [ { event: x, measure: { p: 1 } }, { event: x } ]", ""),
-            ("match: [ { event: x, measure: events }, { event: y, measure: events } ]", ""),
-            (
-                "match: [ { event: x }, { event: y }, { event: x } ]",
-                "match[2]: is never reached: rule 0 applies to the same events; remove one of them",
-            ),
-            (
-                "match: [ { event: x, measure: { name: p, default: 0 } }, { event: x } ]",
-                "match[1]: is never reached: rule 0 applies to the same events; remove one of them, or write this one first",
-            ),
-        ],
-    );
 }
 
 #[test]

@@ -4,7 +4,6 @@
 use std::collections::BTreeMap;
 
 use crate::domain::amount::Unit;
-use crate::domain::pattern::ValuePattern;
 use crate::domain::plan::{Condition, LimitGroup, Rule};
 
 /// The number of combinations of a rule's values that are tried.
@@ -77,11 +76,7 @@ fn combinations<'a>(
         for condition in met {
             let value = &condition.values[number % condition.values.len()];
             number /= condition.values.len();
-            let value = match value {
-                ValuePattern::Exact(text) => text.clone(),
-                ValuePattern::Prefix(prefix) => format!("{prefix}{UNLISTED}"),
-            };
-            metadata.insert(condition.key.clone(), value);
+            metadata.insert(condition.key.clone(), value.example(UNLISTED));
         }
         metadata
     })
@@ -168,6 +163,15 @@ mod tests {
         let gpt = group("c", "cents", "{ event: llm.tokens, metadata: { model: gpt-4o } }");
         let found = vec![(1, 0, "llm.tokens".to_owned(), "model=gpt-5 tier=aunlisted".to_owned())];
         assert_eq!(passes(&format!("{tokens}, {gpt}")), found);
+    }
+
+    #[test]
+    fn a_star_inside_a_value_catches_what_it_accepts() {
+        let rule = |model: &str| format!("{{ event: llm.tokens, metadata: {{ model: '{model}' }} }}");
+        let tokens = group("t", "tokens", &rule("*-mini"));
+        let told = |model: &str| passes(&format!("{tokens}, {}", group("c", "cents", &rule(model))));
+        assert_eq!(told("*-min*"), []);
+        assert_eq!(told("gpt-*-mini"), [(1, 0, "llm.tokens".to_owned(), "model=unlisted-mini".to_owned())]);
     }
 
     #[test]

@@ -79,6 +79,12 @@ impl Event {
         Self { name, quantity, quantities, metadata }
     }
 
+    /// Returns whether the event has no number outside of its metadata.
+    #[must_use]
+    pub fn names_no_quantity(&self) -> bool {
+        self.quantity.is_none() && self.quantities.is_empty()
+    }
+
     /// Reads the metadata of the names that `measured` accepts as numbers. A measure must not continue with a value
     /// that is not a number, so such values are distinguished from absent ones.
     pub fn measured_metadata(
@@ -140,5 +146,9 @@ mod tests {
         ]);
         assert_eq!(read, expected);
         assert_eq!(event.quantity, None, "the plan says what an absent quantity means");
+        assert!(event.names_no_quantity());
+        let one = Quantity::ONE;
+        assert!(!Event { quantity: Some(one), ..event.clone() }.names_no_quantity());
+        assert!(!Event { quantities: BTreeMap::from([("n".to_owned(), one)]), ..event }.names_no_quantity());
     }
 }

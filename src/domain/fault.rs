@@ -35,6 +35,20 @@ pub enum Fault {
         /// The first quantity that is missing.
         quantity: String,
     },
+    /// The event names more of the parts of a quantity than of the quantity itself.
+    #[error(
+        "the event matches limit group {group:?}, which measures {} as part of {whole:?}, but it carries more of that than of \
+         {whole:?}: name in {whole:?} everything, its parts too",
+        Parts(.parts)
+    )]
+    PartsExceedWhole {
+        /// The limit group.
+        group: String,
+        /// The quantity that has parts.
+        whole: String,
+        /// Its parts.
+        parts: Vec<String>,
+    },
     /// The id came before, with another body or RPC.
     #[error("request_id was used before with another body or RPC: use a new id for a new request")]
     RequestIdReused,
@@ -174,6 +188,19 @@ impl std::fmt::Display for Committed<'_> {
     }
 }
 
+/// Shows names as `"cached_tokens" and "audio_tokens"`.
+struct Parts<'a>(&'a [String]);
+
+impl std::fmt::Display for Parts<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        for (index, name) in self.0.iter().enumerate() {
+            let and = if index == 0 { "" } else { " and " };
+            write!(f, "{and}{name:?}")?;
+        }
+        Ok(())
+    }
+}
+
 impl ReservationState {
     /// The word for it.
     #[must_use]
@@ -190,6 +217,21 @@ impl ReservationState {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn parts_that_exceed_their_whole_are_named() {
+        let fault = |parts: &[&str]| Fault::PartsExceedWhole {
+            group: "spend".to_owned(),
+            whole: "prompt_tokens".to_owned(),
+            parts: parts.iter().map(|part| (*part).to_owned()).collect(),
+        };
+        assert_eq!(
+            fault(&["cached_tokens", "audio_tokens"]).to_string(),
+            "the event matches limit group \"spend\", which measures \"cached_tokens\" and \"audio_tokens\" as part of \
+             \"prompt_tokens\", but it carries more of that than of \"prompt_tokens\": name in \"prompt_tokens\" everything, its parts too"
+        );
+        assert!(fault(&["cached_tokens"]).to_string().contains("measures \"cached_tokens\" as part of"));
+    }
 
     #[test]
     fn a_fault_about_a_reservation_says_what_became_of_it() {

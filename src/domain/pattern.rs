@@ -100,40 +100,66 @@ impl fmt::Display for EventPattern {
     }
 }
 
-/// A pattern of the metadata values that a condition accepts. Case matters.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+/// A pattern of the metadata values that a condition accepts. A star stands for any text, also for none. Case matters.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum ValuePattern {
     /// This value.
     Exact(String),
     /// `gpt-4o-*`: the text before the star; every value that starts with it.
     Prefix(String),
+    /// `gpt-*-mini`, `*-mini`: the pieces around the stars, at least two. The first begins the value and the last ends it; both may be
+    /// empty. The others stand between these, in their order and without overlap; none of them is empty.
+    Pieces(Vec<String>),
 }
 
-/// A star that is not the last character of a value: it would match only itself.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("a star may only end a value")]
-pub struct MisplacedStar;
-
 impl ValuePattern {
-    /// Reads `prefix*` or a value.
-    ///
-    /// # Errors
-    /// [`MisplacedStar`].
-    pub fn parse(text: &str) -> Result<Self, MisplacedStar> {
-        let (begin, is_prefix) = text.strip_suffix('*').map_or((text, false), |prefix| (prefix, true));
-        if begin.contains('*') {
-            return Err(MisplacedStar);
+    /// Reads a value, with stars in it or without. Stars side by side say no more than one.
+    #[must_use]
+    pub fn parse(text: &str) -> Self {
+        let Some((first, rest)) = text.split_once('*') else { return Self::Exact(text.to_owned()) };
+        let (between, last) = rest.rsplit_once('*').unwrap_or(("", rest));
+        let mut pieces = vec![first.to_owned()];
+        pieces.extend(between.split('*').filter(|piece| !piece.is_empty()).map(str::to_owned));
+        if pieces.len() == 1 && last.is_empty() {
+            return Self::Prefix(first.to_owned());
         }
-        Ok(if is_prefix { Self::Prefix(begin.to_owned()) } else { Self::Exact(begin.to_owned()) })
+        pieces.push(last.to_owned());
+        Self::Pieces(pieces)
     }
 
-    /// Returns whether the condition accepts this value.
+    /// Returns whether the condition accepts this value. `lua/lib/match.lua` decides alike.
     #[must_use]
     pub fn accepts(&self, value: &str) -> bool {
         match self {
             Self::Exact(text) => value == text,
             Self::Prefix(prefix) => value.starts_with(prefix.as_str()),
+            Self::Pieces(pieces) => {
+                let [first, between @ .., last] = &pieces[..] else { return false };
+                let inner = value.strip_prefix(first.as_str()).and_then(|rest| rest.strip_suffix(last.as_str()));
+                // The leftmost place of a piece leaves the most to those after it, so that nothing is tried twice.
+                let after = |rest: &str, piece: &String| rest.find(piece.as_str()).map(|at| at + piece.len());
+                inner.is_some_and(|inner| {
+                    let mut rest = inner;
+                    between.iter().all(|piece| after(rest, piece).map(|at| rest = &rest[at..]).is_some())
+                })
+            }
         }
+    }
+
+    /// A value that the condition accepts: with this text in the place of each star.
+    #[must_use]
+    pub fn example(&self, star: &str) -> String {
+        match self {
+            Self::Exact(text) => text.clone(),
+            Self::Prefix(prefix) => format!("{prefix}{star}"),
+            Self::Pieces(pieces) => pieces.join(star),
+        }
+    }
+}
+
+impl fmt::Display for ValuePattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.example("*"))
     }
 }
 
@@ -195,22 +221,107 @@ mod tests {
     }
 
     #[test]
-    fn only_a_star_at_the_end_of_a_value_is_a_pattern() {
-        let (exact, prefix) =
-            (|text: &str| ValuePattern::Exact(text.to_owned()), ValuePattern::Prefix("gpt-".to_owned()));
-        assert_eq!(ValuePattern::parse("gpt-*"), Ok(prefix));
-        assert_eq!(ValuePattern::parse("*"), Ok(ValuePattern::Prefix(String::new())));
-        for text in ["gpt-4o", ""] {
-            assert_eq!(ValuePattern::parse(text), Ok(exact(text)));
-        }
-        for text in ["*gpt", "*-free", "gpt-*-mini", "gpt-**", "**", "a*b*"] {
-            assert_eq!(ValuePattern::parse(text), Err(MisplacedStar), "{text}");
+    fn a_value_is_read_as_the_pieces_around_its_stars() {
+        let exact = |text: &str| ValuePattern::Exact(text.to_owned());
+        let prefix = |text: &str| ValuePattern::Prefix(text.to_owned());
+        let pieces = |pieces: &[&str]| ValuePattern::Pieces(pieces.iter().map(|piece| (*piece).to_owned()).collect());
+        let cases = [
+            ("gpt-4o", exact("gpt-4o"), "gpt-4o"),
+            ("", exact(""), ""),
+            ("gpt-*", prefix("gpt-"), "gpt-*"),
+            ("*", prefix(""), "*"),
+            // Stars side by side say no more than one.
+            ("gpt-**", prefix("gpt-"), "gpt-*"),
+            ("***", prefix(""), "*"),
+            ("*-mini", pieces(&["", "-mini"]), "*-mini"),
+            ("gpt-*-mini", pieces(&["gpt-", "-mini"]), "gpt-*-mini"),
+            ("gpt-**-mini", pieces(&["gpt-", "-mini"]), "gpt-*-mini"),
+            ("a*b*", pieces(&["a", "b", ""]), "a*b*"),
+            ("**a***b**", pieces(&["", "a", "b", ""]), "*a*b*"),
+        ];
+        for (text, expected, shown) in cases {
+            let read = ValuePattern::parse(text);
+            assert_eq!(read, expected, "{text}");
+            assert_eq!(read.to_string(), shown);
+            assert!(read.accepts(&read.example("x")) && read.accepts(&read.example("")), "{text}");
         }
     }
 
     #[test]
+    fn a_star_stands_for_any_text() {
+        let cases = [
+            ("*-mini", &["-mini", "gpt-4o-mini", "-mini-mini"][..], &["mini", "gpt-4o-mini-2", "-min", ""][..]),
+            ("gpt-*-mini", &["gpt-4o-mini", "gpt--mini"], &["gpt-mini", "gpt-4o", "o1-4o-mini", "gpt-4o-mini-2"]),
+            // Neither end takes characters of the other.
+            ("aba*aba", &["abaaba", "abaxaba"], &["aba", "ababa"]),
+            ("*a*", &["a", "xa", "ax", "xax"], &["", "x"]),
+            // Pieces do not overlap each other.
+            ("*aa*aa*", &["aaaa", "xaaxaax"], &["aaa", "aaxa"]),
+            ("a*b*c", &["abc", "abbc", "axbxc", "abcbc"], &["acb", "ac", "abcb"]),
+            ("a*bc*c", &["abcc", "abcbcc"], &["abc"]),
+            ("*ä*", &["ä", "xäx"], &["a", "ü"]),
+        ];
+        for (text, accepted, refused) in cases {
+            let pattern = ValuePattern::parse(text);
+            for value in accepted {
+                assert!(pattern.accepts(value), "{text} {value}");
+            }
+            for value in refused {
+                assert!(!pattern.accepts(value), "{text} {value}");
+            }
+        }
+    }
+
+    /// Tries every way in which a star may stand for something.
+    fn accepts_naively(pattern: &[u8], value: &[u8]) -> bool {
+        match (pattern.split_first(), value.split_first()) {
+            (None, rest) => rest.is_none(),
+            (Some((b'*', after)), _) => (0..=value.len()).any(|length| accepts_naively(after, &value[length..])),
+            (Some((wanted, after)), Some((found, rest))) => wanted == found && accepts_naively(after, rest),
+            (Some(_), None) => false,
+        }
+    }
+
+    #[test]
+    fn every_short_pattern_accepts_what_it_says() {
+        let texts = |letters: &[char], length: usize| {
+            let mut texts = vec![String::new()];
+            let mut from = 0;
+            for _ in 0..length {
+                let until = texts.len();
+                for index in from..until {
+                    let longer: Vec<_> = letters.iter().map(|letter| format!("{}{letter}", texts[index])).collect();
+                    texts.extend(longer);
+                }
+                from = until;
+            }
+            texts
+        };
+        let values = texts(&['a', 'b'], 6);
+        for text in texts(&['a', 'b', '*'], 5) {
+            let pattern = ValuePattern::parse(&text);
+            for value in &values {
+                let expected = accepts_naively(text.as_bytes(), value.as_bytes());
+                assert_eq!(pattern.accepts(value), expected, "{text} {value}");
+            }
+        }
+    }
+
+    #[test]
+    fn no_pattern_takes_long() {
+        let value = "a".repeat(256);
+        let started = std::time::Instant::now();
+        for _ in 0..100 {
+            for text in ["*a*a*a*a*b".to_owned(), format!("{}b", "*a".repeat(127)), format!("*{}b*", "a".repeat(120))] {
+                assert!(!ValuePattern::parse(&text).accepts(&value), "{text}");
+            }
+        }
+        assert!(started.elapsed() < std::time::Duration::from_secs(20), "{:?}", started.elapsed());
+    }
+
+    #[test]
     fn a_value_is_accepted_as_it_is_or_by_its_beginning() {
-        let accepts = |pattern: &str, value: &str| ValuePattern::parse(pattern).unwrap().accepts(value);
+        let accepts = |pattern: &str, value: &str| ValuePattern::parse(pattern).accepts(value);
         assert!(accepts("gpt-4o", "gpt-4o") && !accepts("gpt-4o", "gpt-4o-mini") && !accepts("gpt-4o", "GPT-4o"));
         assert!(accepts("gpt-*", "gpt-4o") && accepts("gpt-*", "gpt-") && !accepts("gpt-*", "gpt"));
         assert!(accepts("*", "") && accepts("*", "any"));

@@ -285,6 +285,30 @@ pub struct Term {
     pub weight: Weight,
     /// The quantity that the catalog sets for events that do not carry it.
     pub default: Option<Quantity>,
+    /// The quantity of the same measure that contains this one.
+    pub part_of: Option<String>,
+}
+
+/// Finds the terms that have parts, each with its parts, as indices. A whole stands before its parts, which may have parts of their own.
+#[must_use]
+pub fn wholes(terms: &[Term]) -> Vec<(usize, Vec<usize>)> {
+    let parts_of = |whole: usize| (0..terms.len()).filter(move |part| whole_of(terms, *part) == Some(whole)).collect();
+    let mut wholes: Vec<(usize, Vec<usize>)> = (0..terms.len()).map(|whole| (whole, parts_of(whole))).collect();
+    wholes.retain(|(_, parts)| !parts.is_empty());
+    wholes.sort_by_key(|(whole, _)| containers(terms, *whole).count());
+    wholes
+}
+
+/// Returns the index of the term that contains this one.
+#[must_use]
+pub fn whole_of(terms: &[Term], part: usize) -> Option<usize> {
+    let name = terms[part].part_of.as_deref()?;
+    terms.iter().position(|term| term.name == name)
+}
+
+/// Returns the term that contains this one, the one that contains that, and so on; of a circle, each term once.
+pub fn containers(terms: &[Term], part: usize) -> impl Iterator<Item = usize> {
+    std::iter::successors(whole_of(terms, part), |whole| whole_of(terms, *whole)).take(terms.len())
 }
 
 impl Term {
@@ -342,6 +366,23 @@ mod tests {
 
     fn id(plan: Option<&Plan>) -> Option<&str> {
         plan.map(|plan| plan.id.as_str())
+    }
+
+    #[test]
+    fn a_whole_stands_before_its_parts() {
+        let term = |(name, part_of): &(&str, &str)| Term {
+            name: (*name).to_owned(),
+            weight: Weight::ONE,
+            default: None,
+            part_of: (!part_of.is_empty()).then(|| (*part_of).to_owned()),
+        };
+        let wholes = |terms: &[(&str, &str)]| super::wholes(&terms.iter().map(term).collect::<Vec<_>>());
+        assert_eq!(wholes(&[("a", ""), ("b", "")]), []);
+        assert_eq!(wholes(&[("a", ""), ("b", "a"), ("c", ""), ("d", "a")]), [(0, vec![1, 3])]);
+        let nested = [("c", "b"), ("b", "a"), ("e", "d"), ("a", ""), ("d", "")];
+        assert_eq!(wholes(&nested), [(3, vec![1]), (4, vec![2]), (1, vec![0])]);
+        // No catalog has a circle. This must end all the same.
+        assert_eq!(wholes(&[("a", "b"), ("b", "a")]).len(), 2);
     }
 
     #[test]

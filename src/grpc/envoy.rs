@@ -282,7 +282,9 @@ async fn decide_before(
 fn unless_a_value(ask: &Ask<Owner>, decided: Result<Outcome, Fault>) -> Result<Outcome, Fault> {
     match decided {
         Err(Fault::TooManyHolds) => Ok(denied(DeniedValue::Holds)),
-        Err(Fault::Invalid { .. } | Fault::OutOfRange { .. }) => Ok(denied(DeniedValue::Number)),
+        Err(Fault::Invalid { .. } | Fault::OutOfRange { .. } | Fault::PartsExceedWhole { .. }) => {
+            Ok(denied(DeniedValue::Number))
+        }
         // It is there, and is no number.
         Err(Fault::QuantityMissing { quantity, .. }) if ask.event.metadata.contains_key(&quantity) => {
             Ok(denied(DeniedValue::Number))

@@ -26,6 +26,7 @@ pub(super) fn status(fault: Fault) -> Status {
         Fault::Invalid { reason, .. } => (Code::InvalidArgument, *reason),
         Fault::OutOfRange { .. } => (Code::OutOfRange, "OUT_OF_RANGE"),
         Fault::QuantityMissing { .. } => (Code::InvalidArgument, "QUANTITY_MISSING"),
+        Fault::PartsExceedWhole { .. } => (Code::InvalidArgument, "PARTS_EXCEED_WHOLE"),
         Fault::RequestIdReused => (Code::InvalidArgument, "REQUEST_ID_REUSED"),
         Fault::ReservationNotFound => (Code::NotFound, "RESERVATION_NOT_FOUND"),
         Fault::AlreadyCommitted { .. } => (Code::FailedPrecondition, "ALREADY_COMMITTED"),
@@ -69,6 +70,9 @@ pub(super) fn status(fault: Fault) -> Status {
         Fault::QuantityMissing { quantity, .. } => {
             details.add_bad_request_violation(format!("event.quantities[{quantity:?}]"), "is missing");
         }
+        Fault::PartsExceedWhole { whole, .. } => {
+            details.add_bad_request_violation(format!("event.quantities[{whole:?}]"), "is less than its parts");
+        }
         Fault::Unavailable(_)
         | Fault::Contended
         | Fault::PlanNotArchived
@@ -108,6 +112,11 @@ fn facts(fault: &Fault) -> HashMap<String, String> {
         Fault::QuantityMissing { group, quantity } => {
             vec![("limit_group_id".to_owned(), group.clone()), ("quantity".to_owned(), quantity.clone())]
         }
+        Fault::PartsExceedWhole { group, whole, parts } => vec![
+            ("limit_group_id".to_owned(), group.clone()),
+            ("quantity".to_owned(), whole.clone()),
+            ("parts".to_owned(), parts.join(", ")),
+        ],
         Fault::AlreadyCommitted { committed } => committed
             .iter()
             .map(|(group, unit, units)| (format!("committed.{group}"), unit.to_f64(*units).to_string()))

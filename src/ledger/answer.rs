@@ -276,6 +276,12 @@ fn told(fault: &formats::Fault, groups: &[GroupDescription], plan_id: &str) -> F
     };
     match &fault.reason[..] {
         b"QUANTITY_MISSING" => Fault::QuantityMissing { group: group(), quantity: name },
+        b"PARTS_EXCEED_WHOLE" => match rmp_serde::from_slice::<Vec<String>>(&fault.name).as_deref() {
+            Ok([whole, parts @ ..]) => {
+                Fault::PartsExceedWhole { group: group(), whole: whole.clone(), parts: parts.to_vec() }
+            }
+            _ => unfitting(("the names of parts", name)),
+        },
         b"NOTHING_MEASURED" => Fault::Invalid {
             field: "actual".to_owned(),
             problem: format!(
@@ -480,13 +486,12 @@ mod tests {
     }
 
     fn fault(reason: &str, group: i64, name: &str) -> Fault {
-        let fault = formats::Fault {
-            kind: 3,
-            plan: [0; 8],
-            group,
-            reason: reason.as_bytes().to_vec(),
-            name: name.as_bytes().to_vec(),
-        };
+        fault_of(reason, group, name.as_bytes())
+    }
+
+    fn fault_of(reason: &str, group: i64, name: &[u8]) -> Fault {
+        let fault =
+            formats::Fault { kind: 3, plan: [0; 8], group, reason: reason.as_bytes().to_vec(), name: name.to_vec() };
         let mut bytes = Vec::new();
         fault.write(&mut bytes);
         let Ok(Reply::Fault(read)) = Reply::read(&bytes) else { panic!("a fault") };
@@ -500,6 +505,9 @@ mod tests {
             Fault::QuantityMissing { group, quantity } if group == "b" && quantity == "in"));
         assert!(matches!(fault("OUT_OF_RANGE", 1, ""), Fault::OutOfRange { field, .. } if field.contains("\"a\"")));
         assert!(matches!(fault("OUT_OF_RANGE", 3, ""), Fault::OutOfRange { field, .. } if field.contains("number 3")));
+        let names = rmp_serde::to_vec(&["in", "cached", "audio"]).unwrap();
+        assert!(matches!(fault_of("PARTS_EXCEED_WHOLE", 2, &names),
+            Fault::PartsExceedWhole { group, whole, parts } if group == "b" && whole == "in" && parts == ["cached", "audio"]));
         let nothing = fault("NOTHING_MEASURED", 2, "in, out");
         assert!(nothing.to_string().contains("\"b\" measures in, out"), "{nothing}");
         assert!(fault("REFUND_OF_ANOTHER_EVENT", 0, "e").to_string().contains("name it e.refund"));
@@ -518,7 +526,9 @@ mod tests {
                 matches!(fault("NOT_COMMITTED", 0, state), Fault::NotCommitted { state: told } if told.as_str() == state)
             );
         }
-        for (reason, name) in [("NOT_COMMITTED", "x"), ("SCRIPT_ERROR", "why"), ("OTHER", "")] {
+        for (reason, name) in
+            [("NOT_COMMITTED", "x"), ("SCRIPT_ERROR", "why"), ("OTHER", ""), ("PARTS_EXCEED_WHOLE", "in")]
+        {
             assert!(matches!(fault(reason, 0, name), Fault::Internal(_)), "{reason}");
         }
     }

@@ -6,10 +6,15 @@
 //! - every schedule, as a period's number and its anchor (false: the calendar; true: the subscription's; 2: the first event): a group
 //!   says one by its place;
 //! - every group, as id, unit, schedule, quota in smallest units (-1: unlimited), `hard`, label, and rules: kind (0 any event, 1 this one,
-//!   2 those that begin so), pattern, conditions, measure.
+//!   2 those that begin so), pattern, conditions, measure, and then the parts of the measure, if it has any.
 //!
-//! A condition is a key, the exact values as a set, and prefixes. A measure is 1 (`events`), or four values for each term: name, weight or
-//! -1, the weight's limbs or false, default or false. The windows of a time are not part of it: those are [`frames`](super::frames).
+//! A condition is a key, the exact values as a set, prefixes, and then patterns, if there are any: lists of the pieces around their stars. A
+//! measure is 1 (`events`), or four values for each term: name, weight or -1, the weight's limbs or false, default or false. Its parts are
+//! lists of terms, by the place where they begin in the measure: a whole, and then its parts. A whole stands before its parts. The windows
+//! of a time are not part of a plan: those are [`frames`](super::frames).
+//!
+//! What a catalog does not use is not written, so that plans keep their digests. A version that does not know of it cannot read the message,
+//! and so never prices by it.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -23,7 +28,7 @@ use crate::domain::amount::{MAX_UNITS, Unit, Weight};
 use crate::domain::id::{PlanDigest, beginning};
 use crate::domain::pattern::{EventPattern, ValuePattern};
 use crate::domain::plan::{
-    Anchor, Condition, LimitGroup, Measure, OnPlanChange, Period, Plan, Quota, Rule, Term, measured_names,
+    Anchor, Condition, LimitGroup, Measure, OnPlanChange, Period, Plan, Quota, Rule, Term, measured_names, wholes,
 };
 
 /// A plan as the scripts read it.
@@ -75,9 +80,13 @@ struct Message(String, IgnoredAny, Vec<String>, IgnoredAny, Vec<MessageGroup>);
 #[derive(Deserialize)]
 struct MessageGroup(String, u8, IgnoredAny, i64, bool, String, Vec<MessageRule>);
 
-/// Kind, pattern, conditions, measure.
+/// Kind, pattern, conditions, measure, and perhaps parts.
 #[derive(Deserialize)]
-struct MessageRule(IgnoredAny, IgnoredAny, Vec<(String, IgnoredAny, IgnoredAny)>, IgnoredAny);
+struct MessageRule(IgnoredAny, IgnoredAny, Vec<MessageCondition>, IgnoredAny, #[serde(default)] IgnoredAny);
+
+/// Key, exact values, prefixes, and perhaps patterns.
+#[derive(Deserialize)]
+struct MessageCondition(String, IgnoredAny, IgnoredAny, #[serde(default)] IgnoredAny);
 
 impl CompiledPlan {
     /// Compiles a plan of a catalog.
@@ -97,8 +106,8 @@ impl CompiledPlan {
         let Message(id, _, names, _, groups) = rmp_serde::from_slice(&message)?;
         let mut asked = BTreeSet::new();
         let describe = |MessageGroup(id, unit, _, quota, hard, label, rules)| {
-            for MessageRule(_, _, conditions, _) in rules {
-                asked.extend(conditions.into_iter().map(|(key, ..)| key));
+            for MessageRule(_, _, conditions, ..) in rules {
+                asked.extend(conditions.into_iter().map(|MessageCondition(key, ..)| key));
             }
             let unit = Unit::from_code(unit).ok_or(NoPlan::Number(unit.into(), "unit"))?;
             let quota = match u64::try_from(quota) {
@@ -233,41 +242,64 @@ fn write_rule(message: &mut Vec<u8>, rule: &Rule, unit: Unit, names: &[&str]) {
         EventPattern::Exact(name) => (1, name.clone()),
         EventPattern::Prefix(prefix) => (2, format!("{prefix}.")),
     };
-    write_list(message, 4);
+    let terms = match &rule.measure {
+        Measure::Events => &[][..],
+        Measure::Terms(terms) => terms,
+    };
+    let wholes = wholes(terms);
+    write_list(message, if wholes.is_empty() { 4 } else { 5 });
     write(message, &kind);
     write(message, &pattern);
-    write(message, &rule.conditions.iter().map(compiled_condition).collect::<Vec<_>>());
+    write_list(message, rule.conditions.len());
+    for condition in &rule.conditions {
+        write_condition(message, condition);
+    }
     match &rule.measure {
         Measure::Events => write(message, &1),
         Measure::Terms(terms) => {
             write_list(message, 4 * terms.len());
-            for term in terms {
-                write_term(message, term, unit, names);
+            for (index, term) in terms.iter().enumerate() {
+                let has_parts = wholes.iter().any(|(whole, _)| *whole == index);
+                write_term(message, term, has_parts, unit, names);
             }
         }
     }
+    if !wholes.is_empty() {
+        let begin = |index: usize| 4 * index + 1;
+        let list = |(whole, parts): (usize, Vec<usize>)| [whole].into_iter().chain(parts).map(begin).collect();
+        write(message, &wholes.into_iter().map(list).collect::<Vec<Vec<usize>>>());
+    }
 }
 
-/// Key, exact values as a set, prefixes.
-fn compiled_condition(condition: &Condition) -> (&str, BTreeMap<&str, bool>, BTreeSet<&str>) {
+/// Key, exact values as a set, prefixes, and patterns if there are any.
+fn write_condition(message: &mut Vec<u8>, condition: &Condition) {
     let mut exact = BTreeMap::new();
     let mut prefixes = BTreeSet::new();
+    let mut patterns = BTreeSet::new();
     for value in &condition.values {
         match value {
             ValuePattern::Exact(text) => drop(exact.insert(text.as_str(), true)),
             ValuePattern::Prefix(prefix) => drop(prefixes.insert(prefix.as_str())),
+            ValuePattern::Pieces(pieces) => drop(patterns.insert(pieces)),
         }
     }
-    (&condition.key, exact, prefixes)
+    write_list(message, if patterns.is_empty() { 3 } else { 4 });
+    write(message, &condition.key);
+    write(message, &exact);
+    write(message, &prefixes);
+    if !patterns.is_empty() {
+        write(message, &patterns);
+    }
 }
 
-/// Four values: the place of the name, whole weight or -1, limbs or false, default or false.
+/// Four values: the place of the name, whole weight or -1, limbs or false, default or false. A quantity with parts always has limbs: the quick
+/// way to price by whole weights does not know of parts.
 ///
 /// EXACT: the weight in smallest units per 1 of the quantity, times 10^12, as an integer: at most 10^24.
-fn write_term(message: &mut Vec<u8>, term: &Term, unit: Unit, names: &[&str]) {
+fn write_term(message: &mut Vec<u8>, term: &Term, has_parts: bool, unit: Unit, names: &[&str]) {
     let scaled = u128::from(term.weight.pico()) * u128::from(unit.scale());
     let one = u128::from(Weight::ONE.pico());
-    let (whole, limbs) = if scaled % one == 0 {
+    let (whole, limbs) = if scaled % one == 0 && !has_parts {
         (i64::try_from(scaled / one).expect("at most 10^12"), None)
     } else {
         let limb_count = scaled.checked_ilog(1_000_000).map_or(0, |log| log + 1);
@@ -435,6 +467,55 @@ plans:
             assert_eq!(measure(unit, "quantity"), json!([1, weight, false, false]), "{unit}");
             assert_eq!(measure(unit, "{ name: quantity, default: 2 }"), json!([1, weight, false, 2]), "{unit}");
         }
+    }
+
+    #[test]
+    fn a_part_names_its_whole_and_a_measure_without_parts_says_nothing_of_them() {
+        let rule = |measure: &str| {
+            let rule = format!("{{ event: x, measure: [ {measure} ] }}");
+            let plan = plan_of(&format!("unit: tokens, period: daily, quota: 1, match: [ {rule} ]"));
+            let read = CompiledPlan::read(CompiledPlan::of(&plan).message).unwrap();
+            assert_eq!(read.groups.len(), 1);
+            message(&plan)[4][0][6][0].clone()
+        };
+        let plain = json!([1, "x", [], [2, 1, false, false, 1, 1, false, false]]);
+        assert_eq!(rule("{ name: p }, { name: c }"), plain);
+        // A whole has limbs, whatever its weight.
+        assert_eq!(
+            rule("{ name: p, weight: 2 }, { name: c, weight: 3, part_of: p, default: 0 }"),
+            json!([1, "x", [], [2, -1, [0, 0, 2], false, 1, 3, false, 0], [[1, 5]]])
+        );
+        assert_eq!(
+            rule("{ name: p, weight: 0 }, { name: c, part_of: p }"),
+            json!([1, "x", [], [2, -1, [], false, 1, 1, false, false], [[1, 5]]])
+        );
+        // Parts of parts, after their wholes.
+        assert_eq!(
+            rule("{ name: d, part_of: c }, { name: c, weight: 0.5, part_of: p }, { name: e, part_of: p }, { name: p }"),
+            json!([
+                1,
+                "x",
+                [],
+                [2, 1, false, false, 1, -1, [0, 500_000], false, 3, 1, false, false, 4, -1, [0, 0, 1], false],
+                [[13, 5, 9], [5, 1]]
+            ])
+        );
+    }
+
+    #[test]
+    fn a_value_with_stars_inside_has_its_pieces_and_others_are_written_as_ever() {
+        let condition = |values: &str| {
+            let rule = format!("{{ event: x, metadata: {{ k: [ {values} ] }} }}");
+            let plan = plan_of(&format!("unit: count, period: daily, quota: 1, match: [ {rule} ]"));
+            let read = CompiledPlan::read(CompiledPlan::of(&plan).message).unwrap();
+            assert_eq!(read.asked, ["k"]);
+            message(&plan)[4][0][6][0][2][0].clone()
+        };
+        assert_eq!(condition("a, b*, c**"), json!(["k", { "a": true }, ["b", "c"]]));
+        assert_eq!(
+            condition("a, b*, '*d', c*d, '*d*', c**d"),
+            json!(["k", { "a": true }, ["b"], [["", "d"], ["", "d", ""], ["c", "d"]]])
+        );
     }
 
     #[test]

@@ -91,6 +91,7 @@ impl Ledger {
         message.argument(|bytes| {
             basis.write(bytes);
             priced(basis.plan.known().map(|plan| &**plan), event.name.as_str(), event).write(bytes);
+            formats::CanUseCall { smallest: event.names_no_quantity().into() }.write(bytes);
         });
         message.argument(|bytes| bytes.extend_from_slice(basis.plan.message()));
         self.decide(&self.scripts.can_use, owner, message, &basis.plan).await.map(decision)

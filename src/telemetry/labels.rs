@@ -155,6 +155,7 @@ values! {
         InvalidField = "INVALID_FIELD",
         OutOfRange = "OUT_OF_RANGE",
         QuantityMissing = "QUANTITY_MISSING",
+        PartsExceedWhole = "PARTS_EXCEED_WHOLE",
         PlanUnknown = "PLAN_UNKNOWN",
         AppUnknown = "APP_UNKNOWN",
         Unauthenticated = "UNAUTHENTICATED",
@@ -182,7 +183,7 @@ values! {
         Event = "event",
         /// A value of metadata, which is too long.
         Metadata = "metadata",
-        /// A number that a limit group measures: it is none, or too large.
+        /// A number that a limit group measures: it is none, or too large, or less than its parts.
         Number = "number",
         /// The user has as many live holds as Tollgate keeps.
         Holds = "holds",

@@ -345,7 +345,7 @@ impl Record {
         }
         let name = event_name(&stored.what, state)?;
         quantities(&stored.quantities, "the quantities")?;
-        quantities(&stored.settled, "the settled quantities")?;
+        settled_quantities(&stored.settled)?;
         let [columns, has_quotas] = [stored.columns & 3, stored.columns & 4];
         if columns == 3 || stored.columns != columns + has_quotas {
             return not_a("the code of the columns", stored.columns, "0, 1 or 2, and 4 more with quotas");
@@ -384,10 +384,19 @@ fn event_name(packed: &[u8], state: RecordState) -> Result<String, Undecodable> 
 
 /// A list of what each of the plan's names has, or nothing.
 fn quantities(packed: &[u8], name: &str) -> Result<(), Undecodable> {
-    if packed.is_empty() {
-        return Ok(());
+    if packed.is_empty() { Ok(()) } else { quantity_list(&Value::read(packed)?, name) }
+}
+
+/// The same, perhaps before a second list: of what was refunded.
+fn settled_quantities(packed: &[u8]) -> Result<(), Undecodable> {
+    const NAME: &str = "the settled quantities";
+    match &Value::read_all(packed, NAME)?[..] {
+        lists @ ([] | [_] | [_, _]) => lists.iter().try_for_each(|list| quantity_list(list, NAME)),
+        other => not_a(NAME, counted(other.len(), "list"), "1 or 2"),
     }
-    let value = Value::read(packed)?;
+}
+
+fn quantity_list(value: &Value, name: &str) -> Result<(), Undecodable> {
     for (place, value) in (1..).zip(value.values(name)?) {
         match value {
             Value::Integer(_) | Value::Flag(_) => {}

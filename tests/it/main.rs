@@ -25,6 +25,7 @@ mod image;
 mod layout;
 mod logs;
 mod manifests;
+mod measures;
 mod memory;
 mod observability;
 mod periods;

@@ -561,10 +561,12 @@ async fn the_example_counts_a_cached_token_once_and_prices_a_model_that_it_does_
         subscribe u pro => plan=pro
         # OpenAI's usage: 117231 prompt tokens, 115584 of them cached, and 225 of the answer.
         reserve u llm.tokens prompt_tokens=117231 completion_tokens=225 @provider=openai @model=gpt-4o as=A => allowed tokens_total.held=117456
-        commit A uncached_tokens=1647 cached_tokens=115584 => tokens_total.used=13431 spend.used=29.53275 !overage
-        track u llm.tokens prompt_tokens=117231 completion_tokens=225 uncached_tokens=1647 cached_tokens=115584 => tokens_total.requested=13431
-        # Who sends the numbers as they are pays in full, and not more.
-        track u llm.tokens prompt_tokens=117231 completion_tokens=225 cached_tokens=115584 => tokens_total.requested=117456
+        commit A prompt_tokens=117231 cached_tokens=115584 => tokens_total.used=13431 spend.used=15.08475 !overage
+        track u llm.tokens prompt_tokens=117231 completion_tokens=225 cached_tokens=115584 => tokens_total.requested=13431
+        # Who does not send what was cached pays in full.
+        track u llm.tokens prompt_tokens=117231 completion_tokens=225 => tokens_total.requested=117456
+        # No more can be cached than was sent.
+        track u llm.tokens prompt_tokens=10 completion_tokens=0 cached_tokens=11 => code=InvalidArgument PARTS_EXCEED_WHOLE limit_group_id=tokens_total quantity=prompt_tokens
         subscribe v pro => plan=pro
         track v llm.tokens prompt_tokens=1000 completion_tokens=1000 @provider=openai @model=gpt-5 => groups=tokens_total,spend spend.used=7.5
         track v llm.tokens 1000 => spend.requested=6 tokens_total.requested=1000

@@ -225,7 +225,7 @@ plans:
 async fn an_event_without_numbers_is_one_thing_and_no_token_second_or_cent() {
     let mut table = String::new();
     for (event, group) in [("llm.tokens", "tokens"), ("speech.make", "speech"), ("agent.run", "spend")] {
-        for call in ["track u E", "track u E enforce", "reserve u E", "can u E", "track u E.refund"] {
+        for call in ["track u E", "track u E enforce", "reserve u E", "track u E.refund"] {
             let call = call.replace('E', event);
             table += &format!("{call} => code=InvalidArgument QUANTITY_MISSING limit_group_id={group}\n");
         }

@@ -42,6 +42,17 @@ impl Match<'_> {
     }
 }
 
+/// What is asked about an event.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Asked {
+    /// Its charge, rounded up.
+    Charge,
+    /// What a refund of it gives back, rounded down.
+    Refund,
+    /// Its charge; of an event without any quantity, the smallest that it can have.
+    Smallest,
+}
+
 impl Model {
     /// The groups that the event feeds, in the catalog's order, with their windows opened.
     pub fn matches<'a>(
@@ -51,7 +62,7 @@ impl Model {
         anchor: Option<i64>,
         event: &Event,
         name: &str,
-        down: bool,
+        asked: Asked,
         at: Option<i64>,
     ) -> Result<Vec<Match<'a>>, Answer> {
         let mut matches = Vec::new();
@@ -75,18 +86,27 @@ impl Model {
             if event.quantity.is_none() && event.quantities.is_empty() {
                 self.cover("an event that names no quantity");
             }
+            let smallest = self.smallest(&measures, event, group, asked);
+            let event = smallest.as_ref().unwrap_or(event);
             let measure = match price::choose(&measures, event, group.unit) {
                 Ok(measure) => measure,
                 Err(why) => {
                     self.cover(match why {
                         Unmeasured::Missing(_) => "a group matches but nothing is measurable",
                         Unmeasured::NotANumber => "a measured name that is no number",
+                        Unmeasured::Exceeded(..) => "parts that exceed their whole",
                     });
                     return Err(unmeasured(&group.id, why));
                 }
             };
+            if price::has_parts(measure) {
+                self.cover("a charge with parts");
+            }
+            if price::has_star_inside(group, event, name) {
+                self.cover("a star inside a value");
+            }
 
-            let Some(charge) = price::charge(measure, event, group.unit, down) else {
+            let Some(charge) = price::charge(measure, event, group.unit, asked == Asked::Refund) else {
                 self.cover("an amount that no counter can hold");
                 return Err(fault(Code::OutOfRange, "OUT_OF_RANGE"));
             };
@@ -106,6 +126,23 @@ impl Model {
     /// Used and held in the window.
     fn counted(&self, user: usize, found: &Match<'_>) -> u128 {
         found.window.map_or(0, |window| self.users[user].counted(window))
+    }
+
+    /// An event that names no quantity, with the smallest that the first measure takes, where no measure has anything to count.
+    fn smallest(&mut self, measures: &[Measure], event: &Event, group: &Group, asked: Asked) -> Option<Event> {
+        if asked != Asked::Smallest || event.quantity.is_some() || !event.quantities.is_empty() {
+            return None;
+        }
+        let Err(Unmeasured::Missing(_)) = price::choose(measures, event, group.unit) else { return None };
+        let terms = |measure: &Measure| match measure {
+            Measure::Events => Vec::new(),
+            Measure::Terms(terms) => terms.clone(),
+        };
+        if measures.iter().flat_map(terms).any(|term| event.metadata.contains_key(&term.name)) {
+            return None;
+        }
+        self.cover("can use asks for the smallest charge");
+        Some(price::smallest(&terms(&measures[0]), event, group.unit))
     }
 
     pub fn fits(&self, user: usize, found: &Match<'_>) -> bool {
@@ -196,7 +233,7 @@ impl Model {
             return Err(Answer::Reserve(denied(false, v1::Reason::NoSubscription)));
         };
         let before = self.users[user].clone();
-        let matches = self.matches(user, &plan, anchor, event, &event.name, false, None)?;
+        let matches = self.matches(user, &plan, anchor, event, &event.name, Asked::Charge, None)?;
         if matches.is_empty() {
             self.cover("no group matches");
             return Err(Answer::Reserve(denied(false, v1::Reason::UnmatchedEvent)));
@@ -303,7 +340,7 @@ impl Model {
         let Some((plan, anchor)) = self.deciding(replica, user)? else {
             return answer(denied(false, v1::Reason::NoSubscription));
         };
-        let matches = self.matches(user, &plan, anchor, event, &event.name, false, None)?;
+        let matches = self.matches(user, &plan, anchor, event, &event.name, Asked::Smallest, None)?;
         if matches.is_empty() {
             return answer(denied(false, v1::Reason::UnmatchedEvent));
         }

@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, VecDeque};
 use fastrand::Rng;
 
 use crate::operations::{Actual, Call, Operation, Quota, Refund, When};
+use crate::price::{self, Unmeasured};
 use crate::reference::{Model, Settings};
 use crate::sketch::{Anchor, Catalog, Event, Group, LARGEST, MICRO, Measure, PICO, Period, Plan, Rule, Term, Unit};
 use crate::user::Id;
@@ -42,6 +43,10 @@ pub struct Case {
 
 struct Generator {
     random: Rng,
+    /// What was added later draws from this one, so that it changes nothing else.
+    spice: Rng,
+    /// Quantities of this world may have parts.
+    has_parts: bool,
     /// Knows what is there to be settled. What is generated is plain data all the same, and runs without it.
     model: Model,
     /// What was asked before, to be asked again.
@@ -53,11 +58,14 @@ struct Generator {
 /// The case of this seed.
 pub fn case(seed: u64, length: u32) -> Case {
     let mut random = Rng::with_seed(seed);
-    let settings = settings(&mut random);
+    let mut settings = settings(&mut random);
+    let mut spice = Rng::with_seed(!seed);
+    let has_parts = season(&mut spice, &mut settings.catalogs);
     // Month ends, leap days and changes of the clocks are near some of these: 2031-01-29 to 2033-03-31.
     let start = 1_927_411_200_000 + random.i64(0..792) * DAY + random.i64(0..DAY);
     let model = Model::new(settings.clone(), USERS, start);
-    let mut generator = Generator { random, model, asked: Vec::new(), planned: VecDeque::new() };
+    let (asked, planned) = (Vec::new(), VecDeque::new());
+    let mut generator = Generator { random, spice, has_parts, model, asked, planned };
     let mut operations = Vec::new();
     for number in 0..length {
         let operation = generator.operation(number);
@@ -89,6 +97,63 @@ fn settings(random: &mut Rng) -> Settings {
         catalogs,
         settlement_ms: pick(random, &[0, 1000, 60_000, 900_000, 5 * DAY]),
         replay_ms: pick(random, &[0, 1000, 60_000, 900_000, 5 * DAY]),
+    }
+}
+
+/// Makes some quantities parts of others, and puts stars inside values: alike in all catalogs. Returns whether there are parts.
+fn season(spice: &mut Rng, catalogs: &mut [Catalog]) -> bool {
+    // Worlds that are about windows stay that.
+    let is_crowded = catalogs[0].plans.iter().all(|plan| plan.groups.len() == 2);
+    let (has_stars, has_parts) = (once_in(spice, 3), once_in(spice, 2) && !is_crowded);
+    let mut found = false;
+    let parts =
+        [("cached_tokens", "prompt_tokens"), ("completion_tokens", "prompt_tokens"), ("quantity", "cached_tokens")];
+    let is_part = parts.map(|_| !once_in(spice, 4));
+    let groups = catalogs.iter_mut().flat_map(|catalog| &mut catalog.plans).flat_map(|plan| &mut plan.groups);
+    for rule in groups.flat_map(|group| &mut group.rules) {
+        if let (true, Measure::Terms(terms)) = (has_parts, &mut rule.measure) {
+            for ((part, whole), _) in parts.iter().zip(is_part).filter(|(_, is_part)| *is_part) {
+                let has = |name: &str| terms.iter().position(|term| term.name == name);
+                if let (Some(part), Some(_)) = (has(part), has(whole)) {
+                    terms[part].part_of = Some((*whole).to_owned());
+                }
+            }
+            // A catalog refuses defaults of parts that exceed that of their whole.
+            while let Some(Unmeasured::Exceeded(_, parts)) = price::exceeded(terms, |term| {
+                term.default.unwrap_or(if term.part_of.is_some() { 0 } else { LARGEST * MICRO })
+            }) {
+                terms.iter_mut().filter(|term| parts.contains(&term.name)).for_each(|term| term.part_of = None);
+            }
+            found |= terms.iter().any(|term| term.part_of.is_some());
+        }
+        let values = rule.conditions.iter_mut().flat_map(|(_, values)| values).filter(|_| has_stars);
+        for value in values {
+            *value = match value.as_str() {
+                "openai" => "op*ai",
+                "gpt-4o" => "*4o",
+                "gpt-4o*" => "gpt*4o*",
+                "gpt*" => "*pt*",
+                other => other,
+            }
+            .to_owned();
+        }
+    }
+    found
+}
+
+/// Mostly makes wholes as large as they have to be.
+fn nest(spice: &mut Rng, quantities: &mut BTreeMap<String, u128>) {
+    if once_in(spice, 4) {
+        return;
+    }
+    let of = |quantities: &BTreeMap<String, u128>, name: &str| quantities.get(name).copied().unwrap_or_default();
+    for (whole, parts) in
+        [("cached_tokens", &["quantity"][..]), ("prompt_tokens", &["cached_tokens", "completion_tokens"])]
+    {
+        let contained: u128 = parts.iter().map(|part| of(quantities, part)).sum();
+        if let Some(there) = quantities.get_mut(whole).filter(|there| **there + contained <= 8_000_000_000 * MICRO) {
+            *there += contained;
+        }
     }
 }
 
@@ -272,7 +337,7 @@ fn rule(random: &mut Rng) -> Rule {
 
 fn term(random: &mut Rng, name: &str, weight: u128) -> Term {
     let default = once_in(random, 4).then(|| pick(random, &[0, MICRO, MICRO / 2, 7 * MICRO]));
-    Term { name: name.to_owned(), weight, default }
+    Term { name: name.to_owned(), weight, default, part_of: None }
 }
 
 /// Mostly small, sometimes fractional, sometimes as large as it goes.
@@ -326,6 +391,7 @@ impl Generator {
             2 => (None, BTreeMap::new()),
             _ => (quantity, quantities),
         };
+        let quantities = self.nested(quantities);
         let random = &mut self.random;
         let name = match random.u32(..20) {
             0 => "unknown",
@@ -333,6 +399,13 @@ impl Generator {
             _ => "llm.tokens",
         };
         Event { name: name.to_owned(), quantity, quantities, metadata }
+    }
+
+    fn nested(&mut self, mut quantities: BTreeMap<String, u128>) -> BTreeMap<String, u128> {
+        if self.has_parts {
+            nest(&mut self.spice, &mut quantities);
+        }
+        quantities
     }
 
     /// The quantity that a group's quota has left, or would have left without what is held: the edge of every limit.
@@ -402,13 +475,14 @@ impl Generator {
         let dice = self.random.u32(..100);
         let call = match dice {
             0..6 => self.story(dice, user, number),
+            6..27 if self.has_parts && once_in(&mut self.spice, 4) => self.parts(user, number),
             6..27 => self.reserve(user),
             27..42 => Call::Commit { of: self.reservation(user), actual: self.actual() },
             42..47 => Call::Release { of: self.reservation(user) },
             47..54 => self.track(user),
             54..57 => self.track_at(user),
             57..65 => self.refund(user),
-            65..67 => Call::CanUse { event: self.event(user) },
+            65..67 => self.can_use(user),
             67..74 => self.usage(),
             74..79 => self.upsert(user),
             79 if once_in(&mut self.random, 2) => Call::Subscription,
@@ -456,6 +530,14 @@ impl Generator {
         operation
     }
 
+    fn can_use(&mut self, user: usize) -> Call {
+        let event = self.event(user);
+        let names_nothing = once_in(&mut self.spice, 2);
+        Call::CanUse {
+            event: if names_nothing { Event { quantity: None, quantities: BTreeMap::new(), ..event } } else { event },
+        }
+    }
+
     fn reserve(&mut self, user: usize) -> Call {
         let mut event = self.event(user);
         if once_in(&mut self.random, 60) {
@@ -480,7 +562,8 @@ impl Generator {
             let name = pick(random, &["total_tokens", "completion_token"]);
             return Some(Actual { quantity, quantities: [(name.to_owned(), number(random))].into() });
         }
-        Some(Actual { quantity, quantities: numbers(random, 3) })
+        let quantities = numbers(random, 3);
+        Some(Actual { quantity, quantities: self.nested(quantities) })
     }
 
     fn track(&mut self, user: usize) -> Call {
@@ -533,6 +616,7 @@ impl Generator {
                 } else if once_in(&mut self.random, 2) {
                     event.quantity = Some(number(&mut self.random));
                     event.quantities.extend(numbers(&mut self.random, 2));
+                    event.quantities = self.nested(std::mem::take(&mut event.quantities));
                 }
             }
         }

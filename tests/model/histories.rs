@@ -35,7 +35,8 @@ pub struct Record {
 
 /// Tight limits, so that the calls get into each other's way.
 fn settings(random: &mut Rng) -> Settings {
-    let measure = |name: &str| Measure::Terms(vec![Term { name: name.to_owned(), weight: PICO, default: None }]);
+    let measure =
+        |name: &str| Measure::Terms(vec![Term { name: name.to_owned(), weight: PICO, default: None, part_of: None }]);
     let group = |id: &str, quota, hard, measure| Group {
         id: id.to_owned(),
         label: id.to_owned(),

@@ -2,6 +2,7 @@
 
 use num_bigint::BigUint;
 
+use crate::operations::Actual;
 use crate::sketch::{Event, Group, MICRO, Measure, PICO, Rule, Term, Unit};
 
 /// Whether `pattern` is for events of this name.
@@ -20,11 +21,24 @@ pub fn overlap(one: &str, two: &str) -> bool {
     fits(one, &example(two)) || fits(two, &example(one))
 }
 
+/// Whether a value is one that is wanted: a star stands for any text. It tries each.
+fn accepts(wanted: &[u8], value: &[u8]) -> bool {
+    match wanted {
+        [] => value.is_empty(),
+        [b'*', after @ ..] => (0..=value.len()).any(|at| accepts(after, &value[at..])),
+        [first, after @ ..] => value.first() == Some(first) && accepts(after, &value[1..]),
+    }
+}
+
+/// Whether some rule that holds has a star inside a value.
+pub fn has_star_inside(group: &Group, event: &Event, name: &str) -> bool {
+    let inside = |value: &String| value.trim_end_matches('*').contains('*');
+    let mut rules = group.rules.iter().filter(|rule| holds(rule, event, name));
+    rules.any(|rule| rule.conditions.iter().any(|(_, values)| values.iter().any(inside)))
+}
+
 fn holds(rule: &Rule, event: &Event, name: &str) -> bool {
-    let accepts = |wanted: &String, value: &str| match wanted.strip_suffix('*') {
-        Some(prefix) => value.starts_with(prefix),
-        None => wanted == value,
-    };
+    let accepts = |wanted: &String, value: &str| accepts(wanted.as_bytes(), value.as_bytes());
     fits(&rule.pattern, name)
         && rule.conditions.iter().all(|(key, values)| {
             event.metadata.get(key).is_some_and(|value| values.iter().any(|wanted| accepts(wanted, value)))
@@ -53,6 +67,8 @@ pub enum Unmeasured {
     Missing(String),
     /// A measured name whose value in the metadata is no decimal number.
     NotANumber,
+    /// A quantity, and its parts, which exceed it.
+    Exceeded(String, Vec<String>),
 }
 
 /// What the event has of a quantity: its own, else that of the metadata, else the default of the rule, else, for `quantity`, 1 where
@@ -72,21 +88,115 @@ fn value(term: &Term, event: &Event, unit: Unit) -> Result<Option<u128>, Unmeasu
 
 /// The first measure that the event has everything for.
 pub fn choose<'a>(measures: &'a [Measure], event: &Event, unit: Unit) -> Result<&'a Measure, Unmeasured> {
+    choose_by(measures, unit, |_| event.clone()).map(|(measure, _)| measure)
+}
+
+/// The same of a commit, and the event as that measure sees it.
+pub fn choose_committed<'a>(
+    measures: &'a [Measure],
+    event: &Event,
+    actual: Option<&Actual>,
+    unit: Unit,
+) -> Result<(&'a Measure, Event), Unmeasured> {
+    choose_by(measures, unit, |terms| {
+        actual.map_or_else(|| event.clone(), |actual| parts_anew(terms, event, actual, unit))
+    })
+}
+
+fn choose_by(
+    measures: &[Measure],
+    unit: Unit,
+    seen: impl Fn(&[Term]) -> Event,
+) -> Result<(&Measure, Event), Unmeasured> {
     let mut missing = None;
     for measure in measures {
-        let Measure::Terms(terms) = measure else { return Ok(measure) };
+        let Measure::Terms(terms) = measure else { return Ok((measure, seen(&[]))) };
+        let event = seen(terms);
         let mut complete = true;
         for term in terms {
-            if value(term, event, unit)?.is_none() {
+            if value(term, &event, unit)?.is_none() {
                 complete = false;
                 missing = missing.or(Some(term.name.clone()));
             }
         }
         if complete {
-            return Ok(measure);
+            return exceeded(terms, |term| value(term, &event, unit).ok().flatten().unwrap_or_default())
+                .map_or(Ok((measure, event)), Err);
         }
     }
     Err(Unmeasured::Missing(missing.expect("a group that matches has a measure")))
+}
+
+/// The terms that are contained in this one, not in others of its parts.
+fn parts<'a>(terms: &'a [Term], whole: &str) -> impl Iterator<Item = &'a Term> {
+    terms.iter().filter(move |term| term.part_of.as_deref() == Some(whole))
+}
+
+pub fn has_parts(measure: &Measure) -> bool {
+    matches!(measure, Measure::Terms(terms) if terms.iter().any(|term| term.part_of.is_some()))
+}
+
+/// All terms, those that contain others before these.
+fn outermost_first(terms: &[Term]) -> Vec<&Term> {
+    let (mut sorted, mut level) = (Vec::new(), terms.iter().filter(|term| term.part_of.is_none()).collect::<Vec<_>>());
+    while !level.is_empty() {
+        sorted.extend(level.iter().copied());
+        let is_next = |term: &&Term| level.iter().any(|outer| term.part_of.as_ref() == Some(&outer.name));
+        level = terms.iter().filter(is_next).collect();
+    }
+    sorted
+}
+
+/// The first whole that is less than its parts, if the terms have these amounts.
+pub fn exceeded(terms: &[Term], amount: impl Fn(&Term) -> u128) -> Option<Unmeasured> {
+    let is_less = |whole: &&&Term| amount(whole) < parts(terms, &whole.name).map(&amount).sum();
+    outermost_first(terms).iter().find(is_less).map(|whole| {
+        let parts = parts(terms, &whole.name).map(|part| part.name.clone());
+        Unmeasured::Exceeded(whole.name.clone(), parts.collect())
+    })
+}
+
+/// The event of a commit: where `actual` names a whole, parts that it does not name are what they are in an event without them, else 0.
+fn parts_anew(terms: &[Term], event: &Event, actual: &Actual, unit: Unit) -> Event {
+    let names = |name: &str| actual.quantities.contains_key(name) || (name == "quantity" && actual.quantity.is_some());
+    let mut event = event.clone();
+    let mut anew = Vec::new();
+    for term in outermost_first(terms) {
+        let Some(whole) = &term.part_of else { continue };
+        if !names(&term.name) && (names(whole) || anew.contains(whole)) {
+            let default = value(term, &Event::default(), unit).ok().flatten();
+            event.quantities.insert(term.name.clone(), default.unwrap_or_default());
+            anew.push(term.name.clone());
+        }
+    }
+    event
+}
+
+/// The event with parts that exceed their whole lowered to what there is of it; the first ones get it.
+pub fn with_parts_lowered(terms: &[Term], event: &Event, unit: Unit) -> Event {
+    let mut event = event.clone();
+    for whole in outermost_first(terms) {
+        let mut rest = value(whole, &event, unit).ok().flatten().unwrap_or_default();
+        for part in parts(terms, &whole.name) {
+            let there = value(part, &event, unit).ok().flatten().unwrap_or_default();
+            if there > rest {
+                event.quantities.insert(part.name.clone(), rest);
+            }
+            rest = rest.saturating_sub(there);
+        }
+    }
+    event
+}
+
+/// The smallest event that a measure takes: of what is missing, the smallest number that can be sent.
+pub fn smallest(terms: &[Term], event: &Event, unit: Unit) -> Event {
+    let mut smallest = event.clone();
+    for term in outermost_first(terms).into_iter().rev() {
+        let there = value(term, event, unit).ok().flatten().unwrap_or(1);
+        let contained = parts(terms, &term.name).map(|part| smallest.quantities[&part.name]).sum();
+        smallest.quantities.insert(term.name.clone(), there.max(contained));
+    }
+    smallest
 }
 
 /// Whether the event itself names this quantity.
@@ -98,7 +208,8 @@ pub fn names(term: &Term, event: &Event) -> bool {
 pub fn charge(measure: &Measure, event: &Event, unit: Unit, down: bool) -> Option<u128> {
     let Measure::Terms(terms) = measure else { return Some(1) };
     let value = |term: &Term| value(term, event, unit).ok().flatten().expect("it was chosen for that");
-    let sum: BigUint = terms.iter().map(|term| BigUint::from(value(term)) * term.weight * unit.scale()).sum();
+    let own = |term: &Term| value(term) - parts(terms, &term.name).map(value).sum::<u128>();
+    let sum: BigUint = terms.iter().map(|term| BigUint::from(own(term)) * term.weight * unit.scale()).sum();
     let one = BigUint::from(MICRO * PICO);
     let units = if down { sum / one } else { (sum + &one - 1_u32) / one };
     u128::try_from(units).ok().filter(|units| *units <= unit.most())

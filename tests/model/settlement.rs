@@ -5,7 +5,7 @@ use tonic::Code;
 
 use crate::answers::{Answer, already_committed, claim_row, fault, fault_with, invalid, nothing_measured, unmeasured};
 use crate::operations::Actual;
-use crate::price;
+use crate::price::{self, Unmeasured};
 use crate::reference::{Model, Outcome};
 use crate::sketch::{Event, Measure, Term};
 use crate::user::{Claim, Counted, State};
@@ -32,17 +32,28 @@ impl Model {
         let state = reservation.state_at(now);
         let event = actual.map(|actual| with_actual(&reservation.event, actual));
         let committed = event.as_ref().unwrap_or(&reservation.event);
-        let mut measures = Vec::new();
+        let (mut measures, mut events) = (Vec::new(), Vec::new());
         for claim in &reservation.claims {
-            let measure = price::choose(&claim.measures, committed, claim.unit);
-            measures.push(measure.map_err(|why| unmeasured(&claim.group, why))?);
+            let chosen = price::choose_committed(&claim.measures, committed, actual, claim.unit);
+            let (measure, event) = chosen.map_err(|why| {
+                if let Unmeasured::Exceeded(..) = why {
+                    self.cover("a commit of parts that exceed their whole");
+                }
+                unmeasured(&claim.group, why)
+            })?;
+            if event != *committed {
+                self.cover("a commit whose parts take their default");
+            }
+            measures.push(measure);
+            events.push(event);
         }
         if actual.is_some_and(|actual| measures_nothing(&measures, actual)) {
             self.cover("a commit that measures nothing");
             return Err(nothing_measured());
         }
-        let charge = |(claim, measure): (&Claim, &&Measure)| price::charge(measure, committed, claim.unit, false);
-        let charges: Vec<_> = reservation.claims.iter().zip(&measures).map(charge).collect();
+        let charge =
+            |((claim, measure), event): ((&Claim, &&Measure), &Event)| price::charge(measure, event, claim.unit, false);
+        let charges: Vec<_> = reservation.claims.iter().zip(&measures).zip(&events).map(charge).collect();
         let overage = reservation
             .claims
             .iter()
@@ -93,7 +104,7 @@ impl Model {
             let claim = &mut user.reservations.get_mut(&of).unwrap().claims[index];
             claim.resets = resets;
             claim.committed = Some(charge);
-            claim.counted = counted(measures[index], committed, charge);
+            claim.counted = counted(measures[index], &events[index], charge);
         }
         self.cover(match state {
             State::Held => "commit in time",
@@ -236,9 +247,15 @@ impl Model {
             }
         }
         let named: Vec<Term> = counted.terms.iter().filter(|term| price::names(term, refund)).cloned().collect();
+        if let Some(why) = price::exceeded(&counted.terms, |term| asked_of(term, refund)).filter(|_| !named.is_empty())
+        {
+            self.cover("a refund of parts that exceed their whole");
+            return Err(unmeasured(&claim.group, why));
+        }
         if named.is_empty() {
             // Another rule may price it. SPEC does not say by how much that lowers what was counted by this one.
             return Ok(match chosen {
+                Err(why @ Unmeasured::Exceeded(..)) => return Err(unmeasured(&claim.group, why)),
                 Err(why) => Err(unmeasured(&claim.group, why)),
                 Ok(measure) => {
                     self.silent();
@@ -249,6 +266,9 @@ impl Model {
         // Nor does it say what becomes of a default, or of what the metadata named.
         if counted.terms.iter().any(|term| !price::names(term, &counted.event)) {
             self.silent();
+        }
+        if counted.terms.iter().any(|term| term.part_of.is_some()) {
+            return self.lowered_with_parts(claim, counted, refund, &named).map(Ok);
         }
         let all = Measure::Terms(named.clone());
         if price::charge(&all, refund, claim.unit, true).is_none() {
@@ -265,6 +285,42 @@ impl Model {
         }
         Ok(Ok((back + in_vain, Some(Counted { event, charge: lower, ..counted.clone() }), true)))
     }
+
+    /// The same where quantities have parts: parts that the refund does not name come back with the last of their whole.
+    fn lowered_with_parts(
+        &mut self,
+        claim: &Claim,
+        counted: &Counted,
+        refund: &Event,
+        named: &[Term],
+    ) -> Result<Ask, Answer> {
+        let Counted { terms, event, charge } = counted;
+        let measure = Measure::Terms(terms.clone());
+        let committed = &price::with_parts_lowered(terms, event, claim.unit);
+        let event = without(committed, refund, named);
+        let stays = price::with_parts_lowered(terms, &event, claim.unit);
+        if stays != event {
+            self.cover("a refund that leaves less of a whole than of its parts");
+        }
+        let lower = price::charge(&measure, &stays, claim.unit, false).unwrap_or_default();
+        let back = charge.saturating_sub(lower);
+        let beyond =
+            |term: &Term| (term.name.clone(), asked_of(term, refund).saturating_sub(asked_of(term, committed)));
+        let in_vain = Event { quantities: terms.iter().map(beyond).collect(), ..Event::default() };
+        let in_vain = price::with_parts_lowered(terms, &in_vain, claim.unit);
+        let in_vain = price::charge(&measure, &in_vain, claim.unit, true);
+        let Some(asked) = in_vain.map(|in_vain| in_vain + back).filter(|asked| *asked <= claim.unit.most()) else {
+            return Err(fault(Code::OutOfRange, "OUT_OF_RANGE"));
+        };
+        self.cover("a refund of a reservation with parts");
+        Ok((asked, Some(Counted { event, charge: lower, ..counted.clone() }), true))
+    }
+}
+
+/// What a refund asks of a quantity, or a commit has named of it.
+fn asked_of(term: &Term, event: &Event) -> u128 {
+    let own = if term.name == "quantity" { event.quantity } else { None };
+    event.quantities.get(&term.name).copied().or(own).unwrap_or_default()
 }
 
 /// Whether an actual names no quantity that any group is measured by, though some group is measured by quantities.

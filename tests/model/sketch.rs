@@ -89,6 +89,8 @@ pub struct Term {
     pub weight: u128,
     /// In millionths.
     pub default: Option<u128>,
+    /// The term of the same measure that contains this one.
+    pub part_of: Option<String>,
 }
 
 /// An event as a caller may write it; numbers in millionths.
@@ -198,14 +200,16 @@ impl Measure {
             Self::Events => return "events".to_owned(),
             Self::Terms(terms) => terms,
         };
-        // The long form where a term has a default, else a map.
-        if terms.iter().all(|term| term.default.is_none()) {
+        // The long form where a term has a default or is a part, else a map.
+        if terms.iter().all(|term| term.default.is_none() && term.part_of.is_none()) {
             let shown = terms.iter().map(|term| format!("{}: {}", term.name, decimal(term.weight, PICO)));
             return format!("{{ {} }}", shown.collect::<Vec<_>>().join(", "));
         }
         let shown = terms.iter().map(|term| {
             let default = term.default.map(|default| format!(", default: {}", decimal(default, MICRO)));
-            format!("{{ name: {}, weight: {}{} }}", term.name, decimal(term.weight, PICO), default.unwrap_or_default())
+            let part_of = term.part_of.as_ref().map(|whole| format!(", part_of: {whole}"));
+            let others = default.unwrap_or_default() + &part_of.unwrap_or_default();
+            format!("{{ name: {}, weight: {}{others} }}", term.name, decimal(term.weight, PICO))
         });
         format!("[{}]", shown.collect::<Vec<_>>().join(", "))
     }

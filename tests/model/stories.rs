@@ -1,7 +1,9 @@
 //! Sequences that random operations alone rarely make: each begins with the call that is returned, and plans what comes next.
 
-use super::{DAY, Generator, PLANS, USERS, numbers, once_in, pick};
-use crate::operations::{Call, Refund, When};
+use std::collections::BTreeMap;
+
+use super::{DAY, Generator, PLANS, QUANTITIES, USERS, nest, numbers, once_in, pick};
+use crate::operations::{Actual, Call, Refund, When};
 use crate::sketch::{Event, MICRO};
 
 impl Generator {
@@ -135,6 +137,32 @@ impl Generator {
         for _ in 0..self.random.u32(1..3) {
             let event = refunded.clone();
             self.plan(user, Call::Track { event, request_id: String::new(), enforce: false, refund, at: None });
+        }
+        Call::Reserve { event, ttl_ms: None, request_id: String::new() }
+    }
+
+    /// A reservation whose quantities have parts is settled, by some of them, and refunded bit by bit.
+    pub fn parts(&mut self, user: usize, number: u32) -> Call {
+        let mut some = |most: u128, times: u32| {
+            let spice = &mut self.spice;
+            let mut quantities = BTreeMap::new();
+            for name in QUANTITIES {
+                if !once_in(spice, times) {
+                    quantities.insert(name.to_owned(), spice.u128(0..2 * most) * MICRO / 2);
+                }
+            }
+            nest(spice, &mut quantities);
+            quantities
+        };
+        let (reserved, actual) = (some(8, 20), some(8, 2));
+        let refunds = [some(4, 2), some(4, 2), some(40, 8)];
+        let event = Event { name: "llm.tokens".to_owned(), quantities: reserved, ..Event::default() };
+        let actual = (!once_in(&mut self.spice, 3)).then_some(Actual { quantity: None, quantities: actual });
+        self.plan(user, Call::Commit { of: number, actual });
+        let refund = Some(Refund { of: number, in_metadata: false });
+        for quantities in refunds {
+            let event = Event { name: "llm.tokens.refund".to_owned(), quantities, ..Event::default() };
+            self.plan(user, Call::Track { event, request_id: String::new(), enforce: false, refund });
         }
         Call::Reserve { event, ttl_ms: None, request_id: String::new() }
     }

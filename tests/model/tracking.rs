@@ -4,7 +4,7 @@ use tollgate::grpc::v1;
 use tonic::Code;
 
 use crate::answers::{Answer, claim_row, fault, invalid, row, uncounted};
-use crate::decisions::Match;
+use crate::decisions::{Asked, Match};
 use crate::operations::Refund;
 use crate::reference::{Model, Outcome};
 use crate::sketch::Event;
@@ -61,7 +61,8 @@ impl Model {
                 };
                 let before = self.users[user].clone();
                 let name = refunded.unwrap_or(&event.name);
-                let matches = self.matches(user, &plan, anchor, event, name, refunded.is_some(), past)?;
+                let asked = if refunded.is_some() { Asked::Refund } else { Asked::Charge };
+                let matches = self.matches(user, &plan, anchor, event, name, asked, past)?;
                 if matches.is_empty() {
                     self.cover("a track that matches nothing");
                     return Err(uncounted(v1::MatchStatus::Unmatched, v1::Reason::UnmatchedEvent));

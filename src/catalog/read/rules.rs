@@ -1,15 +1,16 @@
 //! Reads the rules of a group from the tree: which events count, and how much.
 
 use std::collections::{BTreeSet, HashSet};
+use std::fmt::Write as _;
 
 use crate::domain::amount::{Quantity, Unit, Weight};
 use crate::domain::event::QUANTITY;
 use crate::domain::pattern::{EventPattern, ValuePattern};
-use crate::domain::plan::{Condition, Measure, Rule, Term};
+use crate::domain::plan::{Condition, Measure, Rule, Term, containers, whole_of, wholes};
 
 use super::walk::join;
 use super::{MAX_ID_BYTES, MAX_TEXT_BYTES, Reader, exact};
-use crate::catalog::problem_text::{is_plain_decimal, quoted, shown};
+use crate::catalog::problem_text::{is_plain_decimal, nearest, one_of, quoted, shown};
 use crate::catalog::yaml::{Node, Value};
 
 const MAX_RULES: usize = 100;
@@ -88,21 +89,12 @@ impl Reader<'_> {
                 _ => vec![(path, &entry.value)],
             };
             let values = values.into_iter().map(|(path, value_node)| {
-                let text = self.scalar(value_node, &path, "a value, `prefix*`, or a list of these")?;
+                let text = self.scalar(value_node, &path, "a value, perhaps with stars in it, or a list of these")?;
                 if text.len() > MAX_TEXT_BYTES {
                     let message = format!("has {} bytes; a metadata value has at most {MAX_TEXT_BYTES}", text.len());
                     self.report(value_node.line, &path, message);
                 }
-                let value = ValuePattern::parse(text);
-                if value.is_err() {
-                    let message = format!(
-                        "is {}, and a star may only end a value, where it stands for any ending: list the values, or write a \
-                         prefix such as gpt-4o*",
-                        quoted(text)
-                    );
-                    self.report(value_node.line, &path, message);
-                }
-                value.ok()
+                Some(ValuePattern::parse(text))
             });
             let values = values.collect::<Vec<_>>().into_iter().collect::<Option<Vec<_>>>()?;
             Some(Condition { key: entry.key.clone(), values })
@@ -111,6 +103,8 @@ impl Reader<'_> {
     }
 
     fn measure(&mut self, node: &Node, path: &str) -> Option<Measure> {
+        // The terms in the long form, which may have parts.
+        let mut long: Vec<(&Node, String)> = Vec::new();
         let terms: Vec<Option<Term>> = match &node.value {
             Value::Scalar { text, .. } if text == QUANTITY => vec![Some(quantity())],
             Value::Scalar { text, .. } if text == "events" => return Some(Measure::Events),
@@ -122,10 +116,13 @@ impl Reader<'_> {
             }
             Value::Refused => return None,
             Value::List(items) => {
-                let terms = items.iter().enumerate().map(|(index, item)| self.term(item, &format!("{path}[{index}]")));
-                terms.collect()
+                long = items.iter().enumerate().map(|(index, item)| (item, format!("{path}[{index}]"))).collect();
+                long.iter().map(|(item, path)| self.term(item, path)).collect()
             }
-            Value::Map(entries) if entries.iter().any(|entry| entry.key == "name") => vec![self.term(node, path)],
+            Value::Map(entries) if entries.iter().any(|entry| entry.key == "name") => {
+                long = vec![(node, path.to_owned())];
+                vec![self.term(node, path)]
+            }
             Value::Map(_) => {
                 let entries = self.map(node, path)?;
                 // The same name twice has been told already, as the same key twice.
@@ -133,7 +130,7 @@ impl Reader<'_> {
                 let entries = entries.iter().filter(|entry| seen.insert(&entry.key));
                 let terms = entries.map(|entry| {
                     let weight = self.weight(&entry.value, &join(path, &entry.key))?;
-                    Some(Term { name: entry.key.clone(), weight, default: None })
+                    Some(Term { name: entry.key.clone(), weight, default: None, part_of: None })
                 });
                 terms.collect()
             }
@@ -159,11 +156,63 @@ impl Reader<'_> {
                 self.report(node.line, path, format!("names {} twice; keep one", quoted(&term.name)));
             }
         }
+        if seen.len() == terms.len() {
+            self.check_parts(&long, &terms);
+        }
         Some(Measure::Terms(terms))
     }
 
+    /// Checks that parts are parts of other terms, and not of themselves, and that the defaults of parts fit into that of their whole. `long` has
+    /// the nodes of the terms, and their paths.
+    fn check_parts(&mut self, long: &[(&Node, String)], terms: &[Term]) {
+        for (index, (part, (node, path))) in terms.iter().zip(long).enumerate() {
+            let Some(name) = &part.part_of else { continue };
+            let line = line_of(node, "part_of");
+            let path = join(path, "part_of");
+            match whole_of(terms, index) {
+                None => {
+                    let others = terms.iter().map(|term| &*term.name).filter(|other| *other != part.name);
+                    let others: Vec<_> = others.collect();
+                    let mut message = format!("is {}, which this measure does not count; ", quoted(name));
+                    let _: std::fmt::Result = match nearest(&others, name) {
+                        _ if others.is_empty() => write!(message, "add it as another term of this measure"),
+                        Some(near) => write!(message, "did you mean {}?", quoted(near)),
+                        None => write!(message, "write {}", shown(&one_of(&others))),
+                    };
+                    self.report(line, &path, message);
+                }
+                Some(whole) if whole == index => {
+                    let message = format!("is {} itself; write the quantity that contains it", quoted(name));
+                    self.report(line, &path, message);
+                }
+                // Each circle is told once.
+                Some(_) if containers(terms, index).any(|other| other == index) => {
+                    if containers(terms, index).all(|other| other >= index) {
+                        let part = quoted(&part.name);
+                        let message =
+                            format!("makes {part} a part of itself, through {}; remove one `part_of`", quoted(name));
+                        self.report(line, &path, message);
+                    }
+                }
+                Some(_) => {}
+            }
+        }
+        let micros =
+            |quantity: Quantity| u128::from(quantity.whole_part()) * 1_000_000 + u128::from(quantity.micro_part());
+        for (whole, parts) in wholes(terms) {
+            let Some(default) = terms[whole].default else { continue };
+            let sum: u128 = parts.iter().filter_map(|part| terms[*part].default).map(micros).sum();
+            if sum > micros(default) {
+                let (node, path) = &long[whole];
+                let message =
+                    format!("is {default}, but the defaults of its parts add up to more; raise it, or lower those");
+                self.report(line_of(node, "default"), &join(path, "default"), message);
+            }
+        }
+    }
+
     fn term(&mut self, node: &Node, path: &str) -> Option<Term> {
-        let fields = self.fields(node, path, &["name", "weight", "default"])?;
+        let fields = self.fields(node, path, &["name", "weight", "default", "part_of"])?;
         let name = self.required(&fields, "name").and_then(|node| self.term_name(node, &fields.path_of("name")));
         let weight = match fields.get("weight") {
             Some(node) => self.weight(node, &fields.path_of("weight")),
@@ -173,7 +222,11 @@ impl Reader<'_> {
             Some(node) => Some(self.default_quantity(node, &fields.path_of("default"))?),
             None => None,
         };
-        Some(Term { name: name?, weight: weight?, default })
+        let part_of = match fields.get("part_of") {
+            Some(node) => Some(self.text(node, &fields.path_of("part_of"))?),
+            None => None,
+        };
+        Some(Term { name: name?, weight: weight?, default, part_of })
     }
 
     /// Refuses a star in keys and names. They are not patterns: one with a star would match only itself.
@@ -224,23 +277,25 @@ impl Reader<'_> {
 }
 
 fn quantity() -> Term {
-    Term { name: QUANTITY.to_owned(), weight: Weight::ONE, default: None }
+    Term { name: QUANTITY.to_owned(), weight: Weight::ONE, default: None, part_of: None }
+}
+
+/// The line of the value of a key.
+fn line_of(node: &Node, key: &str) -> usize {
+    let Value::Map(entries) = &node.value else { return node.line };
+    entries.iter().find(|entry| entry.key == key).map_or(node.line, |entry| entry.value.line)
 }
 
 /// The events that a rule applies to, however its conditions are ordered, and what it measures.
 struct Reach {
     event: EventPattern,
-    conditions: BTreeSet<(String, BTreeSet<(bool, String)>)>,
+    conditions: BTreeSet<(String, BTreeSet<ValuePattern>)>,
     measure: Measure,
 }
 
 fn reach(rule: &Rule) -> Reach {
-    let value = |value: &ValuePattern| match value {
-        ValuePattern::Exact(text) => (false, text.clone()),
-        ValuePattern::Prefix(text) => (true, text.clone()),
-    };
     let condition =
-        |condition: &Condition| (condition.key.clone(), condition.values.iter().map(value).collect::<BTreeSet<_>>());
+        |condition: &Condition| (condition.key.clone(), condition.values.iter().cloned().collect::<BTreeSet<_>>());
     Reach {
         event: rule.event.clone(),
         conditions: rule.conditions.iter().map(condition).collect(),

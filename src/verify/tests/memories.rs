@@ -146,6 +146,14 @@ fn what_is_wrong_with_a_record_is_found() {
             &["the value at place 2 of the settled quantities is"],
         ),
         (
+            |world| head(world, |head| head.settled = vec![0x91, 1, 0x92, 1, 0xa1, b'x']),
+            &["the value at place 2 of the settled quantities is"],
+        ),
+        (
+            |world| head(world, |head| head.settled = vec![0x90, 0x91, 1, 0x90]),
+            &["the settled quantities is 3 lists, and not 1 or 2"],
+        ),
+        (
             |world| head(world, |head| head.quantities = vec![0x91, 0x93, 1, 2, 3]),
             &["the value at place 1 of the quantities is"],
         ),

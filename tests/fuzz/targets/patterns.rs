@@ -1,11 +1,11 @@
-//! Patterns of event names: what they say of each other is what names say of them.
+//! Patterns of event names: what they say of each other is what names say of them. Patterns of metadata values: a star stands for any text.
 //!
-//! Two patterns in two lines; and two short ones over few letters, against every short name.
+//! Two patterns in two lines, or a pattern and a value; and short ones over few letters, against every short name.
 
 use std::sync::LazyLock;
 
 use tollgate::domain::event::EventName;
-use tollgate::domain::pattern::{EventPattern, MisplacedStar, ValuePattern};
+use tollgate::domain::pattern::{EventPattern, ValuePattern};
 
 /// Every name of up to six of these letters.
 static NAMES: LazyLock<Vec<String>> = LazyLock::new(|| {
@@ -37,16 +37,48 @@ pub(super) fn run(input: &[u8]) {
         let both = NAMES.iter().any(|name| fits(&one, name) && fits(&other, name));
         assert_eq!(one.overlaps(&other), both, "{one} {other}");
     }
-    let value = match ValuePattern::parse(&text) {
-        Ok(ValuePattern::Exact(value)) => value,
-        Ok(ValuePattern::Prefix(prefix)) => format!("{prefix}*"),
-        Err(MisplacedStar) => {
-            assert!(text.contains('*'), "{text:?} has no star");
-            return;
+    let (pattern, value) = text.split_once('\n').unwrap_or((&text, &text));
+    check_value(pattern, value);
+    let few = |bytes: &[u8]| -> String { bytes.iter().map(|byte| ['a', 'b', '*'][usize::from(*byte) % 3]).collect() };
+    let (pattern, value) = input[..input.len().min(24)].split_at(input.len().min(8));
+    check_value(&few(pattern), &few(value).replace('*', "ab"));
+}
+
+/// A pattern of values accepts what is left if each star stands for something, and nothing else.
+fn check_value(text: &str, value: &str) {
+    let pattern = ValuePattern::parse(text);
+    assert_eq!(pattern.accepts(value), accepts(text.as_bytes(), value.as_bytes()), "{text:?} {value:?}");
+    for star in ["", "a", "*", value] {
+        let example = pattern.example(star);
+        assert!(pattern.accepts(&example), "{text:?} {example:?}");
+    }
+    // It is read again as the same.
+    assert_eq!(ValuePattern::parse(&pattern.to_string()), pattern, "{text:?}");
+    match &pattern {
+        ValuePattern::Exact(exact) => assert_eq!(exact, text),
+        ValuePattern::Prefix(prefix) => assert!(!prefix.contains('*') && text.starts_with(prefix.as_str()), "{text:?}"),
+        ValuePattern::Pieces(pieces) => {
+            assert!(pieces.len() >= 2 && pieces.iter().all(|piece| !piece.contains('*')), "{pieces:?}");
+            assert!(pieces[1..pieces.len() - 1].iter().all(|piece| !piece.is_empty()), "{pieces:?}");
         }
-    };
-    assert_eq!(value, text);
-    assert!(value.find('*').is_none_or(|at| at + 1 == value.len()), "{value:?}");
+    }
+}
+
+/// Whether the pattern accepts the value, by which beginnings of both fit each other.
+fn accepts(pattern: &[u8], value: &[u8]) -> bool {
+    let mut fits = vec![false; value.len() + 1];
+    fits[0] = true;
+    for wanted in pattern {
+        let before = fits.clone();
+        for length in 0..=value.len() {
+            fits[length] = if *wanted == b'*' {
+                before[..=length].contains(&true)
+            } else {
+                length > 0 && before[length - 1] && value[length - 1] == *wanted
+            };
+        }
+    }
+    fits[value.len()]
 }
 
 fn parse(text: &str) -> Option<EventPattern> {

@@ -6,6 +6,7 @@ mod calls;
 mod edges;
 mod expiry;
 mod forms;
+mod measures;
 mod memory;
 mod pages;
 mod plans;
@@ -93,6 +94,11 @@ pub async fn wrong(ledger: &Ledger) -> Option<&'static str> {
         ("what one user has in the old memory", Box::pin(again::from_the_old_memory(ledger))),
         ("when one user's state expires", Box::pin(again::of_an_expiry(ledger))),
         ("what one user has to undo", Box::pin(again::of_an_undo(ledger))),
+        ("a whole counts what is in none of its parts", Box::pin(measures::nested_parts(ledger))),
+        ("a commit that names a whole says what its parts are", Box::pin(measures::committed_parts(ledger))),
+        ("a refund leaves no more of the parts than of the whole", Box::pin(measures::refunded_parts(ledger))),
+        ("only CanUse asks for the smallest charge", Box::pin(measures::smallest_charges(ledger))),
+        ("pieces of a pattern have places of their own", Box::pin(measures::stars(ledger))),
         ("as many groups as a plan may have", Box::pin(windows::many(ledger))),
     ];
     for (what, right) in checks {

@@ -110,7 +110,10 @@ pub fn reserve(owner: &Owner, basis: &Basis, once: &Once, event: &Event, ttl_ms:
 }
 
 pub fn can_use(owner: &Owner, basis: &Basis, event: &Event) -> Call {
-    decided(owner, basis, None, |bytes| write_event(bytes, basis, event))
+    decided(owner, basis, None, |bytes| {
+        write_event(bytes, basis, event);
+        formats::CanUseCall { smallest: event.names_no_quantity().into() }.write(bytes);
+    })
 }
 
 /// The call of `track`, and of `refund`.
