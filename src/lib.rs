@@ -17,6 +17,8 @@ pub mod ledger;
 pub mod planner;
 
 pub mod meter;
+pub mod batch;
+pub mod reservations;
 pub mod subscriptions;
 
 pub mod access;

@@ -55,6 +55,15 @@ pub enum Fault {
         /// The reservation's state.
         state: ReservationState,
     },
+    /// The subscription is not the one that the caller has read.
+    #[error("the subscription is not the one with this etag: read it with GetSubscription, and decide again")]
+    EtagMismatch,
+    /// A request of a batch that was not tried.
+    #[error(
+        "this request was not tried, because an earlier one of the same user had no answer or the batch took too long: ask again, \
+         with the same request_id"
+    )]
+    NotTried,
     /// The user has no subscription.
     #[error("the user has no subscription: UpsertSubscription makes one")]
     SubscriptionNotFound,

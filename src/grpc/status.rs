@@ -30,6 +30,7 @@ pub(super) fn status(fault: Fault) -> Status {
         Fault::ReservationNotFound => (Code::NotFound, "RESERVATION_NOT_FOUND"),
         Fault::AlreadyCommitted { .. } => (Code::FailedPrecondition, "ALREADY_COMMITTED"),
         Fault::NotCommitted { .. } => (Code::FailedPrecondition, "NOT_COMMITTED"),
+        Fault::EtagMismatch => (Code::Aborted, "ETAG_MISMATCH"),
         Fault::SubscriptionNotFound => (Code::NotFound, "SUBSCRIPTION_NOT_FOUND"),
         Fault::PlanNotFound(_) => (Code::NotFound, "PLAN_NOT_FOUND"),
         Fault::PlanUnknown(_) => (Code::FailedPrecondition, "PLAN_UNKNOWN"),
@@ -45,6 +46,7 @@ pub(super) fn status(fault: Fault) -> Status {
         Fault::TooManyHolds => (Code::ResourceExhausted, "TOO_MANY_HOLDS"),
         Fault::Unavailable(_) => (Code::Unavailable, "UNAVAILABLE"),
         Fault::Contended => (Code::Unavailable, "CONTENDED"),
+        Fault::NotTried => (Code::Unavailable, "NOT_TRIED"),
         Fault::PlanNotArchived => (Code::Unavailable, "PLAN_NOT_ARCHIVED"),
         Fault::FormatUnknown => (Code::Unavailable, "FORMAT_UNKNOWN"),
         Fault::Overloaded => (Code::Unavailable, "OVERLOADED"),
@@ -69,6 +71,7 @@ pub(super) fn status(fault: Fault) -> Status {
         }
         Fault::Unavailable(_)
         | Fault::Contended
+        | Fault::NotTried
         | Fault::PlanNotArchived
         | Fault::FormatUnknown
         | Fault::Overloaded

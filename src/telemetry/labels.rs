@@ -198,6 +198,12 @@ impl EnvoyFault {
 }
 
 impl Code {
+    /// Returns the label of a status.
+    #[must_use]
+    pub fn of(code: tonic::Code) -> Self {
+        Self::ALL.get(code as usize).copied().unwrap_or(Self::Unknown)
+    }
+
     /// Parses the text of a `grpc-status` header.
     #[must_use]
     pub fn of_header(text: &[u8]) -> Self {
@@ -215,6 +221,7 @@ mod tests {
         for (number, name) in [(0, "OK"), (5, "NOT_FOUND"), (8, "RESOURCE_EXHAUSTED"), (16, "UNAUTHENTICATED")] {
             assert_eq!(Code::of_header(number.to_string().as_bytes()).as_str(), name);
         }
+        assert_eq!((Code::of(tonic::Code::Ok), Code::of(tonic::Code::Aborted)), (Code::Ok, Code::Aborted));
         for odd in ["", "17", "-1", "x", "\u{ff}"] {
             assert_eq!(Code::of_header(odd.as_bytes()), Code::Unknown, "{odd:?}");
         }
