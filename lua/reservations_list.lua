@@ -70,10 +70,9 @@ end
 
 -- Reads a part of the memory with this number. Returns the fields of records that it has, and the next cursor.
 local function read_part()
-  local is_young = number == led.young
-  if (is_young and memory.young_expires or memory.old_expires) <= led.time then return NOTHING, '0' end
   local scanned = call('HSCAN', KEYS[STATE_KEY + number], cursor, 'COUNT', format_text('%d', asked.count))
-  return (is_young and from_young or from_old)(scanned[2]), scanned[1]
+  local read = number == led.young and from_young or from_old
+  return read(scanned[2]), scanned[1]
 end
 
 local fields = {}

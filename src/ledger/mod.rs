@@ -45,7 +45,7 @@ pub use keys::UserKeys;
 use message::Message;
 pub use once::Once;
 pub use plan::{CompiledPlan, GroupDescription, NoPlan, digest_of};
-pub use reservations::{Found, ListCall, Position, Scan};
+pub use reservations::{Found, ListCall, Position, Scan, read_reservations};
 pub use reserve::{CanUseCall, ReserveAnswer, ReserveCall};
 pub use script::{Script, Scripts, scripts};
 pub use settle::{CommitCall, ReleaseCall};

@@ -232,6 +232,20 @@ fn read_found(packed: &[u8]) -> Result<(Vec<Found>, Scan), Fault> {
     Ok((found, scan))
 }
 
+/// Reads the reservations of a script's answer, all of which were made by this plan.
+///
+/// # Errors
+/// [`Fault::Internal`] for what no script answers.
+pub fn read_reservations(packed: &[u8], owner: &Owner, plan: &CompiledPlan) -> Result<Vec<Reservation>, Fault> {
+    let (found, _) = read_found(packed)?;
+    let read = |found: &Found| {
+        let mut reader = Reader(&found.record);
+        let record = formats::Record::read(&mut reader).map_err(misfit)?;
+        described(owner, found, &record, reader, plan)
+    };
+    found.iter().map(read).collect()
+}
+
 /// Reads the rest of a record: its spans, claims and columns, and what it says of the event.
 fn described(
     owner: &Owner,

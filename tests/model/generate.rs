@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use fastrand::Rng;
 
-use crate::operations::{Actual, Call, Operation, Quota, Refund, When};
+use crate::operations::{Actual, Call, Operation, Quota, Refund, When, WrongEnd};
 use crate::reference::{Model, Settings};
 use crate::sketch::{Catalog, Event, Group, LARGEST, MICRO, Measure, PICO, Period, Plan, Rule, Term, Unit};
 use crate::user::Id;
@@ -390,6 +390,8 @@ impl Generator {
             80..82 => Call::Cancel { end: (!once_in(&mut self.random, 2)).then(|| self.when(user)) },
             82 if once_in(&mut self.random, 3) => Call::Delete,
             82..90 => Call::Step(self.when(user)),
+            90 => Call::Reservation { of: self.reservation(user) },
+            91 => Call::Reservations { page_size: pick(&mut self.random, &[0, 1, 2, 3, 1000]) },
             _ => return self.again(number, replica),
         };
         let operation = Operation { number, replica, user, call };
@@ -539,6 +541,18 @@ impl Generator {
             let spans = [0, -1, -1000, -3_600_000, -DAY, -20 * DAY, -45 * DAY, 1000, DAY, 40 * DAY];
             When::After(pick(&mut self.random, &spans))
         });
-        Call::Upsert { plan: plan.to_owned(), overrides, end, anchor }
+        // A version that is current, that was current once, or that never was.
+        let etag = once_in(&mut self.random, 3).then(|| match self.random.u32(..6) {
+            0 => u32::MAX,
+            1 => {
+                let made = |asked: &&Operation| matches!(asked.call, Call::Upsert { .. } | Call::Cancel { .. });
+                let made: Vec<u32> = self.asked.iter().filter(made).map(|asked| asked.number).collect();
+                if made.is_empty() { u32::MAX } else { pick(&mut self.random, &made) }
+            }
+            _ => self.model.users[user].subscription.as_ref().map_or(u32::MAX, |stored| stored.version),
+        });
+        let wrong_end = once_in(&mut self.random, 40)
+            .then(|| pick(&mut self.random, &[WrongEnd::Epoch, WrongEnd::Both]));
+        Call::Upsert { plan: plan.to_owned(), overrides, end, anchor, etag, wrong_end }
     }
 }
