@@ -16,8 +16,8 @@ pub mod catalog;
 pub mod ledger;
 pub mod planner;
 
-pub mod meter;
 pub mod batch;
+pub mod meter;
 pub mod reservations;
 pub mod subscriptions;
 

@@ -171,13 +171,19 @@ pub fn list_reservations(
     let page_size = match usize::try_from(page_size) {
         Ok(0) => DEFAULT_PAGE,
         Ok(size @ 1..=MAX_PAGE) => size,
-        _ => return Err(invalid("page_size", format!("is out of bounds: send 1 to {MAX_PAGE}, or 0 for {DEFAULT_PAGE}"))),
+        _ => {
+            return Err(invalid(
+                "page_size",
+                format!("is out of bounds: send 1 to {MAX_PAGE}, or 0 for {DEFAULT_PAGE}"),
+            ));
+        }
     };
     let from = if page_token.is_empty() { Some(Position::default()) } else { Position::parse(&page_token, &owner) };
     let from = from.ok_or_else(|| Fault::Invalid {
         field: "page_token".to_owned(),
-        problem: "is not a token of a page of this user: send the next_page_token of the page before, or begin without one"
-            .to_owned(),
+        problem:
+            "is not a token of a page of this user: send the next_page_token of the page before, or begin without one"
+                .to_owned(),
         reason: "PAGE_TOKEN_INVALID",
     })?;
     Ok((owner, Listing { page_size, from }))
@@ -203,15 +209,8 @@ pub fn get_usage(request: v1::GetUsageRequest) -> Result<(UserId, Option<EventPa
 /// # Errors
 /// [`Fault::Invalid`] or [`Fault::OutOfRange`], which name the field.
 pub fn upsert(request: v1::UpsertSubscriptionRequest) -> Result<(UserId, Upsert), Fault> {
-    let v1::UpsertSubscriptionRequest {
-        user_id,
-        plan_id,
-        overrides,
-        end_time,
-        cycle_anchor,
-        clear_end_time,
-        etag,
-    } = request;
+    let v1::UpsertSubscriptionRequest { user_id, plan_id, overrides, end_time, cycle_anchor, clear_end_time, etag } =
+        request;
     let plan_id = self::plan_id(plan_id)?;
     let end_ms = match (end_time, clear_end_time) {
         (None, false) => None,
@@ -222,7 +221,8 @@ pub fn upsert(request: v1::UpsertSubscriptionRequest) -> Result<(UserId, Upsert)
         (Some(end), false) => Some(Some(self::end_time(end, "to remove a stored end, send clear_end_time")?)),
     };
     if etag.len() > MAX_ETAG_BYTES {
-        let problem = format!("is longer than {MAX_ETAG_BYTES} bytes: send the etag of a Subscription, or leave it out");
+        let problem =
+            format!("is longer than {MAX_ETAG_BYTES} bytes: send the etag of a Subscription, or leave it out");
         return Err(invalid("etag", problem));
     }
     let upsert = Upsert {

@@ -415,7 +415,10 @@ mod tests {
     fn a_value_is_a_number_or_none() {
         let read = |packed: &[u8]| {
             let values: Vec<Value> = rmp_serde::from_slice(packed).unwrap();
-            values.iter().map(|value| value.quantity().unwrap().map(|quantity| quantity.to_string())).collect::<Vec<_>>()
+            values
+                .iter()
+                .map(|value| value.quantity().unwrap().map(|quantity| quantity.to_string()))
+                .collect::<Vec<_>>()
         };
         let expected = [None, Some("5".to_owned()), Some("1.5".to_owned()), None];
         assert_eq!(read(b"\x94\xc2\x05\x92\x01\xce\x00\x07\xa1\x20\xc3"), expected);

@@ -78,7 +78,10 @@ async fn requests(replica: &Replica, user: &str) -> Vec<v1::TrackRequest> {
         v1::TrackRequest { enforce: true, ..track(user, "t", 1.0, "c") },
         track(user, "t", -1.0, ""),
         track(user, "t", 1e19, ""),
-        v1::TrackRequest { event: Some(v1::Event { name: "t".to_owned(), ..Default::default() }), ..track(user, "t", 0.0, "") },
+        v1::TrackRequest {
+            event: Some(v1::Event { name: "t".to_owned(), ..Default::default() }),
+            ..track(user, "t", 0.0, "")
+        },
         track(user, "t.refund", 3.0, "d"),
         track(user, "t.refund", 9999.0, ""),
         v1::TrackRequest { reservation_id: held.clone(), ..track(user, "t.refund", 4.0, "e") },

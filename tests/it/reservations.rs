@@ -295,9 +295,9 @@ async fn a_page_token_is_for_its_user_and_cannot_be_made_up() {
     assert!(!token.is_empty() && token.len() < 2000, "{token}");
     let mut odd = token.clone();
     odd.replace_range(20..21, if &token[20..21] == "A" { "B" } else { "A" });
-    for (user, token) in [(&other, token.as_str()), (&user, &odd), (&user, "x"), (&user, &token[1..]), (&user, "====")] {
-        let request =
-            v1::ListReservationsRequest { user_id: user.clone(), page_size: 5, page_token: token.to_owned() };
+    for (user, token) in [(&other, token.as_str()), (&user, &odd), (&user, "x"), (&user, &token[1..]), (&user, "====")]
+    {
+        let request = v1::ListReservationsRequest { user_id: user.clone(), page_size: 5, page_token: token.to_owned() };
         let refused = replica.metering.clone().list_reservations(request).await.unwrap_err();
         let details = refused.get_error_details();
         assert_eq!(refused.code(), Code::InvalidArgument, "{token}");
@@ -353,7 +353,8 @@ async fn to_look_changes_nothing() {
     let user = fresh_user("looked");
     let held = held(&replica, &user, 5).await;
     step_clock(&user, Step::By(Duration::from_secs(1800))).await;
-    let clean = |dump: BTreeMap<String, Vec<u8>>| dump.into_iter().filter(|(key, _)| !key.contains(":h:")).collect::<Vec<_>>();
+    let clean =
+        |dump: BTreeMap<String, Vec<u8>>| dump.into_iter().filter(|(key, _)| !key.contains(":h:")).collect::<Vec<_>>();
     let before = clean(crate::support::dump(&user).await);
     assert_eq!(listed(&replica, &user, 2).await.0, held);
     step_clock(&user, Step::By(Duration::from_secs(1800))).await;

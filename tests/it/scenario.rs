@@ -503,8 +503,7 @@ fn reservation(found: v1::Reservation, now: Option<i64>) -> BTreeSet<String> {
     let v1::Reservation { reservation_id: _, user_id: _, event, state, expire_time, charges, late } = found;
     let v1::Event { name, quantity, quantities, metadata } = event.expect("an event");
     let ids: Vec<_> = charges.iter().map(|charge| charge.limit_group_id.as_str()).collect();
-    let mut facts =
-        BTreeSet::from([self::state(state), format!("event={name}"), format!("groups={}", ids.join(","))]);
+    let mut facts = BTreeSet::from([self::state(state), format!("event={name}"), format!("groups={}", ids.join(","))]);
     flag(&mut facts, "late", late);
     facts.extend(quantity.map(|quantity| format!("quantity={quantity}")));
     facts.extend(quantities.iter().map(|(name, quantity)| format!("{name}={quantity}")));

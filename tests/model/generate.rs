@@ -551,8 +551,8 @@ impl Generator {
             }
             _ => self.model.users[user].subscription.as_ref().map_or(u32::MAX, |stored| stored.version),
         });
-        let wrong_end = once_in(&mut self.random, 40)
-            .then(|| pick(&mut self.random, &[WrongEnd::Epoch, WrongEnd::Both]));
+        let wrong_end =
+            once_in(&mut self.random, 40).then(|| pick(&mut self.random, &[WrongEnd::Epoch, WrongEnd::Both]));
         Call::Upsert { plan: plan.to_owned(), overrides, end, anchor, etag, wrong_end }
     }
 }

@@ -216,7 +216,7 @@ impl Real {
             Call::Upsert { plan, overrides, end, anchor, etag, wrong_end } => {
                 let end_time = end.as_ref().and_then(|end| end.as_ref().map(|end| timestamp(at(end))));
                 let (end_time, clear_end_time) = match wrong_end {
-                    None => (end_time, *end == Some(None)),
+                    None => (end_time, matches!(end, Some(None))),
                     Some(WrongEnd::Epoch) => (Some(timestamp(0)), false),
                     Some(WrongEnd::Both) => (Some(timestamp(1_000)), true),
                 };

@@ -71,7 +71,14 @@ impl Generator {
 
     /// A subscription ends, and is renewed before anybody has seen that.
     fn renewal(&mut self, user: usize) -> Call {
-        let upsert = |plan: &str, end| Call::Upsert { plan: plan.to_owned(), overrides: None, end, anchor: None, etag: None, wrong_end: None };
+        let upsert = |plan: &str, end| Call::Upsert {
+            plan: plan.to_owned(),
+            overrides: None,
+            end,
+            anchor: None,
+            etag: None,
+            wrong_end: None,
+        };
         let plan = pick(&mut self.random, &PLANS);
         if once_in(&mut self.random, 2) {
             let track = self.track(user);
@@ -87,7 +94,14 @@ impl Generator {
     fn next_period(&mut self, user: usize) -> Call {
         let upsert = |plan: &str, anchor| {
             let end = Some(None);
-            Call::Upsert { plan: plan.to_owned(), overrides: None, end, anchor: Some(anchor), etag: None, wrong_end: None }
+            Call::Upsert {
+                plan: plan.to_owned(),
+                overrides: None,
+                end,
+                anchor: Some(anchor),
+                etag: None,
+                wrong_end: None,
+            }
         };
         let track = self.track_plain();
         self.plan(user, track);
@@ -106,8 +120,14 @@ impl Generator {
 
     /// Every plan is entered, and every replica counts by it.
     fn tour(&mut self, user: usize) -> Call {
-        let upsert =
-            |plan: &str| Call::Upsert { plan: plan.to_owned(), overrides: None, end: Some(None), anchor: None, etag: None, wrong_end: None };
+        let upsert = |plan: &str| Call::Upsert {
+            plan: plan.to_owned(),
+            overrides: None,
+            end: Some(None),
+            anchor: None,
+            etag: None,
+            wrong_end: None,
+        };
         let mut plans = PLANS;
         self.random.shuffle(&mut plans);
         for plan in plans {

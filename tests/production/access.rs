@@ -214,15 +214,13 @@ async fn an_app_sees_nothing_of_another() {
     refused(replica.metering.release(with(release(), &theirs, "")).await, Code::NotFound, unknown);
     let look = || v1::GetReservationRequest { reservation_id: id.clone() };
     refused(replica.metering.get_reservation(with(look(), &theirs, "")).await, Code::NotFound, unknown);
-    let found = replica.metering.get_reservation(with(look(), &ours, "")).await.unwrap().into_inner().reservation.unwrap();
+    let found =
+        replica.metering.get_reservation(with(look(), &ours, "")).await.unwrap().into_inner().reservation.unwrap();
     assert_eq!((&found.reservation_id, &found.user_id), (&id, &user));
     // Two holds, so that a page of one has a token, which is no key to the other app's user of that name.
     replica.metering.reserve(with(reserve(&user), &ours, "")).await.unwrap();
-    let list = |token: &str| v1::ListReservationsRequest {
-        user_id: user.clone(),
-        page_size: 1,
-        page_token: token.to_owned(),
-    };
+    let list =
+        |token: &str| v1::ListReservationsRequest { user_id: user.clone(), page_size: 1, page_token: token.to_owned() };
     let page = replica.metering.list_reservations(with(list(""), &ours, "")).await.unwrap().into_inner();
     let none = replica.metering.list_reservations(with(list(""), &theirs, "")).await.unwrap().into_inner();
     assert_eq!((page.reservations.len(), none.reservations.len()), (1, 0));
