@@ -35,8 +35,8 @@ impl Found {
     /// Returns about how many bytes it takes when it is written out.
     #[must_use]
     pub fn weight(&self) -> usize {
-        // Each claim becomes a message with a name, numbers and times, of some eight times its bytes.
-        256 + 8 * self.record.len()
+        // Each claim becomes a message with a name, numbers and times, of some five times its bytes.
+        256 + 5 * self.record.len()
     }
 }
 

@@ -7,7 +7,7 @@ use tollgate::grpc::v1::{self, batch_track_result::Result as Outcome};
 use tollgate::meter::MeterOptions;
 use tollgate::private_redis;
 use tonic::{Code, Request, Status};
-use tonic_types::StatusExt as _;
+use tonic_types::{ErrorDetails, StatusExt as _};
 
 use crate::support::{Replica, fresh_user, redis_options, scratch};
 
@@ -114,10 +114,10 @@ async fn each_request_is_answered_as_track_would() {
             (Outcome::Status(alone), Outcome::Status(together)) => {
                 assert_eq!((alone.code, &alone.message), (together.code, &together.message), "request {number}");
                 let [alone, together] = [alone, together].map(|status| whole(status).get_error_details());
-                assert!(alone.error_info().is_some(), "request {number}");
-                assert_eq!(alone.error_info(), together.error_info(), "request {number}");
-                assert_eq!(alone.bad_request(), together.bad_request(), "request {number}");
-                assert_eq!(alone.retry_info(), together.retry_info(), "request {number}");
+                let [info, other] = [&alone, &together].map(|details| details.error_info().expect("ErrorInfo"));
+                assert_eq!((&info.reason, &info.metadata), (&other.reason, &other.metadata), "request {number}");
+                let more = |details: &ErrorDetails| format!("{:?} {:?}", details.bad_request(), details.retry_info());
+                assert_eq!(more(&alone), more(&together), "request {number}");
             }
             _ => panic!("request {number}: {pair:?}"),
         }
