@@ -122,7 +122,7 @@ async fn batch_results(called: &Called, requests: Vec<v1::TrackRequest>) -> Vec<
     let results = results.map(|result| {
         let outcome = result.as_ref().ok().map(outcomes::of_tracked);
         let answer = result.map(response::track).map_err(status);
-        outcomes::tracked_in_batch(answer.as_ref().err().map_or(Code::Ok, Status::code), outcome);
+        outcomes::tracked_in_batch(answer.as_ref().err().map_or(Code::Ok, Status::code).into(), outcome);
         response::batch_result(answer)
     });
     let results = results.collect();

@@ -88,8 +88,8 @@ pub fn of_tracked(tracked: &Tracked) -> Outcome {
     }
 }
 
-/// One request of a BatchTrack is done, with this status and this outcome.
-pub fn tracked_in_batch(code: tonic::Code, outcome: Option<Outcome>) {
+/// One request of a BatchTrack is done, with the status of this number and this outcome.
+pub fn tracked_in_batch(code: i32, outcome: Option<Outcome>) {
     let (code, outcome) = (Code::of(code), outcome.unwrap_or(Outcome::Fault));
     metrics().batch_tracked(code, outcome);
     let (code, outcome) = (code.as_str(), outcome.as_str());

@@ -16,6 +16,7 @@ mod contract;
 mod counts;
 mod deadlines;
 mod docs;
+mod etags;
 mod example;
 mod formats;
 mod functions;

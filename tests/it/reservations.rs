@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use futures_util::stream::{self, StreamExt as _};
 use tollgate::catalog;
 use tollgate::grpc::v1;
 use tollgate::ledger::{CompiledPlan, keys};
@@ -11,6 +12,9 @@ use tonic_types::StatusExt as _;
 
 use crate::scenario::{Scenario, check};
 use crate::support::{Replica, Step, fresh_user, live_holds, redis, step_clock};
+
+/// How many calls a test has in flight, on a machine that may be busy.
+const AT_ONCE: usize = 50;
 
 const CATALOG: &str = r"
 default_plan: free
@@ -150,10 +154,9 @@ async fn what_lapsed_by_a_wrong_clock_is_not_live() {
 
 /// A user with this many holds of an hour.
 async fn held(replica: &Replica, user: &str, count: usize) -> BTreeSet<String> {
-    let mut calls = tokio::task::JoinSet::new();
-    for number in 0..count {
+    let reserve = |number: usize| {
         let (mut metering, user_id) = (replica.metering.clone(), user.to_owned());
-        calls.spawn(async move {
+        async move {
             let request = v1::ReserveRequest {
                 user_id,
                 event: Some(v1::Event { name: format!("e{number}"), ..Default::default() }),
@@ -161,9 +164,9 @@ async fn held(replica: &Replica, user: &str, count: usize) -> BTreeSet<String> {
                 ..Default::default()
             };
             metering.reserve(request).await.unwrap().into_inner().reservation_id
-        });
-    }
-    calls.join_all().await.into_iter().collect()
+        }
+    };
+    stream::iter((0..count).map(reserve)).buffer_unordered(AT_ONCE).collect().await
 }
 
 async fn page(replica: &Replica, user: &str, page_size: i32, token: &str) -> v1::ListReservationsResponse {
@@ -269,12 +272,11 @@ async fn few_holds_among_much_that_is_settled_are_found() {
     let replica = Replica::start(CATALOG).await;
     let user = fresh_user("settled");
     let settled = held(&replica, &user, 3000).await;
-    let mut calls = tokio::task::JoinSet::new();
-    for reservation_id in settled {
+    let commit = |reservation_id| {
         let mut metering = replica.metering.clone();
-        calls.spawn(async move { metering.commit(v1::CommitRequest { reservation_id, actual: None }).await.unwrap() });
-    }
-    calls.join_all().await;
+        async move { metering.commit(v1::CommitRequest { reservation_id, actual: None }).await.unwrap() }
+    };
+    stream::iter(settled.into_iter().map(commit)).buffer_unordered(AT_ONCE).for_each(async |_| ()).await;
     assert_eq!(listed(&replica, &user, 10).await, (BTreeSet::new(), 1), "nothing is held: nothing is looked for");
     let expected = held(&replica, &user, 3).await;
     assert_eq!(live_holds(&user).await, 3);
@@ -357,7 +359,7 @@ async fn to_look_changes_nothing() {
         |dump: BTreeMap<String, Vec<u8>>| dump.into_iter().filter(|(key, _)| !key.contains(":h:")).collect::<Vec<_>>();
     let before = clean(crate::support::dump(&user).await);
     assert_eq!(listed(&replica, &user, 2).await.0, held);
-    step_clock(&user, Step::By(Duration::from_secs(1800))).await;
+    step_clock(&user, Step::By(Duration::from_secs(1801))).await;
     assert_eq!(listed(&replica, &user, 2).await.0, BTreeSet::new());
     for reservation_id in held {
         let request = v1::GetReservationRequest { reservation_id };
