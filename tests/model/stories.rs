@@ -156,6 +156,7 @@ impl Generator {
             let event = refunded.clone();
             self.plan(user, Call::Track { event, request_id: String::new(), enforce: false, refund });
         }
+        self.plan(user, Call::Reservation { of: number });
         Call::Reserve { event, ttl_ms: None, request_id: String::new() }
     }
 
