@@ -386,12 +386,14 @@ impl Generator {
             65..67 => Call::CanUse { event: self.event(user) },
             67..74 => self.usage(),
             74..79 => self.upsert(user),
-            79..80 => Call::Subscription,
+            79 => match self.random.u32(..4) {
+                0 => Call::Subscription,
+                1 => Call::Reservation { of: self.reservation(user) },
+                _ => Call::Reservations { page_size: pick(&mut self.random, &[0, 1, 2, 3, 1000]) },
+            },
             80..82 => Call::Cancel { end: (!once_in(&mut self.random, 2)).then(|| self.when(user)) },
             82 if once_in(&mut self.random, 3) => Call::Delete,
             82..90 => Call::Step(self.when(user)),
-            90 => Call::Reservation { of: self.reservation(user) },
-            91 => Call::Reservations { page_size: pick(&mut self.random, &[0, 1, 2, 3, 1000]) },
             _ => return self.again(number, replica),
         };
         let operation = Operation { number, replica, user, call };
