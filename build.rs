@@ -32,7 +32,9 @@ fn generate_grpc(out: &Path) -> Result<(), Box<dyn Error>> {
     let descriptors = protox::compile(["tollgate/v1/tollgate.proto"], ["proto"])?;
     // The reflection service shows these, comments included.
     fs::write(out.join("tollgate.v1.bin"), descriptors.encode_to_vec())?;
-    tonic_prost_build::configure().build_client(true).btree_map(".").compile_fds(descriptors)?;
+    // The status of one request of a batch is the type that also carries the details of a fault.
+    let generate = tonic_prost_build::configure().build_client(true).btree_map(".");
+    generate.extern_path(".google.rpc.Status", "::tonic_types::Status").compile_fds(descriptors)?;
     Ok(())
 }
 

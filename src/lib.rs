@@ -16,7 +16,9 @@ pub mod catalog;
 pub mod ledger;
 pub mod planner;
 
+pub mod batch;
 pub mod meter;
+pub mod reservations;
 pub mod subscriptions;
 
 pub mod access;

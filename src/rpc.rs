@@ -10,9 +10,12 @@ pub enum Rpc {
     Commit,
     Release,
     Track,
+    BatchTrack,
     CanUse,
     GetUsage,
     ResetUsage,
+    GetReservation,
+    ListReservations,
     UpsertSubscription,
     GetSubscription,
     CancelSubscription,
@@ -62,14 +65,29 @@ pub struct Facts {
 }
 
 /// The table, in the order of [`Rpc`].
-const TABLE: [Facts; 18] = [
+const TABLE: [Facts; 21] = [
     work(Rpc::Reserve, "Reserve", &["/tollgate.v1.MeteringService/Reserve"], Callers::SecretKeys, true),
     work(Rpc::Commit, "Commit", &["/tollgate.v1.MeteringService/Commit"], Callers::SecretKeys, true),
     work(Rpc::Release, "Release", &["/tollgate.v1.MeteringService/Release"], Callers::SecretKeys, true),
     work(Rpc::Track, "Track", &["/tollgate.v1.MeteringService/Track"], Callers::SecretKeys, true),
+    work(Rpc::BatchTrack, "BatchTrack", &["/tollgate.v1.MeteringService/BatchTrack"], Callers::SecretKeys, true),
     work(Rpc::CanUse, "CanUse", &["/tollgate.v1.MeteringService/CanUse"], Callers::SecretKeys, false),
     work(Rpc::GetUsage, "GetUsage", &["/tollgate.v1.MeteringService/GetUsage"], Callers::PublicKeysForTheirUser, false),
     work(Rpc::ResetUsage, "ResetUsage", &["/tollgate.v1.MeteringService/ResetUsage"], Callers::SecretKeys, true),
+    work(
+        Rpc::GetReservation,
+        "GetReservation",
+        &["/tollgate.v1.MeteringService/GetReservation"],
+        Callers::SecretKeys,
+        false,
+    ),
+    work(
+        Rpc::ListReservations,
+        "ListReservations",
+        &["/tollgate.v1.MeteringService/ListReservations"],
+        Callers::SecretKeys,
+        false,
+    ),
     work(
         Rpc::UpsertSubscription,
         "UpsertSubscription",

@@ -28,6 +28,8 @@ pub struct Upsert {
     pub end_ms: Option<Option<i64>>,
     /// The time from which windows are counted.
     pub cycle_anchor_ms: Option<i64>,
+    /// The version of the subscription that it is to change.
+    pub etag: Option<String>,
 }
 
 /// The stored data of a user when a change begins.
@@ -63,6 +65,9 @@ impl Meter {
     pub async fn upsert_subscription(&self, owner: &Owner, upsert: &Upsert) -> Result<Subscription, Fault> {
         for _ in 0..ATTEMPTS {
             let before = self.ledger.subscription(owner).await?;
+            if before.subscription.is_none() && upsert.etag.is_some() {
+                return Err(Fault::EtagMismatch);
+            }
             let plan = self.wanted_plan(&before, upsert)?;
             check_overrides(plan, upsert)?;
             let default_plan = self.planner.catalog().default_plan();
@@ -71,6 +76,12 @@ impl Meter {
                 && same(stored, &wanted)
             {
                 return Ok(stored.clone());
+            }
+            // Only now, as a retry finds everything in place under another etag. The script writes only over what was read here.
+            if let (Some(etag), Some(stored)) = (&upsert.etag, &before.subscription)
+                && *etag != stored.etag()
+            {
+                return Err(Fault::EtagMismatch);
             }
             // A subscription that has ended already leaves the user on the default plan.
             let none = BTreeMap::new();

@@ -39,7 +39,10 @@ pub enum CountedCall {
     Commit(v1::CommitRequest),
     Release(v1::ReleaseRequest),
     Track(v1::TrackRequest),
+    BatchTrack(v1::BatchTrackRequest),
     CanUse(v1::CanUseRequest),
+    GetReservation(v1::GetReservationRequest),
+    ListReservations(v1::ListReservationsRequest),
     GetUsage(v1::GetUsageRequest),
     ResetUsage(v1::ResetUsageRequest),
     ListPlans,
@@ -77,7 +80,10 @@ pub fn cases() -> Vec<Case> {
         case("track, request id", "three", track_once),
         case("track, with a time", "three", track_earlier),
         case("reset usage", "three", reset_usage),
+        case("batch track, 10 requests", "three", batch_track),
         case("can use", "three", can_use),
+        Case { before: Some(reserve), ..case("get reservation", "three", get_reservation) },
+        Case { live_holds: 10, ..case("list reservations, 10 holds", "three", list_reservations) },
         case("get usage", "three", get_usage),
         case("list plans", "three", |_| CountedCall::ListPlans),
     ]
@@ -148,6 +154,20 @@ fn reset_usage(turn: &Turn) -> CountedCall {
     CountedCall::ResetUsage(v1::ResetUsageRequest { user_id: turn.user.clone(), ..Default::default() })
 }
 
+/// Ten events of one user, who cannot be in two places: they are counted one after the other.
+fn batch_track(turn: &Turn) -> CountedCall {
+    let request = |_| v1::TrackRequest { user_id: turn.user.clone(), event: Some(event()), ..Default::default() };
+    CountedCall::BatchTrack(v1::BatchTrackRequest { requests: (0..10).map(request).collect() })
+}
+
+fn get_reservation(turn: &Turn) -> CountedCall {
+    CountedCall::GetReservation(v1::GetReservationRequest { reservation_id: turn.reservation_id.clone() })
+}
+
+fn list_reservations(turn: &Turn) -> CountedCall {
+    CountedCall::ListReservations(v1::ListReservationsRequest { user_id: turn.user.clone(), ..Default::default() })
+}
+
 fn can_use(turn: &Turn) -> CountedCall {
     CountedCall::CanUse(v1::CanUseRequest { user_id: turn.user.clone(), event: Some(event()) })
 }
@@ -187,6 +207,27 @@ impl Client {
                     bail!("an event was not counted: {answer:?}");
                 }
                 (ended(answer.replayed), none)
+            }
+            CountedCall::BatchTrack(request) => {
+                for result in self.metering.batch_track(request).await?.into_inner().results {
+                    let Some(v1::batch_track_result::Result::Response(answer)) = result.result else {
+                        bail!("an event was not counted: {result:?}");
+                    };
+                    if answer.match_status() != v1::MatchStatus::Matched {
+                        bail!("an event was not counted: {answer:?}");
+                    }
+                }
+                (Outcome::Done, none)
+            }
+            CountedCall::GetReservation(request) => {
+                self.metering.get_reservation(request).await?;
+                (Outcome::Done, none)
+            }
+            CountedCall::ListReservations(request) => {
+                if self.metering.list_reservations(request).await?.into_inner().reservations.is_empty() {
+                    bail!("no hold is listed");
+                }
+                (Outcome::Done, none)
             }
             CountedCall::CanUse(request) => {
                 let allowed = self.metering.can_use(request).await?.into_inner().allowed;

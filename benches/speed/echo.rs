@@ -116,6 +116,24 @@ impl MeteringService for Canned<v1::ReserveResponse> {
         none()
     }
 
+    async fn batch_track(&self, _: Request<v1::BatchTrackRequest>) -> Result<Response<v1::BatchTrackResponse>, Status> {
+        none()
+    }
+
+    async fn get_reservation(
+        &self,
+        _: Request<v1::GetReservationRequest>,
+    ) -> Result<Response<v1::GetReservationResponse>, Status> {
+        none()
+    }
+
+    async fn list_reservations(
+        &self,
+        _: Request<v1::ListReservationsRequest>,
+    ) -> Result<Response<v1::ListReservationsResponse>, Status> {
+        none()
+    }
+
     async fn can_use(&self, _: Request<v1::CanUseRequest>) -> Result<Response<v1::CanUseResponse>, Status> {
         none()
     }

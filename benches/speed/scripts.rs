@@ -134,7 +134,13 @@ impl Scene {
         let this = Arc::clone(self);
         let call = move |index: usize| {
             let this = Arc::clone(&this);
-            let upsert = Upsert { plan_id: Some("p".to_owned()), overrides: None, end_ms: None, cycle_anchor_ms: None };
+            let upsert = Upsert {
+                plan_id: Some("p".to_owned()),
+                overrides: None,
+                end_ms: None,
+                cycle_anchor_ms: None,
+                etag: None,
+            };
             async move { Ok(this.meter.upsert_subscription(&this.users[index], &upsert).await?) }
         };
         for_each(self.users.len(), call).await.map(drop)

@@ -64,8 +64,9 @@ def on_payment_event(user_id: str, fetch_subscription: Callable[[str], dict | No
         plan_id=PLANS[paid["price"]],
         # Limits start anew when the next invoice is due.
         cycle_anchor=Timestamp(seconds=paid["billing_cycle_anchor"]),
-        # 0, the Unix epoch, clears an end that was stored before.
-        end_time=Timestamp(seconds=paid["cancel_at"] or 0),
+        end_time=Timestamp(seconds=paid["cancel_at"]) if paid["cancel_at"] else None,
+        # Removes an end that was stored before.
+        clear_end_time=not paid["cancel_at"],
     )
     subscriptions.UpsertSubscription(request, timeout=5)
 

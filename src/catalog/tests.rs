@@ -361,7 +361,10 @@ fn a_period_that_is_not_understood_is_told_once() {
     let form = "write a length as a whole number and m, h or d, such as 90m, 5h or 7d";
     check(&catalog("", "period: 5w, anchor: first_use,"), &format!("{path}: is \"5w\"; {form}"));
     check(&catalog("", "period: 5, anchor: first_use,"), &format!("{path}: is 5; {form}"));
-    check(&catalog("", "period: 367d, anchor: first_use,"), &format!("{path}: is \"367d\"; write a length of 1m to 366d"));
+    check(
+        &catalog("", "period: 367d, anchor: first_use,"),
+        &format!("{path}: is \"367d\"; write a length of 1m to 366d"),
+    );
     for (of_plan, of_group) in [("period: 90m,", ""), ("", "period: 90m, anchor: calendar,")] {
         let expected = "line 1, plans.p.limit_groups[0]: has windows of 90m, which have no boundaries in the calendar; write \
                         `anchor: first_use` (a window starts with its first event) or `anchor: subscription_start` (one window after \

@@ -77,6 +77,15 @@ pub enum Fault {
     /// No plan is in force, so there is nothing to do.
     #[error("the user has no subscription in force, and the catalog has no default plan: UpsertSubscription makes one")]
     NoSubscription,
+    /// The subscription is not the one that the caller has read.
+    #[error("the subscription is not the one with this etag: read it with GetSubscription, and decide again")]
+    EtagMismatch,
+    /// A request of a batch that was not tried.
+    #[error(
+        "this request was not tried, because an earlier one of the same user had no answer or the batch took too long: ask again, \
+         with the same request_id"
+    )]
+    NotTried,
     /// The user has no subscription.
     #[error("the user has no subscription: UpsertSubscription makes one")]
     SubscriptionNotFound,

@@ -217,10 +217,16 @@ pub fn base64url(bytes: &[u8]) -> String {
     URL_SAFE_NO_PAD.encode(bytes)
 }
 
+/// Decodes text of [`base64url`].
+#[must_use]
+pub fn bytes_of_base64url(text: &str) -> Option<Vec<u8>> {
+    URL_SAFE_NO_PAD.decode(text).ok()
+}
+
 /// Decodes text of [`base64url`], if it holds exactly `N` bytes.
 #[must_use]
 pub fn from_base64url<const N: usize>(text: &str) -> Option<[u8; N]> {
-    URL_SAFE_NO_PAD.decode(text).ok()?.try_into().ok()
+    bytes_of_base64url(text)?.try_into().ok()
 }
 
 thread_local! {

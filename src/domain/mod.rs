@@ -13,5 +13,6 @@ pub mod fault;
 pub mod id;
 pub mod pattern;
 pub mod plan;
+pub mod reservation;
 pub mod subscription;
 pub mod window;

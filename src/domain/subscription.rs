@@ -27,6 +27,12 @@ pub struct Subscription {
 }
 
 impl Subscription {
+    /// Names this version of it for callers, who treat the name as opaque: the revision in lower-case hex.
+    #[must_use]
+    pub fn etag(&self) -> String {
+        self.revision.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
     /// Returns whether it has ended at this time.
     #[must_use]
     pub fn has_ended(&self, now_ms: i64) -> bool {
@@ -48,9 +54,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_subscription_has_ended_from_its_end_on() {
+    fn a_subscription_has_ended_from_its_end_on_and_its_revision_names_it() {
         let ending_at = |end_ms| Subscription {
-            revision: [1; 8],
+            revision: [0, 1, 0x9a, 0xff, 0, 0, 0, 0x10],
             plan_id: "free".to_owned(),
             start_ms: 1_000,
             end_ms,
@@ -62,5 +68,6 @@ mod tests {
             assert_eq!(ending_at(Some(2_000)).has_ended(now_ms), expected, "{now_ms}");
         }
         assert!(!ending_at(None).has_ended(i64::MAX));
+        assert_eq!(ending_at(None).etag(), "00019aff00000010");
     }
 }

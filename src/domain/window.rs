@@ -322,10 +322,28 @@ mod tests {
         let cases = [
             ("5h", None, "1970-01-01T04:59:59.999Z", "1970-01-01T00:00:00Z", "1970-01-01T05:00:00Z"),
             ("7d", None, "2026-11-24T10:30:00Z", "2026-11-19T00:00:00Z", "2026-11-26T00:00:00Z"),
-            ("90m", Some("2026-11-24T10:10:00Z"), "2026-11-24T11:40:00Z", "2026-11-24T11:40:00Z", "2026-11-24T13:10:00Z"),
+            (
+                "90m",
+                Some("2026-11-24T10:10:00Z"),
+                "2026-11-24T11:40:00Z",
+                "2026-11-24T11:40:00Z",
+                "2026-11-24T13:10:00Z",
+            ),
             // 168 hours, although the clocks are set meanwhile.
-            ("7d", Some("2026-03-25T09:00:00Z"), "2026-04-01T08:59:59Z", "2026-03-25T09:00:00Z", "2026-04-01T09:00:00Z"),
-            ("1d", Some("2026-03-28T09:00:00Z"), "2026-03-29T09:00:00Z", "2026-03-29T09:00:00Z", "2026-03-30T09:00:00Z"),
+            (
+                "7d",
+                Some("2026-03-25T09:00:00Z"),
+                "2026-04-01T08:59:59Z",
+                "2026-03-25T09:00:00Z",
+                "2026-04-01T09:00:00Z",
+            ),
+            (
+                "1d",
+                Some("2026-03-28T09:00:00Z"),
+                "2026-03-29T09:00:00Z",
+                "2026-03-29T09:00:00Z",
+                "2026-03-30T09:00:00Z",
+            ),
         ];
         for (text, anchor, at, start, end) in cases {
             let zone = zone("Europe/London");
@@ -334,7 +352,11 @@ mod tests {
                 None => calendar(length(text), &zone, ms(at)),
             };
             let current = windows.unwrap().current;
-            assert_eq!((shown(current.start_ms), shown(current.end_ms)), (start.to_owned(), end.to_owned()), "{text} {at}");
+            assert_eq!(
+                (shown(current.start_ms), shown(current.end_ms)),
+                (start.to_owned(), end.to_owned()),
+                "{text} {at}"
+            );
         }
         assert_eq!(calendar(length("366d"), &TimeZone::UTC, i64::MIN), None);
         assert_eq!(calendar(length("1m"), &TimeZone::UTC, i64::MAX), None);

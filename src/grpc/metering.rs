@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 
-use tonic::{Request, Response, Status};
+use tonic::{Code, Request, Response, Status};
 
 use crate::apps::Apps;
 use crate::domain::id::base64url;
+use crate::telemetry::outcomes;
 
 use super::caller::Called;
 use super::status::status;
@@ -63,6 +64,16 @@ impl MeteringService for Metering {
         Ok(Response::new(response::reset_usage(run_to_completion(work).await?)))
     }
 
+    async fn batch_track(
+        &self,
+        request: Request<v1::BatchTrackRequest>,
+    ) -> Result<Response<v1::BatchTrackResponse>, Status> {
+        let called = Called::new(&self.0, &request)?;
+        let requests = request::batch(request.into_inner()).map_err(status)?;
+        let work = async move { Ok(batch_results(&called, requests).await) };
+        Ok(Response::new(v1::BatchTrackResponse { results: run_to_completion(work).await? }))
+    }
+
     async fn can_use(&self, request: Request<v1::CanUseRequest>) -> Result<Response<v1::CanUseResponse>, Status> {
         let called = Called::new(&self.0, &request)?;
         let (user, event) = request::can_use(request.into_inner()).map_err(status)?;
@@ -79,4 +90,55 @@ impl MeteringService for Metering {
         let usage = called.usage(&owner, event.as_ref(), at_ms).await.map_err(status)?;
         Ok(Response::new(response::usage(user.as_str().to_owned(), usage)))
     }
+
+    async fn get_reservation(
+        &self,
+        request: Request<v1::GetReservationRequest>,
+    ) -> Result<Response<v1::GetReservationResponse>, Status> {
+        let called = Called::new(&self.0, &request)?;
+        let id = request::get_reservation(request.into_inner()).map_err(status)?;
+        called.check_owns(&id)?;
+        let reservation = called.reservation(&id).await.map_err(status)?;
+        Ok(Response::new(v1::GetReservationResponse { reservation: Some(response::reservation(reservation)) }))
+    }
+
+    async fn list_reservations(
+        &self,
+        request: Request<v1::ListReservationsRequest>,
+    ) -> Result<Response<v1::ListReservationsResponse>, Status> {
+        let called = Called::new(&self.0, &request)?;
+        let listed = request::list_reservations(request.into_inner(), |user| called.owner(user));
+        let (owner, listing) = listed.map_err(status)?;
+        let page = called.reservations(&owner, listing).await.map_err(status)?;
+        Ok(Response::new(response::reservations(&owner, page)))
+    }
+}
+
+/// Does what each request asks, and answers each as Track would.
+async fn batch_results(called: &Called, requests: Vec<v1::TrackRequest>) -> Vec<v1::BatchTrackResult> {
+    let (mut calls, mut refused) = (Vec::with_capacity(requests.len()), Vec::with_capacity(requests.len()));
+    for request in requests {
+        refused.push(match request::track(request) {
+            Ok((user, call)) => {
+                calls.push((called.owner(&user), call));
+                None
+            }
+            Err(fault) => Some(fault),
+        });
+    }
+    let mut tracked = called.track_all(calls).await.into_iter();
+    let results = refused.into_iter().filter_map(|refused| match refused {
+        Some(fault) => Some(Err(fault)),
+        // As many as were called.
+        None => tracked.next(),
+    });
+    let results = results.map(|result| {
+        let outcome = result.as_ref().ok().map(outcomes::of_tracked);
+        let answer = result.map(response::track).map_err(status);
+        outcomes::tracked_in_batch(answer.as_ref().err().map_or(Code::Ok, Status::code).into(), outcome);
+        response::batch_result(answer)
+    });
+    let results = results.collect();
+    outcomes::batch_tracked();
+    results
 }

@@ -10,10 +10,12 @@ use prost_types::Timestamp;
 use crate::domain::amount::{InvalidQuantity, Quantity};
 use crate::domain::event::{Actual, Event, EventName};
 use crate::domain::fault::Fault;
-use crate::domain::id::{RequestId, ReservationId, UserId};
+use crate::domain::id::{Owner, RequestId, ReservationId, UserId};
 use crate::domain::pattern::EventPattern;
 use crate::domain::subscription::QuotaOverride;
+use crate::ledger::Position;
 use crate::meter::TrackCall;
+use crate::reservations::Listing;
 use crate::subscriptions::Upsert;
 
 use super::v1;
@@ -26,6 +28,10 @@ const MAX_REASON_BYTES: usize = 256;
 const MAX_PLAN_ID_BYTES: usize = 64;
 const MAX_GROUP_ID_BYTES: usize = 64;
 const MAX_GROUPS: usize = 1000;
+const MAX_ETAG_BYTES: usize = 64;
+const MAX_BATCH: usize = 1000;
+const DEFAULT_PAGE: usize = 100;
+const MAX_PAGE: usize = 1000;
 
 const DEFAULT_TTL: Duration = Duration::from_secs(60);
 const MIN_TTL: Duration = Duration::from_secs(1);
@@ -127,7 +133,10 @@ pub fn track(request: v1::TrackRequest) -> Result<(UserId, TrackCall), Fault> {
     };
     let reservation = if reservation_id.is_empty() { None } else { Some(self::reservation_id(reservation_id)?) };
     if time.is_some() && enforce {
-        return Err(invalid("time", "is not for `enforce`: what has happened can only be counted; leave one of them out"));
+        return Err(invalid(
+            "time",
+            "is not for `enforce`: what has happened can only be counted; leave one of them out",
+        ));
     }
     if time.is_some() && is_refund {
         let problem = "is not for refunds: name the reservation to refund it in its windows, or leave this out";
@@ -160,7 +169,8 @@ pub fn reset_usage(request: v1::ResetUsageRequest) -> Result<ResetCall, Fault> {
     at_most("limit_group_ids", limit_group_ids.len(), MAX_GROUPS)?;
     for (index, id) in limit_group_ids.iter().enumerate() {
         if id.is_empty() || id.len() > MAX_GROUP_ID_BYTES {
-            let problem = format!("has {} bytes: send the id of a limit group, of 1 to {MAX_GROUP_ID_BYTES} bytes", id.len());
+            let problem =
+                format!("has {} bytes: send the id of a limit group, of 1 to {MAX_GROUP_ID_BYTES} bytes", id.len());
             return Err(invalid(format!("limit_group_ids[{index}]"), problem));
         }
     }
@@ -178,6 +188,59 @@ fn reason(reason: String) -> Result<String, Fault> {
         return Err(invalid("reason", format!("is longer than {MAX_REASON_BYTES} bytes")));
     }
     Ok(reason)
+}
+
+/// Checks the number of requests of a BatchTrack. Each of them is parsed by itself.
+///
+/// # Errors
+/// [`Fault::Invalid`], which names the field.
+pub fn batch(request: v1::BatchTrackRequest) -> Result<Vec<v1::TrackRequest>, Fault> {
+    let v1::BatchTrackRequest { requests } = request;
+    match requests.len() {
+        0 => Err(invalid("requests", format!("is empty: send 1 to {MAX_BATCH} requests"))),
+        1..=MAX_BATCH => Ok(requests),
+        more => Err(invalid("requests", format!("has {more} entries: send at most {MAX_BATCH} in one call"))),
+    }
+}
+
+/// Parses a request of GetReservation.
+///
+/// # Errors
+/// [`Fault::Invalid`], which names the field; [`Fault::ReservationNotFound`].
+pub fn get_reservation(request: v1::GetReservationRequest) -> Result<ReservationId, Fault> {
+    let v1::GetReservationRequest { reservation_id } = request;
+    self::reservation_id(&reservation_id)
+}
+
+/// Parses a request of ListReservations. The token is for the user's owner, whom the app decides as well.
+///
+/// # Errors
+/// [`Fault::Invalid`], which names the field.
+pub fn list_reservations(
+    request: v1::ListReservationsRequest,
+    owner: impl Fn(&UserId) -> Owner,
+) -> Result<(Owner, Listing), Fault> {
+    let v1::ListReservationsRequest { user_id, page_size, page_token } = request;
+    let owner = owner(&user(&user_id)?);
+    let page_size = match usize::try_from(page_size) {
+        Ok(0) => DEFAULT_PAGE,
+        Ok(size @ 1..=MAX_PAGE) => size,
+        _ => {
+            return Err(invalid(
+                "page_size",
+                format!("is out of bounds: send 1 to {MAX_PAGE}, or 0 for {DEFAULT_PAGE}"),
+            ));
+        }
+    };
+    let from = if page_token.is_empty() { Some(Position::default()) } else { Position::parse(&page_token, &owner) };
+    let from = from.ok_or_else(|| Fault::Invalid {
+        field: "page_token".to_owned(),
+        problem:
+            "is not a token of a page of this user: send the next_page_token of the page before, or begin without one"
+                .to_owned(),
+        reason: "PAGE_TOKEN_INVALID",
+    })?;
+    Ok((owner, Listing { page_size, from }))
 }
 
 /// Parses a request of GetUsage into the user, the events and the time.
@@ -200,18 +263,28 @@ pub fn get_usage(request: v1::GetUsageRequest) -> Result<(UserId, Option<EventPa
 /// # Errors
 /// [`Fault::Invalid`] or [`Fault::OutOfRange`], which name the field.
 pub fn upsert(request: v1::UpsertSubscriptionRequest) -> Result<(UserId, Upsert), Fault> {
-    let v1::UpsertSubscriptionRequest { user_id, plan_id, overrides, end_time, cycle_anchor } = request;
+    let v1::UpsertSubscriptionRequest { user_id, plan_id, overrides, end_time, cycle_anchor, clear_end_time, etag } =
+        request;
     let plan_id = self::plan_id(plan_id)?;
-    let end_ms = match end_time {
-        None => None,
-        Some(Timestamp { seconds: 0, nanos: 0 }) => Some(None),
-        Some(end) => Some(Some(self::end_time(end)?)),
+    let end_ms = match (end_time, clear_end_time) {
+        (None, false) => None,
+        (None, true) => Some(None),
+        (Some(_), true) => {
+            return Err(invalid("clear_end_time", "comes with an end_time: leave one of them out"));
+        }
+        (Some(end), false) => Some(Some(self::end_time(end, "to remove a stored end, send clear_end_time")?)),
     };
+    if etag.len() > MAX_ETAG_BYTES {
+        let problem =
+            format!("is longer than {MAX_ETAG_BYTES} bytes: send the etag of a Subscription, or leave it out");
+        return Err(invalid("etag", problem));
+    }
     let upsert = Upsert {
         plan_id: Some(plan_id).filter(|id| !id.is_empty()),
         overrides: overrides.map(self::overrides).transpose()?,
         end_ms,
         cycle_anchor_ms: cycle_anchor.map(self::cycle_anchor).transpose()?,
+        etag: Some(etag).filter(|etag| !etag.is_empty()),
     };
     Ok((user(&user_id)?, upsert))
 }
@@ -222,7 +295,8 @@ pub fn upsert(request: v1::UpsertSubscriptionRequest) -> Result<(UserId, Upsert)
 /// [`Fault::Invalid`], which names the field.
 pub fn cancel(request: v1::CancelSubscriptionRequest) -> Result<(UserId, Option<i64>), Fault> {
     let v1::CancelSubscriptionRequest { user_id, end_time } = request;
-    Ok((user(&user_id)?, end_time.map(self::end_time).transpose()?))
+    let end_ms = end_time.map(|end| self::end_time(end, "send a later time, or leave it out to end it now"));
+    Ok((user(&user_id)?, end_ms.transpose()?))
 }
 
 /// A user id, where it is all that a request says.
@@ -362,10 +436,10 @@ fn time(field: &str, time: Timestamp) -> Result<i64, Fault> {
     Ok(seconds * 1000 + i64::from(nanos) / 1_000_000)
 }
 
-/// A time after the epoch: that itself stands for no end.
-fn end_time(end: Timestamp) -> Result<i64, Fault> {
+/// A time after the epoch, which is what an empty message means. A caller that sends it has forgotten something.
+fn end_time(end: Timestamp, instead: &str) -> Result<i64, Fault> {
     match time("end_time", end)? {
-        0 => Err(invalid("end_time", "is the Unix epoch: send a later time")),
+        0 => Err(invalid("end_time", format!("is the Unix epoch: {instead}"))),
         end_ms => Ok(end_ms),
     }
 }

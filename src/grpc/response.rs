@@ -1,12 +1,18 @@
 //! Writing answers out: domain to protobuf, thin and total.
 
+use prost::Message as _;
 use prost_types::Timestamp;
+use tonic::Status;
 
 use crate::domain::amount::{Unit, Units};
 use crate::domain::answer::{Committed, Decision, Hold, Reason, Released, ReservationState, Reset, Standing, Tracked};
+use crate::domain::event::Event;
+use crate::domain::id::Owner;
 use crate::domain::plan::{LimitGroup, OnPlanChange, Plan, Quota};
+use crate::domain::reservation::{Charge, Reservation};
 use crate::domain::subscription::{QuotaOverride, Subscription};
 use crate::meter::{Reserved, Usage};
+use crate::reservations::Page;
 
 use super::v1;
 
@@ -89,6 +95,67 @@ pub(super) fn track(tracked: Tracked) -> v1::TrackResponse {
     }
 }
 
+/// A reservation, of the user that its id names.
+pub(super) fn reservation(reservation: Reservation) -> v1::Reservation {
+    let Reservation { id, event, state, deadline_ms, charges, late } = reservation;
+    v1::Reservation {
+        reservation_id: id.to_string(),
+        user_id: id.owner.user().into_owned(),
+        event: Some(self::event(event)),
+        state: self::state(state).into(),
+        expire_time: Some(timestamp(deadline_ms)),
+        charges: charges.into_iter().map(charge).collect(),
+        late,
+    }
+}
+
+fn event(event: Event) -> v1::Event {
+    let Event { name, quantity, quantities, metadata } = event;
+    v1::Event {
+        name: name.as_str().to_owned(),
+        quantity: quantity.map(to_f64),
+        quantities: quantities.into_iter().map(|(name, quantity)| (name, to_f64(quantity))).collect(),
+        metadata,
+    }
+}
+
+fn charge(charge: Charge) -> v1::Charge {
+    let Charge { group_id, unit, reserved, committed, refunded, window_ms } = charge;
+    v1::Charge {
+        limit_group_id: group_id,
+        unit: unit.as_str().to_owned(),
+        reserved_amount: unit.to_f64(reserved),
+        committed: unit.to_f64(committed),
+        refunded: unit.to_f64(refunded),
+        window_start: window_ms.map(|(start_ms, _)| timestamp(start_ms)),
+        reset_time: window_ms.map(|(_, end_ms)| timestamp(end_ms)),
+    }
+}
+
+pub(super) fn reservations(owner: &Owner, page: Page) -> v1::ListReservationsResponse {
+    let Page { reservations, next } = page;
+    v1::ListReservationsResponse {
+        reservations: reservations.into_iter().map(reservation).collect(),
+        next_page_token: next.map(|next| next.token(owner)).unwrap_or_default(),
+    }
+}
+
+/// The outcome of one request of a batch: what Track would answer, or its fault with all details.
+pub(super) fn batch_result(outcome: Result<v1::TrackResponse, Status>) -> v1::BatchTrackResult {
+    let result = match outcome {
+        Ok(response) => v1::batch_track_result::Result::Response(response),
+        Err(status) => v1::batch_track_result::Result::Status(
+            // The details of a status are this message, encoded.
+            tonic_types::Status::decode(status.details()).unwrap_or_else(|_| tonic_types::Status {
+                code: status.code().into(),
+                message: status.message().to_owned(),
+                details: Vec::new(),
+            }),
+        ),
+    };
+    v1::BatchTrackResult { result: Some(result) }
+}
+
 pub(super) fn usage(user_id: String, usage: Usage) -> v1::GetUsageResponse {
     let Usage { subscription, plan_id, standings } = usage;
     v1::GetUsageResponse {
@@ -101,6 +168,7 @@ pub(super) fn usage(user_id: String, usage: Usage) -> v1::GetUsageResponse {
 pub(super) fn subscription(user_id: String, subscription: &Subscription) -> v1::Subscription {
     let Subscription { revision: _, plan_id, start_ms, end_ms, cycle_anchor_ms, fallen_to: _, overrides } =
         subscription;
+    let etag = subscription.etag();
     let quota = |quota: &QuotaOverride| {
         let limit = match quota {
             QuotaOverride::Amount(amount) => v1::quota::Limit::Amount(to_f64(*amount)),
@@ -116,6 +184,7 @@ pub(super) fn subscription(user_id: String, subscription: &Subscription) -> v1::
         end_time: end_ms.map(timestamp),
         cycle_anchor: Some(timestamp(*cycle_anchor_ms)),
         overrides: (!overrides.is_empty()).then_some(v1::QuotaOverrides { quotas }),
+        etag,
     }
 }
 

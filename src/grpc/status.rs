@@ -33,6 +33,7 @@ pub(super) fn status(fault: Fault) -> Status {
         Fault::NotCommitted { .. } => (Code::FailedPrecondition, "NOT_COMMITTED"),
         Fault::WindowClosed => (Code::FailedPrecondition, "WINDOW_CLOSED"),
         Fault::NoSubscription => (Code::FailedPrecondition, "NO_SUBSCRIPTION"),
+        Fault::EtagMismatch => (Code::Aborted, "ETAG_MISMATCH"),
         Fault::SubscriptionNotFound => (Code::NotFound, "SUBSCRIPTION_NOT_FOUND"),
         Fault::PlanNotFound(_) => (Code::NotFound, "PLAN_NOT_FOUND"),
         Fault::PlanUnknown(_) => (Code::FailedPrecondition, "PLAN_UNKNOWN"),
@@ -48,6 +49,7 @@ pub(super) fn status(fault: Fault) -> Status {
         Fault::TooManyHolds => (Code::ResourceExhausted, "TOO_MANY_HOLDS"),
         Fault::Unavailable(_) => (Code::Unavailable, "UNAVAILABLE"),
         Fault::Contended => (Code::Unavailable, "CONTENDED"),
+        Fault::NotTried => (Code::Unavailable, "NOT_TRIED"),
         Fault::PlanNotArchived => (Code::Unavailable, "PLAN_NOT_ARCHIVED"),
         Fault::FormatUnknown => (Code::Unavailable, "FORMAT_UNKNOWN"),
         Fault::Overloaded => (Code::Unavailable, "OVERLOADED"),
@@ -75,6 +77,7 @@ pub(super) fn status(fault: Fault) -> Status {
         }
         Fault::Unavailable(_)
         | Fault::Contended
+        | Fault::NotTried
         | Fault::PlanNotArchived
         | Fault::FormatUnknown
         | Fault::Overloaded

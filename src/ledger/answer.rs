@@ -5,13 +5,12 @@ use std::sync::Arc;
 use super::packed::{Misfit, Reader};
 use super::plan::{CompiledPlan, GroupDescription};
 use super::subscription::Stored;
-use super::{Ledger, formats};
+use super::{Ledger, formats, window_ms};
 use crate::domain::amount::{MAX_UNITS, Unit, Units};
 use crate::domain::answer::{Reason, ReservationState, Standing};
 use crate::domain::fault::Fault;
 use crate::domain::id::{PlanDigest, Suffix};
 use crate::domain::plan::Quota;
-use crate::ledger::frames::NEVER_MS;
 
 /// The reason why an operation has no answer.
 #[derive(Debug)]
@@ -171,14 +170,7 @@ fn answered(answer: &formats::Answer, standings: Vec<Standing>) -> Result<Answer
             4 => Some(Reason::NoSubscription),
             other => return Err(unfitting(("outcome", other))),
         },
-        state: match answer.state {
-            0 => None,
-            1 => Some(ReservationState::Held),
-            2 => Some(ReservationState::Committed),
-            3 => Some(ReservationState::Released),
-            4 => Some(ReservationState::Expired),
-            other => return Err(unfitting(("state", other))),
-        },
+        state: state(answer.state)?,
         replayed: answer.replayed != 0,
         overage: answer.overage != 0,
         late: answer.late != 0,
@@ -190,6 +182,18 @@ fn answered(answer: &formats::Answer, standings: Vec<Standing>) -> Result<Answer
     })
 }
 
+/// Reads the state of a reservation, if there is one.
+pub(super) fn state(code: i64) -> Result<Option<ReservationState>, Fault> {
+    Ok(match code {
+        0 => None,
+        1 => Some(ReservationState::Held),
+        2 => Some(ReservationState::Committed),
+        3 => Some(ReservationState::Released),
+        4 => Some(ReservationState::Expired),
+        other => return Err(unfitting(("state", other))),
+    })
+}
+
 /// Returns a plan's description of the group at this place.
 fn description(groups: &[GroupDescription], place: i64) -> Result<&GroupDescription, Fault> {
     let index = usize::try_from(place).ok().and_then(|place| place.checked_sub(1));
@@ -197,7 +201,7 @@ fn description(groups: &[GroupDescription], place: i64) -> Result<&GroupDescript
 }
 
 /// EXACT: no counter can have more, and sums of a few of these do not overflow.
-fn units(amount: i64) -> Result<Units, Fault> {
+pub(super) fn units(amount: i64) -> Result<Units, Fault> {
     u64::try_from(amount).ok().filter(|units| *units <= MAX_UNITS).ok_or_else(|| unfitting(("an amount", amount)))
 }
 
@@ -251,8 +255,7 @@ fn standing(row: &formats::Row, group: &GroupDescription) -> Result<Standing, Fa
         unit: group.unit,
         quota: group.quota,
         hard: group.hard,
-        // A lifetime window starts at the beginning of time.
-        window_ms: ((span.start, span.ends) != (0, NEVER_MS)).then_some((span.start, span.ends)),
+        window_ms: window_ms(&span),
         used: units(row.used)?,
         held: units(row.held)?,
         requested: units(row.requested)?,
@@ -311,7 +314,8 @@ fn told(fault: &formats::Fault, groups: &[GroupDescription], plan_id: &str) -> F
         },
         b"TIME_IN_FUTURE" => Fault::Invalid {
             field: "time".to_owned(),
-            problem: "is more than 60 s in the future: send the time at which it happened, or leave it out for now".to_owned(),
+            problem: "is more than 60 s in the future: send the time at which it happened, or leave it out for now"
+                .to_owned(),
             reason: "INVALID_FIELD",
         },
         b"WINDOW_CLOSED" => Fault::WindowClosed,
@@ -332,6 +336,7 @@ fn told(fault: &formats::Fault, groups: &[GroupDescription], plan_id: &str) -> F
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ledger::NEVER_MS;
 
     fn groups() -> Vec<GroupDescription> {
         let group = |id: &str, unit, quota, hard| GroupDescription {

@@ -17,6 +17,7 @@ mod message;
 mod once;
 pub mod packed;
 mod plan;
+mod reservations;
 mod reserve;
 mod reset;
 mod script;
@@ -45,6 +46,7 @@ pub use keys::UserKeys;
 use message::Message;
 pub use once::Once;
 pub use plan::{CompiledPlan, GroupDescription, NoPlan, digest_of};
+pub use reservations::{Found, ListCall, Position, Scan, read_reservations};
 pub use reserve::{CanUseCall, ReserveAnswer, ReserveCall};
 pub use reset::ResetCall;
 pub use script::{Script, Scripts, scripts};
@@ -114,6 +116,11 @@ impl Ledger {
 /// Only chooses a connection, for what belongs to no user.
 fn nobody() -> Owner {
     Owner::new(&AppId::default(), &UserId::parse("nobody").expect("a user id"))
+}
+
+/// Start and end of a window; none for a lifetime, which starts at the beginning of time.
+fn window_ms(span: &formats::Span) -> Option<(i64, i64)> {
+    ((span.start, span.ends) != (0, NEVER_MS)).then_some((span.start, span.ends))
 }
 
 /// A duration as it can be stored.

@@ -152,8 +152,9 @@ mod tests {
         let owner = Owner::new(&AppId::default(), &UserId::parse("u").unwrap());
         let reservation = ReservationId { field: [1; 16], suffix: [2; 6], plan: [3; 8], owner };
         let other = ReservationId { suffix: [4; 6], ..reservation.clone() };
-        let tracked =
-            |event: &Event, enforce, of: Option<&ReservationId>| Once::track(id().as_ref(), event, enforce, of, None).digest;
+        let tracked = |event: &Event, enforce, of: Option<&ReservationId>| {
+            Once::track(id().as_ref(), event, enforce, of, None).digest
+        };
         let at = |at_ms| Once::track(id().as_ref(), &plain, false, None, Some(at_ms)).digest;
         let reset = |groups: &[&str]| {
             let groups: Vec<_> = groups.iter().map(|group| (*group).to_owned()).collect();

@@ -188,7 +188,8 @@ fn message(plan: &Plan) -> Vec<u8> {
     write(&mut message, &plan.id);
     write(&mut message, &change);
     write(&mut message, &names);
-    let codes: Vec<_> = schedules.iter().map(|(period, anchor)| (period_code(*period), AnchorCode::of(*anchor))).collect();
+    let codes: Vec<_> =
+        schedules.iter().map(|(period, anchor)| (period_code(*period), AnchorCode::of(*anchor))).collect();
     write(&mut message, &codes);
     write_list(&mut message, plan.groups.len());
     for group in &plan.groups {

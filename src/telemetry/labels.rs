@@ -199,6 +199,12 @@ impl EnvoyFault {
 }
 
 impl Code {
+    /// Returns the label of a status, by its number.
+    #[must_use]
+    pub fn of(number: i32) -> Self {
+        usize::try_from(number).ok().and_then(|number| Self::ALL.get(number)).copied().unwrap_or(Self::Unknown)
+    }
+
     /// Parses the text of a `grpc-status` header.
     #[must_use]
     pub fn of_header(text: &[u8]) -> Self {
@@ -216,6 +222,7 @@ mod tests {
         for (number, name) in [(0, "OK"), (5, "NOT_FOUND"), (8, "RESOURCE_EXHAUSTED"), (16, "UNAUTHENTICATED")] {
             assert_eq!(Code::of_header(number.to_string().as_bytes()).as_str(), name);
         }
+        assert_eq!([0, 10, 17, -1].map(Code::of), [Code::Ok, Code::Aborted, Code::Unknown, Code::Unknown]);
         for odd in ["", "17", "-1", "x", "\u{ff}"] {
             assert_eq!(Code::of_header(odd.as_bytes()), Code::Unknown, "{odd:?}");
         }

@@ -47,6 +47,12 @@ struct RpcLabels {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct BatchLabels {
+    code: Code,
+    outcome: Outcome,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct DurationLabels {
     rpc: Rpc,
     outcome: Outcome,
@@ -113,6 +119,7 @@ pub struct Metrics {
     /// The number of series of denials by plan and group.
     denial_groups: AtomicUsize,
     uncounted: Rare<UncountedLabels>,
+    batch_tracks: Rare<BatchLabels>,
     /// Holds whose deadline has passed, as scripts write that they have come back.
     pub holds_lapsed: Counter,
     /// Ledgers whose time was too far ahead of Redis's.
@@ -217,6 +224,11 @@ impl Metrics {
             all.add("component_up", "1 if the component works, 0 if not", Family::default());
         let catalog_loads: Rare<LoadLabels> =
             all.add("catalog_loads", "Catalogs that were read, by what became of them", Family::default());
+        let batch_tracks: Rare<BatchLabels> = all.add(
+            "batch_tracks",
+            "Requests within calls of BatchTrack, by how each of them ended",
+            Family::default(),
+        );
         let scripts: Seconds<ScriptLabels> = Family::new_with_constructor(seconds);
         let metrics = Self {
             rpc_handles: (0..Rpc::table().len() * Code::ALL.len() * Outcome::ALL.len())
@@ -292,6 +304,7 @@ impl Metrics {
             durations,
             denials,
             denial_groups: AtomicUsize::new(0),
+            batch_tracks,
             uncounted,
             registry: {
                 // Named as every Prometheus client names them.
@@ -299,6 +312,7 @@ impl Metrics {
                 all.0
             },
         };
+        drop(metrics.batch_tracks.get_or_create(&BatchLabels { code: Code::Ok, outcome: Outcome::Allowed }));
         // Alerts look at how these grow, which nobody sees of a series that begins at one.
         for rpc in Rpc::table().iter().filter(|facts| facts.is_work).map(|facts| facts.rpc) {
             for code in ALERTED {
@@ -324,6 +338,11 @@ impl Metrics {
     fn rpc(&self, rpc: Rpc, code: Code, outcome: Outcome) -> &Counter {
         let index = (rpc as usize * Code::ALL.len() + code as usize) * Outcome::ALL.len() + outcome as usize;
         self.rpc_handles[index].get_or_init(|| self.rpcs.get_or_create_owned(&RpcLabels { rpc, code, outcome }))
+    }
+
+    /// One request of a batch has ended.
+    pub fn batch_tracked(&self, code: Code, outcome: Outcome) {
+        self.batch_tracks.get_or_create(&BatchLabels { code, outcome }).inc();
     }
 
     /// A call has ended.

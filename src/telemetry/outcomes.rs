@@ -1,7 +1,7 @@
 //! Records the outcomes of use cases as metrics and in the context of the call: one function for each kind of answer.
 
 use super::call::{compiles_again, decides};
-use super::labels::{Outcome, Uncounted};
+use super::labels::{Code, Outcome, Uncounted};
 use super::metrics::metrics;
 use crate::domain::answer::{Committed, Decision, Hold, Reason, Released, Reset, Tracked};
 use crate::rpc::Rpc;
@@ -77,14 +77,33 @@ pub fn released(released: &Released) {
     }
 }
 
-/// Track is done, for a user on this plan.
-pub fn tracked(plan: &str, tracked: &Tracked) {
-    decides(match tracked.uncounted {
+/// Returns what a Track has decided.
+#[must_use]
+pub fn of_tracked(tracked: &Tracked) -> Outcome {
+    match tracked.uncounted {
         None if tracked.replayed => Outcome::Replayed,
         None => Outcome::Allowed,
         Some(Reason::LimitReached) => Outcome::Denied,
         Some(_) => Outcome::Uncounted,
-    });
+    }
+}
+
+/// One request of a BatchTrack is done, with the status of this number and this outcome.
+pub fn tracked_in_batch(code: i32, outcome: Option<Outcome>) {
+    let (code, outcome) = (Code::of(code), outcome.unwrap_or(Outcome::Fault));
+    metrics().batch_tracked(code, outcome);
+    let (code, outcome) = (code.as_str(), outcome.as_str());
+    tracing::debug!(target: "tollgate::access", rpc = "Track", code, outcome, "answered in a batch");
+}
+
+/// A BatchTrack is done. Its requests have outcomes of their own.
+pub fn batch_tracked() {
+    decides(Outcome::Done);
+}
+
+/// Track is done, for a user on this plan.
+pub fn tracked(plan: &str, tracked: &Tracked) {
+    decides(of_tracked(tracked));
     match tracked.uncounted {
         None => {}
         Some(Reason::LimitReached) => {

@@ -204,6 +204,61 @@ async fn a_scrape_counts_each_call_and_what_it_decided_exactly() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_scrape_counts_each_request_of_a_batch_as_one_of_track() {
+    let served = serve("batch", &redis_url(), &[]);
+    let mut replica = Replica::connect(served.address).await;
+    let (user, other, metering) = (fresh_user("seen"), fresh_user("seen"), &mut replica.metering);
+    let before = scrape(&served);
+    let once = v1::TrackRequest { request_id: "t".to_owned(), ..track(&user, event("image.render", 1.0), false) };
+    let requests = vec![
+        once.clone(),
+        once,
+        track(&user, event("image.render", 1e6), true),
+        track(&other, event("image.rendr", 1.0), false),
+        track("", event("image.render", 1.0), false),
+        track(&user, event("image.render.refund", 5.0), false),
+    ];
+    metering.batch_track(v1::BatchTrackRequest { requests }).await.unwrap();
+    metering.batch_track(v1::BatchTrackRequest::default()).await.unwrap_err();
+    let held = metering.reserve(reserve(&user, event("llm.tokens", 1.0), "")).await.unwrap().into_inner();
+    metering.get_reservation(v1::GetReservationRequest { reservation_id: held.reservation_id }).await.unwrap();
+    metering.list_reservations(v1::ListReservationsRequest { user_id: user, ..Default::default() }).await.unwrap();
+    let mut grown = growth(&before, &scrape(&served));
+    // How many calls travel together depends on the moment.
+    grown.remove("tollgate_redis_batch_calls_count");
+    let expected: BTreeMap<String, f64> = [
+        ("tollgate_rpcs_total{rpc=\"BatchTrack\",code=\"OK\",outcome=\"done\"}", 1),
+        ("tollgate_rpcs_total{rpc=\"BatchTrack\",code=\"INVALID_ARGUMENT\",outcome=\"fault\"}", 1),
+        ("tollgate_rpcs_total{rpc=\"Reserve\",code=\"OK\",outcome=\"allowed\"}", 1),
+        ("tollgate_rpcs_total{rpc=\"GetReservation\",code=\"OK\",outcome=\"done\"}", 1),
+        ("tollgate_rpcs_total{rpc=\"ListReservations\",code=\"OK\",outcome=\"done\"}", 1),
+        ("tollgate_rpc_duration_seconds_count{rpc=\"BatchTrack\",outcome=\"done\"}", 1),
+        ("tollgate_rpc_duration_seconds_count{rpc=\"BatchTrack\",outcome=\"fault\"}", 1),
+        ("tollgate_rpc_duration_seconds_count{rpc=\"Reserve\",outcome=\"allowed\"}", 1),
+        ("tollgate_rpc_duration_seconds_count{rpc=\"GetReservation\",outcome=\"done\"}", 1),
+        ("tollgate_rpc_duration_seconds_count{rpc=\"ListReservations\",outcome=\"done\"}", 1),
+        // The refund counts as what Track counts of one.
+        ("tollgate_batch_tracks_total{code=\"OK\",outcome=\"allowed\"}", 2),
+        ("tollgate_batch_tracks_total{code=\"OK\",outcome=\"replayed\"}", 1),
+        ("tollgate_batch_tracks_total{code=\"OK\",outcome=\"denied\"}", 1),
+        ("tollgate_batch_tracks_total{code=\"OK\",outcome=\"uncounted\"}", 1),
+        ("tollgate_batch_tracks_total{code=\"INVALID_ARGUMENT\",outcome=\"fault\"}", 1),
+        ("tollgate_denials_total{plan=\"small\",limit_group=\"images\"}", 1),
+        ("tollgate_events_uncounted_total{rpc=\"Track\",reason=\"unmatched_event\"}", 1),
+        ("tollgate_refunds_unapplied_total", 1),
+        ("tollgate_redis_duration_seconds_count{script=\"reserve\"}", 1),
+        ("tollgate_redis_duration_seconds_count{script=\"track\"}", 4),
+        ("tollgate_redis_duration_seconds_count{script=\"refund\"}", 1),
+        ("tollgate_redis_duration_seconds_count{script=\"reservation_get\"}", 1),
+        ("tollgate_redis_duration_seconds_count{script=\"reservations_list\"}", 1),
+    ]
+    .into_iter()
+    .map(|(name, by)| (name.to_owned(), f64::from(by)))
+    .collect();
+    assert_eq!(grown, expected);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn metrics_come_in_the_format_that_is_asked_for_and_pass_the_linter() {
     let served = serve("formats", &redis_url(), &[]);
     let mut replica = Replica::connect(served.address).await;

@@ -237,7 +237,8 @@ async fn what_was_counted_before_a_reset_cannot_be_refunded_after_it() {
 
 #[tokio::test]
 async fn a_reset_needs_a_plan() {
-    let catalog = "plans: { p: { limit_groups: [{ id: g, unit: count, period: daily, quota: 1, match: [{ event: t }] }] } }";
+    let catalog =
+        "plans: { p: { limit_groups: [{ id: g, unit: count, period: daily, quota: 1, match: [{ event: t }] }] } }";
     check(
         catalog,
         "

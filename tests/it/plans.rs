@@ -56,7 +56,7 @@ async fn a_subscription_is_stored_as_it_is_asked_for() {
         subscribe u => plan=pro start=2031-01-15T12:00:00Z override:tokens=7 # fields left out keep what is stored
         subscribe u pro end=2031-03-01T00:00:00Z => end=2031-03-01T00:00:00Z override:tokens=7
         subscribe u pro => end=2031-03-01T00:00:00Z
-        subscribe u pro end=1970-01-01T00:00:00Z => end=none
+        subscribe u pro no-end => end=none
         subscribe u pro quota:tokens=8 => override:tokens=8 !override:extra=unlimited # the map is replaced
         usage u => tokens.quota=8 plan=pro in-force=pro extra.quota=10
         subscribe u no-overrides => plan=pro !override:tokens=8

@@ -78,10 +78,16 @@ async fn exercise(replica: &mut Replica) {
     replica.metering.track(back(&held.reservation_id)).await.unwrap();
     replica.metering.track(back("")).await.unwrap();
     let held = replica.metering.reserve(reserve("b", 60)).await.unwrap().into_inner();
+    let look = v1::GetReservationRequest { reservation_id: held.reservation_id.clone() };
+    assert!(replica.metering.get_reservation(look).await.unwrap().into_inner().reservation.is_some());
+    let list = v1::ListReservationsRequest { user_id: user.clone(), ..Default::default() };
+    let listed = replica.metering.list_reservations(list).await.unwrap().into_inner().reservations;
+    assert!(listed.iter().any(|hold| hold.reservation_id == held.reservation_id), "{listed:?}");
     let release = v1::ReleaseRequest { reservation_id: held.reservation_id, ..Default::default() };
     replica.metering.release(release).await.unwrap();
     tokio::time::sleep(Duration::from_millis(1100)).await;
-    replica.metering.track(track(&user, "t")).await.unwrap();
+    let batch = v1::BatchTrackRequest { requests: vec![track(&user, "t"), track("", "t")] };
+    assert_eq!(replica.metering.batch_track(batch).await.unwrap().into_inner().results.len(), 2);
     let can_use = v1::CanUseRequest { user_id: user.clone(), event: event("seen") };
     assert!(replica.metering.can_use(can_use).await.unwrap().into_inner().allowed);
     let usage = v1::GetUsageRequest { user_id: user.clone(), ..Default::default() };

@@ -39,6 +39,7 @@ pub struct Scenario {
     reservations: BTreeMap<String, String>,
     clocks: BTreeMap<String, i64>,
     event_ids: BTreeMap<String, String>,
+    etags: BTreeMap<String, String>,
 }
 
 /// The arguments of a line.
@@ -49,13 +50,13 @@ struct Call<'a> {
     quantities: BTreeMap<String, f64>,
     metadata: BTreeMap<String, String>,
     quotas: BTreeMap<String, v1::Quota>,
-    /// `as=`, `id=`, `ttl=`, `of=`, `end=`, `anchor=`, `at=`, `event=`, `time=`, `groups=`.
+    /// `as=`, `id=`, `ttl=`, `of=`, `end=`, `anchor=`, `at=`, `event=`, `time=`, `groups=`, `etag=`, `size=`.
     named: BTreeMap<&'a str, &'a str>,
     flags: BTreeSet<&'a str>,
 }
 
-const NAMED: [&str; 10] = ["as", "id", "ttl", "of", "end", "anchor", "at", "event", "time", "groups"];
-const FLAGS: [&str; 2] = ["enforce", "no-overrides"];
+const NAMED: [&str; 12] = ["as", "id", "ttl", "of", "end", "anchor", "at", "event", "time", "groups", "etag", "size"];
+const FLAGS: [&str; 3] = ["enforce", "no-overrides", "no-end"];
 
 impl<'a> Call<'a> {
     fn parse(text: &'a str, reservations: &BTreeMap<String, String>) -> Self {
@@ -111,6 +112,7 @@ impl Scenario {
             reservations: BTreeMap::new(),
             clocks: BTreeMap::new(),
             event_ids: BTreeMap::new(),
+            etags: BTreeMap::new(),
         }
     }
 
@@ -188,14 +190,14 @@ impl Scenario {
                 let user = self.user(subject);
                 let at = call.named.get("at").map(|text| timestamp(text));
                 let request = v1::GetUsageRequest { user_id: user, event: call.named("event"), at };
-                let answer = self.replica().metering.get_usage(request).await.map(|answer| {
-                    let answer = answer.into_inner();
-                    let mut facts = limits(&answer.limits);
-                    facts.insert(format!("in-force={}", answer.plan_id));
-                    facts.extend(subscription(answer.subscription));
-                    facts
-                });
-                answer.unwrap_or_else(|status| fault(&status))
+                let answer = match self.replica().metering.get_usage(request).await {
+                    Ok(answer) => answer.into_inner(),
+                    Err(status) => return fault(&status),
+                };
+                let mut facts = limits(&answer.limits);
+                facts.insert(format!("in-force={}", answer.plan_id));
+                facts.extend(self.versioned(&call, answer.subscription));
+                facts
             }
             "reset" => {
                 let ids = call.named.get("groups").map(|ids| ids.split(',').map(ToOwned::to_owned).collect());
@@ -223,17 +225,19 @@ impl Scenario {
                     overrides,
                     end_time: call.named.get("end").map(|text| timestamp(text)),
                     cycle_anchor: call.named.get("anchor").map(|text| timestamp(text)),
+                    clear_end_time: call.flags.contains("no-end"),
+                    etag: call.named.get("etag").map(|name| self.etag(name)).unwrap_or_default(),
                 };
                 let answer = self.replica().subscriptions.upsert_subscription(request).await;
                 answer
-                    .map(|answer| subscription(answer.into_inner().subscription))
+                    .map(|answer| self.versioned(&call, answer.into_inner().subscription))
                     .unwrap_or_else(|status| fault(&status))
             }
             "subscription" => {
                 let request = v1::GetSubscriptionRequest { user_id: self.user(subject) };
                 let answer = self.replica().subscriptions.get_subscription(request).await;
                 answer
-                    .map(|answer| subscription(answer.into_inner().subscription))
+                    .map(|answer| self.versioned(&call, answer.into_inner().subscription))
                     .unwrap_or_else(|status| fault(&status))
             }
             "cancel" => {
@@ -241,9 +245,21 @@ impl Scenario {
                 let request = v1::CancelSubscriptionRequest { user_id: self.user(subject), end_time };
                 let answer = self.replica().subscriptions.cancel_subscription(request).await;
                 answer
-                    .map(|answer| subscription(answer.into_inner().subscription))
+                    .map(|answer| self.versioned(&call, answer.into_inner().subscription))
                     .unwrap_or_else(|status| fault(&status))
             }
+            "reservation" => {
+                let id = self.reservation(subject);
+                let request = v1::GetReservationRequest { reservation_id: id.clone() };
+                let answer = self.replica().metering.get_reservation(request).await.map(|answer| {
+                    let found = answer.into_inner().reservation.expect("a reservation");
+                    assert_eq!(found.reservation_id, id);
+                    let now = self.clocks.get(&found.user_id).copied();
+                    self::reservation(found, now)
+                });
+                answer.unwrap_or_else(|status| fault(&status))
+            }
+            "holds" => self.holds(&call, subject).await,
             "delete" => {
                 let request = v1::DeleteUserRequest { user_id: self.user(subject) };
                 let answer = self.replica().subscriptions.delete_user(request).await;
@@ -251,6 +267,50 @@ impl Scenario {
             }
             other => panic!("no call {other}"),
         }
+    }
+
+    /// All live holds of a user, by pages: their names in the table.
+    async fn holds(&mut self, call: &Call<'_>, subject: &str) -> BTreeSet<String> {
+        let user_id = self.user(subject);
+        let page_size = call.named.get("size").map_or(0, |size| size.parse().expect("a number"));
+        let (mut holds, mut page_token) = (BTreeSet::new(), String::new());
+        loop {
+            let request = v1::ListReservationsRequest { user_id: user_id.clone(), page_size, page_token };
+            let page = match self.replica().metering.list_reservations(request).await {
+                Ok(page) => page.into_inner(),
+                Err(status) => return fault(&status),
+            };
+            let ids: BTreeSet<_> = page.reservations.iter().map(|hold| hold.reservation_id.clone()).collect();
+            assert_eq!(ids.len(), page.reservations.len(), "none comes twice on a page");
+            assert!(page.reservations.iter().all(|hold| hold.user_id == user_id));
+            let named = |id: &String| self.reservations.iter().find(|(_, known)| *known == id).map(|(name, _)| name);
+            holds.extend(ids.iter().map(|id| named(id).map_or("?", String::as_str).to_owned()));
+            page_token = page.next_page_token;
+            if page_token.is_empty() {
+                break;
+            }
+        }
+        BTreeSet::from([format!("holds={}", holds.into_iter().collect::<Vec<_>>().join(","))])
+    }
+
+    /// The etag that the table calls `name`; in quotes, the text itself.
+    fn etag(&self, name: &str) -> String {
+        match name.strip_prefix('"').and_then(|text| text.strip_suffix('"')) {
+            Some(text) => text.to_owned(),
+            None => self.etags.get(name).unwrap_or_else(|| panic!("no etag {name}")).clone(),
+        }
+    }
+
+    /// What a table can say of a subscription, and of its version.
+    fn versioned(&mut self, call: &Call<'_>, answered: Option<v1::Subscription>) -> BTreeSet<String> {
+        let etag = answered.as_ref().map(|subscription| subscription.etag.clone());
+        let mut facts = subscription(answered);
+        let Some(etag) = etag else { return facts };
+        if let Some(name) = call.named.get("as") {
+            self.etags.insert((*name).to_owned(), etag.clone());
+        }
+        facts.extend(self.etags.iter().filter(|(_, known)| **known == etag).map(|(name, _)| format!("etag={name}")));
+        facts
     }
 
     async fn reserve(&mut self, call: &Call<'_>, subject: &str) -> BTreeSet<String> {
@@ -434,7 +494,8 @@ fn limits(limits: &[v1::LimitStatus]) -> BTreeSet<String> {
 }
 
 fn subscription(subscription: Option<v1::Subscription>) -> BTreeSet<String> {
-    let Some(v1::Subscription { user_id: _, plan_id, start_time, end_time, cycle_anchor, overrides }) = subscription
+    let Some(v1::Subscription { user_id: _, plan_id, start_time, end_time, cycle_anchor, overrides, etag: _ }) =
+        subscription
     else {
         return BTreeSet::from(["no-subscription".to_owned()]);
     };
@@ -450,6 +511,33 @@ fn subscription(subscription: Option<v1::Subscription>) -> BTreeSet<String> {
             v1::quota::Limit::Unlimited(_) => "unlimited".to_owned(),
         };
         facts.insert(format!("override:{id}={quota}"));
+    }
+    facts
+}
+
+/// What a table can say of a reservation that was looked up.
+fn reservation(found: v1::Reservation, now: Option<i64>) -> BTreeSet<String> {
+    let v1::Reservation { reservation_id: _, user_id: _, event, state, expire_time, charges, late } = found;
+    let v1::Event { name, quantity, quantities, metadata } = event.expect("an event");
+    let ids: Vec<_> = charges.iter().map(|charge| charge.limit_group_id.as_str()).collect();
+    let mut facts = BTreeSet::from([self::state(state), format!("event={name}"), format!("groups={}", ids.join(","))]);
+    flag(&mut facts, "late", late);
+    facts.extend(quantity.map(|quantity| format!("quantity={quantity}")));
+    facts.extend(quantities.iter().map(|(name, quantity)| format!("{name}={quantity}")));
+    facts.extend(metadata.iter().map(|(key, value)| format!("@{key}={value}")));
+    if let (Some(expire), Some(now)) = (expire_time, now) {
+        let left = expire.seconds * 1000 + i64::from(expire.nanos) / 1_000_000 - now;
+        facts.insert(format!("expires-in={}", milliseconds(left)));
+    }
+    for charge in charges {
+        let v1::Charge { limit_group_id: id, unit, reserved_amount, committed, refunded, window_start, reset_time } =
+            charge;
+        for (name, amount) in [("reserved", reserved_amount), ("committed", committed), ("refunded", refunded)] {
+            facts.insert(format!("{id}.{name}={amount}"));
+        }
+        facts.insert(format!("{id}.unit={unit}"));
+        facts.insert(format!("{id}.start={}", shown(window_start.as_ref())));
+        facts.insert(format!("{id}.reset={}", shown(reset_time.as_ref())));
     }
     facts
 }

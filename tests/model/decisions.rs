@@ -267,6 +267,7 @@ impl Model {
         let deadline = (user_now.now + ttl_ms + 99).div_euclid(100) * 100;
         let reservation = Reservation {
             event: event.clone(),
+            kept: kept(&plan, event),
             claims,
             deadline,
             forgotten: deadline + self.settings.settlement_ms,
@@ -360,6 +361,29 @@ impl Model {
         self.cover("can use");
         answer(v1::ReserveResponse { allowed: true, matched: true, limits, ..Default::default() })
     }
+}
+
+/// What is kept of a reserved event: its name, the metadata that a condition of the plan asks for, and the quantities that the plan
+/// measures, also those that stand in the metadata. The one named `quantity` is its own.
+fn kept(plan: &Plan, event: &Event) -> Event {
+    let rules = || plan.groups.iter().flat_map(|group| &group.rules);
+    let asked = |key: &String| rules().any(|rule| rule.conditions.iter().any(|(condition, _)| condition == key));
+    let terms = rules().flat_map(|rule| match &rule.measure {
+        Measure::Terms(terms) => terms.as_slice(),
+        Measure::Events => &[],
+    });
+    let metadata = event.metadata.iter().filter(|(key, _)| asked(key));
+    let metadata = metadata.map(|(key, value)| (key.clone(), value.clone())).collect();
+    let mut kept = Event { name: event.name.clone(), metadata, ..Event::default() };
+    for term in terms {
+        let Some(value) = price::value_of(&term.name, event) else { continue };
+        if term.name == "quantity" {
+            kept.quantity = Some(value);
+        } else {
+            kept.quantities.insert(term.name.clone(), value);
+        }
+    }
+    kept
 }
 
 /// On the 29th to 31st of a month.

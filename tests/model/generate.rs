@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use fastrand::Rng;
 
-use crate::operations::{Actual, Call, Operation, Quota, Refund, When};
+use crate::operations::{Actual, Call, Operation, Quota, Refund, When, WrongEnd};
 use crate::price::{self, Unmeasured};
 use crate::reference::{Model, Settings};
 use crate::sketch::{Anchor, Catalog, Event, Group, LARGEST, MICRO, Measure, PICO, Period, Plan, Rule, Term, Unit};
@@ -237,7 +237,11 @@ fn edited(random: &mut Rng, catalog: &Catalog) -> Catalog {
 
 /// Mostly of the calendar. Some lengths are near each other, and one is a day.
 fn period(random: &mut Rng) -> Period {
-    if once_in(random, 5) { Period::Length(pick(random, &[1, 90, 300, 301, 1440, 10_080])) } else { pick(random, &PERIODS) }
+    if once_in(random, 5) {
+        Period::Length(pick(random, &[1, 90, 300, 301, 1440, 10_080]))
+    } else {
+        pick(random, &PERIODS)
+    }
 }
 
 fn anchor(random: &mut Rng) -> Anchor {
@@ -485,8 +489,12 @@ impl Generator {
             65..67 => self.can_use(user),
             67..74 => self.usage(),
             74..79 => self.upsert(user),
-            79 if once_in(&mut self.random, 2) => Call::Subscription,
-            79 => self.reset(),
+            79 => match self.random.u32(..6) {
+                0 => Call::Subscription,
+                1 => Call::Reservation { of: self.reservation(user) },
+                2 | 3 => self.reset(),
+                _ => Call::Reservations { page_size: pick(&mut self.random, &[0, 1, 2, 3, 1000]) },
+            },
             80..82 => Call::Cancel { end: (!once_in(&mut self.random, 2)).then(|| self.when(user)) },
             82 if once_in(&mut self.random, 3) => Call::Delete,
             82..90 => Call::Step(self.when(user)),
@@ -675,6 +683,18 @@ impl Generator {
             let spans = [0, -1, -1000, -3_600_000, -DAY, -20 * DAY, -45 * DAY, 1000, DAY, 40 * DAY];
             When::After(pick(&mut self.random, &spans))
         });
-        Call::Upsert { plan: plan.to_owned(), overrides, end, anchor }
+        // A version that is current, that was current once, or that never was.
+        let etag = once_in(&mut self.random, 3).then(|| match self.random.u32(..6) {
+            0 => u32::MAX,
+            1 => {
+                let made = |asked: &&Operation| matches!(asked.call, Call::Upsert { .. } | Call::Cancel { .. });
+                let made: Vec<u32> = self.asked.iter().filter(made).map(|asked| asked.number).collect();
+                if made.is_empty() { u32::MAX } else { pick(&mut self.random, &made) }
+            }
+            _ => self.model.users[user].subscription.as_ref().map_or(u32::MAX, |stored| stored.version),
+        });
+        let wrong_end =
+            once_in(&mut self.random, 40).then(|| pick(&mut self.random, &[WrongEnd::Epoch, WrongEnd::Both]));
+        Call::Upsert { plan: plan.to_owned(), overrides, end, anchor, etag, wrong_end }
     }
 }

@@ -107,6 +107,7 @@ impl Client {
                 let refund = self.random.bool().then_some(Refund { of, in_metadata: false });
                 Call::Track { event, request_id: self.request_id(), enforce: false, refund, at: None }
             }
+            15 if self.random.bool() => Call::Reservation { of: self.reservation() },
             15 => Call::CanUse { event: self.event() },
             16 => Call::Usage { pattern: String::new(), at: None },
             _ if self.stepping => Call::Step(When::After([1, 999, 1000][self.random.usize(..3)])),
@@ -115,7 +116,7 @@ impl Client {
                 let quota = Quota::Amount(self.random.u128(0..9) * MICRO);
                 let overrides = self.random.bool().then(|| [("g0".to_owned(), quota)].into());
                 let plan = ["free", "pro", "max"][self.random.usize(..3)].to_owned();
-                Call::Upsert { plan, overrides, end: None, anchor: None }
+                Call::Upsert { plan, overrides, end: None, anchor: None, etag: None, wrong_end: None }
             }
         }
     }
@@ -208,7 +209,7 @@ fn explains(model: &Model, records: &[Record], done: u32, seen: &mut HashSet<(u3
             return explains(model, records, done | 1 << index, seen);
         }
         let mut next = Model { covered: Default::default(), ..model.clone() };
-        next.apply(&record.operation) == record.answer && explains(&next, records, done | 1 << index, seen)
+        record.answer.is(&next.apply(&record.operation)) && explains(&next, records, done | 1 << index, seen)
     })
 }
 

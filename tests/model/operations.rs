@@ -44,6 +44,14 @@ pub enum Call {
     CanUse {
         event: Event,
     },
+    /// GetReservation.
+    Reservation {
+        of: u32,
+    },
+    /// ListReservations: all pages.
+    Reservations {
+        page_size: i32,
+    },
     Usage {
         pattern: String,
         at: Option<When>,
@@ -51,8 +59,12 @@ pub enum Call {
     Upsert {
         plan: String,
         overrides: Option<BTreeMap<String, Quota>>,
+        /// `None` of these is `clear_end_time`.
         end: Option<Option<When>>,
         anchor: Option<When>,
+        /// The version that this operation has made of the subscription; one that is none's where it has made none.
+        etag: Option<u32>,
+        wrong_end: Option<WrongEnd>,
     },
     Subscription,
     Cancel {
@@ -63,6 +75,15 @@ pub enum Call {
     Step(When),
     /// Not a call: Redis's clock is set so many milliseconds forwards or backwards.
     Jump(i64),
+}
+
+/// What no upsert takes for an end.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum WrongEnd {
+    /// The Unix epoch.
+    Epoch,
+    /// An end, and that there is none.
+    Both,
 }
 
 /// Of which reservation a refund is.

@@ -71,6 +71,13 @@ pub enum Unmeasured {
     Exceeded(String, Vec<String>),
 }
 
+/// The number that an event says of a quantity, if it says one.
+pub fn value_of(name: &str, event: &Event) -> Option<u128> {
+    let own = if name == "quantity" { event.quantity } else { None };
+    let named = event.quantities.get(name).copied().or(own);
+    named.or_else(|| event.metadata.get(name).and_then(|text| number(text)))
+}
+
 /// What the event has of a quantity: its own, else that of the metadata, else the default of the rule, else, for `quantity`, 1 where
 /// the unit is `count`.
 fn value(term: &Term, event: &Event, unit: Unit) -> Result<Option<u128>, Unmeasured> {

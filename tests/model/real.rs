@@ -1,6 +1,6 @@
 //! The real thing: replicas of the service, asked what the model is asked, through the same code that the network reaches.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,8 +18,8 @@ use tollgate::verify::{Finding, Kind};
 use tonic::{Request, Status};
 use tonic_types::StatusExt as _;
 
-use crate::answers::{Answer, duration, timestamp};
-use crate::operations::{Actual, Call, Operation, Quota, Refund, When};
+use crate::answers::{Answer, SOME_ETAG, duration, timestamp};
+use crate::operations::{Actual, Call, Operation, Quota, Refund, When, WrongEnd};
 use crate::reference::Settings;
 use crate::sketch::{Event, double};
 use crate::support::timed_redis::TimedRedis;
@@ -45,6 +45,8 @@ pub struct Names {
     reservations: HashMap<u32, String>,
     /// `r7` or `e9`, by the real name.
     symbols: HashMap<String, String>,
+    /// Versions of subscriptions, by the operation that made them.
+    etags: HashMap<u32, String>,
 }
 
 impl Real {
@@ -126,10 +128,37 @@ impl Real {
         }
     }
 
+    /// A reservation, with its user named as in the model.
+    fn with_name(&self, found: v1::Reservation) -> v1::Reservation {
+        let user = self.users.iter().position(|user| *user == found.user_id).expect("a user of the test");
+        v1::Reservation { user_id: format!("user{user}"), ..found }
+    }
+
+    /// Every page of a user's live holds.
+    async fn holds(&self, metering: &Metering, user: &str, page_size: i32) -> Result<Vec<v1::Reservation>, Status> {
+        let (mut holds, mut page_token) = (BTreeMap::new(), String::new());
+        loop {
+            let request = v1::ListReservationsRequest { user_id: user.to_owned(), page_size, page_token };
+            let page = metering.list_reservations(asked(request)).await?.into_inner();
+            let count = page.reservations.len();
+            let most = usize::try_from(if page_size == 0 { 100 } else { page_size }).expect("a size");
+            assert!(count <= most, "{count} on a page of {most}");
+            let page_of: BTreeMap<_, _> =
+                page.reservations.into_iter().map(|hold| (hold.reservation_id.clone(), self.with_name(hold))).collect();
+            assert_eq!(page_of.len(), count, "none comes twice on a page");
+            holds.extend(page_of);
+            page_token = page.next_page_token;
+            if page_token.is_empty() {
+                return Ok(holds.into_values().collect());
+            }
+        }
+    }
+
     /// Asks; `at` is what the operation's times mean.
     pub async fn ask(&mut self, operation: &Operation, at: impl Fn(&When) -> i64) -> Answer {
         let answer = self.send(operation, |of| self.names.reservation(of), at).await;
         self.names.learn(operation.number, &answer);
+        self.names.learn_etag(operation.number, &answer);
         self.names.symbolic(operation.user, answer)
     }
 
@@ -192,16 +221,31 @@ impl Real {
                 let request = v1::GetUsageRequest { user_id, event: pattern.clone(), at };
                 metering.get_usage(asked(request)).await.map(|answer| Answer::Usage(answer.into_inner()))
             }
-            Call::Upsert { plan, overrides, end, anchor } => {
+            Call::Reservation { of } => {
+                let found = metering.get_reservation(asked(v1::GetReservationRequest { reservation_id: id_of(*of) }));
+                found.await.map(|answer| {
+                    let found = answer.into_inner().reservation.expect("a reservation");
+                    Answer::Reservation(self.with_name(found))
+                })
+            }
+            Call::Reservations { page_size } => self.holds(metering, &user_id, *page_size).await.map(Answer::Holds),
+            Call::Upsert { plan, overrides, end, anchor, etag, wrong_end } => {
+                let end_time = end.as_ref().and_then(|end| end.as_ref().map(|end| timestamp(at(end))));
+                let (end_time, clear_end_time) = match wrong_end {
+                    None => (end_time, matches!(end, Some(None))),
+                    Some(WrongEnd::Epoch) => (Some(timestamp(0)), false),
+                    Some(WrongEnd::Both) => (Some(timestamp(1_000)), true),
+                };
                 let request = v1::UpsertSubscriptionRequest {
                     user_id,
                     plan_id: plan.clone(),
                     overrides: overrides.as_ref().map(|own| v1::QuotaOverrides {
                         quotas: own.iter().map(|(id, quota)| (id.clone(), quota_message(*quota))).collect(),
                     }),
-                    // The epoch clears a stored end.
-                    end_time: end.as_ref().map(|end| timestamp(end.as_ref().map_or(0, &at))),
+                    end_time,
                     cycle_anchor: anchor.as_ref().map(|anchor| timestamp(at(anchor))),
+                    clear_end_time,
+                    etag: etag.map(|made| self.names.etag(made)).unwrap_or_default(),
                 };
                 let answer = subscriptions.upsert_subscription(asked(request)).await;
                 answer.map(|answer| Answer::Subscription(answer.into_inner().subscription))
@@ -246,6 +290,20 @@ impl Names {
         }
     }
 
+    /// The etag of the version that this operation has made.
+    pub fn etag(&self, of: u32) -> String {
+        self.etags.get(&of).cloned().unwrap_or_else(|| "no such version".to_owned())
+    }
+
+    /// Takes in a version that nobody has seen before. Operations come one after the other, so that this one has made it.
+    fn learn_etag(&mut self, number: u32, answer: &Answer) {
+        let Some(etag) = answer.clone().subscription_mut().map(|told| told.etag.clone()) else { return };
+        if !self.symbols.contains_key(&etag) {
+            self.symbols.insert(etag.clone(), format!("v{number}"));
+            self.etags.insert(number, etag);
+        }
+    }
+
     /// The answer, with what the service named at random named by the operation that made it.
     pub fn symbolic(&self, user: usize, mut answer: Answer) -> Answer {
         let symbol = |real: &mut String| {
@@ -256,9 +314,17 @@ impl Names {
         match &mut answer {
             Answer::Reserve(reserved) => symbol(&mut reserved.reservation_id),
             Answer::Track(tracked) => symbol(&mut tracked.event_id),
-            Answer::Usage(v1::GetUsageResponse { subscription: Some(subscription), .. })
-            | Answer::Subscription(Some(subscription)) => subscription.user_id = format!("user{user}"),
+            Answer::Reservation(found) => symbol(&mut found.reservation_id),
+            Answer::Holds(holds) => {
+                holds.iter_mut().for_each(|hold| symbol(&mut hold.reservation_id));
+                holds.sort_by(|one, two| one.reservation_id.cmp(&two.reservation_id));
+            }
             _ => {}
+        }
+        if let Some(subscription) = answer.subscription_mut() {
+            subscription.user_id = format!("user{user}");
+            let symbol = self.symbols.get(&subscription.etag).map_or(SOME_ETAG, String::as_str);
+            symbol.clone_into(&mut subscription.etag);
         }
         answer
     }

@@ -8,10 +8,10 @@ use std::collections::BTreeMap;
 
 use tonic::Code;
 
-use crate::answers::{Answer, fault_with};
+use crate::answers::{Answer, fault_with, invalid};
 use crate::operations::{Call, Operation, Quota, When};
 use crate::sketch::{Catalog, Plan};
-use crate::standing::quota;
+use crate::standing::{Upsert, quota};
 use crate::user::{FARTHEST_AHEAD, User};
 use crate::windows::{NEVER, Wanted, Window};
 
@@ -146,7 +146,7 @@ impl Model {
     /// Whose state an operation is about.
     fn asked(&self, operation: &Operation) -> Option<usize> {
         match &operation.call {
-            Call::Commit { of, .. } | Call::Release { of } => {
+            Call::Commit { of, .. } | Call::Release { of } | Call::Reservation { of } => {
                 self.users.iter().position(|user| user.reservations.contains_key(of))
             }
             Call::Delete => None,
@@ -213,15 +213,22 @@ impl Model {
                 let at = at.as_ref().map(|at| self.resolve(user, at));
                 self.usage(replica, user, pattern, at)
             }
-            Call::Upsert { plan, overrides, end, anchor } => {
+            Call::Reservation { of } => self.reservation(*of),
+            Call::Reservations { .. } => self.reservations(user),
+            Call::Upsert { wrong_end: Some(_), .. } => {
+                self.cover("an end that no upsert takes");
+                Err(invalid("INVALID_FIELD"))
+            }
+            Call::Upsert { plan, overrides, end, anchor, etag, wrong_end: None } => {
                 let end = end.as_ref().map(|end| end.as_ref().map(|end| self.resolve(user, end)));
                 let anchor = anchor.as_ref().map(|anchor| self.resolve(user, anchor));
-                self.upsert(replica, user, plan, overrides.as_ref(), end, anchor)
+                let upsert = Upsert { plan, overrides: overrides.as_ref(), end, anchor, etag: *etag };
+                self.upsert(number, replica, user, &upsert)
             }
             Call::Subscription => self.subscription(user),
             Call::Cancel { end } => {
                 let end = end.as_ref().map(|end| self.resolve(user, end));
-                self.cancel(user, end)
+                self.cancel(number, user, end)
             }
             Call::Delete => {
                 self.users[user].delete();

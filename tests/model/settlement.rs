@@ -3,7 +3,9 @@
 use tollgate::grpc::v1;
 use tonic::Code;
 
-use crate::answers::{Answer, already_committed, claim_row, fault, fault_with, invalid, nothing_measured, unmeasured};
+use crate::answers::{
+    Answer, already_committed, claim_row, fault, fault_with, invalid, nothing_measured, reservation, unmeasured,
+};
 use crate::operations::Actual;
 use crate::price::{self, Unmeasured};
 use crate::reference::{Model, Outcome};
@@ -23,6 +25,35 @@ impl Model {
                 Err(fault(Code::NotFound, "RESERVATION_NOT_FOUND"))
             }
         }
+    }
+
+    /// As it is remembered.
+    pub fn reservation(&mut self, of: u32) -> Outcome {
+        let user = self.owner(of)?;
+        let found = reservation(&self.users[user], of);
+        self.cover(match found.state() {
+            v1::ReservationState::Held => "a live hold is looked up",
+            _ => "what is not held any more is looked up",
+        });
+        if found.charges.iter().any(|charge| charge.refunded > 0.0) {
+            self.cover("what was refunded is looked up");
+        }
+        Err(Answer::Reservation(found))
+    }
+
+    /// All that is live.
+    pub fn reservations(&mut self, user: usize) -> Outcome {
+        let user = &self.users[user];
+        // SPEC does not say what is told of a hold whose memory a wrong time has made Redis drop.
+        let live: Vec<_> = user.live_ones().into_iter().filter(|of| user.remembers_reservation(*of)).collect();
+        let mut holds: Vec<_> = live.iter().map(|of| reservation(user, *of)).collect();
+        holds.sort_by(|one, two| one.reservation_id.cmp(&two.reservation_id));
+        match holds.len() {
+            0 => {}
+            1 => self.cover("a live hold is listed"),
+            _ => self.cover("several live holds are listed"),
+        }
+        Err(Answer::Holds(holds))
     }
 
     pub fn commit(&mut self, of: u32, actual: Option<&Actual>) -> Outcome {

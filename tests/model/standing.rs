@@ -13,6 +13,17 @@ use crate::sketch::{Group, MICRO, Unit, double};
 use crate::user::{Subscription, User};
 use crate::windows::{NEVER, Shown, Wanted};
 
+/// What an upsert asks for; `None` keeps what is stored.
+#[derive(Clone, Copy)]
+pub struct Upsert<'a> {
+    pub plan: &'a str,
+    pub overrides: Option<&'a BTreeMap<String, Quota>>,
+    pub end: Option<Option<i64>>,
+    pub anchor: Option<i64>,
+    /// The version that it is to change.
+    pub etag: Option<u32>,
+}
+
 impl Model {
     pub fn usage(&mut self, replica: usize, user: usize, pattern: &str, at: Option<i64>) -> Outcome {
         let subscription = self.subscription_message(user);
@@ -44,7 +55,7 @@ impl Model {
 
     fn subscription_message(&self, user: usize) -> Option<v1::Subscription> {
         let User { name, subscription, .. } = &self.users[user];
-        let Subscription { plan, start, end, anchor, fallen: _, overrides } = subscription.as_ref()?;
+        let Subscription { plan, start, end, anchor, fallen: _, version, overrides } = subscription.as_ref()?;
         let quota = |quota: &Quota| match quota {
             Quota::Amount(micros) => v1::quota::Limit::Amount(double(*micros)),
             Quota::Unlimited => v1::quota::Limit::Unlimited(true),
@@ -58,6 +69,7 @@ impl Model {
             end_time: end.map(timestamp),
             cycle_anchor: Some(timestamp(*anchor)),
             overrides: (!quotas.is_empty()).then_some(v1::QuotaOverrides { quotas }),
+            etag: format!("v{version}"),
         })
     }
 
@@ -69,18 +81,15 @@ impl Model {
     }
 
     /// Fields left out keep what is stored, while the subscription runs; after its end a new one begins, of which only the plan is kept.
-    pub fn upsert(
-        &mut self,
-        replica: usize,
-        user: usize,
-        plan_id: &str,
-        overrides: Option<&BTreeMap<String, Quota>>,
-        end: Option<Option<i64>>,
-        anchor: Option<i64>,
-    ) -> Outcome {
+    pub fn upsert(&mut self, number: u32, replica: usize, user: usize, asked: &Upsert<'_>) -> Outcome {
+        let Upsert { plan: plan_id, overrides, end, anchor, etag } = *asked;
         let catalog = self.settings.catalogs[replica].clone();
         let now = self.users[user].now;
         let stored = self.users[user].subscription.clone();
+        if stored.is_none() && etag.is_some() {
+            self.cover("an etag where there is no subscription");
+            return Err(fault(Code::Aborted, "ETAG_MISMATCH"));
+        }
         let plan_id = match (&stored, plan_id) {
             (None, "") => return Err(invalid("INVALID_FIELD")),
             (Some(stored), "") => stored.plan.clone(),
@@ -105,13 +114,27 @@ impl Model {
             end: end.unwrap_or_else(|| kept.and_then(|kept| kept.end)),
             anchor: anchor.or(kept.map(|kept| kept.anchor)).unwrap_or(now),
             fallen: false,
+            version: number,
             overrides: overrides.or(kept.map(|kept| &kept.overrides)).cloned().unwrap_or_default(),
         };
         if let Some(stored) = &stored
-            && (Subscription { fallen: stored.fallen, ..wanted.clone() }) == *stored
+            && (Subscription { fallen: stored.fallen, version: stored.version, ..wanted.clone() }) == *stored
         {
             self.cover("an upsert that changes nothing");
+            if etag.is_some_and(|etag| etag != stored.version) {
+                self.cover("an upsert finds everything in place under another etag");
+            }
             return self.subscription(user);
+        }
+        if let (Some(etag), Some(stored)) = (etag, &stored) {
+            if etag != stored.version {
+                self.cover("an etag that is not current");
+                return Err(fault(Code::Aborted, "ETAG_MISMATCH"));
+            }
+            self.cover("an etag that is current");
+        }
+        if stored.as_ref().is_some_and(|stored| stored.end.is_some() && !stored.ended(now)) && end == Some(None) {
+            self.cover("an end is cleared");
         }
         if stored.as_ref().is_some_and(|stored| stored.ended(now) && !stored.fallen) {
             self.cover("a renewal after an end that nobody has seen");
@@ -150,10 +173,14 @@ impl Model {
         self.subscription(user)
     }
 
-    pub fn cancel(&mut self, user: usize, end: Option<i64>) -> Outcome {
+    pub fn cancel(&mut self, number: u32, user: usize, end: Option<i64>) -> Outcome {
         let now = self.users[user].now;
         if let Some(subscription) = self.users[user].subscription.as_mut().filter(|stored| !stored.ended(now)) {
-            subscription.end = Some(end.unwrap_or(now));
+            let end = Some(end.unwrap_or(now));
+            if subscription.end != end {
+                subscription.version = number;
+            }
+            subscription.end = end;
             subscription.fallen = false;
             self.cover("cancelled");
         }

@@ -73,7 +73,14 @@ impl Generator {
 
     /// A subscription ends, and is renewed before anybody has seen that.
     fn renewal(&mut self, user: usize) -> Call {
-        let upsert = |plan: &str, end| Call::Upsert { plan: plan.to_owned(), overrides: None, end, anchor: None };
+        let upsert = |plan: &str, end| Call::Upsert {
+            plan: plan.to_owned(),
+            overrides: None,
+            end,
+            anchor: None,
+            etag: None,
+            wrong_end: None,
+        };
         let plan = pick(&mut self.random, &PLANS);
         if once_in(&mut self.random, 2) {
             let track = self.track(user);
@@ -89,7 +96,14 @@ impl Generator {
     fn next_period(&mut self, user: usize) -> Call {
         let upsert = |plan: &str, anchor| {
             let end = Some(None);
-            Call::Upsert { plan: plan.to_owned(), overrides: None, end, anchor: Some(anchor) }
+            Call::Upsert {
+                plan: plan.to_owned(),
+                overrides: None,
+                end,
+                anchor: Some(anchor),
+                etag: None,
+                wrong_end: None,
+            }
         };
         let track = self.track_plain();
         self.plan(user, track);
@@ -108,8 +122,14 @@ impl Generator {
 
     /// Every plan is entered, and every replica counts by it.
     fn tour(&mut self, user: usize) -> Call {
-        let upsert =
-            |plan: &str| Call::Upsert { plan: plan.to_owned(), overrides: None, end: Some(None), anchor: None };
+        let upsert = |plan: &str| Call::Upsert {
+            plan: plan.to_owned(),
+            overrides: None,
+            end: Some(None),
+            anchor: None,
+            etag: None,
+            wrong_end: None,
+        };
         let mut plans = PLANS;
         self.random.shuffle(&mut plans);
         for plan in plans {
@@ -162,8 +182,9 @@ impl Generator {
         let refund = Some(Refund { of: number, in_metadata: false });
         for quantities in refunds {
             let event = Event { name: "llm.tokens.refund".to_owned(), quantities, ..Event::default() };
-            self.plan(user, Call::Track { event, request_id: String::new(), enforce: false, refund });
+            self.plan(user, Call::Track { event, request_id: String::new(), enforce: false, refund, at: None });
         }
+        self.plan(user, Call::Reservation { of: number });
         Call::Reserve { event, ttl_ms: None, request_id: String::new() }
     }
 
@@ -174,7 +195,7 @@ impl Generator {
         let later = pick(&mut self.random, &[400 * DAY, 800 * DAY]);
         self.plan(user, Call::Step(When::After(later)));
         let plan = pick(&mut self.random, &PLANS).to_owned();
-        self.plan(user, Call::Upsert { plan, overrides: None, end: None, anchor: None });
+        self.plan(user, Call::Upsert { plan, overrides: None, end: None, anchor: None, etag: None, wrong_end: None });
         Call::Delete
     }
 }

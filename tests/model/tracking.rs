@@ -88,7 +88,8 @@ impl Model {
         };
         if !request_id.is_empty() {
             // What happened earlier may have waited for long.
-            let remembered = if at.is_some() { self.settings.replay_ms.max(24 * 3_600_000) } else { self.settings.replay_ms };
+            let remembered =
+                if at.is_some() { self.settings.replay_ms.max(24 * 3_600_000) } else { self.settings.replay_ms };
             let forgotten = now + remembered;
             let memory = Id::Track { body, number, claims: claims.clone(), forgotten };
             self.users[user].ids.insert(request_id.to_owned(), memory);

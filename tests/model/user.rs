@@ -41,12 +41,16 @@ pub struct Subscription {
     pub anchor: i64,
     /// Somebody has seen that it ended.
     pub fallen: bool,
+    /// The operation that made it what it is.
+    pub version: u32,
     pub overrides: BTreeMap<String, Quota>,
 }
 
 #[derive(Debug, Clone)]
 pub struct Reservation {
     pub event: Event,
+    /// What of the event is kept for who looks it up.
+    pub kept: Event,
     pub claims: Vec<Claim>,
     pub deadline: i64,
     pub forgotten: i64,
@@ -187,6 +191,12 @@ impl User {
 
     fn live(&self) -> impl Iterator<Item = &Reservation> {
         self.reservations.values().filter(|reservation| reservation.state_at(self.now) == State::Held)
+    }
+
+    /// The live reservations, by the operations that made them.
+    pub fn live_ones(&self) -> Vec<u32> {
+        let live = self.reservations.iter().filter(|(_, reservation)| reservation.state_at(self.now) == State::Held);
+        live.map(|(of, _)| *of).collect()
     }
 
     /// What live reservations hold of a window.

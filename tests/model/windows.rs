@@ -328,7 +328,8 @@ impl Windows {
     fn is_moved_away(&self, window: usize, wanted: Wanted<'_>, now: i64) -> bool {
         let this = &self.all[window];
         this.anchor.from().is_some_and(|anchor| {
-            let moved = Wanted { group: &Group { anchor: Anchor::SubscriptionStart, ..wanted.group.clone() }, ..wanted };
+            let moved =
+                Wanted { group: &Group { anchor: Anchor::SubscriptionStart, ..wanted.group.clone() }, ..wanted };
             // Where the anchor says that it starts, or no earlier than the end of the one before.
             let counted = moved.natural(now).start;
             wanted.cycle_anchor != Some(anchor) && ![counted, self.frame(moved, now).start].contains(&this.start)

@@ -212,6 +212,22 @@ async fn an_app_sees_nothing_of_another() {
     let unknown = "RESERVATION_NOT_FOUND";
     refused(replica.metering.commit(with(commit(), &theirs, "")).await, Code::NotFound, unknown);
     refused(replica.metering.release(with(release(), &theirs, "")).await, Code::NotFound, unknown);
+    let look = || v1::GetReservationRequest { reservation_id: id.clone() };
+    refused(replica.metering.get_reservation(with(look(), &theirs, "")).await, Code::NotFound, unknown);
+    let found =
+        replica.metering.get_reservation(with(look(), &ours, "")).await.unwrap().into_inner().reservation.unwrap();
+    assert_eq!((&found.reservation_id, &found.user_id), (&id, &user));
+    // Two holds, so that a page of one has a token, which is no key to the other app's user of that name.
+    replica.metering.reserve(with(reserve(&user), &ours, "")).await.unwrap();
+    let list =
+        |token: &str| v1::ListReservationsRequest { user_id: user.clone(), page_size: 1, page_token: token.to_owned() };
+    let page = replica.metering.list_reservations(with(list(""), &ours, "")).await.unwrap().into_inner();
+    let none = replica.metering.list_reservations(with(list(""), &theirs, "")).await.unwrap().into_inner();
+    assert_eq!((page.reservations.len(), none.reservations.len()), (1, 0));
+    let token = page.next_page_token;
+    assert!(replica.metering.list_reservations(with(list(&token), &ours, "")).await.is_ok());
+    let other = replica.metering.list_reservations(with(list(&token), &theirs, "")).await;
+    refused(other, Code::InvalidArgument, "PAGE_TOKEN_INVALID");
     replica.metering.commit(with(commit(), &ours, "")).await.unwrap();
     let refund = v1::TrackRequest {
         event: Some(v1::Event { name: "llm.tokens.refund".to_owned(), ..event() }),
@@ -219,6 +235,12 @@ async fn an_app_sees_nothing_of_another() {
         ..track(&user)
     };
     refused(replica.metering.track(with(refund.clone(), &theirs, "")).await, Code::NotFound, unknown);
+    let batch = v1::BatchTrackRequest { requests: vec![refund.clone(), track(&user)] };
+    let results = replica.metering.batch_track(with(batch, &theirs, "")).await.unwrap().into_inner().results;
+    use v1::batch_track_result::Result as Outcome;
+    assert!(matches!(&results[0].result, Some(Outcome::Status(status)) if status.code == i32::from(Code::NotFound)));
+    assert!(matches!(&results[1].result, Some(Outcome::Response(_))));
+    assert_eq!(used(&mut replica, &theirs, &user).await, 7.0);
     assert_eq!(used(&mut replica, &ours, &user).await, 14.0);
     replica.metering.track(with(refund, &ours, "")).await.unwrap();
     assert_eq!(used(&mut replica, &ours, &user).await, 7.0);

@@ -92,6 +92,10 @@ scripts! {
     refund_reservation,
     /// A user's standing in every group.
     usage,
+    /// Returns what is remembered of a reservation.
+    reservation_get,
+    /// Reads some live holds of a user.
+    reservations_list,
     /// Reads a subscription.
     subscription_get,
     /// Replaces a subscription.

@@ -34,7 +34,8 @@ fn pieces(source: &str) -> Vec<Piece<'_>> {
         }
         at += line.len();
         // Lines of a function are indented, but for its last one.
-        let ends = name.is_some() && (line.trim_end() == "end" || (function(line).is_some() && line.trim_end().ends_with(" end")));
+        let ends = name.is_some()
+            && (line.trim_end() == "end" || (function(line).is_some() && line.trim_end().ends_with(" end")));
         if ends {
             pieces.push(Piece { name: name.take(), text: &source[start..at] });
             start = at;

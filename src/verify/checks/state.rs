@@ -142,7 +142,8 @@ fn window_problems(window: &Window, state: &State) -> Vec<String> {
     }
     let sequence = state.head.memory.as_ref().map_or(0, |memory| memory.sequence);
     if stored.reset > sequence {
-        problems.push(format!("was reset with writing {} of the memory, which was written {sequence} times", stored.reset));
+        problems
+            .push(format!("was reset with writing {} of the memory, which was written {sequence} times", stored.reset));
     }
     if period == LIFETIME && (start, ends, kept) != (0, NEVER_MS, NEVER_MS) {
         problems.push(format!("is of a lifetime, but starts at {start}, ends at {ends} and is kept until {kept}"));

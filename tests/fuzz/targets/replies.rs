@@ -1,17 +1,19 @@
 //! What is read from Redis: the answer of a script, and a plan of the archive. Either is understood whole, or refused.
 //!
-//! The first byte chooses what is expected: an answer about a plan that is known, or about one that is not, or a plan.
+//! The first byte chooses what is expected: an answer about a plan that is known, or about one that is not, or a plan, or reservations.
 
 use std::sync::LazyLock;
 
 use tollgate::catalog;
 use tollgate::domain::amount::MAX_UNITS;
-use tollgate::domain::answer::Standing;
+use tollgate::domain::answer::{ReservationState, Standing};
 use tollgate::domain::fault::Fault;
+use tollgate::domain::id::{AppId, Owner, UserId};
 use tollgate::domain::plan::{Catalog, Quota};
 use tollgate::domain::subscription::Subscription;
 use tollgate::ledger::{
     CompiledPlan, Frames, NoAnswer, NoPlan, Stored, digest_of, encode_subscription, formats, read_answer,
+    read_reservations,
 };
 
 use super::check_fault;
@@ -25,14 +27,15 @@ const AT_MS: i64 = 1_795_516_231_123;
 
 pub(super) fn run(input: &[u8]) {
     let Some((kind, packed)) = input.split_first() else { return };
-    let answer = match kind % 3 {
+    let answer = match kind % 4 {
         0 => read_answer(packed, Some(&PLAN)),
         1 => read_answer(packed, None),
-        _ => return check_plan(packed),
+        2 => return check_plan(packed),
+        _ => return check_reservations(packed),
     };
     match answer {
         Ok(answer) => {
-            assert!(kind % 3 == 0 || answer.standings.is_empty(), "groups of a plan that nobody knows");
+            assert!(kind % 4 == 0 || answer.standings.is_empty(), "groups of a plan that nobody knows");
             answer.standings.iter().for_each(check_standing);
         }
         Err(NoAnswer::Stale(stored)) => check_stored(&stored),
@@ -87,6 +90,18 @@ fn written_and_read(stored: &Stored, subscription: &Subscription) -> Stored {
     match read_answer(&packed, None) {
         Err(NoAnswer::Stale(again)) => *again,
         other => panic!("{other:?}"),
+    }
+}
+
+fn check_reservations(packed: &[u8]) {
+    let owner = Owner::new(&AppId::default(), &UserId::parse("u").unwrap());
+    let Ok(reservations) = read_reservations(packed, &owner, &PLAN) else { return };
+    for reservation in reservations {
+        for charge in &reservation.charges {
+            assert!([charge.reserved, charge.committed, charge.refunded].iter().all(|units| *units <= MAX_UNITS));
+            assert!(charge.committed == 0 || reservation.state == ReservationState::Committed, "{charge:?}");
+        }
+        assert!(reservation.event.quantities.keys().all(|name| PLAN.names.contains(name)));
     }
 }
 

@@ -11,9 +11,9 @@ use tollgate::catalog;
 use tollgate::domain::amount::{MAX_UNITS, Quantity};
 use tollgate::domain::event::Event;
 use tollgate::domain::fault::Fault;
-use tollgate::domain::id::ReservationId;
+use tollgate::domain::id::{AppId, Owner, ReservationId, UserId};
 use tollgate::grpc::{request, v1};
-use tollgate::ledger::{CompiledPlan, priced, used};
+use tollgate::ledger::{CompiledPlan, Position, priced, used};
 
 use super::check_fault;
 
@@ -33,7 +33,7 @@ pub(super) fn run(input: &[u8]) {
         assert!(call.reason.len() <= 256);
         return;
     }
-    match kind % 11 {
+    match kind % 14 {
         0 => {
             let Some(call) = parsed(message, request::reserve) else { return };
             assert!((1..=256).contains(&call.user.as_str().len()));
@@ -76,6 +76,8 @@ pub(super) fn run(input: &[u8]) {
             let overrides = upsert.overrides.unwrap_or_default();
             assert!(overrides.len() <= 1000 && overrides.keys().all(|id| (1..=64).contains(&id.len())));
             upsert.end_ms.flatten().into_iter().for_each(check_time);
+            assert_ne!(upsert.end_ms, Some(Some(0)), "the epoch is no end");
+            assert!(upsert.etag.is_none_or(|etag| (1..=64).contains(&etag.len())));
             // Windows can be counted from it, in every zone.
             assert!(upsert.cycle_anchor_ms.is_none_or(|anchor_ms| (0..253_370_764_800_000).contains(&anchor_ms)));
         }
@@ -85,9 +87,32 @@ pub(super) fn run(input: &[u8]) {
         }
         8 => drop(parsed(message, |request: v1::GetSubscriptionRequest| request::user(&request.user_id))),
         9 => drop(parsed(message, |request: v1::DeleteUserRequest| request::user(&request.user_id))),
-        _ => {
+        10 => {
             let Some(plan_id) = parsed(message, request::get_plan) else { return };
             assert!(plan_id.len() <= 64);
+        }
+        11 => {
+            let Some(requests) = parsed(message, request::batch) else { return };
+            assert!((1..=1000).contains(&requests.len()));
+            for request in requests {
+                match request::track(request) {
+                    Ok((_, call)) => check_event(&call.event),
+                    Err(fault) => check_fault(&fault),
+                }
+            }
+        }
+        12 => {
+            let Some(id) = parsed(message, request::get_reservation) else { return };
+            assert_eq!(id.to_string().parse(), Ok(id));
+        }
+        _ => {
+            let owner = |user: &UserId| Owner::new(&AppId::default(), user);
+            let parse = |request| request::list_reservations(request, owner);
+            let Some((owner, listing)) = parsed(message, parse) else { return };
+            assert!((1..=1000).contains(&listing.page_size));
+            if listing.from != Position::default() {
+                assert_eq!(Position::parse(&listing.from.token(&owner), &owner), Some(listing.from));
+            }
         }
     }
 }

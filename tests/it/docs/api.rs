@@ -88,6 +88,7 @@ fn scalar(field: &FieldDescriptorProto) -> String {
         Type::Message | Type::Enum => link(field.type_name()),
         Type::Double => "`double`".to_owned(),
         Type::Bool => "`bool`".to_owned(),
+        Type::Int32 => "`int32`".to_owned(),
         Type::String => "`string`".to_owned(),
         other => panic!("say how {other:?} is shown"),
     }

@@ -171,7 +171,8 @@ pub async fn lapsed(ledger: &Ledger) -> bool {
         }
         user.step(TTL).await;
     }
-    let call = |user: &User<'_>| raw::track(&user.owner, &user.basis, &Once::track(None, &e, false, None, None), &e, false);
+    let call =
+        |user: &User<'_>| raw::track(&user.owner, &user.basis, &Once::track(None, &e, false, None, None), &e, false);
     let script = &ledger.scripts().track;
     right &= raw::told(script, &[call(&one), call(&other)]).await == Some((3, 0));
     right &= raw::told(script, &[call(&one), call(&other)]).await == Some((0, 0));

@@ -6,6 +6,7 @@ mod calls;
 mod edges;
 mod expiry;
 mod forms;
+mod listing;
 mod measures;
 mod memory;
 mod pages;
@@ -65,6 +66,11 @@ pub async fn wrong(ledger: &Ledger) -> Option<&'static str> {
         ("a plan that is nowhere gives no price", Box::pin(forms::not_archived(ledger))),
         ("a write that did not happen is undone", Box::pin(forms::undone(ledger))),
         ("memories without a state count for nothing", Box::pin(forms::orphaned(ledger))),
+        ("a reservation is looked up by all of its id", Box::pin(listing::looked_up(ledger))),
+        ("a listing reads both memories, and what goes before in them", Box::pin(listing::both_memories(ledger))),
+        ("a listing leaves out what did not happen", Box::pin(listing::undone(ledger))),
+        ("a listing does not pass over what a later version has written", Box::pin(listing::later_format(ledger))),
+        ("a large part of the old memory is read whole", Box::pin(listing::large(ledger))),
         ("the memories change places", Box::pin(memory::rotation(ledger))),
         ("an expired memory begins anew", Box::pin(memory::begun_anew(ledger))),
         ("a wrong clock makes holds lapse, and no memory live too long", Box::pin(memory::wrong_clock(ledger))),

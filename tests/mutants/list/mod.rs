@@ -6,6 +6,7 @@ mod again;
 mod calls;
 mod deadlines;
 mod decide;
+mod listing;
 mod memory;
 mod periods;
 mod state;
@@ -20,13 +21,14 @@ pub fn all() -> impl Iterator<Item = &'static Mutant> {
     use calls::{ANSWERS, CALLS, REFUNDS};
     use deadlines::{DEADLINES, PAGES};
     use decide::{DECIDE, MATCH, PRICE};
+    use listing::LISTING;
     use memory::{MEMORIES, RECORDS, UNDO};
     use periods::{PERIODS, RESETS, TIMES};
     use state::{PLANS, STATE, WINDOWS};
     use together::TOGETHER;
     [
         DECIDE, PRICE, MATCH, CALLS, REFUNDS, ANSWERS, RECORDS, MEMORIES, UNDO, DEADLINES, PAGES, WINDOWS, PLANS,
-        STATE, TOGETHER, LEDGERS, CLAIMS, MADE_ONCE, SHARED, PERIODS, RESETS, TIMES,
+        STATE, TOGETHER, LEDGERS, CLAIMS, MADE_ONCE, SHARED, LISTING, PERIODS, RESETS, TIMES,
     ]
     .into_iter()
     .flatten()
