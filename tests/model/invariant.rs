@@ -92,6 +92,17 @@ fn is_ambiguous(model: &Model, user: usize, row: &LimitStatus) -> bool {
     if row.window_start.is_none() {
         return plans().any(|plan| plan.groups.iter().filter(of_row).any(opens_later));
     }
+    // Windows of a given length, and those that open with an event, may begin and end as others do.
+    let mut kinds: Vec<_> =
+        plans().flat_map(|plan| plan.groups.iter().filter(of_row)).map(|group| (group.period, group.anchor)).collect();
+    kinds.sort_by_key(|kind| format!("{kind:?}"));
+    kinds.dedup();
+    let is_free = |(period, anchor): &(Period, Anchor)| {
+        matches!(period, Period::Length(_)) || *anchor == Anchor::FirstUse
+    };
+    if kinds.len() > 1 && kinds.iter().any(is_free) {
+        return true;
+    }
     let (Some(subscription), Some(start)) = (&model.users[user].subscription, &row.window_start) else { return false };
     let start = start.seconds * 1000 + i64::from(start.nanos) / 1_000_000;
     let starts_there = |anchored: bool| {

@@ -317,6 +317,7 @@ impl Model {
                 ("block", Some(quota), _) => {
                     let window = user.windows.current(wanted, user.now);
                     let window = &mut user.windows[window];
+                    window.is_filled();
                     if window.used > quota {
                         *self.covered.entry("block where more is used").or_default() += 1;
                     }

@@ -222,6 +222,11 @@ impl Window {
         self.fresh
     }
 
+    /// It is open, although no event has opened it.
+    pub fn is_filled(&mut self) {
+        self.fresh = false;
+    }
+
     /// One that starts in the future is set aside until then.
     fn is_open(&self, now: i64) -> bool {
         self.start <= now && now < self.end

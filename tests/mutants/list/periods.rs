@@ -55,6 +55,7 @@ pub const PERIODS: &[Mutant] = &[
     ),
     ("lib/subscription", "return leave_window(led, group, frame) end", "return nil end"),
     ("lib/subscription", "reset_window(led, window)", "window.used = 0"),
+    ("lib/subscription", "window.is_unopened = nil", ""),
     (
         "lib/subscription",
         "window, at = read_stored_window(led, led.tail, at)",
