@@ -32,7 +32,8 @@ end
 -- Whether a window of the group has a part of the period before the current one.
 local function has_part_of_previous(led, group, frame)
   for _, window in ipairs(led.windows[group.id] or NOTHING) do
-    if is_of_kind(window, group, frame) ~= nil and window.start < frame.previous_ends and window.ends > frame.previous_start then
+    local has_part = window.start < frame.previous_ends and window.ends > frame.previous_start and window.start < window.ends
+    if is_of_kind(window, group, frame) ~= nil and has_part then
       return true
     end
   end

@@ -214,12 +214,13 @@ local function windows_after(led, group, frame, first)
 end
 
 -- Where the window of the frame starts: no earlier than the one before it ended, although another catalog or time-zone database puts the
--- boundary elsewhere. One that a moved anchor has left behind is not before it: the new windows are counted as the anchor says.
+-- boundary elsewhere. One that a moved anchor has left behind is not before it: the new windows are counted as the anchor says. Nor is one
+-- without a length (see `leave_window`).
 local function start_after_others(led, group, frame)
   local start = frame.start
   for _, window in ipairs(led.windows[group.id] or {}) do
     local same_kind = is_of_kind(window, group, frame)
-    local is_left = same_kind and window.anchor ~= frame.anchor
+    local is_left = same_kind and window.anchor ~= frame.anchor or window.start == window.ends
     if same_kind ~= nil and not is_left and window.ends <= led.time and window.ends > start then start = window.ends end
   end
   return start

@@ -104,7 +104,7 @@ fn settings(random: &mut Rng) -> Settings {
 fn season(spice: &mut Rng, catalogs: &mut [Catalog]) -> bool {
     // Worlds that are about windows stay that.
     let is_crowded = catalogs[0].plans.iter().all(|plan| plan.groups.len() == 2);
-    let (has_stars, has_parts) = (once_in(spice, 3), once_in(spice, 2) && !is_crowded);
+    let (has_stars, has_parts) = (once_in(spice, 3), !once_in(spice, 3) && !is_crowded);
     let mut found = false;
     let parts =
         [("cached_tokens", "prompt_tokens"), ("completion_tokens", "prompt_tokens"), ("quantity", "cached_tokens")];
@@ -183,7 +183,8 @@ fn catalog(random: &mut Rng) -> Catalog {
 /// Plans in which the groups of one id have nothing in common, so that their windows are many.
 fn crowded(random: &mut Rng) -> Catalog {
     let mut catalog = catalog(random);
-    let long = [Period::Daily, Period::Weekly, Period::Monthly, Period::Yearly, Period::Lifetime];
+    let (day, week) = (Period::Length(1440), Period::Length(10_080));
+    let long = [Period::Daily, Period::Weekly, Period::Monthly, Period::Yearly, Period::Lifetime, day, week];
     for plan in &mut catalog.plans {
         plan.groups = GROUPS[..2].iter().map(|id| group(random, id)).collect();
         for group in &mut plan.groups {
@@ -479,20 +480,20 @@ impl Generator {
         let dice = self.random.u32(..100);
         let call = match dice {
             0..6 => self.story(dice, user, number),
-            6..27 if self.has_parts && once_in(&mut self.spice, 4) => self.parts(user, number),
-            6..27 => self.reserve(user),
-            27..42 => Call::Commit { of: self.reservation(user), actual: self.actual() },
-            42..47 => Call::Release { of: self.reservation(user) },
-            47..54 => self.track(user),
-            54..57 => self.track_at(user),
-            57..65 => self.refund(user),
+            6..26 if self.has_parts && once_in(&mut self.spice, 3) => self.parts(user, number),
+            6..26 => self.reserve(user),
+            26..41 => Call::Commit { of: self.reservation(user), actual: self.actual() },
+            41..46 => Call::Release { of: self.reservation(user) },
+            46..53 => self.track(user),
+            53..55 => self.track_at(user),
+            55..65 => self.refund(user),
             65..67 => self.can_use(user),
             67..74 => self.usage(),
             74..79 => self.upsert(user),
-            79 => match self.random.u32(..6) {
+            79 => match self.spice.u32(..8) {
                 0 => Call::Subscription,
                 1 => Call::Reservation { of: self.reservation(user) },
-                2 | 3 => self.reset(),
+                2 => self.reset(),
                 _ => Call::Reservations { page_size: pick(&mut self.random, &[0, 1, 2, 3, 1000]) },
             },
             80..82 => Call::Cancel { end: (!once_in(&mut self.random, 2)).then(|| self.when(user)) },

@@ -97,9 +97,8 @@ fn is_ambiguous(model: &Model, user: usize, row: &LimitStatus) -> bool {
         plans().flat_map(|plan| plan.groups.iter().filter(of_row)).map(|group| (group.period, group.anchor)).collect();
     kinds.sort_by_key(|kind| format!("{kind:?}"));
     kinds.dedup();
-    let is_free = |(period, anchor): &(Period, Anchor)| {
-        matches!(period, Period::Length(_)) || *anchor == Anchor::FirstUse
-    };
+    let is_free =
+        |(period, anchor): &(Period, Anchor)| matches!(period, Period::Length(_)) || *anchor == Anchor::FirstUse;
     if kinds.len() > 1 && kinds.iter().any(is_free) {
         return true;
     }

@@ -32,11 +32,24 @@ use tokio::task::JoinSet;
 
 /// A generator's blind spot hides a bug better than no test: how often each case of the contract occurs at least, in 12,000
 /// operations. The rest of SPEC section 5 (10,000 live holds, Redis that does not answer) is in other tests.
-const COVERAGE: [(&str, u64); 99] = [
+const COVERAGE: [(&str, u64); 112] = [
     ("a catalog edit of the anchor waits for the window's end", 66),
     ("a charge of 0 fits a group that is over its quota", 6),
     ("a charge with parts", 40),
     ("a commit of parts that exceed their whole", 2),
+    ("a denial shows no window before the first use", 40),
+    ("a refund of what was counted before a reset", 3),
+    ("a reset asked again", 2),
+    ("a reset of a window that is not open", 10),
+    ("a reset of an unknown group", 4),
+    ("a track with a time and what does not go with it", 6),
+    ("a track with a time before the window that is open", 4),
+    ("a track with a time in the current window", 25),
+    ("a track with a time in the previous window", 1),
+    ("a track with a time of which some windows are gone", 3),
+    ("a track with a time opens the previous window", 2),
+    ("a track with a time whose windows are all gone", 5),
+    ("a window opens with its first event", 150),
     ("a commit that measures nothing", 49),
     ("a commit whose parts take their default", 4),
     ("a default plan that left nothing", 4),

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{DAY, Generator, PLANS, QUANTITIES, USERS, nest, numbers, once_in, pick};
+use super::{DAY, Generator, IDS, PLANS, QUANTITIES, USERS, nest, numbers, once_in, pick};
 use crate::operations::{Actual, Call, Refund, When};
 use crate::sketch::{Event, MICRO};
 
@@ -151,7 +151,16 @@ impl Generator {
         let event = if once_in(&mut self.random, 2) { self.event(user) } else { self.plain() };
         let mut refunded = event.clone();
         refunded.name.push_str(".refund");
+        // The counters are reset before it is committed, or after that.
+        let resets = (once_in(&mut self.spice, 4), once_in(&mut self.spice, 4));
+        let request_id = pick(&mut self.spice, &IDS).to_owned();
+        if resets.0 {
+            self.plan(user, Call::Reset { groups: Vec::new(), request_id: request_id.clone() });
+        }
         self.plan(user, Call::Commit { of: number, actual: None });
+        if resets.1 {
+            self.plan(user, Call::Reset { groups: Vec::new(), request_id });
+        }
         let refund = Some(Refund { of: number, in_metadata: false });
         // Sometimes once more, when nothing is left of it.
         for _ in 0..self.random.u32(1..3) {

@@ -3,7 +3,7 @@
 //! Boundaries are found by counting: every kind of window has numbered ones, and the window at a time is found by walking.
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::civil::date;
 use jiff::tz::TimeZone;
@@ -184,6 +184,9 @@ pub struct Windows {
     /// By group, unit and period: the window that came into effect last, and waits for its end. A catalog edit of the anchor does not change it, nor
     /// does another replica's catalog. None where another plan was entered or the anchor was moved, and nothing was counted since.
     in_effect: BTreeMap<Series, usize>,
+    /// A plan was entered whose windows open with their first event, which has not come. Another replica may go on in a window of its own:
+    /// SPEC does not say whether that stands for the first one as well.
+    waiting: BTreeSet<Series>,
     turns: u64,
     /// The latest time at which this user was ever asked about. Where the clock went back since, some windows were perhaps closed by that
     /// time, and perhaps not: SPEC is silent.
@@ -372,6 +375,9 @@ impl Windows {
         };
         let stands = || {
             let window = in_effect().filter(waits)?;
+            if self.waiting.contains(&series(wanted.group)) {
+                self.silent.set(true);
+            }
             // Replicas disagree on the anchor kind, and the group's own window, which was opened later, has ended first. Does the one that another
             // replica goes on in stand here as well?
             if self.started(wanted.group, now).filter(is_own).any(|own| own > window) {
@@ -544,6 +550,9 @@ impl Windows {
         // What takes effect is the kind that the group has here; a replica with another catalog waits until that window ends.
         let goes_on = own.or_else(|| self.find(wanted, now));
         // One that opens with its first event does not open now. Nothing stands meanwhile.
+        if goes_on.is_none() && before.is_some() && wanted.is_first_use() {
+            self.waiting.insert(series(wanted.group));
+        }
         let opens = before.filter(|_| goes_on.is_none() && !wanted.is_first_use());
         let goes_on = goes_on.or_else(|| opens.map(|_| self.open(wanted, now)));
         if let Some(window) = goes_on {

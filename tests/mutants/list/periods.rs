@@ -37,6 +37,7 @@ pub const PERIODS: &[Mutant] = &[
     ("lib/windows", "for window, kept in pairs(led.kept_before or {}) do window.kept = kept end", ""),
     ("lib/windows", "start, ends, ends + frame.lasts)", "start, ends, ends + 1)"),
     ("lib/windows", "window.is_unopened = true", ""),
+    ("lib/windows", "window.anchor ~= frame.anchor or window.start == window.ends", "window.anchor ~= frame.anchor"),
     ("lib/windows", "if frame.anchor == FIRST_USE then return open_with_event(led, group, frame, now) end", ""),
     ("lib/windows", "return window.is_unopened and NO_SPAN or span_of(window)", "return span_of(window)"),
     ("lib/windows", "if left then put_window(led, group, frame, led.time, led.time, left.ends) end", ""),
