@@ -237,7 +237,7 @@ impl Reader<'_> {
                     InvalidLength::Form => "write a length as a whole number and m, h or d, such as 90m, 5h or 7d",
                     InvalidLength::OutOfBounds => "write a length of 1m to 366d",
                 };
-                let message = format!("is {}; {hint}", shown(text));
+                let message = format!("is {}; {hint}", quoted(text));
                 self.report(node.line, &fields.path_of("period"), message);
                 None
             }

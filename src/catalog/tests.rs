@@ -360,7 +360,7 @@ fn a_period_that_is_not_understood_is_told_once() {
     let path = "line 1, plans.p.limit_groups[0].period";
     let form = "write a length as a whole number and m, h or d, such as 90m, 5h or 7d";
     check(&catalog("", "period: 5w, anchor: first_use,"), &format!("{path}: is \"5w\"; {form}"));
-    check(&catalog("", "period: 5, anchor: first_use,"), &format!("{path}: is 5; {form}"));
+    check(&catalog("", "period: 5, anchor: first_use,"), &format!("{path}: is \"5\"; {form}"));
     check(
         &catalog("", "period: 367d, anchor: first_use,"),
         &format!("{path}: is \"367d\"; write a length of 1m to 366d"),

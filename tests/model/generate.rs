@@ -480,15 +480,16 @@ impl Generator {
         let dice = self.random.u32(..100);
         let call = match dice {
             0..6 => self.story(dice, user, number),
-            6..26 if self.has_parts && once_in(&mut self.spice, 3) => self.parts(user, number),
+            6..26 if self.has_parts && once_in(&mut self.spice, 4) => self.parts(user, number),
             6..26 => self.reserve(user),
             26..41 => Call::Commit { of: self.reservation(user), actual: self.actual() },
-            41..46 => Call::Release { of: self.reservation(user) },
-            46..53 => self.track(user),
+            41..47 => Call::Release { of: self.reservation(user) },
+            47..53 => self.track(user),
             53..55 => self.track_at(user),
             55..65 => self.refund(user),
             65..67 => self.can_use(user),
             67..74 => self.usage(),
+            74 if once_in(&mut self.spice, 2) => Call::Reservations { page_size: 0 },
             74..79 => self.upsert(user),
             79 => match self.spice.u32(..8) {
                 0 => Call::Subscription,
@@ -498,7 +499,9 @@ impl Generator {
             },
             80..82 => Call::Cancel { end: (!once_in(&mut self.random, 2)).then(|| self.when(user)) },
             82 if once_in(&mut self.random, 3) => Call::Delete,
-            82..90 => Call::Step(self.when(user)),
+            82..88 => Call::Step(self.when(user)),
+            88..90 if self.has_parts && once_in(&mut self.spice, 4) => self.parts(user, number),
+            88..90 => self.reserve(user),
             _ => return self.again(number, replica),
         };
         let operation = Operation { number, replica, user, call };
@@ -579,7 +582,7 @@ impl Generator {
         // The field is for refunds only.
         let refund = once_in(&mut self.random, 40).then(|| Refund { of: self.reservation(user), in_metadata: false });
         let (event, request_id) = (self.event(user), self.request_id());
-        Call::Track { event, request_id, enforce: once_in(&mut self.random, 3), refund, at: None }
+        Call::Track { event, request_id, enforce: once_in(&mut self.random, 2), refund, at: None }
     }
 
     /// What happened a while ago, or by a clock that is a little ahead.

@@ -10,11 +10,12 @@ impl Generator {
     /// The story of this number, from 0 to 5; those of some numbers are rare, and a Reserve takes their place.
     pub fn story(&mut self, number: u32, user: usize, operation: u32) -> Call {
         match number {
-            0 => self.clock_jumps(),
+            0 if !once_in(&mut self.spice, 3) => self.clock_jumps(),
             1 if once_in(&mut self.random, 2) => self.renewal(user),
             2 if once_in(&mut self.random, 2) => self.tour(user),
             3 => self.full_refund(user, operation),
             4 if once_in(&mut self.random, 6) => self.long_ago(user),
+            4 if once_in(&mut self.random, 3) => self.clock_passes_an_end(user),
             5 if once_in(&mut self.random, 2) => self.next_period(user),
             _ => self.reserve(user),
         }
@@ -65,10 +66,24 @@ impl Generator {
             }
             self.plan(0, Call::Step(When::After(ahead)));
             self.plan(0, Call::Usage { pattern: String::new(), at: None });
-            let track = self.track_plain();
-            self.plan(0, track);
+            for user in 0..USERS {
+                let track = self.track_plain();
+                self.plan(user, track);
+            }
         }
         Call::Jump(ahead)
+    }
+
+    /// Redis's clock is ahead of the end of a window for a while, so that the next one opens and is set aside.
+    fn clock_passes_an_end(&mut self, user: usize) -> Call {
+        const AHEAD: i64 = 600_000;
+        let calls =
+            [Some(Call::Jump(AHEAD)), None, Some(Call::Jump(-AHEAD)), None, Some(Call::Step(When::After(AHEAD))), None];
+        for call in calls {
+            let call = call.unwrap_or_else(|| self.track_plain());
+            self.plan(user, call);
+        }
+        Call::Step(When::WindowEnd(self.spice.usize(..16), -1000))
     }
 
     /// A subscription ends, and is renewed before anybody has seen that.

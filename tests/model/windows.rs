@@ -169,6 +169,8 @@ pub struct Window {
     perhaps: bool,
     /// The higher, the later it was last in effect.
     turn: u64,
+    /// The same, of when it was opened, or its plan was entered.
+    entered: u64,
     /// A wrong time opened it, and it waits for its start.
     set_aside: bool,
 }
@@ -378,9 +380,11 @@ impl Windows {
             if self.waiting.contains(&series(wanted.group)) {
                 self.silent.set(true);
             }
-            // Replicas disagree on the anchor kind, and the group's own window, which was opened later, has ended first. Does the one that another
+            // Replicas disagree on the anchor kind, and the group's own window, which was opened or entered later, has ended first. Does the one that another
             // replica goes on in stand here as well?
-            if self.started(wanted.group, now).filter(is_own).any(|own| own > window) {
+            let mut others = self.started(wanted.group, now);
+            let is_later = |other: usize| other > window || self.all[other].entered > self.all[window].entered;
+            if others.any(|other| is_own(&other) && is_later(other)) {
                 self.silent.set(true);
             }
             Some(window)
@@ -480,6 +484,7 @@ impl Windows {
             gone: false,
             perhaps: false,
             turn: 0,
+            entered: self.turns,
             set_aside: false,
         });
         let opened = self.all.len() - 1;
@@ -557,6 +562,7 @@ impl Windows {
         let goes_on = goes_on.or_else(|| opens.map(|_| self.open(wanted, now)));
         if let Some(window) = goes_on {
             self.comes_into_effect(window, wanted, now);
+            self.all[window].entered = self.turns;
         }
         if let Some(before) =
             before.filter(|window| goes_on != Some(*window) && self.is_moved_away(*window, wanted, now))
@@ -719,6 +725,7 @@ impl Windows {
             gone: false,
             perhaps: false,
             turn: 0,
+            entered: 0,
             set_aside: false,
         });
     }
