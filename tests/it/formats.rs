@@ -445,7 +445,7 @@ async fn a_state_of_a_later_format_is_left_alone() {
     subscribe(&mut replica, &user).await;
     let id = replica.metering.reserve(reserve(&user)).await.unwrap().into_inner().reservation_id;
     let mut later = redis::cmd("SETRANGE");
-    let _: i64 = later.arg(keys(&user).state()).arg(0).arg(b"\x02").query_async(&mut connection).await.unwrap();
+    let _: i64 = later.arg(keys(&user).state()).arg(0).arg(b"\x03").query_async(&mut connection).await.unwrap();
     let before = crate::support::dump(&user).await;
     for (rpc, code, reason) in refusals(&mut replica, &user, &id).await {
         assert_eq!((code, reason.as_str()), (Code::Unavailable, "FORMAT_UNKNOWN"), "{rpc}");

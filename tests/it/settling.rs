@@ -133,7 +133,7 @@ plans:
         subscribe u q
         track u t.refund 60 of=A => g.used=0 g.requested=60 g.unapplied=60
         track u t 500 => g.used=500
-        track u t.refund 60 of=A => g.used=460 g.requested=60 g.unapplied=20
+        track u t.refund 60 of=A => g.used=500 g.requested=60 g.unapplied=60
     ",
     )
     .await;

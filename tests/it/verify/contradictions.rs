@@ -127,7 +127,10 @@ async fn what_is_wrong_with_a_state_is_found() {
             &["state: used is 8000000000000001, and not in 0 to 8000000000000000"],
         ),
         ("local _, window = counter('cycle') window.unit = 5 save()", &["state: the unit is 5, and not in 1 to 4"]),
-        ("local _, window = counter('cycle') window.period = 8 save()", &["state: the period is 8, and not in 1 to 7"]),
+        (
+            "local _, window = counter('cycle') window.period = 8 save()",
+            &["state: the period is 8, and neither in 1 to 7 nor a length"],
+        ),
         ("local _, window = counter('cycle') window.period = 7 save()", &["state: is of a lifetime, but starts at "]),
         (
             "local it = own_schedule('cycle') it.ends = it.start save()",

@@ -48,7 +48,7 @@ pub async fn later_formats(ledger: &Ledger) -> bool {
     }
     // The state.
     let mut state = user.state().await;
-    state[0] = 2;
+    state[0] = 3;
     user.put_state(&state).await;
     right &= has_unknown(user.reserve("").await) && has_unknown(user.track("").await);
     right &=
