@@ -57,7 +57,7 @@ impl Meter {
             }
             let room = page_size - filling.holds.len();
             // The more, the longer nothing was found.
-            let count = (2 * room << call.min(10)).clamp(COUNTS.0, COUNTS.1);
+            let count = ((2 * room) << call.min(10)).clamp(COUNTS.0, COUNTS.1);
             let fields: Vec<Field> = position.left.drain(..room.min(position.left.len())).collect();
             let call = ListCall { fields: &fields, scan: position.scan, count: i64::try_from(count).unwrap_or(1000) };
             let (found, scan) = self.ledger.live_holds(owner, &call).await?;

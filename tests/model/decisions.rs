@@ -55,6 +55,7 @@ pub enum Asked {
 
 impl Model {
     /// The groups that the event feeds, in the catalog's order, with their windows opened.
+    #[allow(clippy::too_many_arguments)]
     pub fn matches<'a>(
         &mut self,
         user: usize,

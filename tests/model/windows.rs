@@ -653,7 +653,7 @@ impl Windows {
                 && at < window.end
                 && now < window.kept_until
         };
-        if self.all.iter().any(|window| unclear(window)) {
+        if self.all.iter().any(unclear) {
             self.silent.set(true);
         }
         let stored: Vec<_> = self.started(wanted.group, now).filter(contains).collect();
@@ -678,7 +678,7 @@ impl Windows {
             known && window.is_of(wanted.group) && window.start < to && window.end > from && now < window.kept_until
         };
         let count = self.all.iter().filter(|window| window.group == wanted.group.id && !window.gone).count();
-        if self.all.iter().any(|window| overlaps(window)) || count >= MOST {
+        if self.all.iter().any(overlaps) || count >= MOST {
             self.silent.set(true);
         }
         self.note("a track with a time opens the previous window");

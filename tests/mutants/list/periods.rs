@@ -129,8 +129,6 @@ pub const TIMES: &[Mutant] = &[
         "if at + frame.lasts <= led.time then return GONE end",
         "if at + frame.lasts < led.time then return GONE end",
     ),
-    ("track_at", "if is_ours and window.ends > at and window.start < window.ends then return GONE end", ""),
-    ("track_at", "of_that_time or frame, at)", "frame, at)"),
     ("track_at", "elseif not open and at >= start_after_others(led, group, frame) then", "elseif false then"),
     (
         "track_at",
@@ -142,13 +140,6 @@ pub const TIMES: &[Mutant] = &[
         "track_at",
         "frame.previous_start, frame.previous_ends, frame.ends)",
         "frame.previous_start, frame.previous_ends, frame.previous_ends + 1)",
-    ),
-    ("track_at", "led.windows[group.id] = windows", ""),
-    ("track_at", "if led.time < frame.start or led.time >= frame.ends then return nil end", ""),
-    (
-        "track_at",
-        "if window ~= GONE then place_window(led, group.place, window) end",
-        "if window ~= GONE then led.current_until = window.ends end",
     ),
     ("lib/decide", "window = find(led, plan, asked, group)", "window = opened_window(led, plan, asked, group)"),
 ];
