@@ -120,6 +120,7 @@ pub fn anchored(period: Period, zone: &TimeZone, anchor_ms: i64, at_ms: i64) -> 
 /// `None` as for [`calendar`].
 #[must_use]
 pub fn first_use(period: Period, zone: &TimeZone, at_ms: i64) -> Option<FirstUse> {
+    Timestamp::from_millisecond(at_ms).ok()?;
     if let Some(lasts_ms) = fixed_ms(period) {
         return Some(FirstUse { lasts_ms, from_ms: i64::MIN, until_ms: i64::MAX });
     }

@@ -1,93 +1,17 @@
 //! The windows of one user, as SPEC section 5 has them: a list of every window that was ever opened, and plain questions over it.
-//!
-//! Boundaries are found by counting: every kind of window has numbered ones, and the window at a time is found by walking.
+
+#[path = "boundaries.rs"]
+mod boundaries;
+#[path = "late.rs"]
+mod late;
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 
-use jiff::civil::date;
-use jiff::tz::TimeZone;
-use jiff::{Timestamp, ToSpan as _};
-
 use crate::sketch::{Anchor, Group, Period, Unit};
 
-/// The end of what does not end.
-pub const NEVER: i64 = (1 << 53) - 1;
-
-/// The window at a time, and what else of its neighbours is asked for.
-#[derive(Debug, Clone, Copy)]
-pub struct Frame {
-    pub start: i64,
-    pub end: i64,
-    /// The end of the next one: so long this one is kept.
-    pub kept: i64,
-    /// `[start, end)` of the one before; none before an anchor.
-    pub previous: Option<(i64, i64)>,
-}
-
-const MINUTE: i64 = 60_000;
-const HOUR: i64 = 60 * MINUTE;
-
-/// Boundary number `index`: of the calendar from the first week of 1970 on, or counted from the anchor. The zones of the test change their
-/// clocks at full hours of UTC, so that minutes and hours are those of UTC.
-fn boundary(period: Period, zone: &TimeZone, anchor: Option<i64>, index: i64) -> i64 {
-    let span = match period {
-        Period::Minute => return anchor.unwrap_or(0) + index * MINUTE,
-        Period::Hourly => return anchor.unwrap_or(0) + index * HOUR,
-        Period::Daily => index.days(),
-        Period::Weekly => index.weeks(),
-        Period::Monthly => index.months(),
-        Period::Yearly => index.years(),
-        Period::Length(minutes) => return anchor.unwrap_or(0) + index * minutes * MINUTE,
-        Period::Lifetime => unreachable!("it has no boundaries"),
-    };
-    let origin = match anchor {
-        Some(anchor) if index == 0 => return anchor,
-        Some(anchor) => Timestamp::from_millisecond(anchor).unwrap().to_zoned_datetime(zone.clone()).datetime(),
-        // A Monday.
-        None if period == Period::Weekly => date(1970, 1, 5).at(0, 0, 0, 0),
-        None => date(1970, 1, 1).at(0, 0, 0, 0),
-    };
-    zone.to_ambiguous_zoned_datetime(origin + span).compatible().unwrap().timestamp().as_millisecond()
-}
-
-pub fn frame(period: Period, zone: &str, anchor: Option<i64>, at: i64) -> Frame {
-    if period == Period::Lifetime {
-        return Frame { start: 0, end: NEVER, kept: NEVER, previous: None };
-    }
-    let zone = TimeZone::get(zone).unwrap();
-    const DAY: i64 = 24 * HOUR;
-    let (shortest, longest) = match period {
-        Period::Minute => (MINUTE, MINUTE),
-        Period::Hourly => (HOUR, HOUR),
-        Period::Daily => (DAY, DAY),
-        Period::Weekly => (7 * DAY, 7 * DAY),
-        Period::Monthly => (28 * DAY, 31 * DAY),
-        Period::Yearly => (365 * DAY, 366 * DAY),
-        Period::Length(minutes) => (minutes * MINUTE, minutes * MINUTE),
-        Period::Lifetime => unreachable!("it has no boundaries"),
-    };
-    let at_index = |index| boundary(period, &zone, anchor, index);
-    // Early enough, whatever the lengths were; from there the walk is short.
-    let since = at - anchor.unwrap_or(0);
-    let mut index = since.div_euclid(if since < 0 { shortest } else { longest }) - 2;
-    while at_index(index + 1) <= at {
-        index += 1;
-    }
-    let (start, end) = (at_index(index), at_index(index + 1));
-    let before = at_index(index - 1);
-    Frame {
-        start,
-        end,
-        kept: at_index(index + 2),
-        previous: anchor.is_none_or(|anchor| before >= anchor).then_some((before, start)),
-    }
-}
-
-/// The end of a period that starts with an event at this time: at the same time of day, and in a short month on its last day.
-fn end_of_period(period: Period, zone: &str, start: i64) -> i64 {
-    boundary(period, &TimeZone::get(zone).unwrap(), Some(start), 1)
-}
+use boundaries::{Frame, end_of_period};
+pub use boundaries::{NEVER, frame};
 
 /// At most so many windows of one group id are kept.
 const MOST: usize = 8;
@@ -634,78 +558,6 @@ impl Windows {
         }
         let Frame { start, end, .. } = self.frame(wanted, now);
         Err((start, end))
-    }
-
-    /// For Track with a time: the window of a time that has passed, the current or the previous one, opened if nothing was counted in it so
-    /// far. None: it is gone.
-    pub fn of_time(&mut self, wanted: Wanted<'_>, now: i64, at: i64) -> Option<usize> {
-        let open = self.find(wanted, now);
-        if let Some(open) = open.filter(|open| self.all[*open].start <= at) {
-            self.note("a track with a time in the current window");
-            return Some(if at == now { self.current(wanted, now) } else { open });
-        }
-        let contains = |window: &usize| (self.all[*window].start..self.all[*window].end).contains(&at);
-        // Whether one that is perhaps gone, or of another kind, is the window of that time is not said.
-        let unclear = |window: &Window| {
-            window.is_of(wanted.group)
-                && (window.perhaps || window.left || !window.anchor.is_same_kind(wanted.anchor()))
-                && window.start <= at
-                && at < window.end
-                && now < window.kept_until
-        };
-        if self.all.iter().any(unclear) {
-            self.silent.set(true);
-        }
-        let stored: Vec<_> = self.started(wanted.group, now).filter(contains).collect();
-        if stored.len() > 1 {
-            self.silent.set(true);
-        }
-        if let Some(window) = stored.first() {
-            self.note("a track with a time in the previous window");
-            return Some(*window);
-        }
-        if wanted.is_first_use() {
-            return self.of_first_use(wanted, now, at, open);
-        }
-        if open.is_none() && self.frame(wanted, now).start <= at {
-            return Some(self.current(wanted, now));
-        }
-        let natural = wanted.natural(now);
-        let (from, to) = natural.previous.filter(|(from, to)| *from <= at && at < *to)?;
-        // Another window has a part of that period: whether the rest of it is a window is not said.
-        let overlaps = |window: &Window| {
-            let known = !window.gone || window.perhaps;
-            known && window.is_of(wanted.group) && window.start < to && window.end > from && now < window.kept_until
-        };
-        let count = self.all.iter().filter(|window| window.group == wanted.group.id && !window.gone).count();
-        if self.all.iter().any(overlaps) || count >= MOST {
-            self.silent.set(true);
-        }
-        self.note("a track with a time opens the previous window");
-        Some(self.open_from(wanted, now, (from, to, natural.end)))
-    }
-
-    /// A time before the open window counts in that one; with none open it opens one, if that is not over.
-    fn of_first_use(&mut self, wanted: Wanted<'_>, now: i64, at: i64, open: Option<usize>) -> Option<usize> {
-        if let Some(open) = open {
-            if self.all[open].anchor != Anchored::FirstUse {
-                self.silent.set(true);
-            }
-            self.note("a track with a time before the window that is open");
-            return Some(open);
-        }
-        // What happened before another window ended is not the beginning of one.
-        if self.started(wanted.group, now).any(|other| self.all[other].end > at) {
-            self.note("a track with a time before a window that has ended");
-            return None;
-        }
-        if end_of_period(wanted.group.period, wanted.zone, at) <= now {
-            return None;
-        }
-        self.note("a track with a time opens the window of its first event");
-        let opened = self.open_with_event(wanted, now, at);
-        self.comes_into_effect(opened, wanted, now);
-        Some(opened)
     }
 
     /// Adds a window, as a test needs it.
