@@ -315,7 +315,7 @@ impl Model {
     pub fn held_answer(&self, user: usize, of: u32, replayed: bool) -> v1::ReserveResponse {
         let user = &self.users[user];
         let reservation = &user.reservations[&of];
-        if reservation.again && reservation.state == State::Expired {
+        if reservation.again {
             user.windows.silent.set(true);
         }
         v1::ReserveResponse {
