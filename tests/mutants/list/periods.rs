@@ -69,7 +69,6 @@ pub const PERIODS: &[Mutant] = &[
 pub const RESETS: &[Mutant] = &[
     ("lib/record", "if led.format == FORMAT then return end", "if true then return end"),
     ("lib/record", "led.memory.sequence + 1)", "led.memory.sequence)"),
-    ("lib/record", ".. sub(record.rest, SETTLEMENT_BYTES + 1)", ".. record.rest"),
     ("lib/record", "if window.reset == 0 then return false end", ""),
     ("lib/record", "return sequence <= window.reset", "return true"),
     ("commit", "note_settlement(led, record)", ""),
