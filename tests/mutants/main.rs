@@ -57,7 +57,7 @@ async fn every_mutant_of_the_scripts_is_killed() {
     let ledger = support::stepped_ledger().await;
     assert_eq!(direct::wrong(&ledger).await, None, "without a mutant");
     // Most die in the first cases; few need the last ones.
-    let cases = (1..=setting("TOLLGATE_MODEL_CASES", 200)).map(|seed| generate::case(seed, LENGTH));
+    let cases = (1..=setting("TOLLGATE_MODEL_CASES", 300)).map(|seed| generate::case(seed, LENGTH));
     let cases: Arc<[generate::Case]> = cases.collect();
     for (index, case) in cases.iter().enumerate() {
         let Ok((_, real)) = campaign::compare(case, &ledger).await else {
