@@ -7,7 +7,6 @@ pub const PERIODS: &[Mutant] = &[
     ("lib/ledger", "if format ~= FORMAT and format ~= WIDE_FORMAT", "if format ~= FORMAT"),
     ("lib/windows", "if led.format == FORMAT then return read_window(packed, at) end", ""),
     ("lib/windows", "window.period >= FIRST_LENGTH or window.anchor", "window.anchor"),
-    ("lib/windows", "or window.anchor == FIRST_USE or window.reset > 0", "or window.reset > 0"),
     ("lib/windows", "or window.reset > 0", ""),
     (
         "lib/windows",
@@ -15,11 +14,6 @@ pub const PERIODS: &[Mutant] = &[
         "if is_wide(windows[i]) then return FORMAT end",
     ),
     ("lib/windows", "led.format == FORMAT and write_window or write_wide_window", "write_window"),
-    (
-        "lib/windows",
-        "asked.period, asked.reset = window.group, window.unit, window.period, window.reset",
-        "asked.period = window.group, window.unit, window.period",
-    ),
     ("lib/windows", "return anchor >= FIRST_USE and anchor or 0", "return anchor == CALENDAR and anchor or 0"),
     ("lib/windows", "return anchor >= FIRST_USE and anchor or 0", "return anchor >= FIRST_USE and CALENDAR or 0"),
     ("lib/windows", "return kind_of(window.anchor) == kind_of(frame.anchor)", "return true"),
