@@ -6,10 +6,21 @@ use std::collections::HashMap;
 /// `source` without the functions of its outer level that nothing else in it names.
 pub(super) fn drop(source: &str) -> String {
     let mut pieces = pieces(source);
+    let mut uses: HashMap<&str, usize> = HashMap::new();
+    for word in words_of(source) {
+        *uses.entry(word).or_default() += 1;
+    }
     loop {
-        let uses = uses(&pieces);
         let before = pieces.len();
-        pieces.retain(|piece| piece.name.is_none_or(|name| uses[name] > words(piece.text, name)));
+        pieces.retain(|piece| {
+            let Some(name) = piece.name else { return true };
+            let is_used = uses[name] > words_of(piece.text).filter(|word| *word == name).count();
+            if !is_used {
+                // What only this one has named is not used either.
+                words_of(piece.text).for_each(|word| *uses.entry(word).or_default() -= 1);
+            }
+            is_used
+        });
         if pieces.len() == before {
             return pieces.into_iter().map(|piece| piece.text).collect();
         }
@@ -54,19 +65,6 @@ fn function(line: &str) -> Option<&str> {
 
 fn words_of(text: &str) -> impl Iterator<Item = &str> {
     text.split(|character: char| !character.is_ascii_alphanumeric() && character != '_')
-}
-
-fn words(text: &str, word: &str) -> usize {
-    words_of(text).filter(|other| *other == word).count()
-}
-
-/// How often each word occurs.
-fn uses<'a>(pieces: &[Piece<'a>]) -> HashMap<&'a str, usize> {
-    let mut uses = HashMap::new();
-    for word in pieces.iter().flat_map(|piece| words_of(piece.text)) {
-        *uses.entry(word).or_default() += 1;
-    }
-    uses
 }
 
 #[cfg(test)]
