@@ -38,7 +38,11 @@ use tollgate::server::{self, Serving};
 use tonic::transport::Channel;
 
 /// Outlives every test: each of them has a runtime of its own, which ends with it.
-static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| Runtime::new().expect("a runtime"));
+static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| {
+    // It takes long without optimization, and would stop what other tests have running here.
+    stepped_scripts();
+    Runtime::new().expect("a runtime")
+});
 
 /// Ends with the process, as its pipe closes then.
 static REDIS: LazyLock<PrivateRedis> = LazyLock::new(|| on_runtime(start_redis()));
@@ -98,7 +102,12 @@ pub fn redis_options() -> RedisOptions {
 
 /// A connection to the shared Redis, to look and to tamper.
 pub async fn redis() -> redis::aio::MultiplexedConnection {
-    let client = redis::Client::open(redis_url()).expect("the URL is valid");
+    connection_to(&redis_url()).await
+}
+
+/// A connection to this Redis.
+pub async fn connection_to(url: &str) -> redis::aio::MultiplexedConnection {
+    let client = redis::Client::open(url).expect("the URL is valid");
     // Patient: other programs may be busy, and no test is about how fast this is.
     let patience = Some(Duration::from_secs(60));
     let config = redis::AsyncConnectionConfig::new().set_connection_timeout(patience).set_response_timeout(patience);

@@ -10,7 +10,7 @@ use tollgate::meter::MeterOptions;
 use tollgate::private_redis::{self, PrivateRedis};
 use tonic::Code;
 
-use crate::support::{Replica, keys, nothing_contradicts_itself, redis_options, scratch};
+use crate::support::{Replica, connection_to, keys, nothing_contradicts_itself, redis_options, scratch};
 
 const CATALOG: &str = r"
 default_plan: free
@@ -33,8 +33,7 @@ impl Bench {
     async fn start(name: &str, change: impl FnOnce(&mut RedisOptions)) -> Self {
         let options = private_redis::Options { data_dir: scratch(name), ..private_redis::Options::default() };
         let redis = private_redis::start(options).await.unwrap();
-        let client = redis::Client::open(redis.url()).unwrap();
-        let connection = client.get_multiplexed_async_connection().await.unwrap();
+        let connection = connection_to(&redis.url()).await;
         let mut options = RedisOptions { urls: vec![redis.url()], connections: 1, ..redis_options() };
         change(&mut options);
         let replica = Replica::start_with(CATALOG, jiff::tz::db(), MeterOptions::default(), options).await;

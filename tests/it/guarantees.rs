@@ -407,8 +407,7 @@ async fn own_redis(name: &str) -> (tollgate::private_redis::PrivateRedis, redis:
         ..tollgate::private_redis::Options::default()
     };
     let private = tollgate::private_redis::start(options).await.unwrap();
-    let client = redis::Client::open(private.url()).unwrap();
-    let connection = client.get_multiplexed_async_connection().await.unwrap();
+    let connection = crate::support::connection_to(&private.url()).await;
     let mut options = redis_options();
     options.urls = vec![private.url()];
     let replica = Replica::start_with(CATALOG, jiff::tz::db(), MeterOptions::default(), options).await;

@@ -116,8 +116,7 @@ fn what_is_wrong_at_the_start_is_said_with_what_to_do() {
 #[tokio::test]
 async fn a_redis_that_may_evict_is_refused_unless_told_otherwise() {
     let redis = private_redis::start(Options { data_dir: scratch("evicting"), ..Options::default() }).await.unwrap();
-    let client = redis::Client::open(redis.url()).unwrap();
-    let mut connection = client.get_multiplexed_async_connection().await.unwrap();
+    let mut connection = crate::support::connection_to(&redis.url()).await;
     let set = ["SET", "maxmemory-policy", "allkeys-lru"];
     let _: () = redis::cmd("CONFIG").arg(&set).query_async(&mut connection).await.unwrap();
     let url = redis.url();

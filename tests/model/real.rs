@@ -23,7 +23,7 @@ use crate::operations::{Actual, Call, Operation, Quota, Refund, When, WrongEnd};
 use crate::reference::Settings;
 use crate::sketch::{Event, double};
 use crate::support::timed_redis::TimedRedis;
-use crate::support::{Step, fresh_user, owner, redis_url, step_clock};
+use crate::support::{Step, connection_to, fresh_user, owner, redis_url, step_clock};
 
 /// A reservation that nobody ever made, of a user who is none of the test's.
 const NOBODYS: &str = "AQAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAdkZWZhdWx0BgBub2JvZHk";
@@ -121,8 +121,7 @@ impl Real {
         let ids = self.names.reservations.values().filter_map(|id| id.parse::<ReservationId>().ok());
         let holds: Vec<_> = ids.map(|id| UserKeys::new(&id.owner).hold(&id.field)).collect();
         if !holds.is_empty() {
-            let client = redis::Client::open(self.redis_url()).expect("the URL is valid");
-            let mut connection = client.get_multiplexed_async_connection().await.expect("Redis answers");
+            let mut connection = connection_to(&self.redis_url()).await;
             let mut command = redis::cmd("UNLINK");
             let () = command.arg(holds).query_async(&mut connection).await.expect("keys can be deleted");
         }
