@@ -257,7 +257,7 @@ impl Meter {
         let mut attempts = self.attempts(owner);
         loop {
             let planned = attempts.planned()?;
-            let (basis, frames_then) = (&planned.basis, self.planner.first_use_frames(planned, at_ms)?);
+            let (basis, frames_then) = (&planned.basis, self.planner.first_use_frames(planned, at_ms));
             let frames_then = frames_then.as_ref();
             let call = ledger::TrackAtCall { basis, once, event, at_ms, frames_then, replay_ms };
             match self.ledger.track_at(owner, &call).await {

@@ -215,19 +215,17 @@ impl Planner {
         Ok(Planned { subscription, basis: Basis { revision, ended, plan } })
     }
 
-    /// Returns the windows of the plan at another time, if some of its groups open them with their first event: what lasts a month or a day
-    /// depends on when it begins.
-    ///
-    /// # Errors
-    /// [`Fault::Internal`] for a time without a calendar.
-    pub fn first_use_frames(&self, planned: &Planned, at_ms: i64) -> Result<Option<Frames>, Fault> {
-        let plan = planned.basis.plan.known().and_then(|plan| self.catalog.plan(&plan.id));
-        let Some(plan) = plan.filter(|plan| plan.groups.iter().any(|group| group.anchor == Anchor::FirstUse)) else {
-            return Ok(None);
-        };
+    /// Returns the windows of the plan at a time that a caller gave, if some of its groups open them with their first
+    /// event: what lasts a month or a day depends on when it begins. There are none for a time without a calendar: the
+    /// scripts refuse it, as it lies ahead.
+    #[must_use]
+    pub fn first_use_frames(&self, planned: &Planned, at_ms: i64) -> Option<Frames> {
+        let plan = planned.basis.plan.known().and_then(|plan| self.catalog.plan(&plan.id))?;
+        if plan.groups.iter().all(|group| group.anchor != Anchor::FirstUse) {
+            return None;
+        }
         let anchor_ms = planned.subscription.as_ref().map(|subscription| subscription.cycle_anchor_ms);
-        let frames = Frames::of(plan, anchor_ms, &BTreeMap::new(), at_ms);
-        frames.map(Some).map_err(|error: NoCalendar| Fault::Internal(Box::new(error)))
+        Frames::of(plan, anchor_ms, &BTreeMap::new(), at_ms).ok()
     }
 
     fn in_force(&self, subscription: Option<&Subscription>, ended: bool, at_ms: i64) -> Result<InForce, Fault> {

@@ -282,6 +282,8 @@ async fn what_is_tracked_with_a_time_counts_in_the_windows_of_that_time() {
         track u t 6 time=2031-02-15T10:01:00.001Z => field:time
         track u t 6 time=2031-02-15T09:00:00Z enforce => field:time
         track u t.refund 6 time=2031-02-15T09:00:00Z => field:time
+        track u t 9007199254740991 time=2031-02-15T09:00:00Z => OUT_OF_RANGE
+        usage u => day.used=18
         clock u 2031-02-16T09:59:00Z
         track u t 8 time=2031-02-14T23:59:59Z id=x => replayed # for 24 hours
         clock u 2031-02-16T10:00:00Z
@@ -309,6 +311,64 @@ async fn a_time_before_the_first_use_belongs_to_the_window_that_is_open_or_opens
         clock v 2031-02-10T10:00:00Z
         subscribe v month
         track v t 3 time=2031-01-15T10:00:00Z => session.start=2031-01-15T10:00:00Z session.reset=2031-02-15T10:00:00Z
+    ",
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn no_time_is_too_far_for_an_answer() {
+    check(
+        SESSIONS,
+        "
+        clock u 2031-01-15T10:00:00Z
+        subscribe u month
+        track u t 6 time=9999-12-30T21:00:00Z => field:time
+        track u t 6 time=1970-01-01T00:00:00Z => WINDOW_CLOSED
+        track u t 6 time=0001-01-01T00:00:00Z => field:time
+        usage u => session.start=none
+    ",
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn the_first_call_to_a_replica_may_be_about_the_day_before() {
+    let replicas = vec![("one", Replica::start(TIMES).await), ("other", Replica::start(TIMES).await)];
+    let table = "
+        on one
+        clock u 2031-02-14T23:00:00Z
+        track u t 5
+        on other
+        clock u 2031-02-15T10:00:00Z
+        track u t 6 time=2031-02-14T20:00:00Z => day.used=11 day.start=2031-02-14T00:00:00Z month.used=11
+        on one
+        clock u 2031-02-16T10:00:00Z
+        track u t 7 time=2031-02-14T20:00:00Z => day.closed month.used=18 # what it has compiled is of another day
+    ";
+    Scenario::new(replicas).run(table).await;
+}
+
+#[tokio::test]
+async fn a_window_that_opens_leaves_what_is_known_of_the_resets_of_others() {
+    let catalog = "
+default_plan: free
+plans:
+  free:
+    limit_groups:
+      - { id: month, unit: tokens, quota: 100, period: monthly, match: [{ event: t }, { event: both }] }
+      - { id: session, unit: tokens, quota: 100, period: 5h, anchor: first_use, match: [{ event: both }] }
+";
+    check(
+        catalog,
+        "
+        clock u 2031-01-15T10:00:00Z
+        reserve u t 40 as=A
+        commit A 40
+        reset u groups=month
+        track u both 9 => month.used=9 session.used=9
+        track u t.refund 40 of=A => month.used=9 month.unapplied=40
+        usage u => month.used=9 session.used=9
     ",
     )
     .await;
