@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::formats;
 use super::frames::Frames;
+use super::message::Message;
 use super::plan::CompiledPlan;
 use crate::domain::subscription::Revision;
 
@@ -55,13 +56,26 @@ impl InForce {
     }
 
     /// The second argument of the scripts that it decides.
-    pub(super) fn message(&self) -> &[u8] {
+    fn message(&self) -> &[u8] {
         self.known().map_or(&[], |plan| &plan.message)
     }
 }
 
 impl Basis {
-    pub(super) fn write(&self, bytes: &mut Vec<u8>) {
+    /// The message of a call that the plan decides: `keys` makes its keys, with room for so many bytes more. The first
+    /// argument is the basis and what `write` adds, the second one is the plan.
+    pub(super) fn message(&self, keys: impl FnOnce(usize) -> Message, write: impl FnOnce(&mut Vec<u8>)) -> Message {
+        let plan = self.plan.message();
+        let mut message = keys(plan.len() + 512);
+        message.argument(|bytes| {
+            self.write(bytes);
+            write(bytes);
+        });
+        message.argument(|bytes| bytes.extend_from_slice(plan));
+        message
+    }
+
+    fn write(&self, bytes: &mut Vec<u8>) {
         let revision = self.revision.unwrap_or_default();
         let without =
             |in_force| formats::Basis { revision, ended: self.ended.into(), in_force, ..formats::Basis::default() };

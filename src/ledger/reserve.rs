@@ -58,14 +58,14 @@ impl Ledger {
         if let Some(plan) = plan {
             self.ensure_archived(plan, *plan_kept).await?;
         }
-        let mut message = Message::about_hold(owner, &once.field, basis.plan.message().len() + 512);
-        message.argument(|bytes| {
-            basis.write(bytes);
-            once.write(bytes);
-            priced(plan.map(|plan| &**plan), event.name.as_str(), event).write(bytes);
-            formats::ReserveCall { ttl_ms: time(*ttl_ms), settlement_ms: time(*settlement_ms) }.write(bytes);
-        });
-        message.argument(|bytes| bytes.extend_from_slice(basis.plan.message()));
+        let message = basis.message(
+            |room| Message::about_hold(owner, &once.field, room),
+            |bytes| {
+                once.write(bytes);
+                priced(plan.map(|plan| &**plan), event.name.as_str(), event).write(bytes);
+                formats::ReserveCall { ttl_ms: time(*ttl_ms), settlement_ms: time(*settlement_ms) }.write(bytes);
+            },
+        );
         let answer = self.decide(&self.scripts.reserve, owner, message, &basis.plan).await?;
         let hold = match answer.state {
             None if answer.reason.is_none() => return Err(unfitting(answer).into()),
@@ -87,13 +87,13 @@ impl Ledger {
     /// [`NoAnswer`].
     pub async fn can_use(&self, owner: &Owner, call: &CanUseCall<'_>) -> Result<Decision, NoAnswer> {
         let CanUseCall { basis, event } = call;
-        let mut message = Message::about(owner, basis.plan.message().len() + 512);
-        message.argument(|bytes| {
-            basis.write(bytes);
-            priced(basis.plan.known().map(|plan| &**plan), event.name.as_str(), event).write(bytes);
-            formats::CanUseCall { smallest: event.names_no_quantity().into() }.write(bytes);
-        });
-        message.argument(|bytes| bytes.extend_from_slice(basis.plan.message()));
+        let message = basis.message(
+            |room| Message::about(owner, room),
+            |bytes| {
+                priced(basis.plan.known().map(|plan| &**plan), event.name.as_str(), event).write(bytes);
+                formats::CanUseCall { smallest: event.names_no_quantity().into() }.write(bytes);
+            },
+        );
         self.decide(&self.scripts.can_use, owner, message, &basis.plan).await.map(decision)
     }
 }

@@ -29,15 +29,14 @@ impl Ledger {
     /// [`NoAnswer`].
     pub async fn reset(&self, owner: &Owner, call: &ResetCall<'_>) -> Result<Reset, NoAnswer> {
         let ResetCall { basis, once, groups, replay_ms } = call;
-        let plan = basis.plan.message();
-        let mut message = Message::about(owner, plan.len() + 512);
-        message.argument(|bytes| {
-            basis.write(bytes);
-            once.write(bytes);
-            let groups = rmp_serde::to_vec(groups).expect("text can be encoded");
-            formats::ResetCall { replay_ms: time(*replay_ms), groups }.write(bytes);
-        });
-        message.argument(|bytes| bytes.extend_from_slice(plan));
+        let message = basis.message(
+            |room| Message::about(owner, room),
+            |bytes| {
+                once.write(bytes);
+                let groups = rmp_serde::to_vec(groups).expect("text can be encoded");
+                formats::ResetCall { replay_ms: time(*replay_ms), groups }.write(bytes);
+            },
+        );
         let answer = self.decide(&self.scripts.reset, owner, message, &basis.plan).await?;
         let Answer { reason, standings, replayed, .. } = answer;
         match reason {

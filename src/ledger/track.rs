@@ -82,11 +82,14 @@ impl Ledger {
     /// [`NoAnswer`].
     pub async fn track(&self, owner: &Owner, call: &TrackCall<'_>) -> Result<Tracked, NoAnswer> {
         let TrackCall { basis, once, event, enforce, replay_ms } = call;
-        let message = decided(owner, basis, |bytes| {
-            once.write(bytes);
-            priced(basis.plan.known().map(|plan| &**plan), event.name.as_str(), event).write(bytes);
-            formats::TrackCall { enforce: (*enforce).into(), replay_ms: time(*replay_ms) }.write(bytes);
-        });
+        let message = basis.message(
+            |room| Message::about(owner, room),
+            |bytes| {
+                once.write(bytes);
+                priced(basis.plan.known().map(|plan| &**plan), event.name.as_str(), event).write(bytes);
+                formats::TrackCall { enforce: (*enforce).into(), replay_ms: time(*replay_ms) }.write(bytes);
+            },
+        );
         let answer = self.decide(&self.scripts.track, owner, message, &basis.plan).await?;
         Ok(tracked(once, answer))
     }
@@ -97,12 +100,15 @@ impl Ledger {
     /// [`NoAnswer`].
     pub async fn track_at(&self, owner: &Owner, call: &TrackAtCall<'_>) -> Result<Tracked, NoAnswer> {
         let TrackAtCall { basis, once, event, at_ms, frames_then, replay_ms } = call;
-        let message = decided(owner, basis, |bytes| {
-            once.write(bytes);
-            priced(basis.plan.known().map(|plan| &**plan), event.name.as_str(), event).write(bytes);
-            let frames_then = frames_then.map_or_else(Vec::new, |frames| frames.bytes.to_vec());
-            formats::TrackAtCall { replay_ms: time(*replay_ms), at: time(*at_ms), frames_then }.write(bytes);
-        });
+        let message = basis.message(
+            |room| Message::about(owner, room),
+            |bytes| {
+                once.write(bytes);
+                priced(basis.plan.known().map(|plan| &**plan), event.name.as_str(), event).write(bytes);
+                let frames_then = frames_then.map_or_else(Vec::new, |frames| frames.bytes.to_vec());
+                formats::TrackAtCall { replay_ms: time(*replay_ms), at: time(*at_ms), frames_then }.write(bytes);
+            },
+        );
         let answer = self.decide(&self.scripts.track_at, owner, message, &basis.plan).await?;
         Ok(tracked(once, answer))
     }
@@ -113,11 +119,14 @@ impl Ledger {
     /// [`NoAnswer`].
     pub async fn refund(&self, owner: &Owner, call: &RefundCall<'_>) -> Result<Tracked, NoAnswer> {
         let RefundCall { basis, once, event, refunded, replay_ms } = call;
-        let message = decided(owner, basis, |bytes| {
-            once.write(bytes);
-            priced(basis.plan.known().map(|plan| &**plan), refunded.as_str(), event).write(bytes);
-            formats::TrackCall { enforce: 0, replay_ms: time(*replay_ms) }.write(bytes);
-        });
+        let message = basis.message(
+            |room| Message::about(owner, room),
+            |bytes| {
+                once.write(bytes);
+                priced(basis.plan.known().map(|plan| &**plan), refunded.as_str(), event).write(bytes);
+                formats::TrackCall { enforce: 0, replay_ms: time(*replay_ms) }.write(bytes);
+            },
+        );
         let answer = self.decide(&self.scripts.refund, owner, message, &basis.plan).await?;
         Ok(tracked(once, answer))
     }
@@ -141,18 +150,6 @@ impl Ledger {
         let answer = self.settle(&self.scripts.refund_reservation, reservation, message, about).await?;
         Ok(tracked(once, answer))
     }
-}
-
-/// The message of a call that a plan decides.
-fn decided(owner: &Owner, basis: &Basis, write: impl FnOnce(&mut Vec<u8>)) -> Message {
-    let plan = basis.plan.message();
-    let mut message = Message::about(owner, plan.len() + 512);
-    message.argument(|bytes| {
-        basis.write(bytes);
-        write(bytes);
-    });
-    message.argument(|bytes| bytes.extend_from_slice(plan));
-    message
 }
 
 /// Converts the answer. An event that is counted nowhere has no id.

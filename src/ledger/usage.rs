@@ -23,13 +23,10 @@ impl Ledger {
     /// [`NoAnswer`].
     pub async fn usage(&self, owner: &Owner, call: &UsageCall<'_>) -> Result<Vec<Standing>, NoAnswer> {
         let UsageCall { basis, at_ms } = call;
-        let plan = basis.plan.message();
-        let mut message = Message::about(owner, plan.len() + 256);
-        message.argument(|bytes| {
-            basis.write(bytes);
-            formats::UsageCall { at: at_ms.unwrap_or(-1) }.write(bytes);
-        });
-        message.argument(|bytes| bytes.extend_from_slice(plan));
+        let message = basis.message(
+            |room| Message::about(owner, room),
+            |bytes| formats::UsageCall { at: at_ms.unwrap_or(-1) }.write(bytes),
+        );
         self.decide(&self.scripts.usage, owner, message, &basis.plan).await.map(|answer| answer.standings)
     }
 }
