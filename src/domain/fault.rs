@@ -71,7 +71,7 @@ pub enum Fault {
     },
     /// Every window of the time of the event is gone.
     #[error(
-        "no limit group still keeps its window of that time: nothing was counted; only the current and the previous window can be"
+        "no limit group still keeps its window of that time: nothing was counted; an event can be counted in the current and the previous window"
     )]
     WindowClosed,
     /// No plan is in force, so there is nothing to do.

@@ -59,8 +59,11 @@ impl MeteringService for Metering {
         let request::ResetCall { user, groups, reason, request_id } =
             request::reset_usage(request.into_inner()).map_err(status)?;
         let owner = called.owner(&user);
-        tracing::info!(groups = groups.len(), reason, "usage is reset");
-        let work = async move { called.reset(&owner, &groups, request_id.as_ref()).await };
+        let work = async move {
+            let reset = called.reset(&owner, &groups, request_id.as_ref()).await?;
+            tracing::info!(groups = reset.standings.len(), replayed = reset.replayed, reason, "usage is reset");
+            Ok(reset)
+        };
         Ok(Response::new(response::reset_usage(run_to_completion(work).await?)))
     }
 

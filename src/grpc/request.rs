@@ -135,7 +135,7 @@ pub fn track(request: v1::TrackRequest) -> Result<(UserId, TrackCall), Fault> {
     if time.is_some() && enforce {
         return Err(invalid(
             "time",
-            "is not for `enforce`: what has happened can only be counted; leave one of them out",
+            "cannot be combined with `enforce`: an event of an earlier time is always counted; leave one of them out",
         ));
     }
     if time.is_some() && is_refund {

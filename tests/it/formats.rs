@@ -429,6 +429,19 @@ async fn refusals(replica: &mut Replica, user: &str, reservation_id: &str) -> Ve
     note("Commit", metering.commit(request).await.map(drop));
     let request = v1::ReleaseRequest { reservation_id: reservation_id.to_owned(), ..v1::ReleaseRequest::default() };
     note("Release", metering.release(request).await.map(drop));
+    let request = v1::TrackRequest {
+        user_id: user.to_owned(),
+        event: Some(event(1.0)),
+        time: Some(prost_types::Timestamp { seconds: 1, nanos: 0 }),
+        ..v1::TrackRequest::default()
+    };
+    note("Track with a time", metering.track(request).await.map(drop));
+    let request = v1::ResetUsageRequest { user_id: user.to_owned(), ..v1::ResetUsageRequest::default() };
+    note("ResetUsage", metering.reset_usage(request).await.map(drop));
+    let request = v1::GetReservationRequest { reservation_id: reservation_id.to_owned() };
+    note("GetReservation", metering.get_reservation(request).await.map(drop));
+    let request = v1::ListReservationsRequest { user_id: user.to_owned(), ..v1::ListReservationsRequest::default() };
+    note("ListReservations", metering.list_reservations(request).await.map(drop));
     let subscriptions = &mut replica.subscriptions;
     let request = v1::GetSubscriptionRequest { user_id: user.to_owned() };
     note("GetSubscription", subscriptions.get_subscription(request).await.map(drop));
@@ -468,9 +481,49 @@ async fn a_record_of_a_later_format_is_left_alone() {
     let () = redis::cmd("HSET").arg(&young).arg(&field).arg(record).query_async(&mut connection).await.unwrap();
     let before = crate::support::dump(&user).await;
     let all = refusals(&mut replica, &user, &id).await;
-    for (rpc, code, reason) in all.iter().filter(|(rpc, ..)| ["Commit", "Release"].contains(rpc)) {
+    for (rpc, code, reason) in
+        all.iter().filter(|(rpc, ..)| ["Commit", "Release", "GetReservation", "ListReservations"].contains(rpc))
+    {
         assert_eq!((*code, reason.as_str()), (Code::Unavailable, "FORMAT_UNKNOWN"), "{rpc}");
     }
     let after = crate::support::dump(&user).await;
     assert!(before.keys().all(|key| after.contains_key(key)));
+}
+
+#[tokio::test]
+async fn only_a_state_whose_windows_need_it_has_the_wide_format() {
+    let catalog = "
+plans:
+  plain: { limit_groups: [{ id: g, unit: tokens, quota: 10, period: monthly, match: [{ event: t }] }] }
+  lengths: { limit_groups: [{ id: g, unit: tokens, quota: 10, period: 90m, anchor: subscription_start, match: [{ event: t }] }] }
+  sessions: { limit_groups: [{ id: g, unit: tokens, quota: 10, period: 5h, anchor: first_use, match: [{ event: t }] }] }
+";
+    let mut replica = Replica::start(catalog).await;
+    let mut connection = crate::support::redis().await;
+    let mut format_of = async |user: &str| {
+        let state: Vec<u8> = redis::cmd("GET").arg(keys(user).state()).query_async(&mut connection).await.unwrap();
+        state[0]
+    };
+    for (plan_id, format) in [("plain", 1), ("lengths", 2), ("sessions", 2)] {
+        let (user_id, plan_id) = (fresh_user(plan_id), plan_id.to_owned());
+        let request = v1::UpsertSubscriptionRequest {
+            user_id: user_id.clone(),
+            plan_id: plan_id.clone(),
+            ..v1::UpsertSubscriptionRequest::default()
+        };
+        replica.subscriptions.upsert_subscription(request).await.unwrap();
+        let event = v1::Event { quantity: Some(3.0), ..event(3.0) };
+        let request = v1::TrackRequest {
+            user_id: user_id.clone(),
+            event: Some(event),
+            // What is remembered could be refunded after the reset.
+            request_id: "r".to_owned(),
+            ..v1::TrackRequest::default()
+        };
+        replica.metering.track(request).await.unwrap();
+        assert_eq!(format_of(&user_id).await, format, "{plan_id}");
+        let request = v1::ResetUsageRequest { user_id: user_id.clone(), ..v1::ResetUsageRequest::default() };
+        replica.metering.reset_usage(request).await.unwrap();
+        assert_eq!(format_of(&user_id).await, 2, "{plan_id}, after a reset");
+    }
 }
