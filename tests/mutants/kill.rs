@@ -27,12 +27,12 @@ fn mutated(mutant: &Mutant) -> Mutated {
     let code = with_stepped_clock(&code_of(&source));
     let wrong = code.replacen(text, replacement, 1);
     // The whole file, as others may have the same text.
-    let changed = || stepped_scripts().changed(|script| script.source.replacen(&code, &wrong, 1));
-    let scripts = changed();
+    let scripts = stepped_scripts().changed(|script| script.source.replacen(&code, &wrong, 1));
     let differ = scripts.all().iter().zip(stepped_scripts().all()).any(|(one, two)| one.body != two.body);
     assert!(differ, "no script has this of {file}: {text}");
+    let functions = scripts.clone().as_functions();
     // As long as the program: there are few.
-    Mutated { scripts: Box::leak(Box::new(scripts)), functions: Box::leak(Box::new(changed().as_functions())) }
+    Mutated { scripts: Box::leak(Box::new(scripts)), functions: Box::leak(Box::new(functions)) }
 }
 
 /// What `build.rs` takes of a file: neither the shebang nor lines that are only comments.

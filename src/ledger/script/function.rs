@@ -4,7 +4,7 @@
 use super::Script;
 
 /// A Redis function that does what a script does.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Function {
     /// The name for `FCALL`. It contains the version, so that replicas of two versions do not use each other's
     /// functions.

@@ -15,7 +15,7 @@ use crate::telemetry::metrics;
 pub use function::Function;
 
 /// One Lua script.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Script {
     /// The name of its file in `lua/`.
     pub name: &'static str,
@@ -39,7 +39,7 @@ pub struct Script {
 macro_rules! scripts {
     ($($(#[$doc:meta])* $name:ident),* $(,)?) => {
         /// Every script, by the name of its file.
-        #[derive(Debug)]
+        #[derive(Debug, Clone)]
         pub struct Scripts { $($(#[$doc])* pub $name: Script),* }
 
         static SCRIPTS: LazyLock<Scripts> = LazyLock::new(|| Scripts {
@@ -59,7 +59,7 @@ macro_rules! scripts {
             /// The same ones, with another source each, and no functions: tests hold what they assert against scripts that are wrong.
             #[must_use]
             pub fn changed(&self, change: impl Fn(&Script) -> String) -> Self {
-                Self { $($name: Script { function: None, ..Script::new(stringify!($name), change(&self.$name).into()) }),* }
+                Self { $($name: Script { function: None, ..self.$name.with_source(change(&self.$name)) }),* }
             }
 
             /// The same scripts, as functions where they can be. A caller that changed them gives Redis the libraries.
@@ -131,5 +131,10 @@ impl Script {
         let mut script = Self { name, source, body, sha1, batches, writes, function: None, duration };
         script.function = Function::of(&script);
         script
+    }
+
+    /// The script with another source.
+    fn with_source(&self, source: String) -> Self {
+        if self.source == source { self.clone() } else { Self::new(self.name, source.into()) }
     }
 }

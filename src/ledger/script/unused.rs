@@ -7,14 +7,17 @@ use std::collections::HashMap;
 pub(super) fn drop(source: &str) -> String {
     let mut pieces = pieces(source);
     let mut uses: HashMap<&str, usize> = HashMap::new();
-    for word in words_of(source) {
-        *uses.entry(word).or_default() += 1;
+    for piece in &mut pieces {
+        for word in words_of(piece.text) {
+            *uses.entry(word).or_default() += 1;
+            piece.says_its_name += usize::from(piece.name == Some(word));
+        }
     }
     loop {
         let before = pieces.len();
         pieces.retain(|piece| {
             let Some(name) = piece.name else { return true };
-            let is_used = uses[name] > words_of(piece.text).filter(|word| *word == name).count();
+            let is_used = uses[name] > piece.says_its_name;
             if !is_used {
                 // What only this one has named is not used either.
                 words_of(piece.text).for_each(|word| *uses.entry(word).or_default() -= 1);
@@ -31,6 +34,14 @@ pub(super) fn drop(source: &str) -> String {
 struct Piece<'a> {
     name: Option<&'a str>,
     text: &'a str,
+    /// The number of times that a function names itself, with the one in its first line.
+    says_its_name: usize,
+}
+
+impl<'a> Piece<'a> {
+    fn new(name: Option<&'a str>, text: &'a str) -> Self {
+        Self { name, text, says_its_name: 0 }
+    }
 }
 
 fn pieces(source: &str) -> Vec<Piece<'_>> {
@@ -39,7 +50,7 @@ fn pieces(source: &str) -> Vec<Piece<'_>> {
     for line in source.split_inclusive('\n') {
         if let Some(begun) = function(line) {
             if start < at {
-                pieces.push(Piece { name: None, text: &source[start..at] });
+                pieces.push(Piece::new(None, &source[start..at]));
             }
             (start, name) = (at, Some(begun));
         }
@@ -48,12 +59,12 @@ fn pieces(source: &str) -> Vec<Piece<'_>> {
         let ends = name.is_some()
             && (line.trim_end() == "end" || (function(line).is_some() && line.trim_end().ends_with(" end")));
         if ends {
-            pieces.push(Piece { name: name.take(), text: &source[start..at] });
+            pieces.push(Piece::new(name.take(), &source[start..at]));
             start = at;
         }
     }
     if start < source.len() {
-        pieces.push(Piece { name: None, text: &source[start..] });
+        pieces.push(Piece::new(None, &source[start..]));
     }
     pieces
 }
@@ -64,7 +75,8 @@ fn function(line: &str) -> Option<&str> {
 }
 
 fn words_of(text: &str) -> impl Iterator<Item = &str> {
-    text.split(|character: char| !character.is_ascii_alphanumeric() && character != '_')
+    let words = text.split(|character: char| !character.is_ascii_alphanumeric() && character != '_');
+    words.filter(|word| !word.is_empty())
 }
 
 #[cfg(test)]
