@@ -5,36 +5,50 @@
 -- ARGV: commit_call
 --       the message of the reservation's plan, or empty
 -- Answers: answer, fault, committed_otherwise
--- uses: base formats each plan match price ledger windows memory deadlines save record answer begin
+-- uses: base formats each plan match price ledger windows memory deadlines save record answer begin life
 
--- The charges by the rules of the reservation's plan. What the actual values do not name stays as reserved, in a second commit as in the
--- first: the record keeps what was reserved. Only parts of what they name do not. Else nil and a fault.
-local function price_anew(record, plan, quantities)
-  local actual, values = values_of(quantities), values_of(record.quantities)
-  replace_values(values, actual)
-  local charges, by_quantities, names_one = {}, nil, false
+-- The values that partial commits have named, and those of this call in their place.
+local function named_with(record, actual)
+  if record.format ~= LIFE_FORMAT then return actual end
+  local named = values_of(record.named)
+  replace_values(named, actual)
+  return named
+end
+
+-- The charges by the rules of the reservation's plan. What neither partial commits nor the actual values name stays as reserved, in a second commit
+-- as in the first: the record keeps what was reserved. Only parts of what they name do not. Then the measures that apply. Else nil and a fault.
+local function price_anew(record, plan, actual)
+  local reserved, named = values_of(record.quantities), named_with(record, actual)
+  local added = record.format == LIFE_FORMAT and record.added ~= '' and values_of(record.added)
+  if not added then replace_values(reserved, named) end
+  local charges, applied, by_quantities, names_one = {}, {}, nil, false
   local matches = matches_of(plan, record.what)
   for i = 1, #matches do
     local match = matches[i]
     local group = match.group
-    local charge, measure = first_price(match.measures, values, nil, actual)
+    local charge, measure
+    if added then
+      charge, measure = first_price_of_life(match.measures, reserved, added, named)
+    else
+      charge, measure = first_price(match.measures, reserved, nil, named)
+    end
     if not charge then return nil, unpriced(plan, group, measure) end
     if measure ~= EVENTS then
       by_quantities = by_quantities or { group = group, measure = measure }
       names_one = names_one or measures_any(measure, actual)
     end
-    charges[i] = charge
+    charges[i], applied[i] = charge, measure
   end
   -- TRUTH: what measures nothing says nothing of what was used.
   if by_quantities and not names_one then
     return nil, fault('NOTHING_MEASURED', by_quantities.group.place, names_of(by_quantities.measure, plan), plan.digest)
   end
-  return charges
+  return charges, applied
 end
 
 local function charges_as_reserved(record)
-  local charges = {}
-  for i = 1, #record.claims do charges[i] = record.claims[i].charge end
+  local charges, has_life = {}, record.format == LIFE_FORMAT
+  for i = 1, #record.claims do charges[i] = has_life and record.claims[i].due or record.claims[i].charge end
   return charges
 end
 
@@ -50,6 +64,92 @@ local function beyond_maximum(led, record, groups, charges, late)
   end
 end
 
+-- The smallest charge that the measure can add: that of the smallest number on the wire. Nil if it cannot grow.
+local function smallest_growth(measure)
+  if measure == EVENTS then return nil end
+  local smallest
+  for i = 1, #measure, 4 do
+    -- A weight of 0 has no limbs.
+    local limbs = measure[i + 2]
+    if measure[i + 1] > 0 or limbs and limbs[1] then
+      local charge = price({ 1, measure[i + 1], limbs, false }, { { 0, 1 } })
+      if not smallest or charge < smallest then smallest = charge end
+    end
+  end
+  return smallest
+end
+
+-- Whether some hard group has no room for more, neither in what the reservation holds nor in its window.
+local function is_exhausted(led, record, plan, measures, state)
+  for i, claim in ipairs(record.claims) do
+    local group, window = plan.groups[claim.place], window_of(led, claim)
+    local quota = claim.own_quota or group.quota
+    local more = smallest_growth(measures[i])
+    if more and window and group.hard and quota >= 0 then
+      if more > held_so_far(record, claim, state) and more > quota - window.used - window.held then return true end
+    end
+  end
+  return false
+end
+
+-- Counts by how much the total has grown. The reservation goes on.
+local function commit_part(led, k, settle, record, plan, charges, measures)
+  local state, claims = state_of(record, led.time), record.claims
+  if state == STATE_COMMITTED then return committed_otherwise(record) end
+  local late, overage, has_grown, totals = state ~= STATE_HELD, false, false, {}
+  for i, claim in ipairs(claims) do
+    local so_far = record.format == LIFE_FORMAT and claim.committed or 0
+    overage = overage or charges[i] > claim.charge
+    has_grown = has_grown or charges[i] > so_far
+    totals[i] = max(charges[i], so_far)
+  end
+  local counted = {}
+  for i, claim in ipairs(claims) do counted[i] = max(totals[i], counted_so_far(record, claim, state)) end
+  local failed = beyond_most(led, record, plan.groups, counted, state, not late)
+  if failed then return failed end
+
+  -- All checks are done: from here on, writes.
+  local deadline = record.deadline
+  if not late and settle.ttl_ms > 0 then deadline = later_deadline(led, record, settle.ttl_ms) end
+  if has_grown or deadline > record.deadline then
+    if has_grown then begin_life(record) end
+    if record.format == LIFE_FORMAT then lock_counted(led, record, state) end
+    local before = not late and parts_now(record)
+    if has_grown then
+      for i, claim in ipairs(claims) do
+        recount(led, claim, counted_so_far(record, claim, state), counted[i])
+        claim.committed, claim.due = totals[i], charges[i]
+      end
+      -- What was refunded so far is known by its charges.
+      record.settled = ''
+      record.named = quantities_of(named_with(record, values_of(settle.quantities)))
+    end
+    if late then
+      record.forget = max(record.forget, led.time + settle.replay_ms)
+    else
+      hold_anew(led, record, before, deadline)
+    end
+    write_living(led, settle, record, not late and KEYS[k + HOLD_KEY])
+  end
+  local named = {
+    state = state, overage = overage, late = late, plan = record.plan, deadline = record.deadline,
+    exhausted = is_exhausted(led, record, plan, measures, state),
+  }
+  return answer_remembered(led, named, claims, charges)
+end
+
+-- Counts in place of what partial commits and the deadline have counted so far. Returns whether some of that cannot be given back.
+local function count_finally(led, record, charges, state)
+  lock_counted(led, record, state)
+  local is_short = false
+  for i, claim in ipairs(record.claims) do
+    claim.unapplied = recount(led, claim, counted_so_far(record, claim, state), charges[i])
+    claim.locked = min(claim.locked, charges[i])
+    is_short = is_short or claim.unapplied > 0
+  end
+  return is_short
+end
+
 local function commit(k, a)
   local settle = read_commit_call(ARGV[a + 1])
   local led, failed = begin(k)
@@ -63,8 +163,10 @@ local function commit(k, a)
   if settle.actual == 0 then
     charges = charges_as_reserved(record)
   elseif plan then
-    charges, failed = price_anew(record, plan, settle.quantities)
-    if not charges then return failed end
+    local measures
+    charges, measures = price_anew(record, plan, values_of(settle.quantities))
+    if not charges then return measures end
+    if settle.partial == 1 then return commit_part(led, k, settle, record, plan, charges, measures) end
   else
     return fault('PLAN_NOT_ARCHIVED')
   end
@@ -81,17 +183,24 @@ local function commit(k, a)
     return answer_remembered(led, named, claims, charges)
   end
   -- TRUTH: at the deadline, and after it, the hold is gone; what was used counts all the same.
-  local late = state ~= STATE_HELD
-  failed = beyond_maximum(led, record, plan and plan.groups, charges, late)
+  local late, has_life = state ~= STATE_HELD, record.format == LIFE_FORMAT
+  if has_life then
+    failed = beyond_most(led, record, plan and plan.groups, charges, state, false)
+  else
+    failed = beyond_maximum(led, record, plan and plan.groups, charges, late)
+  end
   if failed then return failed end
 
   -- All checks are done: from here on, writes.
-  local bucket_field, bucket
+  local bucket_field, bucket, is_short
   if not late then bucket_field, bucket = end_hold(led, record) end
+  if has_life then is_short = count_finally(led, record, charges, state) end
   for i = 1, #claims do
     local claim = claims[i]
-    local window = window_of(led, claim)
-    if window then window.used = window.used + charges[i] end
+    if not has_life then
+      local window = window_of(led, claim)
+      if window then window.used = window.used + charges[i] end
+    end
     claim.committed = charges[i]
   end
   record.state = late and COMMITTED_LATE or COMMITTED
@@ -102,7 +211,8 @@ local function commit(k, a)
   call('DEL', KEYS[k + HOLD_KEY])
   write_corrected(led)
   save_ledger(led)
-  return answer_remembered(led, { state = STATE_COMMITTED, overage = overage, late = late, plan = record.plan }, claims, charges)
+  local named = { state = STATE_COMMITTED, overage = overage, late = late, plan = record.plan }
+  return answer_remembered(led, named, claims, charges, is_short and 'unapplied')
 end
 
 return each(commit, 4, 2)

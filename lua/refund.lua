@@ -12,7 +12,7 @@ local function refund(k, a)
   local led, failed = begin(k)
   if not led then return failed end
 
-  local record, reason = recall(led, asked, true)
+  local record, reason = recall(led, asked, TRACKED)
   if record == false then return fault(reason) end
   if record then return tracked(led, record, true) end
 

@@ -5,7 +5,7 @@
 -- ARGV: settle_call, once, event (by the name of the refunded event)
 --       the message of the reservation's plan, or empty
 -- Answers: as track, without stale
--- uses: base formats each plan match price ledger windows memory deadlines save record answer begin tracking
+-- uses: base formats each plan match price ledger windows memory deadlines save record answer begin life tracking
 
 -- The places of a whole and of its parts, where the refund names more of the parts than of the whole; else nil.
 local function parts_exceed(measure, asked)
@@ -117,13 +117,6 @@ local function asked_of_claims(record, plan, committed, asked, settled, refunded
   return asks
 end
 
--- The values as `values_of` reads them.
-local function quantities_of(values)
-  local list = {}
-  for place = 1, table.maxn(values) do list[place] = values[place] or false end
-  return pack(list)
-end
-
 -- What was refunded before. An event that has measures with parts keeps it apart from what was committed: `part_of` decides by what a commit has
 -- named, and differently in each group.
 local function refunded_before(record)
@@ -141,6 +134,16 @@ local function with_refund(refunded, asked)
   return refunded
 end
 
+-- What a reservation with a `life` has committed: what was reserved, what Extend has added, and what partial commits have named in its place.
+local function committed_by_life(record, values)
+  local added = values_of(record.added)
+  for place = 1, table.maxn(added) do
+    if added[place] and values[place] ~= true then values[place] = plus(values[place] or 0, added[place]) end
+  end
+  replace_values(values, values_of(record.named))
+  return values
+end
+
 local function refund_reservation(k, a)
   local packed = ARGV[a + 1]
   local settle, at = read_settle_call(packed)
@@ -151,22 +154,24 @@ local function refund_reservation(k, a)
   if not led then return failed end
   local now = led.time
 
-  local known, reason = recall(led, once, true)
+  local known, reason = recall(led, once, TRACKED)
   if known == false then return fault(reason) end
   if known then return tracked(led, known, true) end
 
   local record
   record, reason = load_reservation(led, settle)
   if not record then return fault(reason) end
-  if record.state ~= COMMITTED and record.state ~= COMMITTED_LATE then
-    return fault('NOT_COMMITTED', 0, STATE_WORDS[state_of(record, now)])
-  end
+  local state, has_life = state_of(record, now), record.format == LIFE_FORMAT
+  -- What partial commits have counted can be refunded once nothing is held any more.
+  local in_part = has_life and record.named ~= '' and state ~= STATE_HELD
+  if state ~= STATE_COMMITTED and not in_part then return fault('NOT_COMMITTED', 0, STATE_WORDS[state]) end
   local event_name, refunded = unpack_message(record.what), unpack_message(event.what)
   if event_name ~= refunded then return fault('REFUND_OF_ANOTHER_EVENT', 0, event_name) end
   local plan = plan_of(settle.plan, ARGV[a + 2])
   if not plan then return fault('PLAN_NOT_ARCHIVED') end
 
   local settled, committed, asked = values_of(record.settled), values_of(record.quantities), values_of(event.quantities)
+  if has_life then committed = committed_by_life(record, committed) end
   replace_values(committed, settled)
   local before, asks
   if matches_of(plan, record.what).has_parts then before = refunded_before(record) end
@@ -176,13 +181,19 @@ local function refund_reservation(k, a)
   -- All checks are done: from here on, writes.
   -- Only all that is known of a window says whether it was reset.
   if led.format == WIDE_FORMAT then unfold(led) end
+  if has_life then lock_counted(led, record, state) end
   local refunds = {}
   for i, claim in ipairs(record.claims) do
     local falls, beyond = asks[i][1], asks[i][2]
     local window = window_of(led, claim)
-    if window and led.windows and is_reset_since(window, record) then window = nil end
-    local applied = window and min(falls, window.used) or 0
-    if window then window.used = window.used - applied end
+    local applied = 0
+    if has_life then
+      local counted = counted_so_far(record, claim, state)
+      applied = window and falls - recount(led, claim, counted, counted - falls) or 0
+    elseif window and not (led.windows and is_reset_since(window, record)) then
+      applied = min(falls, window.used)
+      window.used = window.used - applied
+    end
     -- Also what could not be given back: whatever is counted in the window later is not this reservation's.
     claim.refunded = claim.refunded + falls
     refunds[i] = {

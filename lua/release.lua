@@ -4,7 +4,7 @@
 -- KEYS: state, memory 1, memory 2, hold
 -- ARGV: settle_call
 -- Answers: answer, fault, committed_otherwise
--- uses: base formats each price ledger windows memory deadlines save record answer begin
+-- uses: base formats each price ledger windows memory deadlines save record answer begin life
 
 local function release(k, a)
   local settle = read_settle_call(ARGV[a + 1])
@@ -16,19 +16,31 @@ local function release(k, a)
 
   local state = state_of(record, now)
   if state == STATE_COMMITTED then return committed_otherwise(record) end
-  if state ~= STATE_HELD then
+  local has_life, is_short = record.format == LIFE_FORMAT, false
+  local has_counted = has_life and state == STATE_EXPIRED and record.on_expiry == COUNTS_UP
+  if state ~= STATE_HELD and not has_counted then
     return answer_remembered(led, { state = state, replayed = state == STATE_RELEASED, plan = record.plan }, record.claims)
   end
 
   -- All checks are done: from here on, writes.
-  local bucket_field, bucket = end_hold(led, record)
+  local bucket_field, bucket
+  if state == STATE_HELD then bucket_field, bucket = end_hold(led, record) end
+  if has_life then lock_counted(led, record, state) end
+  if has_counted then
+    -- What the deadline has counted, but not what partial commits have.
+    for _, claim in ipairs(record.claims) do
+      claim.unapplied = recount(led, claim, counted_so_far(record, claim, state), claim.committed)
+      claim.locked = min(claim.locked, claim.committed)
+      is_short = is_short or claim.unapplied > 0
+    end
+  end
   record.state = RELEASED
   record.forget = max(record.forget, now + settle.replay_ms)
   write_fields(led, record.forget, settle.field, record_bytes(record), bucket_field, bucket)
   call('DEL', KEYS[k + HOLD_KEY])
   write_corrected(led)
   save_ledger(led)
-  return answer_remembered(led, { state = STATE_RELEASED, plan = record.plan }, record.claims)
+  return answer_remembered(led, { state = STATE_RELEASED, plan = record.plan }, record.claims, nil, is_short and 'unapplied')
 end
 
 return each(release, 4, 1)

@@ -5,7 +5,7 @@
 -- ARGV: reserve_call
 --       the plan's message
 -- Answers: answer, stale, fault
--- uses: base formats each plan match price ledger windows memory deadlines save record answer begin subscription in_force decide
+-- uses: base formats each plan match price ledger windows memory deadlines save record answer begin life subscription in_force decide
 
 -- The answer to a retry.
 local function replay(led, record)
@@ -20,7 +20,7 @@ local function reserve(k, a)
   local led, failed = begin(k)
   if not led then return failed end
 
-  local record, reason = recall(led, asked, false)
+  local record, reason = recall(led, asked, HELD)
   if record == false then return fault(reason) end
   if record then return replay(led, record) end
 
@@ -47,9 +47,20 @@ local function reserve(k, a)
     window.held = window.held + claims[i].charge
   end
   local deadline = ceil((led.time + asked.ttl_ms) / TENTH_MS) * TENTH_MS
-  local is_paged, bucket_field, bucket = add_deadline(led, deadline, parts_of(claims))
   local forget_at = deadline + asked.settlement_ms
   local made = new_record(led, asked, HELD, plan.digest, claims, forget_at)
+  local parts
+  if asked.on_expiry == COUNTS_UP then
+    begin_life(made)
+    made.on_expiry = COUNTS_UP
+    parts = parts_of_life(made)
+    -- Versions that do not know of it would give back what is to count.
+    if led.format ~= WIDE_FORMAT then unfold_arranged(led) end
+    led.format = WIDE_FORMAT
+  else
+    parts = parts_of(claims)
+  end
+  local is_paged, bucket_field, bucket = add_deadline(led, deadline, parts)
   made.paged, made.deadline, made.what, made.quantities = is_paged and 1 or 0, deadline, asked.what, asked.quantities
   write_fields(led, forget_at, asked.field, record_bytes(made), is_paged and bucket_field, bucket)
   -- For people who look with redis-cli; no script reads it.

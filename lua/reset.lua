@@ -34,7 +34,7 @@ local function reset(k, a)
   local led, failed = begin(k)
   if not led then return failed end
 
-  local record, reason = recall(led, asked, true)
+  local record, reason = recall(led, asked, TRACKED)
   if record == false then return fault(reason) end
 
   local plan, other = plan_in_force(led, asked, ARGV[a + 2])

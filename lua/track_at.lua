@@ -93,7 +93,7 @@ local function track_at(k, a)
   local led, failed = begin(k)
   if not led then return failed end
 
-  local record, reason = recall(led, asked, true)
+  local record, reason = recall(led, asked, TRACKED)
   if record == false then return fault(reason) end
   if record then return tracked(led, record, true) end
   if asked.at > led.time + MOST_FUTURE_MS then return fault('TIME_IN_FUTURE') end

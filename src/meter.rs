@@ -7,14 +7,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::domain::amount::{InvalidQuantity, Quantity};
-use crate::domain::answer::{Committed, Decision, Hold, Released, Reset, Standing, Tracked};
+use crate::domain::answer::{Committed, Decision, Extended, Hold, Released, Reset, Standing, Tracked};
 use crate::domain::event::{Actual, Event, EventName};
 use crate::domain::fault::Fault;
 use crate::domain::id::{Owner, RequestId, ReservationId};
 use crate::domain::pattern::EventPattern;
 use crate::domain::plan::Catalog;
+use crate::domain::reservation::OnExpiry;
 use crate::domain::subscription::Subscription;
-use crate::ledger::{self, InForce, Ledger, NoAnswer, Once};
+use crate::ledger::{self, InForce, Ledger, NoAnswer, Once, Partial};
 use crate::planner::{Clock, Planned, Planner};
 use crate::telemetry::{metrics, outcomes};
 
@@ -53,6 +54,35 @@ pub struct Meter {
     pub(crate) planner: Planner,
     pub(crate) ledger: Ledger,
     options: MeterOptions,
+}
+
+/// How long a reservation holds, and what happens then.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HoldTerms {
+    /// The time for which to hold.
+    pub ttl: Duration,
+    /// What happens at the deadline to what is still held.
+    pub on_expiry: OnExpiry,
+}
+
+impl From<Duration> for HoldTerms {
+    /// Holds for so long, and then gives back.
+    fn from(ttl: Duration) -> Self {
+        Self { ttl, on_expiry: OnExpiry::Release }
+    }
+}
+
+/// The arguments of Extend.
+#[derive(Debug)]
+pub struct ExtendCall {
+    /// The reservation.
+    pub reservation: ReservationId,
+    /// The time for which to hold from now on.
+    pub ttl: Duration,
+    /// The quantities to hold in addition.
+    pub add: Option<Actual>,
+    /// Makes retries safe.
+    pub request_id: Option<RequestId>,
 }
 
 /// The answer to Reserve.
@@ -129,12 +159,12 @@ impl Meter {
         &self,
         owner: &Owner,
         event: &Event,
-        ttl: Duration,
+        terms: impl Into<HoldTerms>,
         request_id: Option<&RequestId>,
     ) -> Result<Reserved, Fault> {
-        let ttl_ms = millis(ttl);
-        let once = Once::reserve(request_id, event, ttl_ms);
-        match self.hold(owner, event, ttl_ms, &once).await {
+        let terms = terms.into();
+        let once = Once::reserve(request_id, event, millis(terms.ttl), terms.on_expiry);
+        match self.hold(owner, event, terms, &once).await {
             Ok((plan, answer)) => {
                 outcomes::reserved(plan.id(), &answer.decision, answer.hold.as_ref());
                 Ok(Reserved { decision: answer.decision, hold: answer.hold, degraded: false })
@@ -156,7 +186,7 @@ impl Meter {
         &self,
         owner: &Owner,
         event: &Event,
-        ttl_ms: i64,
+        terms: HoldTerms,
         once: &Once,
     ) -> Result<(InForce, ledger::ReserveAnswer), Fault> {
         let settlement_ms = millis(self.options.settlement_window);
@@ -164,7 +194,9 @@ impl Meter {
         let mut attempts = self.attempts(owner);
         loop {
             let basis = &attempts.planned()?.basis;
-            let call = ledger::ReserveCall { basis, once, event, ttl_ms, settlement_ms, plan_kept };
+            let HoldTerms { ttl, on_expiry } = terms;
+            let ttl_ms = millis(ttl);
+            let call = ledger::ReserveCall { basis, once, event, ttl_ms, on_expiry, settlement_ms, plan_kept };
             match self.ledger.reserve(owner, &call).await {
                 Ok(answer) => return Ok((basis.plan.clone(), answer)),
                 Err(no_answer) => attempts.again(no_answer)?,
@@ -196,8 +228,36 @@ impl Meter {
     /// See the RPC.
     pub async fn commit(&self, reservation: &ReservationId, actual: Option<&Actual>) -> Result<Committed, Fault> {
         let replay_ms = millis(self.options.replay_window);
-        let call = ledger::CommitCall { reservation, actual, replay_ms };
+        let call = ledger::CommitCall { reservation, actual, partial: None, replay_ms };
         self.ledger.commit(&call).await.inspect(outcomes::committed)
+    }
+
+    /// Counts the usage so far of a reservation that goes on, and moves its deadline if there is a `ttl`.
+    ///
+    /// # Errors
+    /// See the RPC Commit.
+    pub async fn commit_part(
+        &self,
+        reservation: &ReservationId,
+        actual: &Actual,
+        ttl: Option<Duration>,
+    ) -> Result<Committed, Fault> {
+        let replay_ms = millis(self.options.replay_window);
+        let partial = Some(Partial { ttl_ms: ttl.map(millis) });
+        let call = ledger::CommitCall { reservation, actual: Some(actual), partial, replay_ms };
+        self.ledger.commit(&call).await.inspect(outcomes::committed)
+    }
+
+    /// Moves the deadline of a reservation, and holds more for it if that fits.
+    ///
+    /// # Errors
+    /// See the RPC.
+    pub async fn extend(&self, call: &ExtendCall) -> Result<Extended, Fault> {
+        let ExtendCall { reservation, ttl, add, request_id } = call;
+        let (ttl_ms, add) = (millis(*ttl), add.as_ref());
+        let once = Once::extend(request_id.as_ref(), reservation, ttl_ms, add);
+        let call = ledger::ExtendCall { reservation, once: &once, ttl_ms, add };
+        self.ledger.extend(&call).await.inspect(outcomes::extended)
     }
 
     /// Gives a reservation back.

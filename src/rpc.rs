@@ -8,6 +8,7 @@
 pub enum Rpc {
     Reserve,
     Commit,
+    Extend,
     Release,
     Track,
     BatchTrack,
@@ -65,9 +66,10 @@ pub struct Facts {
 }
 
 /// The table, in the order of [`Rpc`].
-const TABLE: [Facts; 21] = [
+const TABLE: [Facts; 22] = [
     work(Rpc::Reserve, "Reserve", &["/tollgate.v1.MeteringService/Reserve"], Callers::SecretKeys, true),
     work(Rpc::Commit, "Commit", &["/tollgate.v1.MeteringService/Commit"], Callers::SecretKeys, true),
+    work(Rpc::Extend, "Extend", &["/tollgate.v1.MeteringService/Extend"], Callers::SecretKeys, true),
     work(Rpc::Release, "Release", &["/tollgate.v1.MeteringService/Release"], Callers::SecretKeys, true),
     work(Rpc::Track, "Track", &["/tollgate.v1.MeteringService/Track"], Callers::SecretKeys, true),
     work(Rpc::BatchTrack, "BatchTrack", &["/tollgate.v1.MeteringService/BatchTrack"], Callers::SecretKeys, true),

@@ -17,7 +17,7 @@ local row_numbers = {}
 -- An answer whose fields are those of `named`. `rows` are values, five for each of `count` groups; `columns` are bytes.
 local function answer(named, count, rows, columns, column_bytes)
   return pack_struct(format_of(ROW_FORMAT, count, ANSWER_FORMAT), ANSWER_KIND, named.outcome or DONE,
-    named.state or NO_STATE, named.replayed and 1 or 0, named.overage and 1 or 0, named.late and 1 or 0, columns or 0, named.suffix or ZEROS_6, named.plan or ZEROS_8, named.deadline or 0,
+    named.state or NO_STATE, named.replayed and 1 or 0, named.overage and 1 or 0, named.late and 1 or 0, named.exhausted and 1 or 0, columns or 0, named.suffix or ZEROS_6, named.plan or ZEROS_8, named.deadline or 0,
     named.retry_after_ms or -1, count, unpack(rows or row_numbers, 1, count * ROW_WIDTH)) .. (column_bytes or '')
 end
 

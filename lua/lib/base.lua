@@ -13,8 +13,8 @@ local CALENDAR, FIRST_USE = 281474976710655, 281474976710654
 -- The unit codes are 1 count, 2 tokens, 3 seconds, 4 cents. This is the largest counter of each, in smallest units.
 local MAX_UNITS = { MAX, MAX, MAX, 8000000000000000 }
 
--- The format byte of stored values, and that of states whose windows are wide (see `wide_window`).
-local FORMAT, WIDE_FORMAT = 1, 2
+-- The format byte of stored values, that of states whose windows are wide (see `wide_window`), and that of records with a `life`.
+local FORMAT, WIDE_FORMAT, LIFE_FORMAT = 1, 2, 2
 
 -- What begins an answer.
 local ANSWER_KIND, STALE_KIND, FAULT_KIND, OTHERWISE_KIND = 1, 2, 3, 4

@@ -5,7 +5,8 @@
 -- PAGE_MS with the sum of what they hold. A page's deadlines are buckets in the memory. Only the page that is due in part needs them: a
 -- page that is due as a whole gives back its sum.
 --
--- Parts are a flat list: the number of a window, an amount, and so on.
+-- Parts are a flat list: the number of a window, an amount, and so on. Where COUNTS is added to the number, the amount counts as used when it
+-- comes back.
 
 local EXACT_BYTES = 2048
 local EXACT_KIND, PAGE_KIND = 0, 1
@@ -117,7 +118,7 @@ end
 -- The fields of the memory that say the same of a page's deadline: name and value.
 local function change_bucket(led, deadline, parts, sign)
   local name = bucket_name(deadline)
-  local packed, sums, holds = known_field(led, name), {}, 0
+  local packed, sums, holds = led.moved_buckets and led.moved_buckets[name] or known_field(led, name), {}, 0
   if packed then
     local count, at
     holds, count, at = unpack_struct(BUCKET_FORMAT, packed)
@@ -153,11 +154,26 @@ local function remove_deadline(led, deadline, is_paged, parts)
   return change_bucket(led, deadline, parts, -1)
 end
 
+-- Holds other parts until another deadline. Returns whether that is in a page. `led.moved_buckets` are the buckets to write, by their names.
+local function move_deadline(led, deadline, is_paged, parts, to, new_parts)
+  led.moved_buckets = {}
+  local name, bucket = remove_deadline(led, deadline, is_paged, parts)
+  if name then led.moved_buckets[name] = bucket end
+  is_paged, name, bucket = add_deadline(led, to, new_parts)
+  if is_paged then led.moved_buckets[name] = bucket end
+  return is_paged
+end
+
 local function give_back(led, parts)
   for i = 1, #parts, 2 do
-    local window = kept_window(led, parts[i])
-    -- Never less than nothing, whatever somebody has deleted by hand.
-    if window then window.held = max(window.held - parts[i + 1], 0) end
+    local number, amount, counts = parts[i], parts[i + 1], false
+    if number >= COUNTS then number, counts = number - COUNTS, true end
+    local window = kept_window(led, number)
+    if window then
+      -- Never less than nothing, whatever somebody has deleted by hand.
+      window.held = max(window.held - amount, 0)
+      if counts then window.used = window.used + amount end
+    end
   end
 end
 
@@ -214,6 +230,8 @@ end
 -- NO-LEAK: works out in memory what is due to come back, and how many holds that were. Whoever writes the ledger writes it.
 local function give_back_due(led)
   local packed, now, at = led.deadlines, led.time, 1
+  -- Resets that a wrong clock has dated are dated anew.
+  if led.was_wrong and led.format == WIDE_FORMAT then unfold(led) end
   -- ONE-CLOCK: no deadline that was set by a clock that was wrong can be trusted. All holds lapse.
   while at <= #packed do
     local at_ms, kind, holds, count, after = unpack_struct(DEADLINE_FORMAT, packed, at)

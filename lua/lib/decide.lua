@@ -13,7 +13,7 @@ local assessed, claim_tables = { name = false, all_fit = false, overflow = false
 local function claim_table(i)
   local claim = {
     place = 0, window = false, number = 0, span = false, charge = 0, quota = 0, fits = false, committed = 0, own_quota = false,
-    refunded = false,
+    refunded = false, due = 0, locked = 0,
   }
   claim_tables[i] = claim
   return claim
@@ -60,8 +60,8 @@ local function assess(led, plan, asked, round_down, otherwise, find)
   return claims
 end
 
--- The answer of a denial, whose column says what is missing in each full group.
-local function answer_denied(named, claims)
+-- The answer of a denial, whose column says what is missing in each full group. `closings` are the bytes of that column, if there is one.
+local function answer_denied(named, claims, closings)
   local shortfalls = {}
   for i = 1, #claims do
     local claim = claims[i]
@@ -74,6 +74,7 @@ local function answer_denied(named, claims)
     shortfalls[i] = shortfall
   end
   local columns, column_bytes = WITH_SHORTFALLS, write_flat(AMOUNT_FORMAT, 1, #claims, shortfalls)
+  if closings then columns, column_bytes = columns + WITH_CLOSINGS, column_bytes .. closings end
   if claims[1].own_quota then
     columns, column_bytes = columns + WITH_ROW_QUOTAS, column_bytes .. column_of(claims, QUOTA_FORMAT, 'own_quota')
   end

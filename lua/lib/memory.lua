@@ -122,20 +122,52 @@ local function said_before(led, name, is_renewed)
   return not is_renewed and not (led.from_old and led.from_old[name]) and known[name]
 end
 
--- Writes one or two fields of the memory, which are remembered until `forget_at`. The state is yet to be written.
-local function write_fields(led, forget_at, name, value, other_name, other_value)
+local EXTENSION_BYTES = 16
+
+-- Copies these fields of 16 bytes each from the old memory to the young one. They do not change, so that no undo needs to know of it.
+local function keep_extensions(led, packed)
+  for from = 1, #packed, EXTENSION_BYTES * CHUNK do
+    local names, copies = {}, {}
+    for at = from, min(from + EXTENSION_BYTES * CHUNK, #packed) - 1, EXTENSION_BYTES do
+      names[#names + 1] = sub(packed, at, at + EXTENSION_BYTES - 1)
+    end
+    local values = call('HMGET', old_key(led), unpack(names))
+    for i = 1, #names do
+      if values[i] then copies[#copies + 1], copies[#copies + 2] = names[i], values[i] end
+    end
+    if copies[1] then call('HSET', young_key(led), unpack(copies)) end
+  end
+end
+
+-- Writes one or two fields of the memory, which are remembered until `forget_at`, and `more`: names and values. The state is yet to be written. A
+-- reservation whose ids of Extend are `led.extensions` is one of the first two, and takes them along into another memory.
+local function write_fields(led, forget_at, name, value, other_name, other_value, more)
   known_field(led, name)
   if other_name then known_field(led, other_name) end
+  for i = 1, more and #more or 0, 2 do known_field(led, more[i]) end
   restore(led)
   local is_renewed = renew(led)
   local memory, key = led.memory, young_key(led)
   memory.sequence = memory.sequence + 1
   local before = said_before(led, name, is_renewed)
-  local undo = pack_struct(UNDO_OF_ONE_FORMAT, memory.sequence, other_name and 2 or 1, #name, name, before and 1 or 0,
-    before and #before or 0, before or '')
+  local undo = pack_struct(UNDO_OF_ONE_FORMAT, memory.sequence, (other_name and 2 or 1) + (more and #more / 2 or 0), #name, name,
+    before and 1 or 0, before and #before or 0, before or '')
   if other_name then
     before = said_before(led, other_name, is_renewed)
     undo = undo .. pack_struct(UNDO_FIELD_FORMAT, #other_name, other_name, before and 1 or 0, before and #before or 0, before or '')
+  end
+  for i = 1, more and #more or 0, 2 do
+    before = said_before(led, more[i], is_renewed)
+    undo = undo .. pack_struct(UNDO_FIELD_FORMAT, #more[i], more[i], before and 1 or 0, before and #before or 0, before or '')
+  end
+  if led.extensions then
+    local from_old = led.from_old
+    if is_renewed or (from_old and (from_old[name] or from_old[other_name])) then keep_extensions(led, led.extensions) end
+  end
+  if more and more[1] then
+    if other_name then more[#more + 1], more[#more + 2] = other_name, other_value end
+    call('HSET', key, name, value, 'u', undo, unpack(more))
+  elseif other_name then
     call('HSET', key, name, value, other_name, other_value, 'u', undo)
   else
     call('HSET', key, name, value, 'u', undo)

@@ -19,6 +19,13 @@ local function values_of(quantities)
   return quantities == '' and {} or unpack_message(quantities)
 end
 
+-- The values as `values_of` reads them.
+local function quantities_of(values)
+  local list = {}
+  for place = 1, table.maxn(values) do list[place] = values[place] or false end
+  return pack(list)
+end
+
 -- Puts the values that `more` says in the place of others.
 local function replace_values(values, more)
   for place = 1, table.maxn(more) do

@@ -3,7 +3,7 @@
 -- SELF-CONTAINED: a reservation is settled by its record, and by the plan whose digest is in it. A record stands under its field, which is
 -- made of the request id, so that a retry finds it. Its claims say what each group was charged, and in which window.
 
-local HELD, COMMITTED, COMMITTED_LATE, RELEASED, TRACKED = 1, 2, 3, 4, 5
+local HELD, COMMITTED, COMMITTED_LATE, RELEASED, TRACKED, EXTENDED = 1, 2, 3, 4, 5, 6
 
 -- States in answers.
 local NO_STATE, STATE_HELD, STATE_COMMITTED, STATE_RELEASED, STATE_EXPIRED = 0, 1, 2, 3, 4
@@ -14,6 +14,9 @@ local STATE_WORDS = { 'held', 'committed', 'released', 'expired' }
 local WITH_COMMITTED, WITH_REFUNDED, WITH_QUOTAS = 1, 2, 4
 
 local CLAIM_WIDTH = 4
+
+-- What happens at the deadline to what is still held.
+local GIVES_BACK, COUNTS_UP = 0, 1
 
 -- The claims of the record that was read last, whose tables the next one uses again.
 local remembered, remembered_tables = {}, {}
@@ -40,8 +43,11 @@ end
 
 -- What was committed where no column says so: as it was reserved. Of tracked events the column says what could not be applied.
 local function committed_unsaid(record, charge)
-  return record.state == TRACKED and 0 or charge
+  return record.state >= TRACKED and 0 or charge
 end
+
+-- How many bytes of `rest` the time takes at which a reservation of format 1 was made.
+local MADE_BYTES = 6
 
 -- The values of claims and of one column, until they are packed. Making a list costs more than filling one.
 local claim_numbers, column_values = {}, {}
@@ -90,28 +96,42 @@ local function columns_of(record)
   return columns, packed
 end
 
+-- The columns of a record with a `life`, and that.
+local function life_bytes(record)
+  local claims = record.claims
+  local columns, packed = WITH_REFUNDED, column_of(claims, AMOUNT_FORMAT, 'committed') .. column_of(claims, AMOUNT_FORMAT, 'refunded')
+  if claims[1].own_quota then
+    columns, packed = columns + WITH_QUOTAS, packed .. column_of(claims, QUOTA_FORMAT, 'own_quota')
+  end
+  return columns, packed .. write_life(record) .. column_of(claims, AMOUNT_FORMAT, 'due') .. column_of(claims, AMOUNT_FORMAT, 'locked')
+end
+
 -- The bytes of a record whose claims are tables.
 local function record_bytes(record)
   local claims, columns, column_bytes = record.claims, 0, ''
-  -- What is only held has nothing else to say.
-  if record.state ~= HELD then columns, column_bytes = columns_of(record) end
-  if claims[1] and claims[1].own_quota then
-    columns, column_bytes = columns + WITH_QUOTAS, column_bytes .. column_of(claims, QUOTA_FORMAT, 'own_quota')
+  if record.format == LIFE_FORMAT then
+    columns, column_bytes = life_bytes(record)
+  else
+    -- What is only held has nothing else to say.
+    if record.state ~= HELD then columns, column_bytes = columns_of(record) end
+    if claims[1] and claims[1].own_quota then
+      columns, column_bytes = columns + WITH_QUOTAS, column_bytes .. column_of(claims, QUOTA_FORMAT, 'own_quota')
+    end
   end
   if record.claim_bytes then
-    return pack_struct(RECORD_FORMAT, FORMAT, record.state, record.paged, record.epoch, record.deadline, record.forget, record.digest,
+    return pack_struct(RECORD_FORMAT, record.format, record.state, record.paged, record.epoch, record.deadline, record.forget, record.digest,
       record.suffix, record.plan, #record.what, record.what, #record.quantities, record.quantities, #record.settled, record.settled,
       columns, record.spans, #claims) .. record.claim_bytes .. column_bytes .. record.rest
   end
   local count, packed_spans, spans = #claims, number_claims(claims)
-  return pack_struct(record_format(spans, count), FORMAT, record.state, record.paged, record.epoch, record.deadline, record.forget, record.digest,
+  return pack_struct(record_format(spans, count), record.format, record.state, record.paged, record.epoch, record.deadline, record.forget, record.digest,
     record.suffix, record.plan, #record.what, record.what, #record.quantities, record.quantities, #record.settled, record.settled,
     columns, spans, count, packed_spans, unpack(claim_numbers, 1, count * CLAIM_WIDTH)) .. column_bytes .. record.rest
 end
 
 local function remembered_table(i)
   local claim = {
-    place = 0, window = false, number = 0, span = false, charge = 0, committed = 0, refunded = 0, own_quota = false,
+    place = 0, window = false, number = 0, span = false, charge = 0, committed = 0, refunded = 0, own_quota = false, due = 0, locked = 0,
   }
   remembered_tables[i] = claim
   return claim
@@ -147,20 +167,29 @@ local function parse_record(packed)
   if columns >= WITH_COMMITTED then column(AMOUNT_FORMAT, 'committed') end
   if columns >= WITH_REFUNDED then column(AMOUNT_FORMAT, 'refunded') end
   if has_quotas then column(QUOTA_FORMAT, 'own_quota') end
+  if record.format == LIFE_FORMAT then
+    local life
+    life, at = read_life(packed, at)
+    record.made_at, record.sequence, record.on_expiry = life.made_at, life.sequence, life.on_expiry
+    record.named, record.added, record.extensions = life.named, life.added, life.extensions
+    column(AMOUNT_FORMAT, 'due')
+    column(AMOUNT_FORMAT, 'locked')
+  end
   record.claims, record.rest = claims, sub(packed, at)
   return record
 end
 
 -- The record that a script makes, whose table the next call uses again.
 local made = {
-  state = 0, paged = 0, epoch = 0, deadline = 0, forget = 0, digest = '', suffix = '', plan = '', what = '', quantities = '', settled = '',
-  claims = false, rest = '',
+  format = FORMAT, state = 0, paged = 0, epoch = 0, deadline = 0, forget = 0, digest = '', suffix = '', plan = '', what = '', quantities = '', settled = '',
+  claims = false, rest = '', made_at = false, sequence = 0, on_expiry = GIVES_BACK, named = '', added = '', extensions = '',
 }
 
 -- A record of what the call does, which has no event and no deadline yet.
 local function new_record(led, once, state, plan_digest, claims, forget_at)
   made.state, made.epoch, made.forget, made.claims = state, led.memory and led.memory.epoch or 0, forget_at, claims
   made.digest, made.suffix, made.plan = once.digest, once.suffix, plan_digest
+  made.format, made.made_at, made.rest = FORMAT, false, state == HELD and pack_struct(MADE_FORMAT, led.time) or ''
   return made
 end
 
@@ -168,7 +197,7 @@ end
 local function load_record(led, field)
   local packed = known_field(led, field)
   if not packed then return nil, 'RESERVATION_NOT_FOUND' end
-  if byte(packed) ~= FORMAT then return nil, 'FORMAT_UNKNOWN' end
+  if byte(packed) > LIFE_FORMAT then return nil, 'FORMAT_UNKNOWN' end
   local record = parse_record(packed)
   local memory = led.memory
   -- ONE-CLOCK: after a wrong clock no deadline that was set before can be trusted. The hold has lapsed when the clock was corrected.
@@ -185,7 +214,7 @@ local function load_reservation(led, settle)
   local record, reason = load_record(led, settle.field)
   if not record then return nil, reason end
   -- Another one had the same request id before, and is forgotten.
-  if record.state == TRACKED or record.suffix ~= settle.suffix or record.plan ~= settle.plan then return nil, 'RESERVATION_NOT_FOUND' end
+  if record.state >= TRACKED or record.suffix ~= settle.suffix or record.plan ~= settle.plan then return nil, 'RESERVATION_NOT_FOUND' end
   return record
 end
 
@@ -199,6 +228,15 @@ local function parts_of(claims)
     at = at + PART_WIDTH
   end
   for i = at, #parts do parts[i] = nil end
+  return parts
+end
+
+-- The same of a reservation with a `life`: what of it was not committed so far. It is a new list.
+local function parts_of_life(record)
+  local parts, counts = {}, record.on_expiry == COUNTS_UP and COUNTS or 0
+  for i, claim in ipairs(record.claims) do
+    parts[2 * i - 1], parts[2 * i] = claim.number + counts, max(claim.charge - claim.committed, 0)
+  end
   return parts
 end
 
@@ -219,39 +257,61 @@ end
 
 -- Gives back what the reservation holds before its deadline. Returns the bucket to write with it, if there is one.
 local function end_hold(led, record)
-  local claims = record.claims
+  local claims, parts = record.claims, record.format == LIFE_FORMAT and parts_of_life(record) or parts_of(record.claims)
   for i = 1, #claims do
     local window = window_of(led, claims[i])
     -- Never less than nothing, whatever somebody has deleted by hand.
-    if window then window.held = max(window.held - claims[i].charge, 0) end
+    if window then window.held = max(window.held - parts[2 * i], 0) end
   end
-  return remove_deadline(led, record.deadline, record.paged == 1, parts_of(claims))
+  return remove_deadline(led, record.deadline, record.paged == 1, parts)
+end
+
+-- When the reservation was made. One without that time is of an earlier version, and was made less than an hour before its deadline.
+local function made_at(record)
+  return record.made_at or #record.rest >= MADE_BYTES and unpack_struct(MADE_FORMAT, record.rest)
+    or max(record.deadline - LONGEST_HOLD, 0)
 end
 
 local SETTLEMENT_BYTES = 6
 
 -- Notes with which writing of the memory the reservation is committed, where a reset is told from it by that.
 local function note_settlement(led, record)
-  if led.format == FORMAT then return end
-  record.rest = pack_struct(SETTLEMENT_FORMAT, led.memory.sequence + 1) .. sub(record.rest, SETTLEMENT_BYTES + 1)
+  if record.format == LIFE_FORMAT then
+    record.sequence = led.memory.sequence + 1
+  elseif led.format ~= FORMAT then
+    record.rest = pack_struct(MADE_FORMAT, made_at(record)) .. pack_struct(SETTLEMENT_FORMAT, led.memory.sequence + 1)
+      .. sub(record.rest, MADE_BYTES + SETTLEMENT_BYTES + 1)
+  end
 end
 
 -- Whether the window was reset since the reservation was committed. Needs windows that are unfolded.
 local function is_reset_since(window, record)
   if window.reset == 0 then return false end
-  local sequence = #record.rest >= SETTLEMENT_BYTES and unpack_struct(SETTLEMENT_FORMAT, record.rest) or 0
+  local has_sequence = #record.rest >= MADE_BYTES + SETTLEMENT_BYTES
+  local sequence = record.sequence or has_sequence and unpack_struct(SETTLEMENT_FORMAT, record.rest, MADE_BYTES + 1) or 0
   return sequence <= window.reset
 end
 
 -- What a request id has done: nil if it is new; false and the reason if it came with another body or RPC, or a later version has written it;
--- else its record.
-local function recall(led, once, is_track)
+-- else its record. `state` is that of the records of the RPC: HELD, TRACKED or EXTENDED. For an Extend it is the record of its reservation, and
+-- then what each claim was charged.
+local function recall(led, once, state)
   if once.has_id == 0 then return nil end
   local record, reason = load_record(led, once.field)
+  local found, digest, costs = record and record.state, record and record.digest, nil
+  if found == EXTENDED then
+    local suffix = record.suffix
+    costs = {}
+    for i = 1, #record.claims do costs[i] = record.claims[i].charge end
+    record, reason = load_record(led, record.what)
+    if record and (record.state >= TRACKED or record.suffix ~= suffix) then record = nil end
+  elseif found and found < TRACKED then
+    found = HELD
+  end
   if not record then
     if reason == 'FORMAT_UNKNOWN' then return false, reason end
     return nil
   end
-  if (record.state == TRACKED) ~= is_track or record.digest ~= once.digest then return false, 'REQUEST_ID_REUSED' end
-  return record
+  if found ~= state or digest ~= once.digest then return false, 'REQUEST_ID_REUSED' end
+  return record, costs
 end

@@ -50,7 +50,8 @@ local function unfold(led)
       -- Whoever has asked for the window before has it in the hand.
       local asked = take_window(place)
       if asked then
-        asked.group, asked.unit, asked.period, asked.reset = window.group, window.unit, window.period, window.reset
+        asked.group, asked.unit, asked.period = window.group, window.unit, window.period
+        asked.reset, asked.reset_at = window.reset, window.reset_at
         window, used, held = asked, asked.used, asked.held
       end
       arranged[place] = window
@@ -58,7 +59,10 @@ local function unfold(led)
       number, schedule, used, held, at = unpack_struct(COUNTER_FORMAT, tail, at)
     end
     local from = (schedule - 1) * SCHEDULE_WIDTH
-    window.number, window.used, window.held, window.reset = number, used, held, window.reset or 0
+    window.number, window.used, window.held = number, used, held
+    window.reset, window.reset_at = window.reset or 0, window.reset_at or 0
+    -- ONE-CLOCK: a reset at a time that was wrong came before whatever lapses now.
+    if led.was_wrong then window.reset_at = min(window.reset_at, led.time - 1) end
     window.anchor, window.start, window.ends, window.kept = times[from + 1], times[from + 2], times[from + 3], times[from + 4]
     if window.kept > led.time then
       local of_group = windows[window.group]
@@ -90,8 +94,10 @@ local function is_wide(window)
   return window.period >= FIRST_LENGTH or window.anchor == FIRST_USE or window.reset > 0
 end
 
--- The format that all windows fit into. Versions that do not know the wide one can read the others.
+-- The format that all windows fit into. Versions that do not know the wide one can read the others. While holds are live, some of them may count
+-- at their deadlines, which only the wide one says.
 local function format_of_windows(led)
+  if led.format == WIDE_FORMAT and led.live > 0 then return WIDE_FORMAT end
   for _, windows in pairs(led.windows) do
     for i = 1, #windows do
       if is_wide(windows[i]) then return WIDE_FORMAT end
@@ -231,7 +237,7 @@ local function put_window(led, group, frame, start, ends, kept)
   led.opened = led.opened + 1
   local window = {
     group = group.id, unit = group.unit, period = group.period, place = 0, number = led.opened, used = 0, held = 0, reset = 0,
-    anchor = frame.anchor, start = start, ends = ends, kept = kept,
+    reset_at = 0, anchor = frame.anchor, start = start, ends = ends, kept = kept,
   }
   set_windows(led, group.id, windows_after(led, group, frame, window))
   return window
@@ -276,7 +282,7 @@ end
 
 -- What was counted so far counts no more, and cannot be refunded.
 local function reset_window(led, window)
-  window.used, window.reset = 0, led.memory and led.memory.sequence or 0
+  window.used, window.reset, window.reset_at = 0, led.memory and led.memory.sequence or 0, led.time
 end
 
 -- A span without start and end.

@@ -112,6 +112,21 @@ impl Quantity {
         Self::new(whole, micro)
     }
 
+    /// Returns the sum, as far as a quantity goes. Where that is not finer than 1, decimals are dropped.
+    #[must_use]
+    pub fn saturating_add(self, other: Self) -> Self {
+        let micro = u64::from(self.micro) + u64::from(other.micro);
+        let whole = (self.whole + other.whole + micro / MICRO).min(MAX_UNITS);
+        let micro = if whole < MAX_FRACTIONAL { (micro % MICRO) as u32 } else { 0 };
+        Self { whole, micro }
+    }
+
+    /// Returns whether it is 0.
+    #[must_use]
+    pub fn is_zero(self) -> bool {
+        self.whole_part() == 0 && self.micro_part() == 0
+    }
+
     /// The part before the point.
     #[must_use]
     pub fn whole_part(self) -> u64 {
@@ -281,6 +296,21 @@ impl Weight {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_sum_is_exact_as_far_as_a_quantity_goes() {
+        let sum = |one: &str, other: &str| {
+            let [one, other] = [one, other].map(|text| Quantity::from_decimal(text).unwrap());
+            one.saturating_add(other)
+        };
+        let expected = |text: &str| Quantity::from_decimal(text).unwrap();
+        assert_eq!(sum("1.5", "2.6"), expected("4.1"));
+        assert_eq!(sum("0", "0.000001"), expected("0.000001"));
+        assert_eq!(sum("7999999999.5", "0.5"), expected("8000000000"));
+        assert_eq!(sum("7999999999.5", "7"), expected("8000000006"));
+        assert_eq!(sum("9007199254740991", "9007199254740991"), expected("9007199254740991"));
+        assert!(Quantity::default().is_zero() && !Quantity::ONE.is_zero());
+    }
 
     #[test]
     fn a_double_becomes_the_nearest_millionth() {

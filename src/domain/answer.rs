@@ -118,6 +118,8 @@ pub struct Hold {
 /// The answer to Commit.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Committed {
+    /// The reservation's state now.
+    pub state: ReservationState,
     /// The reservation's groups, in its windows.
     pub standings: Vec<Standing>,
     /// More was used than was held.
@@ -125,6 +127,25 @@ pub struct Committed {
     /// True if it came at or after the deadline, or after a release.
     pub late: bool,
     /// True if it had been committed before.
+    pub replayed: bool,
+    /// True if a partial commit has found a hard group without room for more.
+    pub exhausted: bool,
+    /// The deadline, after a partial commit.
+    pub deadline_ms: Option<i64>,
+}
+
+/// The answer to Extend.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Extended {
+    /// The reason for a denial; none if it was extended.
+    pub denied: Option<Reason>,
+    /// The deadline as it is now.
+    pub deadline_ms: i64,
+    /// The reservation's groups, in its windows.
+    pub standings: Vec<Standing>,
+    /// The time until another attempt may succeed, from now; none if waiting does not help.
+    pub retry_after_ms: Option<u64>,
+    /// True if an earlier call with the same request id has extended it.
     pub replayed: bool,
 }
 

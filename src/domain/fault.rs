@@ -69,6 +69,12 @@ pub enum Fault {
         /// The reservation's state.
         state: ReservationState,
     },
+    /// An Extend of a reservation whose deadline has passed.
+    #[error("the deadline of the reservation has passed: make another reservation, and commit what was used of this one")]
+    ReservationExpired,
+    /// An Extend of a reservation that was released.
+    #[error("the reservation was released: make another one")]
+    ReservationReleased,
     /// Every window of the time of the event is gone.
     #[error(
         "no limit group still keeps its window of that time: nothing was counted; an event can be counted in the current and the previous window"

@@ -5,6 +5,16 @@ use super::answer::ReservationState;
 use super::event::Event;
 use super::id::ReservationId;
 
+/// What happens at the deadline to what a reservation still holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum OnExpiry {
+    /// It is given back.
+    #[default]
+    Release,
+    /// It counts as used.
+    Count,
+}
+
 /// A reservation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reservation {
@@ -21,6 +31,8 @@ pub struct Reservation {
     pub charges: Vec<Charge>,
     /// True if it was committed at or after the deadline, or after a release.
     pub late: bool,
+    /// What happens, or has happened, at the deadline.
+    pub on_expiry: OnExpiry,
 }
 
 /// The charge of a reservation in one limit group, in smallest units.
@@ -32,7 +44,7 @@ pub struct Charge {
     pub unit: Unit,
     /// The amount that was reserved.
     pub reserved: Units,
-    /// The amount that was committed; 0 if it is not committed.
+    /// The amount that was committed so far, or that the deadline has counted.
     pub committed: Units,
     /// The part of that which refunds have taken off.
     pub refunded: Units,

@@ -9,6 +9,7 @@ use crate::domain::id::base64url;
 use crate::telemetry::outcomes;
 
 use super::caller::Called;
+use super::request::CommitCall;
 use super::status::status;
 use super::v1::metering_service_server::MeteringService;
 use super::{request, response, run_to_completion, v1};
@@ -22,16 +23,29 @@ impl MeteringService for Metering {
         let called = Called::new(&self.0, &request)?;
         let call = request::reserve(request.into_inner()).map_err(status)?;
         let owner = called.owner(&call.user);
-        let work = async move { called.reserve(&owner, &call.event, call.ttl, call.request_id.as_ref()).await };
+        let work = async move { called.reserve(&owner, &call.event, call.terms, call.request_id.as_ref()).await };
         Ok(Response::new(response::reserve(run_to_completion(work).await?)))
     }
 
     async fn commit(&self, request: Request<v1::CommitRequest>) -> Result<Response<v1::CommitResponse>, Status> {
         let called = Called::new(&self.0, &request)?;
-        let (id, actual) = request::commit(request.into_inner()).map_err(status)?;
-        called.check_owns(&id)?;
-        let work = async move { called.commit(&id, actual.as_ref()).await };
+        let call = request::commit(request.into_inner()).map_err(status)?;
+        called.check_owns(call.reservation())?;
+        let work = async move {
+            match call {
+                CommitCall::Final(id, actual) => called.commit(&id, actual.as_ref()).await,
+                CommitCall::Partial(id, actual, ttl) => called.commit_part(&id, &actual, ttl).await,
+            }
+        };
         Ok(Response::new(response::commit(run_to_completion(work).await?)))
+    }
+
+    async fn extend(&self, request: Request<v1::ExtendRequest>) -> Result<Response<v1::ExtendResponse>, Status> {
+        let called = Called::new(&self.0, &request)?;
+        let call = request::extend(request.into_inner()).map_err(status)?;
+        called.check_owns(&call.reservation)?;
+        let work = async move { called.extend(&call).await };
+        Ok(Response::new(response::extend(run_to_completion(work).await?)))
     }
 
     async fn release(&self, request: Request<v1::ReleaseRequest>) -> Result<Response<v1::ReleaseResponse>, Status> {

@@ -12,9 +12,10 @@ use crate::domain::event::{Actual, Event, EventName};
 use crate::domain::fault::Fault;
 use crate::domain::id::{Owner, RequestId, ReservationId, UserId};
 use crate::domain::pattern::EventPattern;
+use crate::domain::reservation::OnExpiry;
 use crate::domain::subscription::QuotaOverride;
 use crate::ledger::Position;
-use crate::meter::TrackCall;
+use crate::meter::{ExtendCall, HoldTerms, TrackCall};
 use crate::reservations::Listing;
 use crate::subscriptions::Upsert;
 
@@ -53,10 +54,29 @@ pub struct ReserveCall {
     pub user: UserId,
     /// The event that is to happen.
     pub event: Event,
-    /// The time for which to hold.
-    pub ttl: Duration,
+    /// The time for which to hold, and what happens then.
+    pub terms: HoldTerms,
     /// Makes a retry recognisable.
     pub request_id: Option<RequestId>,
+}
+
+/// The parsed request of Commit.
+#[derive(Debug)]
+pub enum CommitCall {
+    /// Settle the reservation, with its actual usage if that is given.
+    Final(ReservationId, Option<Actual>),
+    /// Count the usage so far, and hold for so long from now on if that is given.
+    Partial(ReservationId, Actual, Option<Duration>),
+}
+
+impl CommitCall {
+    /// The reservation.
+    #[must_use]
+    pub fn reservation(&self) -> &ReservationId {
+        match self {
+            Self::Final(id, _) | Self::Partial(id, ..) => id,
+        }
+    }
 }
 
 fn invalid(field: impl Into<String>, problem: impl Into<String>) -> Fault {
@@ -68,10 +88,11 @@ fn invalid(field: impl Into<String>, problem: impl Into<String>) -> Fault {
 /// # Errors
 /// [`Fault::Invalid`] or [`Fault::OutOfRange`], which name the field.
 pub fn reserve(request: v1::ReserveRequest) -> Result<ReserveCall, Fault> {
-    let v1::ReserveRequest { user_id, event, ttl, request_id } = request;
+    let v1::ReserveRequest { user_id, event, ttl, request_id, on_expiry } = request;
     let event = self::event(event)?;
     refuse_refund(&event)?;
-    Ok(ReserveCall { user: user(&user_id)?, event, ttl: self::ttl(ttl)?, request_id: self::request_id(&request_id)? })
+    let terms = HoldTerms { ttl: self::ttl(ttl)?.unwrap_or(DEFAULT_TTL), on_expiry: self::on_expiry(on_expiry)? };
+    Ok(ReserveCall { user: user(&user_id)?, event, terms, request_id: self::request_id(&request_id)? })
 }
 
 /// Parses a request of CanUse into the user and the event that would happen.
@@ -85,19 +106,61 @@ pub fn can_use(request: v1::CanUseRequest) -> Result<(UserId, Event), Fault> {
     Ok((user(&user_id)?, event))
 }
 
-/// Parses a request of Commit into the reservation and its actual usage.
+/// Parses a request of Commit.
 ///
 /// # Errors
 /// [`Fault::Invalid`] or [`Fault::OutOfRange`], which name the field; [`Fault::ReservationNotFound`].
-pub fn commit(request: v1::CommitRequest) -> Result<(ReservationId, Option<Actual>), Fault> {
-    let v1::CommitRequest { reservation_id, actual } = request;
-    let actual = actual.map(|v1::Actual { quantity, quantities }| {
-        Ok(Actual {
-            quantity: quantity.map(|number| self::quantity(FieldPath::Field("actual.quantity"), number)).transpose()?,
-            quantities: self::quantities("actual.quantities", quantities)?,
-        })
-    });
-    Ok((self::reservation_id(&reservation_id)?, actual.transpose()?))
+pub fn commit(request: v1::CommitRequest) -> Result<CommitCall, Fault> {
+    let v1::CommitRequest { reservation_id, actual, partial, ttl } = request;
+    let actual = actual.map(|actual| self::actual("actual", actual)).transpose()?;
+    let ttl = self::ttl(ttl)?;
+    if ttl.is_some() && !partial {
+        return Err(invalid("ttl", "is for partial commits only: send `partial`, or leave this out"));
+    }
+    let id = self::reservation_id(&reservation_id)?;
+    match (partial, actual) {
+        (false, actual) => Ok(CommitCall::Final(id, actual)),
+        (true, Some(actual)) => Ok(CommitCall::Partial(id, actual, ttl)),
+        (true, None) => Err(invalid("actual", "is missing: a partial commit says what was used so far")),
+    }
+}
+
+/// Parses a request of Extend.
+///
+/// # Errors
+/// [`Fault::Invalid`] or [`Fault::OutOfRange`], which name the field; [`Fault::ReservationNotFound`].
+pub fn extend(request: v1::ExtendRequest) -> Result<ExtendCall, Fault> {
+    let v1::ExtendRequest { reservation_id, ttl, add, request_id } = request;
+    let add = add.map(|add| actual("add", add)).transpose()?;
+    let is_nothing =
+        |Actual { quantity, quantities }: &Actual| quantity.iter().chain(quantities.values()).all(|quantity| quantity.is_zero());
+    if add.as_ref().is_some_and(is_nothing) {
+        return Err(invalid("add", "adds nothing: name a quantity above 0, or leave it out to move only the deadline"));
+    }
+    Ok(ExtendCall {
+        reservation: self::reservation_id(&reservation_id)?,
+        ttl: self::ttl(ttl)?.unwrap_or(DEFAULT_TTL),
+        add,
+        request_id: self::request_id(&request_id)?,
+    })
+}
+
+/// The quantities of `actual` and `add`.
+fn actual(field: &str, actual: v1::Actual) -> Result<Actual, Fault> {
+    let v1::Actual { quantity, quantities } = actual;
+    let own = format!("{field}.quantity");
+    Ok(Actual {
+        quantity: quantity.map(|number| self::quantity(FieldPath::Field(&own), number)).transpose()?,
+        quantities: self::quantities(&format!("{field}.quantities"), quantities)?,
+    })
+}
+
+fn on_expiry(on_expiry: i32) -> Result<OnExpiry, Fault> {
+    match v1::OnExpiry::try_from(on_expiry) {
+        Ok(v1::OnExpiry::Unspecified | v1::OnExpiry::Release) => Ok(OnExpiry::Release),
+        Ok(v1::OnExpiry::Count) => Ok(OnExpiry::Count),
+        Err(_) => Err(invalid("on_expiry", "is unknown: send ON_EXPIRY_RELEASE or ON_EXPIRY_COUNT, or leave it out")),
+    }
 }
 
 /// Parses a request of Release into the reservation and the reason.
@@ -421,10 +484,10 @@ fn entry<'a>(field: &'a str, key: &'a str) -> Result<FieldPath<'a>, Fault> {
     Ok(FieldPath::Entry(field, key))
 }
 
-fn ttl(ttl: Option<prost_types::Duration>) -> Result<Duration, Fault> {
-    let Some(ttl) = ttl else { return Ok(DEFAULT_TTL) };
+fn ttl(ttl: Option<prost_types::Duration>) -> Result<Option<Duration>, Fault> {
+    let Some(ttl) = ttl else { return Ok(None) };
     let ttl = Duration::try_from(ttl).ok().filter(|ttl| (MIN_TTL..=MAX_TTL).contains(ttl));
-    ttl.ok_or_else(|| invalid("ttl", "is out of bounds: send 1 s to 1 h, or leave it out for 60 s"))
+    ttl.map(Some).ok_or_else(|| invalid("ttl", "is out of bounds: send 1 s to 1 h, or leave it out"))
 }
 
 /// Milliseconds of the epoch, rounded down.

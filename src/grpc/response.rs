@@ -5,11 +5,11 @@ use prost_types::Timestamp;
 use tonic::Status;
 
 use crate::domain::amount::{Unit, Units};
-use crate::domain::answer::{Committed, Decision, Hold, Reason, Released, ReservationState, Reset, Standing, Tracked};
+use crate::domain::answer::{Committed, Decision, Extended, Hold, Reason, Released, ReservationState, Reset, Standing, Tracked};
 use crate::domain::event::Event;
 use crate::domain::id::Owner;
 use crate::domain::plan::{LimitGroup, OnPlanChange, Plan, Quota};
-use crate::domain::reservation::{Charge, Reservation};
+use crate::domain::reservation::{Charge, OnExpiry, Reservation};
 use crate::domain::subscription::{QuotaOverride, Subscription};
 use crate::meter::{Reserved, Usage};
 use crate::reservations::Page;
@@ -58,12 +58,26 @@ pub(super) fn can_use(decision: Decision) -> v1::CanUseResponse {
 }
 
 pub(super) fn commit(committed: Committed) -> v1::CommitResponse {
-    let Committed { standings, overage, late, replayed } = committed;
+    let Committed { state, standings, overage, late, replayed, exhausted, deadline_ms } = committed;
     v1::CommitResponse {
-        state: v1::ReservationState::Committed.into(),
+        state: self::state(state).into(),
         limits: limits(standings),
         overage,
         late,
+        replayed,
+        exhausted,
+        expire_time: deadline_ms.map(timestamp),
+    }
+}
+
+pub(super) fn extend(extended: Extended) -> v1::ExtendResponse {
+    let Extended { denied, deadline_ms, standings, retry_after_ms, replayed } = extended;
+    v1::ExtendResponse {
+        extended: denied.is_none(),
+        expire_time: Some(timestamp(deadline_ms)),
+        reasons: reasons(denied),
+        limits: limits(standings),
+        retry_after: retry_after_ms.map(duration),
         replayed,
     }
 }
@@ -97,7 +111,7 @@ pub(super) fn track(tracked: Tracked) -> v1::TrackResponse {
 
 /// A reservation, of the user that its id names.
 pub(super) fn reservation(reservation: Reservation) -> v1::Reservation {
-    let Reservation { id, event, state, deadline_ms, charges, late } = reservation;
+    let Reservation { id, event, state, deadline_ms, charges, late, on_expiry } = reservation;
     v1::Reservation {
         reservation_id: id.to_string(),
         user_id: id.owner.user().into_owned(),
@@ -106,6 +120,10 @@ pub(super) fn reservation(reservation: Reservation) -> v1::Reservation {
         expire_time: Some(timestamp(deadline_ms)),
         charges: charges.into_iter().map(charge).collect(),
         late,
+        on_expiry: match on_expiry {
+            OnExpiry::Release => v1::OnExpiry::Release.into(),
+            OnExpiry::Count => v1::OnExpiry::Count.into(),
+        },
     }
 }
 

@@ -31,6 +31,8 @@ pub(super) fn status(fault: Fault) -> Status {
         Fault::ReservationNotFound => (Code::NotFound, "RESERVATION_NOT_FOUND"),
         Fault::AlreadyCommitted { .. } => (Code::FailedPrecondition, "ALREADY_COMMITTED"),
         Fault::NotCommitted { .. } => (Code::FailedPrecondition, "NOT_COMMITTED"),
+        Fault::ReservationExpired => (Code::FailedPrecondition, "RESERVATION_EXPIRED"),
+        Fault::ReservationReleased => (Code::FailedPrecondition, "RESERVATION_RELEASED"),
         Fault::WindowClosed => (Code::FailedPrecondition, "WINDOW_CLOSED"),
         Fault::NoSubscription => (Code::FailedPrecondition, "NO_SUBSCRIPTION"),
         Fault::EtagMismatch => (Code::Aborted, "ETAG_MISMATCH"),

@@ -131,6 +131,8 @@ pub struct Answer {
     pub overage: bool,
     /// True if it came after the deadline or a release.
     pub late: bool,
+    /// True if a hard group has no room for more.
+    pub exhausted: bool,
     /// The suffix of the reservation or event.
     pub suffix: Suffix,
     /// The plan whose groups the standings name.
@@ -174,6 +176,7 @@ fn answered(answer: &formats::Answer, standings: Vec<Standing>) -> Result<Answer
         replayed: answer.replayed != 0,
         overage: answer.overage != 0,
         late: answer.late != 0,
+        exhausted: answer.exhausted != 0,
         suffix: answer.suffix,
         plan: answer.plan,
         deadline_ms: answer.deadline,
@@ -294,6 +297,18 @@ fn told(fault: &formats::Fault, groups: &[GroupDescription], plan_id: &str) -> F
             ),
             reason: "NOTHING_MEASURED",
         },
+        b"NOTHING_ADDED" => {
+            let advice = "leave `add` out to move only the deadline";
+            let problem = if name.is_empty() {
+                format!("names no quantity that a limit group of the reservation measures: {advice}")
+            } else {
+                format!(
+                    "names no quantity that a limit group of the reservation measures; {:?} measures {name}: {advice}",
+                    group()
+                )
+            };
+            Fault::Invalid { field: "add".to_owned(), problem, reason: "NOTHING_MEASURED" }
+        }
         b"OUT_OF_RANGE" => Fault::OutOfRange {
             field: format!("the counter of limit group {:?}", group()),
             problem: "would become larger than a counter can be (2^53 - 1, or 8000000000 cents)".to_owned(),
@@ -318,6 +333,8 @@ fn told(fault: &formats::Fault, groups: &[GroupDescription], plan_id: &str) -> F
                 .to_owned(),
             reason: "INVALID_FIELD",
         },
+        b"RESERVATION_EXPIRED" => Fault::ReservationExpired,
+        b"RESERVATION_RELEASED" => Fault::ReservationReleased,
         b"WINDOW_CLOSED" => Fault::WindowClosed,
         b"GROUP_UNKNOWN" => Fault::Invalid {
             field: "limit_group_ids".to_owned(),

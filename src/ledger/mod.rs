@@ -50,7 +50,7 @@ pub use reservations::{Found, ListCall, Position, Scan, read_reservations};
 pub use reserve::{CanUseCall, ReserveAnswer, ReserveCall};
 pub use reset::ResetCall;
 pub use script::{Script, Scripts, scripts};
-pub use settle::{CommitCall, ReleaseCall};
+pub use settle::{CommitCall, ExtendCall, Partial, ReleaseCall};
 pub use subscription::{Apply, PutAnswer, PutCall, Step, Stored, encode_subscription};
 pub use track::{RefundCall, RefundReservationCall, TrackAtCall, TrackCall};
 pub use usage::UsageCall;

@@ -1,12 +1,15 @@
 //! Recognises the retry of a call (ONCE).
 
+use std::collections::BTreeMap;
+
 use sha2::{Digest as _, Sha256};
 
 use super::event::{write_map_of, write_number, write_quantity, write_text};
 use super::formats;
 use crate::domain::amount::Quantity;
-use crate::domain::event::{Event, QUANTITY};
+use crate::domain::event::{Actual, Event, QUANTITY};
 use crate::domain::id::{Field, RequestId, ReservationId, Suffix, beginning, field_of, random};
+use crate::domain::reservation::OnExpiry;
 
 /// The name under which a call is remembered, and what tells it from another one of the same name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,9 +25,13 @@ pub struct Once {
 impl Once {
     /// The identity of a Reserve.
     #[must_use]
-    pub fn reserve(request_id: Option<&RequestId>, event: &Event, ttl_ms: i64) -> Self {
+    pub fn reserve(request_id: Option<&RequestId>, event: &Event, ttl_ms: i64, on_expiry: OnExpiry) -> Self {
         Self::of(request_id, event, |request| {
             write_text(request, "reserve");
+            // Nothing else for what earlier versions knew: a retry may come to a newer one.
+            if on_expiry == OnExpiry::Count {
+                write_text(request, "count");
+            }
             write_number(request, u64::try_from(ttl_ms).unwrap_or_default());
         })
     }
@@ -45,6 +52,19 @@ impl Once {
                 write_number(request, u64::try_from(at_ms).unwrap_or_default());
             }
         })
+    }
+
+    /// The identity of an Extend.
+    #[must_use]
+    pub fn extend(request_id: Option<&RequestId>, id: &ReservationId, ttl_ms: i64, add: Option<&Actual>) -> Self {
+        let mut request = Vec::new();
+        write_text(&mut request, "extend");
+        write_text(&mut request, &id.to_string());
+        write_number(&mut request, u64::try_from(ttl_ms).unwrap_or_default());
+        if let Some(Actual { quantity, quantities }) = add {
+            write_quantities(&mut request, *quantity, quantities);
+        }
+        Self::named(request_id, &request)
     }
 
     /// The identity of a ResetUsage.
@@ -88,7 +108,17 @@ fn write_identity(request: &mut Vec<u8>, event: &Event) {
     let Event { name, quantity, quantities, metadata } = event;
     write_text(request, name.as_str());
     let unsaid = quantities.is_empty() && !metadata.contains_key(QUANTITY);
-    match quantity.or_else(|| unsaid.then_some(Quantity::ONE)) {
+    write_quantities(request, quantity.or_else(|| unsaid.then_some(Quantity::ONE)), quantities);
+    write_map_of(request, metadata.len());
+    for (key, value) in metadata {
+        write_text(request, key);
+        write_text(request, value);
+    }
+}
+
+/// Writes the quantities of an event.
+fn write_quantities(request: &mut Vec<u8>, quantity: Option<Quantity>, quantities: &BTreeMap<String, Quantity>) {
+    match quantity {
         Some(quantity) => write_quantity(request, quantity),
         None => request.push(NIL),
     }
@@ -96,11 +126,6 @@ fn write_identity(request: &mut Vec<u8>, event: &Event) {
     for (name, quantity) in quantities {
         write_text(request, name);
         write_quantity(request, *quantity);
-    }
-    write_map_of(request, metadata.len());
-    for (key, value) in metadata {
-        write_text(request, key);
-        write_text(request, value);
     }
 }
 
@@ -127,12 +152,12 @@ mod tests {
     #[test]
     fn a_retry_has_the_name_and_the_digest_of_its_call_and_a_suffix_of_its_own() {
         let event = event(Some(1), &[("a", 2)], &[("k", "v")]);
-        let [one, two] = [Once::reserve(id().as_ref(), &event, 1_000), Once::reserve(id().as_ref(), &event, 1_000)];
+        let [one, two] = [Once::reserve(id().as_ref(), &event, 1_000, OnExpiry::Release), Once::reserve(id().as_ref(), &event, 1_000, OnExpiry::Release)];
         assert_eq!((one.field, one.digest), (two.field, two.digest));
         assert_ne!(one.suffix, two.suffix);
         assert!(one.digest.is_some());
         // Without an id nothing is the same.
-        let [one, two] = [Once::reserve(None, &event, 1_000), Once::reserve(None, &event, 1_000)];
+        let [one, two] = [Once::reserve(None, &event, 1_000, OnExpiry::Release), Once::reserve(None, &event, 1_000, OnExpiry::Release)];
         assert_ne!(one.field, two.field);
         assert_eq!(one.digest, None);
     }
@@ -148,13 +173,15 @@ mod tests {
             event(Some(2), &[("a", 2)], &[("k", "w")]),
             event(Some(2), &[("a", 2)], &[]),
         ];
-        let reserved = |event: &Event| Once::reserve(id().as_ref(), event, 1_000).digest;
+        let reserved = |event: &Event| Once::reserve(id().as_ref(), event, 1_000, OnExpiry::Release).digest;
         let owner = Owner::new(&AppId::default(), &UserId::parse("u").unwrap());
         let reservation = ReservationId { field: [1; 16], suffix: [2; 6], plan: [3; 8], owner };
         let other = ReservationId { suffix: [4; 6], ..reservation.clone() };
         let tracked = |event: &Event, enforce, of: Option<&ReservationId>| {
             Once::track(id().as_ref(), event, enforce, of, None).digest
         };
+        let extend =
+            |of: &ReservationId, ttl_ms, add: Option<Actual>| Once::extend(id().as_ref(), of, ttl_ms, add.as_ref()).digest;
         let at = |at_ms| Once::track(id().as_ref(), &plain, false, None, Some(at_ms)).digest;
         let reset = |groups: &[&str]| {
             let groups: Vec<_> = groups.iter().map(|group| (*group).to_owned()).collect();
@@ -163,7 +190,13 @@ mod tests {
         let mut digests: Vec<_> = others.iter().chain([&plain]).map(reserved).collect();
         digests.extend(others.iter().chain([&plain]).map(|event| tracked(event, false, None)));
         digests.extend([
-            Once::reserve(id().as_ref(), &plain, 1_001).digest,
+            Once::reserve(id().as_ref(), &plain, 1_001, OnExpiry::Release).digest,
+            Once::reserve(id().as_ref(), &plain, 1_000, OnExpiry::Count).digest,
+            extend(&reservation, 1_000, None),
+            extend(&other, 1_000, None),
+            extend(&reservation, 1_001, None),
+            extend(&reservation, 1_000, Some(Actual::default())),
+            extend(&reservation, 1_000, Some(Actual { quantity: plain.quantity, ..Actual::default() })),
             tracked(&plain, true, None),
             tracked(&plain, false, Some(&reservation)),
             tracked(&plain, false, Some(&other)),
@@ -181,7 +214,7 @@ mod tests {
 
     #[test]
     fn an_event_without_a_number_is_one_with_quantity_1() {
-        let digest = |event: &Event| Once::reserve(id().as_ref(), event, 1_000).digest;
+        let digest = |event: &Event| Once::reserve(id().as_ref(), event, 1_000, OnExpiry::Release).digest;
         assert_eq!(digest(&event(None, &[], &[("k", "v")])), digest(&event(Some(1), &[], &[("k", "v")])));
         assert_ne!(digest(&event(None, &[("a", 1)], &[])), digest(&event(Some(1), &[("a", 1)], &[])));
         assert_ne!(digest(&event(None, &[], &[(QUANTITY, "7")])), digest(&event(Some(1), &[], &[(QUANTITY, "7")])));

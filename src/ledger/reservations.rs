@@ -16,7 +16,7 @@ use crate::domain::answer::ReservationState;
 use crate::domain::event::{Event, EventName, QUANTITY};
 use crate::domain::fault::Fault;
 use crate::domain::id::{Field, Owner, ReservationId, base64url, beginning, bytes_of_base64url};
-use crate::domain::reservation::{Charge, Reservation};
+use crate::domain::reservation::{Charge, OnExpiry, Reservation};
 
 /// The flags of `columns` in a record.
 const WITH_QUOTAS: i64 = 4;
@@ -264,10 +264,16 @@ fn described(
         let amounts = (0..record.claims).map(|_| formats::Amount::read(&mut reader).map(|amount| amount.units));
         if is_there { amounts.collect::<Result<_, _>>().map(Some).map_err(misfit) } else { Ok(None) }
     };
-    // The quotas, and what a later version has added, follow.
     let columns = record.columns % WITH_QUOTAS;
     let (committed, refunded) = (column(columns >= 1)?, column(columns >= 2)?);
-    let is_committed = found.state == ReservationState::Committed;
+    let life = life(record, &mut reader)?;
+    // What a later version has added follows.
+    let is_committed = life.is_some() || found.state == ReservationState::Committed;
+    let on_expiry = match &life {
+        Some(life) if life.on_expiry == 1 => OnExpiry::Count,
+        _ => OnExpiry::Release,
+    };
+    let has_counted = on_expiry == OnExpiry::Count && found.state == ReservationState::Expired;
     let mut charges = Vec::with_capacity(claims.len());
     for (index, claim) in claims.iter().enumerate() {
         let place = |place: i64| usize::try_from(place).ok().and_then(|place| place.checked_sub(1));
@@ -276,7 +282,11 @@ fn described(
         let span = place(claim.span).and_then(|index| spans.get(index));
         let span = span.ok_or_else(|| unfitting(("span", claim.span)))?;
         // Where no column says so, it was committed as it was reserved.
-        let committed = committed.as_ref().map_or(claim.charge, |amounts| amounts[index]);
+        let mut committed = committed.as_ref().map_or(claim.charge, |amounts| amounts[index]);
+        if has_counted {
+            // The deadline has counted what was still held.
+            committed = committed.max(claim.charge);
+        }
         let refunded = refunded.as_ref().map_or(0, |amounts| amounts[index]);
         charges.push(Charge {
             group_id: group.id.clone(),
@@ -290,13 +300,25 @@ fn described(
     let Found { field, state, deadline_ms, record: _ } = found;
     Ok(Reservation {
         id: ReservationId { field: *field, suffix: record.suffix, plan: record.plan, owner: owner.clone() },
-        event: event(record, plan)?,
+        event: event(record, life.as_ref(), plan)?,
         state: *state,
         deadline_ms: *deadline_ms,
         charges,
         // As scripts number the states of records.
         late: record.state == 3,
+        on_expiry,
     })
+}
+
+/// Reads the quotas, if there are any, and what a record of format 2 says besides.
+fn life(record: &formats::Record, reader: &mut Reader<'_>) -> Result<Option<formats::Life>, Fault> {
+    if record.format != 2 {
+        return Ok(None);
+    }
+    for _ in 0..if record.columns >= WITH_QUOTAS { record.claims } else { 0 } {
+        formats::Quota::read(reader).map_err(misfit)?;
+    }
+    formats::Life::read(reader).map(Some).map_err(misfit)
 }
 
 /// A value of the list of quantities: a whole number, whole and millionths, or a flag where there is no number.
@@ -312,27 +334,40 @@ impl Value {
     fn quantity(&self) -> Result<Option<Quantity>, Fault> {
         let text = match self {
             Self::Whole(whole) => whole.to_string(),
-            Self::Parts(whole, micro) => format!("{whole}.{micro:06}"),
+            // Extend may have added up more than what a quantity can be with decimals.
+            Self::Parts(whole, micro) if *whole < 8_000_000_000 => format!("{whole}.{micro:06}"),
+            Self::Parts(whole, _) => whole.to_string(),
             Self::NoNumber(true | false) => return Ok(None),
         };
         Quantity::from_decimal(&text).map(Some).map_err(|_| unfitting(("a quantity", text)))
     }
+
+    /// The list of quantities that stands in a record.
+    fn list(packed: &[u8]) -> Result<Vec<Self>, Fault> {
+        match packed {
+            [] => Ok(Vec::new()),
+            list => rmp_serde::from_slice(list).map_err(|error| Fault::Internal(Box::new(error))),
+        }
+    }
 }
 
-/// The event that was reserved: its name and metadata, and the quantities by their place among the plan's names.
-fn event(record: &formats::Record, plan: &CompiledPlan) -> Result<Event, Fault> {
+/// The event that was reserved: its name and metadata, and the quantities by their place among the plan's names, with what Extend has added.
+fn event(record: &formats::Record, life: Option<&formats::Life>, plan: &CompiledPlan) -> Result<Event, Fault> {
     let undecodable = |error: rmp_serde::decode::Error| Fault::Internal(Box::new(error));
     let mut what = rmp_serde::Deserializer::new(&record.what[..]);
     let name = String::deserialize(&mut what).map_err(undecodable)?;
     let metadata = BTreeMap::deserialize(&mut what).map_err(undecodable)?;
     let name = EventName::parse(&name).map_err(|_| unfitting(("an event", name)))?;
-    let values: Vec<Value> = match &record.quantities[..] {
-        [] => Vec::new(),
-        list => rmp_serde::from_slice(list).map_err(undecodable)?,
-    };
+    let reserved = Value::list(&record.quantities)?;
+    let added = Value::list(life.map_or(&[], |life| &life.added))?;
     let (mut own, mut quantities) = (None, BTreeMap::new());
-    for (index, value) in values.iter().enumerate() {
-        let Some(quantity) = value.quantity()? else { continue };
+    for index in 0..reserved.len().max(added.len()) {
+        let at = |values: &[Value]| values.get(index).map_or(Ok(None), Value::quantity);
+        let quantity = match (at(&reserved)?, at(&added)?) {
+            (None, None) => continue,
+            (Some(one), None) | (None, Some(one)) => one,
+            (Some(one), Some(other)) => one.saturating_add(other),
+        };
         match plan.names.get(index) {
             Some(name) if name == QUANTITY => own = Some(quantity),
             Some(name) => drop(quantities.insert(name.clone(), quantity)),

@@ -11,6 +11,7 @@ use super::{Ledger, formats, time};
 use crate::domain::answer::{Decision, Hold};
 use crate::domain::event::Event;
 use crate::domain::id::{Owner, ReservationId};
+use crate::domain::reservation::OnExpiry;
 
 /// The arguments of Reserve.
 #[derive(Debug)]
@@ -23,6 +24,8 @@ pub struct ReserveCall<'a> {
     pub event: &'a Event,
     /// The time for which to hold.
     pub ttl_ms: i64,
+    /// What happens then to what is still held.
+    pub on_expiry: OnExpiry,
     /// The time for which to remember the reservation after that.
     pub settlement_ms: i64,
     /// The time for which its settlement may need the plan.
@@ -53,7 +56,7 @@ impl Ledger {
     /// # Errors
     /// [`NoAnswer`].
     pub async fn reserve(&self, owner: &Owner, call: &ReserveCall<'_>) -> Result<ReserveAnswer, NoAnswer> {
-        let ReserveCall { basis, once, event, ttl_ms, settlement_ms, plan_kept } = call;
+        let ReserveCall { basis, once, event, ttl_ms, on_expiry, settlement_ms, plan_kept } = call;
         let plan = basis.plan.known();
         if let Some(plan) = plan {
             self.ensure_archived(plan, *plan_kept).await?;
@@ -63,7 +66,8 @@ impl Ledger {
             |bytes| {
                 once.write(bytes);
                 priced(plan.map(|plan| &**plan), event.name.as_str(), event).write(bytes);
-                formats::ReserveCall { ttl_ms: time(*ttl_ms), settlement_ms: time(*settlement_ms) }.write(bytes);
+                let on_expiry = (*on_expiry == OnExpiry::Count).into();
+                formats::ReserveCall { ttl_ms: time(*ttl_ms), settlement_ms: time(*settlement_ms), on_expiry }.write(bytes);
             },
         );
         let answer = self.decide(&self.scripts.reserve, owner, message, &basis.plan).await?;

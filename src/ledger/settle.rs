@@ -1,10 +1,11 @@
-//! `commit` and `release`: how a reservation ends.
+//! `commit`, `extend` and `release`: how a reservation goes on, and how it ends.
 
 use super::answer::{About, Answer, NoAnswer, unfitting};
 use super::event::used;
 use super::message::Message;
+use super::once::Once;
 use super::{Ledger, Script, formats, time};
-use crate::domain::answer::{Committed, Released};
+use crate::domain::answer::{Committed, Extended, Released};
 use crate::domain::event::Actual;
 use crate::domain::fault::Fault;
 use crate::domain::id::ReservationId;
@@ -16,8 +17,30 @@ pub struct CommitCall<'a> {
     pub reservation: &'a ReservationId,
     /// The actual usage; as reserved, if there is none.
     pub actual: Option<&'a Actual>,
+    /// Given for the usage so far of a reservation that goes on.
+    pub partial: Option<Partial>,
     /// The time for which to remember the settlement.
     pub replay_ms: i64,
+}
+
+/// How a reservation goes on after a partial commit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Partial {
+    /// The time for which to hold from now on; none if the deadline does not move.
+    pub ttl_ms: Option<i64>,
+}
+
+/// The arguments of Extend.
+#[derive(Debug)]
+pub struct ExtendCall<'a> {
+    /// The reservation.
+    pub reservation: &'a ReservationId,
+    /// The identity by which a retry is recognised.
+    pub once: &'a Once,
+    /// The time for which to hold from now on.
+    pub ttl_ms: i64,
+    /// The quantities to hold in addition.
+    pub add: Option<&'a Actual>,
 }
 
 /// A reservation is to be given back.
@@ -41,20 +64,46 @@ impl Ledger {
     /// # Errors
     /// See the RPC.
     pub async fn commit(&self, call: &CommitCall<'_>) -> Result<Committed, Fault> {
-        let CommitCall { reservation, actual, replay_ms } = call;
+        let CommitCall { reservation, actual, partial, replay_ms } = call;
         let plan = self.plan_by(&reservation.plan).await;
         let plan_message = plan.as_ref().map_or(&[][..], |plan| &plan.message);
         let mut message = Message::about_hold(&reservation.owner, &reservation.field, plan_message.len() + 256);
         message.argument(|bytes| {
             settle_call(reservation, *replay_ms).write(bytes);
             let quantities = actual.map_or_else(Vec::new, |actual| used(plan.as_deref(), actual));
-            formats::CommitCall { actual: actual.is_some().into(), quantities }.write(bytes);
+            let ttl_ms = partial.and_then(|partial| partial.ttl_ms).map_or(0, time);
+            let partial = partial.is_some().into();
+            formats::CommitCall { actual: actual.is_some().into(), quantities, partial, ttl_ms }.write(bytes);
         });
         message.argument(|bytes| bytes.extend_from_slice(plan_message));
         let about = About { plan: plan.as_ref(), ..About::default() };
         let answer = self.settle(&self.scripts.commit, reservation, message, about).await?;
-        let Answer { standings, overage, late, replayed, .. } = answer;
-        Ok(Committed { standings, overage, late, replayed })
+        let Answer { state, standings, overage, late, replayed, exhausted, deadline_ms, .. } = answer;
+        let state = state.ok_or_else(|| unfitting("no state of a reservation"))?;
+        let deadline_ms = partial.map(|_| deadline_ms);
+        Ok(Committed { state, standings, overage, late, replayed, exhausted, deadline_ms })
+    }
+
+    /// Moves the deadline, and holds more.
+    ///
+    /// # Errors
+    /// See the RPC.
+    pub async fn extend(&self, call: &ExtendCall<'_>) -> Result<Extended, Fault> {
+        let ExtendCall { reservation, once, ttl_ms, add } = call;
+        let plan = self.plan_by(&reservation.plan).await;
+        let plan_message = plan.as_ref().map_or(&[][..], |plan| &plan.message);
+        let mut message = Message::about_hold(&reservation.owner, &reservation.field, plan_message.len() + 256);
+        message.argument(|bytes| {
+            settle_call(reservation, 0).write(bytes);
+            once.write(bytes);
+            let quantities = add.map_or_else(Vec::new, |add| used(plan.as_deref(), add));
+            formats::ExtendCall { ttl_ms: time(*ttl_ms), adds: add.is_some().into(), quantities }.write(bytes);
+        });
+        message.argument(|bytes| bytes.extend_from_slice(plan_message));
+        let about = About { plan: plan.as_ref(), ..About::default() };
+        let answer = self.settle(&self.scripts.extend, reservation, message, about).await?;
+        let Answer { reason: denied, deadline_ms, standings, retry_after_ms, replayed, .. } = answer;
+        Ok(Extended { denied, deadline_ms, standings, retry_after_ms, replayed })
     }
 
     /// Gives a reservation back.

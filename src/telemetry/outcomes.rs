@@ -3,7 +3,7 @@
 use super::call::{compiles_again, decides};
 use super::labels::{Code, Outcome, Uncounted};
 use super::metrics::metrics;
-use crate::domain::answer::{Committed, Decision, Hold, Reason, Released, Reset, Tracked};
+use crate::domain::answer::{Committed, Decision, Extended, Hold, Reason, Released, Reset, Tracked};
 use crate::rpc::Rpc;
 
 /// The script knew of another subscription, window or time than the call was compiled for.
@@ -68,6 +68,15 @@ pub fn committed(committed: &Committed) {
     if committed.overage {
         metrics().commits_over.inc();
     }
+}
+
+/// Extend is decided. Its denials have no plan: the reservation may be of an earlier one.
+pub fn extended(extended: &Extended) {
+    decides(match extended.denied {
+        None if extended.replayed => Outcome::Replayed,
+        None => Outcome::Allowed,
+        Some(_) => Outcome::Denied,
+    });
 }
 
 /// Release is done.

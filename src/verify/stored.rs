@@ -16,8 +16,11 @@ use super::value::{Undecodable, Value, not_a};
 /// The format of records, and of states.
 const FORMAT: i64 = 1;
 
-/// The format of states whose windows are wide.
+/// The format of states whose windows are wide, or whose deadlines have parts that count.
 const WIDE_FORMAT: i64 = 2;
+
+/// The format of records with a life.
+const LIFE_FORMAT: i64 = 2;
 
 /// The field of a memory that has its undo.
 pub const UNDO: &[u8] = b"u";
@@ -270,7 +273,7 @@ fn stored_window(reader: &mut Reader<'_>, format: i64) -> Result<formats::WideWi
         return formats::WideWindow::read(reader);
     }
     let formats::Window { group, unit, period, place } = formats::Window::read(reader)?;
-    Ok(formats::WideWindow { group, unit, period, reset: 0, place })
+    Ok(formats::WideWindow { group, unit, period, reset: 0, reset_at: 0, place })
 }
 
 /// Returns the value at a place that is counted from 1.
@@ -286,6 +289,7 @@ pub enum RecordState {
     Committed { late: bool },
     Released,
     Tracked,
+    Extended,
 }
 
 impl RecordState {
@@ -297,6 +301,7 @@ impl RecordState {
             Self::Committed { .. } => "committed",
             Self::Released => "released",
             Self::Tracked => "a tracked event",
+            Self::Extended => "an Extend",
         }
     }
 }
@@ -320,6 +325,40 @@ pub struct Record {
     pub second: Option<Vec<i64>>,
     /// The quotas, by claim.
     pub quotas: Option<Vec<i64>>,
+    /// More about a reservation that was extended or committed in part, or that counts at its deadline.
+    pub life: Option<Life>,
+}
+
+/// More about a reservation.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Life {
+    /// The part before the columns.
+    pub stored: formats::Life,
+    /// The amounts that a final commit counts which names nothing, by claim.
+    pub due: Vec<i64>,
+    /// The amounts that were counted before a reset, by claim.
+    pub locked: Vec<i64>,
+}
+
+impl Life {
+    fn read(reader: &mut Reader<'_>, claims: i64) -> Result<Self, Undecodable> {
+        const NAME: &str = "the life of the record";
+        let stored = formats::Life::read(reader).map_err(of(NAME))?;
+        if !(0..=1).contains(&stored.on_expiry) {
+            return not_a("`on_expiry` of the record", stored.on_expiry, "0 or 1");
+        }
+        quantities(&stored.named, "the named quantities")?;
+        quantities(&stored.added, "the added quantities")?;
+        if !stored.extensions.len().is_multiple_of(size_of::<Field>()) {
+            let bytes = counted(stored.extensions.len(), "byte");
+            return not_a("the list of Extends", bytes, "16 bytes for each");
+        }
+        let mut column = |name| {
+            let read = |reader: &mut Reader<'_>| formats::Amount::read(reader).map(|amount| amount.units);
+            several(reader, claims, name, read)
+        };
+        Ok(Self { due: column("due")?, locked: column("locked")?, stored })
+    }
 }
 
 impl Record {
@@ -330,7 +369,7 @@ impl Record {
     pub fn decode(packed: &[u8]) -> Result<Self, Undecodable> {
         const NAME: &str = "the record";
         let mut reader = Reader(packed);
-        known_format(reader.clone().integer(1).map_err(of(NAME))?, FORMAT, NAME)?;
+        known_format(reader.clone().integer(1).map_err(of(NAME))?, LIFE_FORMAT, NAME)?;
         let stored = formats::Record::read(&mut reader).map_err(of(NAME))?;
         let state = match stored.state {
             1 => RecordState::Held,
@@ -338,7 +377,8 @@ impl Record {
             3 => RecordState::Committed { late: true },
             4 => RecordState::Released,
             5 => RecordState::Tracked,
-            other => return not_a("the state", other, "in 1 to 5"),
+            6 => RecordState::Extended,
+            other => return not_a("the state", other, "in 1 to 6"),
         };
         if !(0..=1).contains(&stored.paged) {
             return not_a("`paged` of the record", stored.paged, "0 or 1");
@@ -363,13 +403,20 @@ impl Record {
         let second = column("refunded", columns >= 2)?;
         let read = |reader: &mut Reader<'_>| formats::Quota::read(reader).map(|quota| quota.units);
         let quotas = (has_quotas > 0).then(|| several(&mut reader, stored.claims, "quota", read)).transpose()?;
-        // What follows is of a later version.
-        Ok(Self { stored, state, name, spans, claims, first, second, quotas })
+        let has_life = stored.format == LIFE_FORMAT;
+        let life = has_life.then(|| Life::read(&mut reader, stored.claims)).transpose()?;
+        // What follows is when a reservation was made and committed, or of a later version.
+        Ok(Self { stored, state, name, spans, claims, first, second, quotas, life })
     }
 }
 
 /// The name of the event, which its metadata follow.
 fn event_name(packed: &[u8], state: RecordState) -> Result<String, Undecodable> {
+    if state == RecordState::Extended {
+        let is_field = packed.len() == size_of::<Field>();
+        let bytes = counted(packed.len(), "byte");
+        return if is_field { Ok(String::new()) } else { not_a("the reservation of an Extend", bytes, "a field") };
+    }
     match &Value::read_all(packed, "the event")?[..] {
         [] if state == RecordState::Tracked => Ok(String::new()),
         [name, metadata] => {

@@ -80,6 +80,8 @@ scripts! {
     commit,
     /// Gives a reservation back.
     release,
+    /// Moves the deadline of a reservation, and holds more.
+    extend,
     /// Counts an event that has happened.
     track,
     /// Counts an event that has happened at a time.

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use crate::domain::amount::MAX_UNITS;
-use crate::ledger::formats::TENTH_MS;
+use crate::ledger::formats::{COUNTS, TENTH_MS};
 
 use super::super::stored::{Head, NEVER_MS, Record, RecordState, State, nth};
 use super::{is_amount, unit_of};
@@ -11,7 +11,7 @@ use super::{is_amount, unit_of};
 /// The facts about a record that the sums and counts need.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fact {
-    /// True for a tracked event, false for a reservation.
+    /// True for a tracked event or an Extend, false for a reservation.
     pub is_tracked: bool,
     /// The time until which it is remembered.
     pub forget: i64,
@@ -37,13 +37,23 @@ impl Fact {
         let hold = is_live(head, record).then(|| Hold {
             deadline: record.stored.deadline,
             is_paged: record.stored.paged == 1,
-            parts: record.claims.iter().map(|claim| (claim.balance, claim.charge)).collect(),
+            parts: parts(record),
         });
         let (state, forget) = (record.state, record.stored.forget);
         let may_be_committed = matches!(state, RecordState::Held | RecordState::Released) && forget > head.head.time;
         let open = may_be_committed.then_some(record.stored.plan);
-        Self { is_tracked: state == RecordState::Tracked, forget, open, hold }
+        let is_tracked = matches!(state, RecordState::Tracked | RecordState::Extended);
+        Self { is_tracked, forget, open, hold }
     }
+}
+
+/// The amounts that a live reservation holds, by the numbers of their windows.
+fn parts(record: &Record) -> Vec<(i64, i64)> {
+    let claims = record.claims.iter();
+    let Some(life) = &record.life else { return claims.map(|claim| (claim.balance, claim.charge)).collect() };
+    let counts = if life.stored.on_expiry == 1 { COUNTS } else { 0 };
+    let committed = |index: usize| record.first.as_ref().map_or(0, |amounts| amounts[index]);
+    claims.enumerate().map(|(index, claim)| (claim.balance + counts, (claim.charge - committed(index)).max(0))).collect()
 }
 
 /// Returns whether the record holds something when the state was written. ONE-CLOCK: holds from before the correction
@@ -67,10 +77,11 @@ pub fn record_problems(head: Option<&Head>, state: Option<&State>, expires_at_ms
     let (deadline, forget) = (stored.deadline, stored.forget);
     let mut problems = Vec::new();
     let in_order = match of_record {
-        RecordState::Tracked => deadline == 0 && 0 < forget,
-        _ => 0 < deadline && deadline <= forget,
+        RecordState::Extended => deadline == 0 && forget == NEVER_MS,
+        RecordState::Tracked => deadline == 0 && 0 < forget && forget < NEVER_MS,
+        _ => 0 < deadline && deadline <= forget && forget < NEVER_MS,
     };
-    if !(in_order && forget < NEVER_MS) {
+    if !in_order {
         problems.push(format!("the deadline {deadline} and the time to forget it, {forget}, are not in order"));
     }
     if deadline % TENTH_MS != 0 && !matches!(head, Some(head) if was_corrected(head)) {
@@ -80,17 +91,39 @@ pub fn record_problems(head: Option<&Head>, state: Option<&State>, expires_at_ms
         && memory.epoch == stored.epoch
         && expires_at_ms >= 0
         && forget > expires_at_ms
+        && *of_record != RecordState::Extended
     {
         problems.push(format!("is to be forgotten at {forget}, but its memory expires before, at {expires_at_ms}"));
     }
     claims_problems(head, state, record, &mut problems);
     problems.extend(settled_problems(record));
+    problems.extend(life_problems(head, record));
     problems
 }
 
 /// A hold that lapsed then, and was settled later, has the time of the correction for its deadline.
 fn was_corrected(head: &Head) -> bool {
     head.memory.as_ref().is_some_and(|memory| memory.corrected > 0)
+}
+
+fn life_problems(head: Option<&Head>, record: &Record) -> Vec<String> {
+    let mut problems = Vec::new();
+    let Some(life) = &record.life else { return problems };
+    let memory = head.and_then(|head| head.memory.as_ref());
+    if let Some(memory) = memory
+        && life.stored.sequence > memory.sequence
+    {
+        let (found, noted) = (life.stored.sequence, memory.sequence);
+        problems.push(format!("was written with writing {found} of the memory, which was written {noted} times"));
+    }
+    for (index, claim) in record.claims.iter().enumerate() {
+        let (group, due, locked) = (claim.group, life.due[index], life.locked[index]);
+        let counted = record.first.as_ref().map_or(0, |amounts| amounts[index]).max(claim.charge);
+        if !is_possible(due) || locked > counted {
+            problems.push(format!("group {group}: {due} is due and {locked} of {counted} locked, which cannot be"));
+        }
+    }
+    problems
 }
 
 /// TRUTH: what was committed is there once it was, and never less than what was refunded.
@@ -103,7 +136,7 @@ fn settled_problems(record: &Record) -> Vec<String> {
         let group = claim.group;
         match (state, of(first), of(second)) {
             (_, None, None) => {}
-            (RecordState::Committed { .. }, Some(committed), refunded) => {
+            (_, Some(committed), refunded) if has_committed(record) => {
                 let refunded = refunded.unwrap_or_default();
                 if !is_possible(committed) || refunded > committed {
                     problems
@@ -129,6 +162,11 @@ fn settled_problems(record: &Record) -> Vec<String> {
         }
     }
     problems
+}
+
+/// Returns whether something of the reservation was counted, or can be.
+fn has_committed(record: &Record) -> bool {
+    record.life.is_some() || matches!(record.state, RecordState::Committed { .. })
 }
 
 fn is_possible(amount: i64) -> bool {

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use crate::domain::id::Field;
 use crate::ledger::UserKeys;
-use crate::ledger::formats::{PAGE_MS, TENTH_MS};
+use crate::ledger::formats::{COUNTS, PAGE_MS, TENTH_MS};
 use crate::ledger::inspection::UserSnapshot;
 
 use super::super::stored::{self, FieldKind, Head, Record, State, Sum, Undo};
@@ -396,9 +396,11 @@ fn differences(found: &Sum, expected: &Sum, kept: &BTreeSet<i64>) -> Vec<String>
     };
     compare(" holds".to_owned(), found.holds.into(), expected.holds.into());
     for window in found.parts.keys().chain(expected.parts.keys()).collect::<BTreeSet<_>>() {
-        if kept.contains(window) {
+        let number = window % COUNTS;
+        if kept.contains(&number) {
             let of = |sum: &Sum| sum.parts.get(window).copied().unwrap_or_default();
-            compare(format!(" in window {window}"), of(found), of(expected));
+            let counts = if *window >= COUNTS { ", which counts" } else { "" };
+            compare(format!(" in window {number}{counts}"), of(found), of(expected));
         }
     }
     differences

@@ -6,7 +6,7 @@ use crate::domain::amount::MAX_UNITS;
 use crate::domain::counted::counted;
 use crate::domain::plan::Length;
 use crate::ledger::FIRST_USE_MS;
-use crate::ledger::formats::{FIRST_LENGTH, MOST_AHEAD_MS, MOST_WINDOWS, PAGE_MS, TENTH_MS};
+use crate::ledger::formats::{COUNTS, FIRST_LENGTH, MOST_AHEAD_MS, MOST_WINDOWS, PAGE_MS, TENTH_MS};
 
 use super::super::stored::{NEVER_MS, State, Subscription, Window};
 use super::{Findings, SLACK_MS, is_amount, unit_of};
@@ -191,8 +191,13 @@ fn deadlines(key: &str, state: &State, redis_ms: i64, findings: &mut Findings) {
             findings.contradiction(key, format!("{name} is that of no hold"));
         }
         for (window, amount) in &deadline.sum.parts {
-            if !(1..=head.opened).contains(window) || *amount > MAX_UNITS.into() {
-                findings.contradiction(key, format!("{name} holds {amount} in window {window}, which cannot be"));
+            let number = window % COUNTS;
+            if !(1..=head.opened).contains(&number) || *amount > MAX_UNITS.into() {
+                findings.contradiction(key, format!("{name} holds {amount} in window {number}, which cannot be"));
+            }
+            // A version that knows only the first format would give it back.
+            if *window >= COUNTS && head.format == 1 {
+                findings.contradiction(key, format!("{name} counts in window {number}, but the state has format 1"));
             }
         }
     }
@@ -207,7 +212,7 @@ fn deadlines(key: &str, state: &State, redis_ms: i64, findings: &mut Findings) {
 fn held(key: &str, state: &State, findings: &mut Findings) {
     let mut holding: BTreeMap<i64, i128> = BTreeMap::new();
     for (window, amount) in state.deadlines.iter().flat_map(|deadline| &deadline.sum.parts) {
-        *holding.entry(*window).or_default() += amount;
+        *holding.entry(*window % COUNTS).or_default() += amount;
     }
     let kept = state.windows().filter(|(_, window, _)| window.schedule.kept > state.head.head.time);
     for (group, window, is_current) in kept {
