@@ -73,8 +73,9 @@ fn assemble_scripts(from: &Path, formats: &formats::Declarations, out: &Path) ->
         parts.push(Some(without_comments(body)));
         let written: String = parts.iter().flatten().map(String::as_str).collect();
         let library = formats::lua(formats, Some(&written));
-        let script: String = parts.iter().map(|part| part.as_deref().unwrap_or(&library)).collect();
-        let script = format!("{shebang}\n{script}");
+        let parts: Vec<_> = parts.iter().map(|part| part.as_deref().unwrap_or(&library)).collect();
+        // `src/ledger/script/scopes.rs` takes the lines between them away.
+        let script = format!("{shebang}\n{}", parts.join("--~\n"));
         fs::write(out.join(path.file_name().ok_or("a script without a name")?), script)?;
     }
     Ok(())

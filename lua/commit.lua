@@ -9,7 +9,7 @@
 
 -- The values that partial commits have named, and those of this call in their place.
 local function named_with(record, actual)
-  if record.format ~= LIFE_FORMAT then return actual end
+  if record.format ~= LIVING_FORMAT then return actual end
   local named = values_of(record.named)
   replace_values(named, actual)
   return named
@@ -19,7 +19,7 @@ end
 -- as in the first: the record keeps what was reserved. Only parts of what they name do not. Then the measures that apply. Else nil and a fault.
 local function price_anew(record, plan, actual)
   local reserved, named = values_of(record.quantities), named_with(record, actual)
-  local added = record.format == LIFE_FORMAT and record.added ~= '' and values_of(record.added)
+  local added = record.format == LIVING_FORMAT and record.added ~= '' and values_of(record.added)
   if not added then replace_values(reserved, named) end
   local charges, applied, by_quantities, names_one = {}, {}, nil, false
   local matches = matches_of(plan, record.what)
@@ -47,7 +47,7 @@ local function price_anew(record, plan, actual)
 end
 
 local function charges_as_reserved(record)
-  local charges, has_life = {}, record.format == LIFE_FORMAT
+  local charges, has_life = {}, record.format == LIVING_FORMAT
   for i = 1, #record.claims do charges[i] = has_life and record.claims[i].due or record.claims[i].charge end
   return charges
 end
@@ -98,7 +98,7 @@ local function commit_part(led, k, settle, record, plan, charges, measures)
   if state == STATE_COMMITTED then return committed_otherwise(record) end
   local late, overage, has_grown, totals = state ~= STATE_HELD, false, false, {}
   for i, claim in ipairs(claims) do
-    local so_far = record.format == LIFE_FORMAT and claim.committed or 0
+    local so_far = record.format == LIVING_FORMAT and claim.committed or 0
     overage = overage or charges[i] > claim.charge
     has_grown = has_grown or charges[i] > so_far
     totals[i] = max(charges[i], so_far)
@@ -113,7 +113,7 @@ local function commit_part(led, k, settle, record, plan, charges, measures)
   if not late and settle.ttl_ms > 0 then deadline = later_deadline(led, record, settle.ttl_ms) end
   if has_grown or deadline > record.deadline then
     if has_grown then begin_life(record) end
-    if record.format == LIFE_FORMAT then lock_counted(led, record, state) end
+    if record.format == LIVING_FORMAT then lock_counted(led, record, state) end
     local before = not late and parts_now(record)
     if has_grown then
       for i, claim in ipairs(claims) do
@@ -183,7 +183,7 @@ local function commit(k, a)
     return answer_remembered(led, named, claims, charges)
   end
   -- TRUTH: at the deadline, and after it, the hold is gone; what was used counts all the same.
-  local late, has_life = state ~= STATE_HELD, record.format == LIFE_FORMAT
+  local late, has_life = state ~= STATE_HELD, record.format == LIVING_FORMAT
   if has_life then
     failed = beyond_most(led, record, plan and plan.groups, charges, state, false)
   else

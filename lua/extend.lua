@@ -10,11 +10,18 @@
 -- Stands for a window that is kept no longer: it sets no limit.
 local GONE = { number = 0, used = 0, held = 0, start = 0, ends = 0 }
 
--- What was added to the quantities, with more.
+local function whole_of(value)
+  return type_of(value) == 'table' and value[1] or type_of(value) == 'number' and value or 0
+end
+
+-- What was added to the quantities, with more. Nil if some quantity would pass what a number can be.
 local function added_with(record, add)
-  local added = record.format == LIFE_FORMAT and values_of(record.added) or {}
+  local reserved, added = values_of(record.quantities), record.format == LIVING_FORMAT and values_of(record.added) or {}
   for place = 1, table.maxn(add) do
-    if add[place] then added[place] = added[place] and plus(added[place], add[place]) or add[place] end
+    if add[place] then
+      if whole_of(add[place]) > MAX - whole_of(added[place]) - whole_of(reserved[place]) then return nil end
+      added[place] = added[place] and plus(added[place], add[place]) or add[place]
+    end
   end
   return added
 end
@@ -22,7 +29,7 @@ end
 -- What the reservation costs with `added` on top of what was reserved, by the rules of its plan, and what a final commit would then count that
 -- names nothing. Else nil and a fault.
 local function price_with(record, plan, added, add)
-  local reserved, named = values_of(record.quantities), record.format == LIFE_FORMAT and values_of(record.named) or {}
+  local reserved, named = values_of(record.quantities), record.format == LIVING_FORMAT and values_of(record.named) or {}
   local charges, dues, by_quantities, adds_any = {}, {}, nil, false
   for i, match in ipairs(matches_of(plan, record.what)) do
     local charge, measure = first_price_of_life(match.measures, reserved, added, {})
@@ -132,6 +139,7 @@ local function extend(k, a)
     if not plan then return fault('PLAN_NOT_ARCHIVED') end
     local add, asks, all_fit = values_of(asked.quantities), nil, nil
     added = added_with(record, add)
+    if not added then return fault('ADDED_TOO_MUCH') end
     charges, dues = price_with(record, plan, added, add)
     if not charges then return dues end
     asks, all_fit = asked_of(led, record, plan, charges)
@@ -149,7 +157,7 @@ local function extend(k, a)
   -- All checks are done: from here on, writes.
   local deadline, has_id = later_deadline(led, record, asked.ttl_ms), once.has_id == 1
   if added or has_id then begin_life(record) end
-  if record.format == LIFE_FORMAT then lock_counted(led, record, state) end
+  if record.format == LIVING_FORMAT then lock_counted(led, record, state) end
   local before = parts_now(record)
   if added then
     record.added, record.claim_bytes = quantities_of(added), nil

@@ -161,7 +161,7 @@ local function refund_reservation(k, a)
   local record
   record, reason = load_reservation(led, settle)
   if not record then return fault(reason) end
-  local state, has_life = state_of(record, now), record.format == LIFE_FORMAT
+  local state, has_life = state_of(record, now), record.format == LIVING_FORMAT
   -- What partial commits have counted can be refunded once nothing is held any more.
   local in_part = has_life and record.named ~= '' and state ~= STATE_HELD
   if state ~= STATE_COMMITTED and not in_part then return fault('NOT_COMMITTED', 0, STATE_WORDS[state]) end

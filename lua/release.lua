@@ -16,7 +16,7 @@ local function release(k, a)
 
   local state = state_of(record, now)
   if state == STATE_COMMITTED then return committed_otherwise(record) end
-  local has_life, is_short = record.format == LIFE_FORMAT, false
+  local has_life, is_short = record.format == LIVING_FORMAT, false
   local has_counted = has_life and state == STATE_EXPIRED and record.on_expiry == COUNTS_UP
   if state ~= STATE_HELD and not has_counted then
     return answer_remembered(led, { state = state, replayed = state == STATE_RELEASED, plan = record.plan }, record.claims)

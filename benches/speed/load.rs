@@ -244,13 +244,18 @@ impl Load {
         match self.job.calls {
             Calls::Reserve | Calls::Denied | Calls::Pairs => {
                 let mut client = metering();
-                let request = v1::ReserveRequest { user_id, event, ttl: None, request_id };
+                let request =
+                    v1::ReserveRequest { user_id, event, ttl: None, request_id, ..v1::ReserveRequest::default() };
                 let Some(reserved) = self.seen(due, client.reserve(request).await, record)? else { return Ok(()) };
                 ensure!(reserved.allowed != (self.job.calls == Calls::Denied), "an answer of the wrong kind");
                 if self.job.calls == Calls::Pairs {
                     let quantities = [(COMPLETION.0.to_owned(), 350.0)].into();
                     let actual = Some(v1::Actual { quantity: None, quantities });
-                    let request = v1::CommitRequest { reservation_id: reserved.reservation_id, actual };
+                    let request = v1::CommitRequest {
+                        reservation_id: reserved.reservation_id,
+                        actual,
+                        ..v1::CommitRequest::default()
+                    };
                     let due = Instant::now();
                     self.seen(due, client.commit(request).await, record)?;
                 }

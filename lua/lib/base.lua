@@ -14,7 +14,7 @@ local CALENDAR, FIRST_USE = 281474976710655, 281474976710654
 local MAX_UNITS = { MAX, MAX, MAX, 8000000000000000 }
 
 -- The format byte of stored values, that of states whose windows are wide (see `wide_window`), and that of records with a `life`.
-local FORMAT, WIDE_FORMAT, LIFE_FORMAT = 1, 2, 2
+local FORMAT, WIDE_FORMAT, LIVING_FORMAT = 1, 2, 2
 
 -- What begins an answer.
 local ANSWER_KIND, STALE_KIND, FAULT_KIND, OTHERWISE_KIND = 1, 2, 3, 4

@@ -10,9 +10,9 @@ local LONGEST_LIFE = 86400000
 
 -- Makes the record of a reservation that was not committed one of format 2.
 local function begin_life(record)
-  if record.format == LIFE_FORMAT then return end
+  if record.format == LIVING_FORMAT then return end
   record.made_at = made_at(record)
-  record.format, record.sequence, record.on_expiry, record.named, record.added, record.extensions = LIFE_FORMAT, 0, GIVES_BACK, '', '', ''
+  record.format, record.sequence, record.on_expiry, record.named, record.added, record.extensions = LIVING_FORMAT, 0, GIVES_BACK, '', '', ''
   record.rest = sub(record.rest, MADE_BYTES + 1)
   for _, claim in ipairs(record.claims) do
     claim.committed, claim.refunded, claim.due, claim.locked = 0, 0, claim.charge, 0
@@ -21,7 +21,7 @@ end
 
 -- What the reservation has counted by a claim: by its commits, or by its deadline.
 local function counted_so_far(record, claim, state)
-  if record.format ~= LIFE_FORMAT then return 0 end
+  if record.format ~= LIVING_FORMAT then return 0 end
   if state == STATE_EXPIRED and record.on_expiry == COUNTS_UP then return max(claim.committed, claim.charge) end
   return claim.committed
 end
@@ -29,7 +29,7 @@ end
 -- What the reservation still holds by a claim.
 local function held_so_far(record, claim, state)
   if state ~= STATE_HELD then return 0 end
-  if record.format ~= LIFE_FORMAT then return claim.charge end
+  if record.format ~= LIVING_FORMAT then return claim.charge end
   return max(claim.charge - claim.committed, 0)
 end
 
@@ -95,7 +95,7 @@ end
 
 -- What the reservation holds, as parts of its deadline, before it changes.
 local function parts_now(record)
-  if record.format == LIFE_FORMAT then return parts_of_life(record) end
+  if record.format == LIVING_FORMAT then return parts_of_life(record) end
   local parts = {}
   for i, claim in ipairs(record.claims) do parts[2 * i - 1], parts[2 * i] = claim.number, claim.charge end
   return parts

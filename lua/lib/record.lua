@@ -109,7 +109,7 @@ end
 -- The bytes of a record whose claims are tables.
 local function record_bytes(record)
   local claims, columns, column_bytes = record.claims, 0, ''
-  if record.format == LIFE_FORMAT then
+  if record.format == LIVING_FORMAT then
     columns, column_bytes = life_bytes(record)
   else
     -- What is only held has nothing else to say.
@@ -167,7 +167,7 @@ local function parse_record(packed)
   if columns >= WITH_COMMITTED then column(AMOUNT_FORMAT, 'committed') end
   if columns >= WITH_REFUNDED then column(AMOUNT_FORMAT, 'refunded') end
   if has_quotas then column(QUOTA_FORMAT, 'own_quota') end
-  if record.format == LIFE_FORMAT then
+  if record.format == LIVING_FORMAT then
     local life
     life, at = read_life(packed, at)
     record.made_at, record.sequence, record.on_expiry = life.made_at, life.sequence, life.on_expiry
@@ -197,7 +197,7 @@ end
 local function load_record(led, field)
   local packed = known_field(led, field)
   if not packed then return nil, 'RESERVATION_NOT_FOUND' end
-  if byte(packed) > LIFE_FORMAT then return nil, 'FORMAT_UNKNOWN' end
+  if byte(packed) > LIVING_FORMAT then return nil, 'FORMAT_UNKNOWN' end
   local record = parse_record(packed)
   local memory = led.memory
   -- ONE-CLOCK: after a wrong clock no deadline that was set before can be trusted. The hold has lapsed when the clock was corrected.
@@ -257,7 +257,7 @@ end
 
 -- Gives back what the reservation holds before its deadline. Returns the bucket to write with it, if there is one.
 local function end_hold(led, record)
-  local claims, parts = record.claims, record.format == LIFE_FORMAT and parts_of_life(record) or parts_of(record.claims)
+  local claims, parts = record.claims, record.format == LIVING_FORMAT and parts_of_life(record) or parts_of(record.claims)
   for i = 1, #claims do
     local window = window_of(led, claims[i])
     -- Never less than nothing, whatever somebody has deleted by hand.
@@ -276,7 +276,7 @@ local SETTLEMENT_BYTES = 6
 
 -- Notes with which writing of the memory the reservation is committed, where a reset is told from it by that.
 local function note_settlement(led, record)
-  if record.format == LIFE_FORMAT then
+  if record.format == LIVING_FORMAT then
     record.sequence = led.memory.sequence + 1
   elseif led.format ~= FORMAT then
     record.rest = pack_struct(MADE_FORMAT, made_at(record)) .. pack_struct(SETTLEMENT_FORMAT, led.memory.sequence + 1)

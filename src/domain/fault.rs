@@ -70,7 +70,9 @@ pub enum Fault {
         state: ReservationState,
     },
     /// An Extend of a reservation whose deadline has passed.
-    #[error("the deadline of the reservation has passed: make another reservation, and commit what was used of this one")]
+    #[error(
+        "the deadline of the reservation has passed: make another reservation, and commit what was used of this one"
+    )]
     ReservationExpired,
     /// An Extend of a reservation that was released.
     #[error("the reservation was released: make another one")]

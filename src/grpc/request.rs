@@ -132,8 +132,9 @@ pub fn commit(request: v1::CommitRequest) -> Result<CommitCall, Fault> {
 pub fn extend(request: v1::ExtendRequest) -> Result<ExtendCall, Fault> {
     let v1::ExtendRequest { reservation_id, ttl, add, request_id } = request;
     let add = add.map(|add| actual("add", add)).transpose()?;
-    let is_nothing =
-        |Actual { quantity, quantities }: &Actual| quantity.iter().chain(quantities.values()).all(|quantity| quantity.is_zero());
+    let is_nothing = |Actual { quantity, quantities }: &Actual| {
+        quantity.iter().chain(quantities.values()).all(|quantity| quantity.is_zero())
+    };
     if add.as_ref().is_some_and(is_nothing) {
         return Err(invalid("add", "adds nothing: name a quantity above 0, or leave it out to move only the deadline"));
     }

@@ -5,7 +5,9 @@ use prost_types::Timestamp;
 use tonic::Status;
 
 use crate::domain::amount::{Unit, Units};
-use crate::domain::answer::{Committed, Decision, Extended, Hold, Reason, Released, ReservationState, Reset, Standing, Tracked};
+use crate::domain::answer::{
+    Committed, Decision, Extended, Hold, Reason, Released, ReservationState, Reset, Standing, Tracked,
+};
 use crate::domain::event::Event;
 use crate::domain::id::Owner;
 use crate::domain::plan::{LimitGroup, OnPlanChange, Plan, Quota};

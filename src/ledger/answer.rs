@@ -309,6 +309,10 @@ fn told(fault: &formats::Fault, groups: &[GroupDescription], plan_id: &str) -> F
             };
             Fault::Invalid { field: "add".to_owned(), problem, reason: "NOTHING_MEASURED" }
         }
+        b"ADDED_TOO_MUCH" => Fault::OutOfRange {
+            field: "add".to_owned(),
+            problem: "makes a quantity larger than a number can be (2^53 - 1)".to_owned(),
+        },
         b"OUT_OF_RANGE" => Fault::OutOfRange {
             field: format!("the counter of limit group {:?}", group()),
             problem: "would become larger than a counter can be (2^53 - 1, or 8000000000 cents)".to_owned(),

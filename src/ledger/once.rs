@@ -152,12 +152,18 @@ mod tests {
     #[test]
     fn a_retry_has_the_name_and_the_digest_of_its_call_and_a_suffix_of_its_own() {
         let event = event(Some(1), &[("a", 2)], &[("k", "v")]);
-        let [one, two] = [Once::reserve(id().as_ref(), &event, 1_000, OnExpiry::Release), Once::reserve(id().as_ref(), &event, 1_000, OnExpiry::Release)];
+        let [one, two] = [
+            Once::reserve(id().as_ref(), &event, 1_000, OnExpiry::Release),
+            Once::reserve(id().as_ref(), &event, 1_000, OnExpiry::Release),
+        ];
         assert_eq!((one.field, one.digest), (two.field, two.digest));
         assert_ne!(one.suffix, two.suffix);
         assert!(one.digest.is_some());
         // Without an id nothing is the same.
-        let [one, two] = [Once::reserve(None, &event, 1_000, OnExpiry::Release), Once::reserve(None, &event, 1_000, OnExpiry::Release)];
+        let [one, two] = [
+            Once::reserve(None, &event, 1_000, OnExpiry::Release),
+            Once::reserve(None, &event, 1_000, OnExpiry::Release),
+        ];
         assert_ne!(one.field, two.field);
         assert_eq!(one.digest, None);
     }
@@ -180,8 +186,9 @@ mod tests {
         let tracked = |event: &Event, enforce, of: Option<&ReservationId>| {
             Once::track(id().as_ref(), event, enforce, of, None).digest
         };
-        let extend =
-            |of: &ReservationId, ttl_ms, add: Option<Actual>| Once::extend(id().as_ref(), of, ttl_ms, add.as_ref()).digest;
+        let extend = |of: &ReservationId, ttl_ms, add: Option<Actual>| {
+            Once::extend(id().as_ref(), of, ttl_ms, add.as_ref()).digest
+        };
         let at = |at_ms| Once::track(id().as_ref(), &plain, false, None, Some(at_ms)).digest;
         let reset = |groups: &[&str]| {
             let groups: Vec<_> = groups.iter().map(|group| (*group).to_owned()).collect();

@@ -67,7 +67,8 @@ impl Ledger {
                 once.write(bytes);
                 priced(plan.map(|plan| &**plan), event.name.as_str(), event).write(bytes);
                 let on_expiry = (*on_expiry == OnExpiry::Count).into();
-                formats::ReserveCall { ttl_ms: time(*ttl_ms), settlement_ms: time(*settlement_ms), on_expiry }.write(bytes);
+                formats::ReserveCall { ttl_ms: time(*ttl_ms), settlement_ms: time(*settlement_ms), on_expiry }
+                    .write(bytes);
             },
         );
         let answer = self.decide(&self.scripts.reserve, owner, message, &basis.plan).await?;

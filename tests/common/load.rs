@@ -465,6 +465,7 @@ impl Client {
             event: event("work", quantity),
             ttl: Some(ttl),
             request_id: self.request_id(),
+            ..v1::ReserveRequest::default()
         };
         let answer = self.ask_reserve(user, &request).await;
         if !answer.allowed {
@@ -490,7 +491,7 @@ impl Client {
     async fn commit(&mut self, user: &User, reservation_id: String, reserved: u64) {
         let used = self.random.u64(1..=reserved);
         let actual = v1::Actual { quantity: Some(used as f64), ..Default::default() };
-        let request = v1::CommitRequest { reservation_id, actual: Some(actual) };
+        let request = v1::CommitRequest { reservation_id, actual: Some(actual), ..v1::CommitRequest::default() };
         let answer = self.ask(user, |mut stub| {
             let request = request.clone();
             async move { stub.commit(request).await }

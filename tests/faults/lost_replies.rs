@@ -164,7 +164,8 @@ async fn events_are_counted_once(thieves: &[Thief], replica: &Replica) {
     let held = robbed!(thieves, 1, metering, reserve, reserve(30.0, "r")).unwrap().into_inner();
     assert!(held.replayed);
     standing(12.0, 32.0).await;
-    let commit = v1::CommitRequest { reservation_id: held.reservation_id.clone(), actual: None };
+    let commit =
+        v1::CommitRequest { reservation_id: held.reservation_id.clone(), actual: None, ..v1::CommitRequest::default() };
     assert!(robbed!(thieves, 1, metering, commit, commit).unwrap().into_inner().replayed);
     standing(42.0, 2.0).await;
     let refund = track("e.refund", 5.0, "f", &held.reservation_id);

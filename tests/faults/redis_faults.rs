@@ -174,7 +174,8 @@ async fn redis_runs_out_of_memory() {
         ask(redis, "CONFIG SET maxmemory 1").await;
         let refused = caller.reserve(request.clone()).await.unwrap_err();
         assert_eq!(refused.code(), Code::Unavailable, "{refused:?}");
-        let commit = v1::CommitRequest { reservation_id: held[0].clone(), actual: None };
+        let commit =
+            v1::CommitRequest { reservation_id: held[0].clone(), actual: None, ..v1::CommitRequest::default() };
         let committed = caller.commit(commit).await.expect("a commit counts when memory is full").into_inner();
         assert_eq!(committed.limits[0].used, 5.0);
         let release = v1::ReleaseRequest { reservation_id: held[1].clone(), ..Default::default() };

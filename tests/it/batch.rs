@@ -57,7 +57,13 @@ impl Bench {
 
     async fn reserve(&self, user: &str, quantity: f64) -> Result<v1::ReserveResponse, tonic::Status> {
         let request_id = format!("{user} {quantity}");
-        let request = ReserveRequest { user_id: user.to_owned(), event: event(quantity), ttl: None, request_id };
+        let request = ReserveRequest {
+            user_id: user.to_owned(),
+            event: event(quantity),
+            ttl: None,
+            request_id,
+            ..ReserveRequest::default()
+        };
         self.replica.metering.clone().reserve(request).await.map(tonic::Response::into_inner)
     }
 

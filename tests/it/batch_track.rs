@@ -63,7 +63,7 @@ fn reason(outcome: &Outcome) -> String {
 async fn requests(replica: &Replica, user: &str) -> Vec<v1::TrackRequest> {
     let reserve = v1::ReserveRequest { user_id: user.to_owned(), event: event("t", 10.0), ..Default::default() };
     let held = replica.metering.clone().reserve(reserve).await.unwrap().into_inner().reservation_id;
-    let commit = v1::CommitRequest { reservation_id: held.clone(), actual: None };
+    let commit = v1::CommitRequest { reservation_id: held.clone(), actual: None, ..v1::CommitRequest::default() };
     replica.metering.clone().commit(commit).await.unwrap();
     vec![
         track(user, "t", 5.0, "a"),

@@ -111,7 +111,13 @@ async fn replica_with(urls: &[String], meter: MeterOptions) -> Replica {
 fn reserve(user: &str) -> v1::ReserveRequest {
     let event = v1::Event { name: "work".to_owned(), quantity: Some(1.0), ..Default::default() };
     let ttl = Some(prost_types::Duration { seconds: 1, nanos: 0 });
-    v1::ReserveRequest { user_id: user.to_owned(), event: Some(event), ttl, request_id: String::new() }
+    v1::ReserveRequest {
+        user_id: user.to_owned(),
+        event: Some(event),
+        ttl,
+        request_id: String::new(),
+        ..v1::ReserveRequest::default()
+    }
 }
 
 async fn standing(replica: &mut Replica, user: &str, group: &str) -> (f64, f64) {

@@ -323,7 +323,11 @@ async fn what_the_first_version_stores_is_used_and_written_again() {
     };
     assert_eq!(usage(&mut replica, &user).await, of((20.0, 12.0), (7.0, 2.0)));
 
-    let commit = |field, actual| v1::CommitRequest { reservation_id: reservation_id(&user, field), actual };
+    let commit = |field, actual| v1::CommitRequest {
+        reservation_id: reservation_id(&user, field),
+        actual,
+        ..v1::CommitRequest::default()
+    };
     let answer = replica.metering.commit(commit(FIELDS[0].0, Some(actual(4.0)))).await.unwrap().into_inner();
     assert_eq!((answer.state(), answer.late, answer.replayed), (v1::ReservationState::Committed, false, false));
     assert_eq!(usage(&mut replica, &user).await, of((24.0, 7.0), (8.0, 1.0)));

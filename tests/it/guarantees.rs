@@ -24,7 +24,13 @@ plans:
 fn reserve_request(user: &str, quantity: f64, request_id: &str) -> v1::ReserveRequest {
     let event = v1::Event { name: "t".to_owned(), quantity: Some(quantity), ..v1::Event::default() };
     let ttl = Some(prost_types::Duration { seconds: 600, nanos: 0 });
-    v1::ReserveRequest { user_id: user.to_owned(), event: Some(event), ttl, request_id: request_id.to_owned() }
+    v1::ReserveRequest {
+        user_id: user.to_owned(),
+        event: Some(event),
+        ttl,
+        request_id: request_id.to_owned(),
+        ..v1::ReserveRequest::default()
+    }
 }
 
 async fn usage(replica: &Replica, user: &str) -> Vec<v1::LimitStatus> {
@@ -70,7 +76,10 @@ async fn no_overshoot_64_clients_of_three_replicas_race_for_the_last_quota() {
                 settling.spawn(async move {
                     if index % 2 == 0 {
                         let actual = Some(v1::Actual { quantity: Some(11.0), ..v1::Actual::default() });
-                        metering.commit(v1::CommitRequest { reservation_id, actual }).await.expect("an answer");
+                        metering
+                            .commit(v1::CommitRequest { reservation_id, actual, ..v1::CommitRequest::default() })
+                            .await
+                            .expect("an answer");
                     } else {
                         let request = v1::ReleaseRequest { reservation_id, reason: String::new() };
                         metering.release(request).await.expect("an answer");

@@ -25,6 +25,7 @@ mod half_way;
 mod helm;
 mod image;
 mod layout;
+mod life;
 mod logs;
 mod manifests;
 mod measures;

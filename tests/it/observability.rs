@@ -75,7 +75,13 @@ fn event(name: &str, quantity: f64) -> Option<v1::Event> {
 
 fn reserve(user: &str, event: Option<v1::Event>, id: &str) -> v1::ReserveRequest {
     let ttl = Some(prost_types::Duration { seconds: 60, nanos: 0 });
-    v1::ReserveRequest { user_id: user.to_owned(), event, ttl, request_id: id.to_owned() }
+    v1::ReserveRequest {
+        user_id: user.to_owned(),
+        event,
+        ttl,
+        request_id: id.to_owned(),
+        ..v1::ReserveRequest::default()
+    }
 }
 
 fn track(user: &str, event: Option<v1::Event>, enforce: bool) -> v1::TrackRequest {
@@ -84,7 +90,7 @@ fn track(user: &str, event: Option<v1::Event>, enforce: bool) -> v1::TrackReques
 
 fn commit(id: &str, quantity: f64) -> v1::CommitRequest {
     let actual = v1::Actual { quantity: Some(quantity), ..v1::Actual::default() };
-    v1::CommitRequest { reservation_id: id.to_owned(), actual: Some(actual) }
+    v1::CommitRequest { reservation_id: id.to_owned(), actual: Some(actual), ..v1::CommitRequest::default() }
 }
 
 /// A call of a method that nobody serves.

@@ -58,6 +58,7 @@ async fn exercise(replica: &mut Replica) {
         event: event("seen"),
         request_id: id.to_owned(),
         ttl: Some(prost_types::Duration { seconds, nanos: 0 }),
+        ..v1::ReserveRequest::default()
     };
     subscribe(replica, &user).await;
     let asked = v1::GetSubscriptionRequest { user_id: user.clone() };
@@ -67,7 +68,8 @@ async fn exercise(replica: &mut Replica) {
     let held = replica.metering.reserve(reserve("a", 60)).await.unwrap().into_inner();
     let again = replica.metering.reserve(reserve("a", 60)).await.unwrap().into_inner();
     assert_eq!(held.reservation_id, again.reservation_id);
-    let commit = v1::CommitRequest { reservation_id: held.reservation_id.clone(), actual: None };
+    let commit =
+        v1::CommitRequest { reservation_id: held.reservation_id.clone(), actual: None, ..v1::CommitRequest::default() };
     replica.metering.commit(commit).await.unwrap();
     let back = |reservation_id: &str| v1::TrackRequest {
         user_id: user.clone(),

@@ -274,7 +274,12 @@ async fn few_holds_among_much_that_is_settled_are_found() {
     let settled = held(&replica, &user, 3000).await;
     let commit = |reservation_id| {
         let mut metering = replica.metering.clone();
-        async move { metering.commit(v1::CommitRequest { reservation_id, actual: None }).await.unwrap() }
+        async move {
+            metering
+                .commit(v1::CommitRequest { reservation_id, actual: None, ..v1::CommitRequest::default() })
+                .await
+                .unwrap()
+        }
     };
     stream::iter(settled.into_iter().map(commit)).buffer_unordered(AT_ONCE).for_each(async |_| ()).await;
     assert_eq!(listed(&replica, &user, 10).await, (BTreeSet::new(), 1), "nothing is held: nothing is looked for");

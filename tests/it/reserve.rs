@@ -549,7 +549,7 @@ async fn more_than_ten_thousand_live_holds_are_refused() {
         user_id: user.clone(),
         event: Some(v1::Event { name: name.to_owned(), ..v1::Event::default() }),
         ttl: Some(prost_types::Duration { seconds: 3600, nanos: 0 }),
-        request_id: String::new(),
+        ..v1::ReserveRequest::default()
     };
     let mut calls = tokio::task::JoinSet::new();
     for _ in 0..50 {

@@ -40,6 +40,8 @@ pub struct Scenario {
     clocks: BTreeMap<String, i64>,
     event_ids: BTreeMap<String, String>,
     etags: BTreeMap<String, String>,
+    /// The users of reservations.
+    owners: BTreeMap<String, String>,
 }
 
 /// The arguments of a line.
@@ -56,7 +58,7 @@ struct Call<'a> {
 }
 
 const NAMED: [&str; 12] = ["as", "id", "ttl", "of", "end", "anchor", "at", "event", "time", "groups", "etag", "size"];
-const FLAGS: [&str; 3] = ["enforce", "no-overrides", "no-end"];
+const FLAGS: [&str; 5] = ["enforce", "no-overrides", "no-end", "part", "counting"];
 
 impl<'a> Call<'a> {
     fn parse(text: &'a str, reservations: &BTreeMap<String, String>) -> Self {
@@ -97,6 +99,13 @@ impl<'a> Call<'a> {
         })
     }
 
+    fn ttl(&self) -> Option<prost_types::Duration> {
+        self.named.get("ttl").map(|text| duration(text)).map(|ttl| prost_types::Duration {
+            seconds: i64::try_from(ttl.as_secs()).expect("not too long"),
+            nanos: i32::try_from(ttl.subsec_nanos()).expect("below a billion"),
+        })
+    }
+
     fn named(&self, name: &str) -> String {
         self.named.get(name).map(|value| (*value).to_owned()).unwrap_or_default()
     }
@@ -113,6 +122,7 @@ impl Scenario {
             clocks: BTreeMap::new(),
             event_ids: BTreeMap::new(),
             etags: BTreeMap::new(),
+            owners: BTreeMap::new(),
         }
     }
 
@@ -159,6 +169,7 @@ impl Scenario {
             }
             "reserve" => self.reserve(&call, subject).await,
             "commit" => self.commit(&call, subject).await,
+            "extend" => self.extend(&call, subject).await,
             "release" => {
                 let request =
                     v1::ReleaseRequest { reservation_id: self.reservation(subject), reason: "a test".to_owned() };
@@ -315,15 +326,13 @@ impl Scenario {
 
     async fn reserve(&mut self, call: &Call<'_>, subject: &str) -> BTreeSet<String> {
         let user = self.user(subject);
-        let ttl = call.named.get("ttl").map(|text| duration(text)).map(|ttl| prost_types::Duration {
-            seconds: i64::try_from(ttl.as_secs()).expect("not too long"),
-            nanos: i32::try_from(ttl.subsec_nanos()).expect("below a billion"),
-        });
+        let on_expiry = if call.flags.contains("counting") { v1::OnExpiry::Count } else { v1::OnExpiry::Unspecified };
         let request = v1::ReserveRequest {
             user_id: user.clone(),
             event: call.event(call.words[2]),
-            ttl,
+            ttl: call.ttl(),
             request_id: call.named("id"),
+            on_expiry: on_expiry.into(),
         };
         let answer = match self.replica().metering.reserve(request).await {
             Ok(answer) => answer.into_inner(),
@@ -338,10 +347,8 @@ impl Scenario {
         facts.insert(state(answer.state));
         reasons(&mut facts, &answer.reasons);
         facts.insert(retry(answer.retry_after));
-        if let (Some(expire), Some(now)) = (answer.expire_time, self.clocks.get(&user)) {
-            let left = expire.seconds * 1000 + i64::from(expire.nanos) / 1_000_000 - now;
-            facts.insert(format!("expires-in={}", milliseconds(left)));
-        }
+        facts.extend(self.expires_in(&user, answer.expire_time));
+        self.owners.insert(answer.reservation_id.clone(), user);
         for (name, id) in &self.reservations {
             if *id == answer.reservation_id {
                 facts.insert(format!("same-as={name}"));
@@ -361,10 +368,15 @@ impl Scenario {
         let quantity = call.quantity.or_else(|| word.map(|word| word.parse().expect("a quantity")));
         let actual = (quantity.is_some() || !call.quantities.is_empty() || says_nothing)
             .then(|| v1::Actual { quantity, quantities: call.quantities.clone() });
-        let request = v1::CommitRequest { reservation_id: self.reservation(subject), actual };
+        let reservation_id = self.reservation(subject);
+        let user = self.owners.get(&reservation_id).cloned().unwrap_or_default();
+        let request =
+            v1::CommitRequest { reservation_id, actual, partial: call.flags.contains("part"), ttl: call.ttl() };
         let answer = self.replica().metering.commit(request).await.map(|answer| {
             let answer = answer.into_inner();
             let mut facts = limits(&answer.limits);
+            facts.extend(self.expires_in(&user, answer.expire_time));
+            flag(&mut facts, "exhausted", answer.exhausted);
             facts.insert(state(answer.state));
             flag(&mut facts, "overage", answer.overage);
             flag(&mut facts, "late", answer.late);
@@ -372,6 +384,37 @@ impl Scenario {
             facts
         });
         answer.unwrap_or_else(|status| fault(&status))
+    }
+
+    async fn extend(&mut self, call: &Call<'_>, subject: &str) -> BTreeSet<String> {
+        let quantity = call.words.get(2).map(|word| word.parse().expect("a quantity")).or(call.quantity);
+        let adds = quantity.is_some() || !call.quantities.is_empty();
+        let reservation_id = self.reservation(subject);
+        let user = self.owners.get(&reservation_id).cloned().unwrap_or_default();
+        let request = v1::ExtendRequest {
+            reservation_id,
+            ttl: call.ttl(),
+            add: adds.then(|| v1::Actual { quantity, quantities: call.quantities.clone() }),
+            request_id: call.named("id"),
+        };
+        let answer = match self.replica().metering.extend(request).await {
+            Ok(answer) => answer.into_inner(),
+            Err(status) => return fault(&status),
+        };
+        let mut facts = limits(&answer.limits);
+        facts.insert(if answer.extended { "extended" } else { "denied" }.to_owned());
+        flag(&mut facts, "replayed", answer.replayed);
+        reasons(&mut facts, &answer.reasons);
+        facts.insert(retry(answer.retry_after));
+        facts.extend(self.expires_in(&user, answer.expire_time));
+        facts
+    }
+
+    /// In how long that is, where the user's clock was stepped.
+    fn expires_in(&self, user: &str, expire_time: Option<prost_types::Timestamp>) -> Option<String> {
+        let (expire, now) = (expire_time?, self.clocks.get(user)?);
+        let left = expire.seconds * 1000 + i64::from(expire.nanos) / 1_000_000 - now;
+        Some(format!("expires-in={}", milliseconds(left)))
     }
 
     async fn track(&mut self, call: &Call<'_>, subject: &str) -> BTreeSet<String> {
@@ -517,11 +560,14 @@ fn subscription(subscription: Option<v1::Subscription>) -> BTreeSet<String> {
 
 /// What a table can say of a reservation that was looked up.
 fn reservation(found: v1::Reservation, now: Option<i64>) -> BTreeSet<String> {
-    let v1::Reservation { reservation_id: _, user_id: _, event, state, expire_time, charges, late } = found;
+    let on_expiry = found.on_expiry();
+    let v1::Reservation { reservation_id: _, user_id: _, event, state, expire_time, charges, late, on_expiry: _ } =
+        found;
     let v1::Event { name, quantity, quantities, metadata } = event.expect("an event");
     let ids: Vec<_> = charges.iter().map(|charge| charge.limit_group_id.as_str()).collect();
     let mut facts = BTreeSet::from([self::state(state), format!("event={name}"), format!("groups={}", ids.join(","))]);
     flag(&mut facts, "late", late);
+    facts.insert(on_expiry.as_str_name().to_owned());
     facts.extend(quantity.map(|quantity| format!("quantity={quantity}")));
     facts.extend(quantities.iter().map(|(name, quantity)| format!("{name}={quantity}")));
     facts.extend(metadata.iter().map(|(key, value)| format!("@{key}={value}")));

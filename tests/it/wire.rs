@@ -172,7 +172,8 @@ async fn every_other_field_is_checked_and_named() {
     refused(metering.track(request).await, invalid, "request_id");
 
     for reservation_id in [String::new(), "x".repeat(1201)] {
-        let request = v1::CommitRequest { reservation_id: reservation_id.clone(), actual: None };
+        let request =
+            v1::CommitRequest { reservation_id: reservation_id.clone(), actual: None, ..v1::CommitRequest::default() };
         refused(metering.commit(request).await, invalid, "reservation_id");
         let request = v1::ReleaseRequest { reservation_id, reason: String::new() };
         refused(metering.release(request).await, invalid, "reservation_id");
@@ -186,7 +187,7 @@ async fn every_other_field_is_checked_and_named() {
         (None, (0..17).map(|index| (index.to_string(), 1.0)).collect(), "actual.quantities"),
     ] {
         let actual = Some(v1::Actual { quantity, quantities });
-        let request = v1::CommitRequest { reservation_id: held.clone(), actual };
+        let request = v1::CommitRequest { reservation_id: held.clone(), actual, ..v1::CommitRequest::default() };
         refused(metering.commit(request).await, invalid, field);
     }
 
@@ -246,7 +247,8 @@ async fn a_request_id_may_have_255_bytes_and_is_remembered_whole() {
         assert!(held.allowed && !held.replayed, "{request_id}");
         let again = replica.metering.reserve(request.clone()).await.unwrap().into_inner();
         assert_eq!((again.replayed, &again.reservation_id), (true, &held.reservation_id), "{request_id}");
-        let commit = v1::CommitRequest { reservation_id: held.reservation_id, actual: None };
+        let commit =
+            v1::CommitRequest { reservation_id: held.reservation_id, actual: None, ..v1::CommitRequest::default() };
         replica.metering.commit(commit).await.unwrap();
         let again = replica.metering.reserve(request).await.unwrap().into_inner();
         assert_eq!((again.replayed, again.state()), (true, v1::ReservationState::Committed), "{request_id}");
@@ -282,7 +284,8 @@ async fn users_with_odd_names_do_not_meet() {
             ..v1::ReserveRequest::default()
         };
         let held = replica.metering.reserve(request).await.unwrap().into_inner();
-        let request = v1::CommitRequest { reservation_id: held.reservation_id, actual: None };
+        let request =
+            v1::CommitRequest { reservation_id: held.reservation_id, actual: None, ..v1::CommitRequest::default() };
         replica.metering.commit(request).await.unwrap();
     }
     for (index, user) in users.iter().enumerate() {

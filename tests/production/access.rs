@@ -207,7 +207,7 @@ async fn an_app_sees_nothing_of_another() {
 
     let held = replica.metering.reserve(with(reserve(&user), &ours, "")).await.unwrap().into_inner();
     let id = held.reservation_id;
-    let commit = || v1::CommitRequest { reservation_id: id.clone(), actual: None };
+    let commit = || v1::CommitRequest { reservation_id: id.clone(), actual: None, ..v1::CommitRequest::default() };
     let release = || v1::ReleaseRequest { reservation_id: id.clone(), reason: String::new() };
     let unknown = "RESERVATION_NOT_FOUND";
     refused(replica.metering.commit(with(commit(), &theirs, "")).await, Code::NotFound, unknown);

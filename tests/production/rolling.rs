@@ -94,7 +94,11 @@ async fn a_signal_takes_the_catalog_and_what_was_held_settles_as_written() {
     let after = replica.metering.reserve(work(&user)).await.unwrap().into_inner();
     assert_eq!(after.limits[0].held, 10.0 + 70.0, "new calls see the new plan");
     // SELF-CONTAINED: by the weight, and the plan, that they were made with.
-    let commit = |held: v1::ReserveResponse| v1::CommitRequest { reservation_id: held.reservation_id, actual: None };
+    let commit = |held: v1::ReserveResponse| v1::CommitRequest {
+        reservation_id: held.reservation_id,
+        actual: None,
+        ..v1::CommitRequest::default()
+    };
     let committed = replica.metering.commit(commit(before)).await.unwrap().into_inner();
     assert_eq!((committed.limits[0].requested, committed.overage), (10.0, false), "{committed:?}");
     let committed = replica.metering.commit(commit(left)).await.unwrap().into_inner();

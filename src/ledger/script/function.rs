@@ -14,7 +14,7 @@ pub struct Function {
 }
 
 /// The globals that do not exist yet while a library is loaded.
-const LATER: [&str; 7] = ["redis.", "cmsgpack.", "struct.", "string.", "table.", "math.", "_G."];
+pub(super) const LATER: [&str; 7] = ["redis.", "cmsgpack.", "struct.", "string.", "table.", "math.", "_G."];
 
 impl Function {
     /// The function of a script that ends in `return each(...)`; `None` for others.

@@ -2,6 +2,7 @@
 
 mod constants;
 mod function;
+mod scopes;
 mod unused;
 
 use std::borrow::Cow;
@@ -21,7 +22,8 @@ pub struct Script {
     pub name: &'static str,
     /// The source, as `build.rs` put it together.
     pub source: Cow<'static, str>,
-    /// The text that Redis runs: the source with its constants written in, and without the functions that it does not use.
+    /// The text that Redis runs: the source with its constants written in, without the functions that it does not use, and with a scope for
+    /// each of its libraries.
     pub body: String,
     /// The SHA-1 by which Redis knows it.
     pub sha1: String,
@@ -124,7 +126,7 @@ pub fn scripts() -> &'static Scripts {
 
 impl Script {
     fn new(name: &'static str, source: Cow<'static, str>) -> Self {
-        let body = unused::drop(&constants::fold(&source));
+        let body = scopes::narrow(&unused::drop(&constants::fold(&source)));
         let digest = sha1::Sha1::digest(body.as_bytes());
         let sha1 = digest.iter().map(|byte| format!("{byte:02x}")).collect();
         let batches = source.contains("\nreturn each(");

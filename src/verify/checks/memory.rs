@@ -53,7 +53,10 @@ fn parts(record: &Record) -> Vec<(i64, i64)> {
     let Some(life) = &record.life else { return claims.map(|claim| (claim.balance, claim.charge)).collect() };
     let counts = if life.stored.on_expiry == 1 { COUNTS } else { 0 };
     let committed = |index: usize| record.first.as_ref().map_or(0, |amounts| amounts[index]);
-    claims.enumerate().map(|(index, claim)| (claim.balance + counts, (claim.charge - committed(index)).max(0))).collect()
+    claims
+        .enumerate()
+        .map(|(index, claim)| (claim.balance + counts, (claim.charge - committed(index)).max(0)))
+        .collect()
 }
 
 /// Returns whether the record holds something when the state was written. ONE-CLOCK: holds from before the correction
