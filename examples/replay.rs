@@ -292,8 +292,8 @@ impl Worker {
         let request = v1::ReserveRequest {
             user_id: user_id(&self.run, work.user),
             event: Some(event),
-            ttl: None,
             request_id: format!("request-{index}"),
+            ..v1::ReserveRequest::default()
         };
         let call = |mut metering: Metering| {
             let request = request.clone();
@@ -319,7 +319,11 @@ impl Worker {
             return Ok(());
         }
         let quantities = BTreeMap::from([("completion_tokens".to_owned(), work.completion as f64)]);
-        let request = v1::CommitRequest { reservation_id, actual: Some(v1::Actual { quantity: None, quantities }) };
+        let request = v1::CommitRequest {
+            reservation_id,
+            actual: Some(v1::Actual { quantity: None, quantities }),
+            ..v1::CommitRequest::default()
+        };
         let call = |mut metering: Metering| {
             let request = request.clone();
             async move { metering.commit(request).await }

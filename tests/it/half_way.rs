@@ -12,8 +12,9 @@ use tollgate::domain::amount::Quantity;
 use tollgate::domain::event::{Actual, Event, EventName};
 use tollgate::domain::fault::Fault;
 use tollgate::domain::id::{Owner, RequestId, ReservationId};
+use tollgate::domain::reservation::OnExpiry;
 use tollgate::ledger::{Ledger, Script};
-use tollgate::meter::{Meter, MeterOptions, TrackCall};
+use tollgate::meter::{ExtendCall, HoldTerms, Meter, MeterOptions, TrackCall};
 use tollgate::subscriptions::Upsert;
 
 use crate::support::{
@@ -65,7 +66,14 @@ enum Operation {
     Commit,
     CommitLate,
     CommitPaged,
+    CommitPart,
+    CommitPartOfPaged,
+    CommitCounted,
+    Extend,
+    ExtendPaged,
+    ReserveCounting,
     Release,
+    ReleaseCounted,
     Track,
     TrackWithoutId,
     TrackAt,
@@ -93,13 +101,20 @@ enum State {
     WrongClock,
 }
 
-const OPERATIONS: [Operation; 16] = [
+const OPERATIONS: [Operation; 23] = [
     Operation::Reserve,
     Operation::ReserveWithoutId,
     Operation::Commit,
     Operation::CommitLate,
     Operation::CommitPaged,
+    Operation::CommitPart,
+    Operation::CommitPartOfPaged,
+    Operation::CommitCounted,
+    Operation::Extend,
+    Operation::ExtendPaged,
+    Operation::ReserveCounting,
     Operation::Release,
+    Operation::ReleaseCounted,
     Operation::Track,
     Operation::TrackWithoutId,
     Operation::TrackAt,
@@ -127,8 +142,11 @@ impl Operation {
     fn fits(self, state: State) -> bool {
         match self {
             Self::Reserve | Self::ReserveWithoutId | Self::Track | Self::TrackWithoutId | Self::Subscribe => true,
-            Self::TrackAt | Self::TrackAtWithoutId => true,
-            Self::CommitPaged => state == State::Paged,
+            Self::TrackAt | Self::TrackAtWithoutId | Self::ReserveCounting => true,
+            Self::CommitPaged | Self::CommitPartOfPaged | Self::ExtendPaged => state == State::Paged,
+            // When the clock was set right, the hold has lapsed.
+            Self::Extend => state != State::New && state != State::WrongClock,
+            Self::CommitPart | Self::CommitCounted | Self::ReleaseCounted => state != State::New,
             Self::Refund | Self::Delete | Self::Reset | Self::ResetWithoutId => state != State::New,
             Self::Commit | Self::CommitLate | Self::Release | Self::RefundReservation => state != State::New,
         }
@@ -136,9 +154,11 @@ impl Operation {
 
     fn script(self) -> &'static str {
         match self {
-            Self::Reserve | Self::ReserveWithoutId => "reserve",
+            Self::Reserve | Self::ReserveWithoutId | Self::ReserveCounting => "reserve",
             Self::Commit | Self::CommitLate | Self::CommitPaged => "commit",
-            Self::Release => "release",
+            Self::CommitPart | Self::CommitPartOfPaged | Self::CommitCounted => "commit",
+            Self::Extend | Self::ExtendPaged => "extend",
+            Self::Release | Self::ReleaseCounted => "release",
             Self::Track | Self::TrackWithoutId => "track",
             Self::TrackAt | Self::TrackAtWithoutId => "track_at",
             Self::Reset | Self::ResetWithoutId => "reset",
@@ -160,6 +180,7 @@ fn id(text: &str) -> Option<RequestId> {
 }
 
 const MINUTE: Duration = Duration::from_secs(60);
+const COUNTING: HoldTerms = HoldTerms { ttl: MINUTE, on_expiry: OnExpiry::Count };
 
 /// A user, and the reservations that were made for it.
 struct Subject {
@@ -169,18 +190,29 @@ struct Subject {
     lapsed: Option<ReservationId>,
     paged: Option<ReservationId>,
     committed: Option<ReservationId>,
+    /// Its deadline has counted it.
+    counted: Option<ReservationId>,
 }
 
 impl Subject {
     async fn prepare(meter: &Meter, half: &Meter, state: State) -> Self {
         let name = fresh_user("half");
         step_clock(&name, Step::To(1_900_000_000_000)).await;
-        let mut subject = Self { owner: owner(&name), name, held: None, lapsed: None, paged: None, committed: None };
+        let owner = owner(&name);
+        let mut subject = Self { owner, name, held: None, lapsed: None, paged: None, committed: None, counted: None };
         if state == State::New {
             return subject;
         }
         subject.held = Some(subject.reserve(meter, "held", 60 * MINUTE).await);
+        let extend = ExtendCall {
+            reservation: subject.held.clone().unwrap(),
+            ttl: 60 * MINUTE,
+            add: None,
+            request_id: id("extended"),
+        };
+        assert!(!meter.extend(&extend).await.unwrap().replayed);
         subject.lapsed = Some(subject.reserve(meter, "lapsed", MINUTE).await);
+        subject.counted = Some(subject.reserve(meter, "counted", COUNTING).await);
         let committed = subject.reserve(meter, "committed", MINUTE).await;
         meter.commit(&committed, None).await.unwrap();
         subject.committed = Some(committed);
@@ -219,8 +251,8 @@ impl Subject {
         subject
     }
 
-    async fn reserve(&self, meter: &Meter, request_id: &str, ttl: Duration) -> ReservationId {
-        let reserved = meter.reserve(&self.owner, &event("e", 5), ttl, id(request_id).as_ref()).await.unwrap();
+    async fn reserve(&self, meter: &Meter, request_id: &str, terms: impl Into<HoldTerms>) -> ReservationId {
+        let reserved = meter.reserve(&self.owner, &event("e", 5), terms, id(request_id).as_ref()).await.unwrap();
         reserved.hold.unwrap().id
     }
 
@@ -235,8 +267,8 @@ impl Subject {
         };
         // Yesterday, in the same window.
         let track_at = |request_id| TrackCall { at_ms: Some(1_899_900_000_000), ..track("e", 7, request_id, None) };
-        let reserve = async |request_id: &str| {
-            let reserved = meter.reserve(&self.owner, &event("e", 7), MINUTE, id(request_id).as_ref()).await?;
+        let reserve = async |request_id: &str, terms: HoldTerms| {
+            let reserved = meter.reserve(&self.owner, &event("e", 7), terms, id(request_id).as_ref()).await?;
             Ok(reserved.hold.unwrap().replayed)
         };
         let tracked = async |call: TrackCall| Ok(meter.track(&self.owner, &call).await?.replayed);
@@ -244,9 +276,25 @@ impl Subject {
         let commit = async |reservation: &Option<ReservationId>| {
             Ok(meter.commit(reservation.as_ref().unwrap(), Some(&actual)).await?.replayed)
         };
+        let commit_part = async |reservation: &Option<ReservationId>| {
+            let part = meter.commit_part(reservation.as_ref().unwrap(), &actual, Some(59 * MINUTE)).await?;
+            Ok(part.replayed)
+        };
+        let extend = async |reservation: &Option<ReservationId>| {
+            let (reservation, add) = (reservation.clone().unwrap(), Some(actual.clone()));
+            let call = ExtendCall { reservation, ttl: 58 * MINUTE, add, request_id: id("act") };
+            Ok(meter.extend(&call).await?.replayed)
+        };
         match operation {
-            Operation::Reserve => reserve("act").await,
-            Operation::ReserveWithoutId => reserve("").await,
+            Operation::Reserve => reserve("act", MINUTE.into()).await,
+            Operation::ReserveWithoutId => reserve("", MINUTE.into()).await,
+            Operation::ReserveCounting => reserve("act", COUNTING).await,
+            Operation::CommitPart => commit_part(&self.held).await,
+            Operation::CommitPartOfPaged => commit_part(&self.paged).await,
+            Operation::CommitCounted => commit(&self.counted).await,
+            Operation::Extend => extend(&self.held).await,
+            Operation::ExtendPaged => extend(&self.paged).await,
+            Operation::ReleaseCounted => Ok(meter.release(self.counted.as_ref().unwrap()).await?.replayed),
             Operation::Commit => commit(&self.held).await,
             Operation::CommitLate => commit(&self.lapsed).await,
             Operation::CommitPaged => commit(&self.paged).await,
@@ -359,6 +407,9 @@ async fn is_undone(
             | Operation::TrackWithoutId
             | Operation::TrackAtWithoutId
             | Operation::ResetWithoutId
+            // Its retry is harmless, and does not say that it is one.
+            | Operation::CommitPart
+            | Operation::CommitPartOfPaged
             | Operation::Subscribe
             | Operation::Delete
     );

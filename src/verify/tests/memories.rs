@@ -124,8 +124,17 @@ fn what_is_wrong_with_a_record_is_found() {
         change(&mut world.record(RELEASED).head);
     }
     check(&[
-        (|world| head(world, |head| head.format = 2), &["the record has format 2, and this version"]),
-        (|world| head(world, |head| head.state = 6), &["the state is 6, and not in 1 to 5"]),
+        (|world| head(world, |head| head.format = 3), &["the record has format 3, and this version"]),
+        (|world| head(world, |head| head.state = 7), &["the state is 7, and not in 1 to 6"]),
+        (|world| head(world, |head| head.state = 6), &["the reservation of an Extend is 3 bytes, and not a field"]),
+        (
+            |world| {
+                world.record(TRACKED).head.state = 6;
+                world.record(TRACKED).head.what = FIRST.to_vec();
+                world.record(TRACKED).columns[0] = None;
+            },
+            &["the deadline 0 and the time to forget it, "],
+        ),
         (|world| head(world, |head| head.paged = 2), &["`paged` of the record is 2"]),
         (|world| head(world, |head| head.deadline = 0), &["the deadline 0 and the time to forget it, "]),
         (|world| head(world, |head| head.forget = head.deadline - 1), &["are not in order"]),
@@ -193,6 +202,48 @@ fn what_is_wrong_with_a_record_is_found() {
         (|world| world.record(TRACKED).columns[0] = Some(vec![3, 0]), &["group 1 did not apply 3 of 2"]),
         (|world| world.record(TRACKED).columns[1] = Some(vec![0, 0]), &["is a tracked event, but group "]),
         (|world| world.record(TRACKED).head.deadline = 100, &["are not in order"]),
+        (
+            |world| world.record(RELEASED).with_life([2, 1]).0.on_expiry = 2,
+            &["`on_expiry` of the record is 2, and not 0 or 1"],
+        ),
+        (
+            |world| world.record(RELEASED).with_life([2, 1]).0.extensions = vec![1],
+            &["the list of Extends is 1 byte, and not 16 bytes for each"],
+        ),
+        (|world| world.record(RELEASED).with_life([2, 1]).0.named = vec![1], &["the named quantities is 1"]),
+        (|world| world.record(RELEASED).with_life([2, 1]).0.added = vec![1], &["the added quantities is 1"]),
+        (
+            |world| world.record(RELEASED).with_life([2, 1]).0.sequence = 10,
+            &["was written with writing 10 of the memory, which was written 9 times"],
+        ),
+        (|world| world.record(RELEASED).with_life([2, 1]).2[0] = 4, &["group 1: 5 is due and 4 of 3 locked"]),
+        (
+            |world| world.record(RELEASED).with_life([2, 1]).1[0] = 1 << 53,
+            &["group 1: 9007199254740992 is due and 0 of 3 locked"],
+        ),
+        (
+            |world| {
+                world.record(RELEASED).with_life([2, 1]);
+                world.record(RELEASED).columns[1] = Some(vec![3, 0]);
+            },
+            &["group 1 committed 2 and refunded 3, which cannot be"],
+        ),
+        // What is committed is not held any more.
+        (
+            |world| {
+                world.record(FIRST).with_life([2, 0]);
+            },
+            &["deadline {ALONE} has more: 7 in window 3, and not 5, as its records say"],
+        ),
+        (
+            |world| world.record(FIRST).with_life([0, 0]).0.on_expiry = 1,
+            &[
+                "deadline {ALONE} has more: 7 in window 3, and not 2, as its records say",
+                "deadline {ALONE} has more: 2 in window 4, and not 1, as its records say",
+                "deadline {ALONE} has less: 0 in window 3, which counts, and not 5, as its records say",
+                "deadline {ALONE} has less: 0 in window 4, which counts, and not 1, as its records say",
+            ],
+        ),
         // SELF-CONTAINED: what a deadline gives back is what its records say.
         (
             |world| world.record(FIRST).claims[0].charge = 6,

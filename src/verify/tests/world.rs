@@ -44,6 +44,8 @@ pub struct Record {
     pub claims: Vec<formats::Claim>,
     /// The committed amounts, the refunded amounts, and the quotas.
     pub columns: [Option<Vec<i64>>; 3],
+    /// More about a record of format 2: the life, the due amounts and the locked ones.
+    pub life: Option<(formats::Life, [i64; 2], [i64; 2])>,
 }
 
 impl Record {
@@ -68,7 +70,19 @@ impl Record {
             spans: vec![span(NOW - 1000, NOW + 10_000_000), span(NOW - 2000, NOW + 20_000_000)],
             claims: (1..).zip(charges).map(claim).collect(),
             columns: [None, None, None],
+            life: None,
         }
+    }
+
+    /// Makes it a record of format 2, of which these amounts were committed.
+    pub fn with_life(&mut self, committed: [i64; 2]) -> &mut (formats::Life, [i64; 2], [i64; 2]) {
+        self.head.format = 2;
+        self.columns = [Some(committed.to_vec()), Some(vec![0, 0]), None];
+        self.life.insert((
+            formats::Life { made_at: NOW - 5000, sequence: 9, ..formats::Life::default() },
+            [5, 1],
+            [0, 0],
+        ))
     }
 
     pub fn bytes(&self) -> Vec<u8> {
@@ -100,6 +114,10 @@ impl Record {
                     formats::Amount { units: *value }.write(&mut bytes);
                 }
             }
+        }
+        if let Some((life, due, locked)) = &self.life {
+            life.write(&mut bytes);
+            due.iter().chain(locked).for_each(|units| formats::Amount { units: *units }.write(&mut bytes));
         }
         bytes
     }
@@ -299,7 +317,9 @@ impl World {
         for (window, counter) in &self.windows {
             let formats::Window { group, unit, period, place } = window.clone();
             match self.head.format {
-                2 => formats::WideWindow { group, unit, period, reset: self.reset, place }.write(&mut bytes),
+                2 => {
+                    formats::WideWindow { group, unit, period, reset: self.reset, reset_at: 0, place }.write(&mut bytes)
+                }
                 _ => window.write(&mut bytes),
             }
             counter.iter().for_each(|counter| counter.write(&mut bytes));

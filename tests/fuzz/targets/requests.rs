@@ -9,9 +9,10 @@ use std::time::Duration;
 use prost::Message;
 use tollgate::catalog;
 use tollgate::domain::amount::{MAX_UNITS, Quantity};
-use tollgate::domain::event::Event;
+use tollgate::domain::event::{Actual, Event};
 use tollgate::domain::fault::Fault;
 use tollgate::domain::id::{AppId, Owner, ReservationId, UserId};
+use tollgate::grpc::request::CommitCall;
 use tollgate::grpc::{request, v1};
 use tollgate::ledger::{CompiledPlan, Position, priced, used};
 
@@ -27,11 +28,11 @@ static EXAMPLE: LazyLock<CompiledPlan> = LazyLock::new(|| {
 
 pub(super) fn run(input: &[u8]) {
     let Some((kind, message)) = input.split_first() else { return };
-    match kind % 15 {
+    match kind % 16 {
         0 => {
             let Some(call) = parsed(message, request::reserve) else { return };
             assert!((1..=256).contains(&call.user.as_str().len()));
-            assert!((Duration::from_secs(1)..=Duration::from_secs(3600)).contains(&call.ttl), "{:?}", call.ttl);
+            assert!((Duration::from_secs(1)..=Duration::from_secs(3600)).contains(&call.terms.ttl), "{:?}", call.terms);
             assert!(call.request_id.is_none_or(|id| (1..=255).contains(&id.as_str().len())));
             assert_eq!(call.event.name.refunded(), None);
             check_event(&call.event);
@@ -42,10 +43,15 @@ pub(super) fn run(input: &[u8]) {
             check_event(&event);
         }
         2 => {
-            let Some((id, actual)) = parsed(message, request::commit) else { return };
-            check_quantities(actual.iter().flat_map(|actual| &actual.quantities));
-            actual.iter().filter_map(|actual| actual.quantity).for_each(check_quantity);
-            drop(actual.map(|actual| used(Some(&EXAMPLE), &actual)));
+            let Some(call) = parsed(message, request::commit) else { return };
+            let (id, actual) = match call {
+                CommitCall::Final(id, actual) => (id, actual),
+                CommitCall::Partial(id, actual, ttl) => {
+                    assert!(ttl.is_none_or(|ttl| (1_000..=3_600_000).contains(&ttl.as_millis())), "{ttl:?}");
+                    (id, Some(actual))
+                }
+            };
+            check_actual(actual.as_ref());
             assert_eq!(id.to_string().parse(), Ok(id));
         }
         3 => {
@@ -108,10 +114,19 @@ pub(super) fn run(input: &[u8]) {
                 assert_eq!(Position::parse(&listing.from.token(&owner), &owner), Some(listing.from));
             }
         }
-        _ => {
+        14 => {
             let Some(call) = parsed(message, request::reset_usage) else { return };
             assert!(call.groups.len() <= 1000 && call.groups.iter().all(|id| (1..=64).contains(&id.len())));
             assert!(call.reason.len() <= 256);
+        }
+        _ => {
+            let Some(call) = parsed(message, request::extend) else { return };
+            assert!((1_000..=3_600_000).contains(&call.ttl.as_millis()), "{:?}", call.ttl);
+            let quantities =
+                |add: &Actual| add.quantity.iter().chain(add.quantities.values()).any(|one| !one.is_zero());
+            assert!(call.add.as_ref().is_none_or(quantities), "what is added is more than nothing");
+            check_actual(call.add.as_ref());
+            assert_eq!(call.reservation.to_string().parse(), Ok(call.reservation));
         }
     }
 }
@@ -134,6 +149,13 @@ fn check_event(event: &Event) {
     let priced = priced(Some(&EXAMPLE), name.as_str(), event);
     let length = priced.what.len() + priced.quantities.len();
     assert!(length <= LONGEST_EVENT, "an event of {length} bytes for the scripts");
+}
+
+fn check_actual(actual: Option<&Actual>) {
+    let Some(actual) = actual else { return };
+    check_quantities(&actual.quantities);
+    actual.quantity.into_iter().for_each(check_quantity);
+    drop(used(Some(&EXAMPLE), actual));
 }
 
 fn check_quantities<'a>(quantities: impl IntoIterator<Item = (&'a String, &'a Quantity)>) {

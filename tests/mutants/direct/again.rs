@@ -1,5 +1,6 @@
 //! Calls of two users in one: what the first one leaves in the tables of the script is not the second one's.
 
+use tollgate::domain::reservation::OnExpiry;
 use tollgate::ledger::{Ledger, Once, read_answer};
 
 use super::raw;
@@ -42,7 +43,7 @@ pub async fn of_an_undo(ledger: &Ledger) -> bool {
     let before = one.state().await;
     let mut right = one.commit(&id, None).await.is_ok() && other.track("").await.is_ok();
     one.put_state(&before).await;
-    let once = Once::reserve(request("x").as_ref(), &e, HOUR);
+    let once = Once::reserve(request("x").as_ref(), &e, HOUR, OnExpiry::Release);
     let reserves = [&one, &other].map(|user| raw::reserve(&user.owner, &user.basis, &once, &e, HOUR));
     let answers = raw::run(&ledger.scripts().reserve, &reserves).await;
     let replayed = answers.iter().map(|answer| {

@@ -105,7 +105,7 @@ pub fn reserve(owner: &Owner, basis: &Basis, once: &Once, event: &Event, ttl_ms:
     decided(owner, basis, Some(&once.field), |bytes| {
         write_once(bytes, once);
         write_event(bytes, basis, event);
-        formats::ReserveCall { ttl_ms, settlement_ms: MINUTE }.write(bytes);
+        formats::ReserveCall { ttl_ms, settlement_ms: MINUTE, on_expiry: 0 }.write(bytes);
     })
 }
 
@@ -143,7 +143,7 @@ pub fn release(id: &ReservationId) -> Call {
 /// The first argument of a commit that says nothing of what was used.
 pub fn as_reserved(id: &ReservationId) -> Vec<u8> {
     let mut bytes = settle(id);
-    formats::CommitCall { actual: 0, quantities: Vec::new() }.write(&mut bytes);
+    formats::CommitCall::default().write(&mut bytes);
     bytes
 }
 

@@ -11,6 +11,7 @@ use tollgate::domain::answer::{Committed, Decision, Released, Standing, Tracked}
 use tollgate::domain::event::{Actual, Event, EventName};
 use tollgate::domain::fault::Fault;
 use tollgate::domain::id::{Owner, RequestId, ReservationId};
+use tollgate::domain::reservation::OnExpiry;
 use tollgate::domain::subscription::Subscription;
 use tollgate::ledger::{
     Apply, Basis, CanUseCall, CommitCall, CompiledPlan, Frames, InForce, Ledger, NoAnswer, Once, PutCall, RefundCall,
@@ -141,9 +142,17 @@ impl<'a> User<'a> {
     }
 
     pub async fn reserve_for(&self, request_id: &str, ttl_ms: i64, event: &Event) -> Result<ReserveAnswer, NoAnswer> {
-        let once = Once::reserve(request(request_id).as_ref(), event, ttl_ms);
+        let once = Once::reserve(request(request_id).as_ref(), event, ttl_ms, OnExpiry::Release);
         let plan_kept = std::time::Duration::from_secs(3600);
-        let call = ReserveCall { basis: &self.basis, once: &once, event, ttl_ms, settlement_ms: MINUTE, plan_kept };
+        let call = ReserveCall {
+            basis: &self.basis,
+            once: &once,
+            event,
+            ttl_ms,
+            on_expiry: OnExpiry::Release,
+            settlement_ms: MINUTE,
+            plan_kept,
+        };
         self.ledger.reserve(&self.owner, &call).await
     }
 
@@ -152,7 +161,7 @@ impl<'a> User<'a> {
     }
 
     pub async fn commit(&self, reservation: &ReservationId, actual: Option<&Actual>) -> Result<Committed, Fault> {
-        self.ledger.commit(&CommitCall { reservation, actual, replay_ms: MINUTE }).await
+        self.ledger.commit(&CommitCall { reservation, actual, partial: None, replay_ms: MINUTE }).await
     }
 
     pub async fn release(&self, reservation: &ReservationId) -> Result<Released, Fault> {
