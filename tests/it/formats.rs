@@ -481,7 +481,7 @@ async fn a_record_of_a_later_format_is_left_alone() {
     let [young, _] = keys(&user).memories();
     let mut read = redis::cmd("HGET");
     let mut record: Vec<u8> = read.arg(&young).arg(&field).query_async(&mut connection).await.unwrap();
-    record[0] = 2;
+    record[0] = 3;
     let () = redis::cmd("HSET").arg(&young).arg(&field).arg(record).query_async(&mut connection).await.unwrap();
     let before = crate::support::dump(&user).await;
     let all = refusals(&mut replica, &user, &id).await;
