@@ -17,6 +17,7 @@ pub enum Answer {
     Reserve(v1::ReserveResponse),
     Commit(v1::CommitResponse),
     Release(v1::ReleaseResponse),
+    Extend(v1::ExtendResponse),
     Track(v1::TrackResponse),
     CanUse(v1::CanUseResponse),
     Usage(v1::GetUsageResponse),
@@ -62,9 +63,9 @@ pub fn unmeasured(group: &str, why: Unmeasured) -> Answer {
     }
 }
 
-/// Of a commit.
-pub fn nothing_measured() -> Answer {
-    fault_with(Code::InvalidArgument, "NOTHING_MEASURED", vec![(ANY, String::new())])
+/// Of a commit or an Extend, in this field.
+pub fn nothing_measured(field: &str) -> Answer {
+    fault_with(Code::InvalidArgument, "NOTHING_MEASURED", vec![(ANY, field.to_owned())])
 }
 
 /// An etag that nobody has named: where calls run at the same time, nobody knows which of them has made it.
@@ -177,16 +178,13 @@ pub fn claim_row(user: &User, claim: &Claim, requested: u128, unapplied: u128) -
 pub fn reservation(user: &User, of: u32) -> v1::Reservation {
     let reservation = &user.reservations[&of];
     let charge = |claim: &Claim| {
-        let committed = claim.committed.unwrap_or(0);
-        // What is left of it, once some was refunded.
-        let left = claim.counted.as_ref().map_or(committed, |counted| counted.charge);
         let bounds = Some(claim.bounds).filter(|bounds| *bounds != (0, NEVER));
         v1::Charge {
             limit_group_id: claim.group.clone(),
             unit: claim.unit.word().to_owned(),
             reserved_amount: claim.unit.shown(claim.charge),
-            committed: claim.unit.shown(committed),
-            refunded: claim.unit.shown(committed - left),
+            committed: claim.unit.shown(claim.total()),
+            refunded: claim.unit.shown(claim.refunded()),
             window_start: bounds.map(|(start, _)| timestamp(start)),
             reset_time: bounds.map(|(_, end)| timestamp(end)),
         }
@@ -199,6 +197,7 @@ pub fn reservation(user: &User, of: u32) -> v1::Reservation {
         expire_time: Some(timestamp(reservation.deadline)),
         charges: reservation.claims.iter().map(charge).collect(),
         late: reservation.late,
+        on_expiry: if reservation.counts { v1::OnExpiry::Count } else { v1::OnExpiry::Release }.into(),
     }
 }
 

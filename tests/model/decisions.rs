@@ -7,7 +7,7 @@ use crate::answers::{Answer, claim_row, denied, duration, fault, invalid, row, t
 use crate::price::{self, Unmeasured};
 use crate::reference::{Model, Outcome};
 use crate::sketch::{Anchor, Event, Group, LARGEST, Measure, Period, Plan};
-use crate::user::{Claim, Id, Reservation, State};
+use crate::user::{Claim, Id, Reservation, State, Tally, rounded_up};
 use crate::windows::{NEVER, Wanted};
 
 /// One group that an event feeds.
@@ -36,8 +36,10 @@ impl Match<'_> {
             charge: self.charge,
             measures: self.measures.clone(),
             committed: None,
+            partial: 0,
+            tally: Tally::default(),
+            lapsed: Tally::default(),
             counted: None,
-            resets: 0,
         }
     }
 }
@@ -203,6 +205,7 @@ impl Model {
         Some(latest - user_now.now)
     }
 
+    #[allow(clippy::too_many_arguments)]
     pub fn reserve(
         &mut self,
         number: u32,
@@ -211,11 +214,12 @@ impl Model {
         event: &Event,
         ttl_ms: i64,
         request_id: &str,
+        counts: bool,
     ) -> Outcome {
         if event.refunded().is_some() {
             return Err(invalid("REFUND_NOT_TRACKED"));
         }
-        let body = format!("reserve {:?} {ttl_ms}", event.normal());
+        let body = format!("reserve {:?} {ttl_ms} {counts}", event.normal());
         if let Some(memory) = self.users[user].recall(request_id) {
             let Id::Reserve { body: first, of } = memory else { return Err(self.reused("other RPC")) };
             if first != body {
@@ -223,9 +227,13 @@ impl Model {
             }
             self.cover("same request_id, same body");
             let reservation = &self.users[user].reservations[&of];
+            let is_extended = reservation.is_extended;
             let state = reservation.state_at(self.users[user].now);
             if state == State::Expired {
                 self.cover("a replayed reserve has lapsed since");
+            }
+            if is_extended {
+                self.cover("a replayed reserve was extended since");
             }
             return Ok(Answer::Reserve(self.held_answer(user, of, true)));
         }
@@ -264,12 +272,17 @@ impl Model {
         let claims = matches.iter().map(Match::claim).collect();
         self.uses_default(user, &plan);
         let user_now = &mut self.users[user];
-        // A whole tenth of a second, and never before what was asked for.
-        let deadline = (user_now.now + ttl_ms + 99).div_euclid(100) * 100;
+        let made = user_now.now;
+        let deadline = rounded_up(made + ttl_ms);
         let reservation = Reservation {
             event: event.clone(),
             kept: kept(&plan, event),
             claims,
+            added: Vec::new(),
+            named: Vec::new(),
+            counts,
+            is_extended: false,
+            made,
             deadline,
             forgotten: deadline + self.settings.settlement_ms,
             remembered: deadline + self.settings.settlement_ms,

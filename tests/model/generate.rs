@@ -1,6 +1,8 @@
 //! What to try: catalogs and sequences of operations, from a seed. Small worlds, so that things meet: few users, few ids, few names,
 //! times at and around every boundary.
 
+#[path = "runs.rs"]
+mod runs;
 #[path = "stories.rs"]
 mod stories;
 #[path = "worlds.rs"]
@@ -16,6 +18,7 @@ use crate::reference::{Model, Settings};
 use crate::sketch::{Anchor, Catalog, Event, Group, LARGEST, MICRO, Measure, PICO, Period, Plan, Rule, Term, Unit};
 use crate::user::Id;
 
+use runs::Run;
 use worlds::{nest, season, settings};
 
 pub const USERS: usize = 2;
@@ -49,6 +52,10 @@ struct Generator {
     random: Rng,
     /// What was added later draws from this one, so that it changes nothing else.
     spice: Rng,
+    /// The same for long reservations.
+    long: Rng,
+    /// A long reservation in the making.
+    run: Option<Run>,
     /// Quantities of this world may have parts.
     has_parts: bool,
     /// Knows what is there to be settled. What is generated is plain data all the same, and runs without it.
@@ -69,7 +76,8 @@ pub fn case(seed: u64, length: u32) -> Case {
     let start = 1_927_411_200_000 + random.i64(0..792) * DAY + random.i64(0..DAY);
     let model = Model::new(settings.clone(), USERS, start);
     let (asked, planned) = (Vec::new(), VecDeque::new());
-    let mut generator = Generator { random, spice, has_parts, model, asked, planned };
+    let (long, run) = (Rng::with_seed(seed.rotate_left(32)), None);
+    let mut generator = Generator { random, spice, long, run, has_parts, model, asked, planned };
     let mut operations = Vec::new();
     for number in 0..length {
         let operation = generator.operation(number);
@@ -190,7 +198,7 @@ impl Generator {
     fn tracked(&mut self, user: usize) -> u32 {
         let tracked = |id: &Id| match id {
             Id::Track { number, .. } => Some(*number),
-            Id::Reserve { .. } | Id::Reset { .. } => None,
+            Id::Reserve { .. } | Id::Extend { .. } | Id::Reset { .. } => None,
         };
         let known: Vec<u32> = self.model.users[user].ids.values().filter_map(tracked).collect();
         if known.is_empty() { u32::MAX } else { pick(&mut self.random, &known) }
@@ -219,13 +227,18 @@ impl Generator {
             self.asked.push(operation.clone());
             return operation;
         }
+        if let Some((user, call)) = self.run(number) {
+            let operation = Operation { number, replica, user, call };
+            self.asked.push(operation.clone());
+            return operation;
+        }
         let user = usize::from(once_in(&mut self.random, 4));
         let dice = self.random.u32(..100);
         let call = match dice {
             0..6 => self.story(dice, user, number),
             6..26 if self.has_parts && once_in(&mut self.spice, 4) => self.parts(user, number),
             6..26 => self.reserve(user),
-            26..41 => Call::Commit { of: self.reservation(user), actual: self.actual() },
+            26..41 => self.commit(user),
             41..47 => Call::Release { of: self.reservation(user) },
             47..53 => self.track(user),
             53..55 => self.track_at(user),
@@ -256,9 +269,10 @@ impl Generator {
     fn again(&mut self, number: u32, replica: usize) -> Operation {
         let again = |asked: &&Operation| !matches!(asked.call, Call::Step(_) | Call::Jump(_) | Call::Delete);
         let remembered = |asked: &&Operation| match &asked.call {
-            Call::Reserve { request_id, .. } | Call::Track { request_id, .. } | Call::Reset { request_id, .. } => {
-                self.model.users[asked.user].recall(request_id).is_some()
-            }
+            Call::Reserve { request_id, .. }
+            | Call::Extend { request_id, .. }
+            | Call::Track { request_id, .. }
+            | Call::Reset { request_id, .. } => self.model.users[asked.user].recall(request_id).is_some(),
             _ => false,
         };
         let candidates: Vec<_> = if once_in(&mut self.random, 2) {
@@ -278,6 +292,8 @@ impl Generator {
                 _ => {}
             },
             Call::Commit { actual, .. } if once_in(&mut self.random, 3) => *actual = self.actual(),
+            Call::Extend { add, .. } if once_in(&mut self.long, 6) => *add = None,
+            Call::Extend { ttl_ms, .. } if once_in(&mut self.long, 6) => *ttl_ms = Some(60_000),
             Call::Track { enforce, .. } if self.random.u32(..8) == 1 => *enforce = !*enforce,
             _ => {}
         }
@@ -303,7 +319,20 @@ impl Generator {
             1 => Some(pick(&mut self.random, &[1000, 1001, 60_000, 3_600_000])),
             _ => Some(self.random.i64(1000..=3_600_000)),
         };
-        Call::Reserve { event, ttl_ms, request_id: self.request_id() }
+        Call::Reserve { event, ttl_ms, request_id: self.request_id(), on_expiry: self.on_expiry() }
+    }
+
+    fn commit(&mut self, user: usize) -> Call {
+        let (of, actual) = (self.reservation(user), self.actual());
+        match self.long.u32(..60) {
+            // What does not go together.
+            0 => Call::Commit { of, actual: None, partial: true, ttl_ms: None },
+            1 => Call::Commit { of, actual, partial: false, ttl_ms: Some(60_000) },
+            2..12 => self.part(user, of),
+            12..15 => Call::Commit { of, actual, partial: true, ttl_ms: None },
+            15..20 => self.extend(user, of),
+            _ => Call::commit(of, actual),
+        }
     }
 
     fn actual(&mut self) -> Option<Actual> {

@@ -12,7 +12,7 @@ use fastrand::Rng;
 use tollgate::ledger::Ledger;
 
 use crate::answers::Answer;
-use crate::operations::{Actual, Call, Operation, Quota, Refund, When};
+use crate::operations::{Actual, Call, OnExpiry, Operation, Quota, Refund, When};
 use crate::real::{Names, Real};
 use crate::reference::{Model, Settings};
 use crate::sketch::{Anchor, Catalog, Event, Group, MICRO, Measure, PICO, Period, Plan, Rule, Term, Unit};
@@ -81,6 +81,10 @@ impl Client {
         ["", "a", "b"][self.random.usize(..3)].to_owned()
     }
 
+    fn actual(&mut self) -> Actual {
+        Actual { quantity: Some(self.random.u128(1..=5) * MICRO), ..Actual::default() }
+    }
+
     /// One that somebody made, so that clients settle each other's.
     fn reservation(&mut self) -> u32 {
         let made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
@@ -89,11 +93,22 @@ impl Client {
 
     fn call(&mut self) -> Call {
         match self.random.u32(..20) {
-            0..7 => Call::Reserve { event: self.event(), ttl_ms: Some(1000), request_id: self.request_id() },
-            7..10 => {
-                let quantity = Some(self.random.u128(1..=5) * MICRO);
-                let actual = Some(Actual { quantity, ..Actual::default() }).filter(|_| self.random.bool());
-                Call::Commit { of: self.reservation(), actual }
+            0..6 => {
+                let (event, request_id) = (self.event(), self.request_id());
+                let on_expiry = [OnExpiry::Release, OnExpiry::Count][self.random.usize(..2)];
+                Call::Reserve { event, ttl_ms: Some(1000), request_id, on_expiry }
+            }
+            6 => {
+                let (of, add) = (self.reservation(), self.random.bool().then(|| self.actual()));
+                Call::Extend { of, ttl_ms: Some(1000), add, request_id: self.request_id() }
+            }
+            7..9 => {
+                let (of, actual) = (self.reservation(), Some(self.actual()));
+                Call::Commit { of, actual, partial: true, ttl_ms: self.random.bool().then_some(1000) }
+            }
+            9 => {
+                let actual = Some(self.actual()).filter(|_| self.random.bool());
+                Call::commit(self.reservation(), actual)
             }
             10..12 => Call::Release { of: self.reservation() },
             12..14 => {

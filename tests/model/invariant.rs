@@ -1,7 +1,8 @@
-//! TRUTH over all histories, held against what the real service reports and not against the model's counters: nothing but a refund
-//! or a reset lowers what is used in a window, while that window is kept.
+//! TRUTH over all histories, held against what the real service reports and not against the model's counters: nothing but a refund,
+//! a reset or a correction of the same reservation lowers what is used in a window, while that window is kept.
 //!
-//! The model only says which windows are kept, and when a plan with `on_plan_change: reset` was entered.
+//! The model only says which windows are kept, when a plan with `on_plan_change: reset` was entered, and how much of a reservation was
+//! counted before a call that may correct it.
 
 use std::collections::BTreeMap;
 
@@ -11,6 +12,7 @@ use crate::answers::{Answer, timestamp};
 use crate::operations::{Call, Operation};
 use crate::reference::Model;
 use crate::sketch::{Anchor, Group, Period};
+use crate::user::Claim;
 use crate::windows::{NEVER, frame};
 
 /// A window as answers name it: user, group, unit, start and end in seconds and nanoseconds.
@@ -49,15 +51,17 @@ impl Invariant {
             self.used.retain(|(of, ..), _| *of != user);
             return Ok(());
         }
+        let corrected = correctable(operation, before);
         for row in rows(found).iter().filter(|row| !row.window_closed) {
+            let may_fall = corrected.get(&row.limit_group_id).copied().unwrap_or_default();
             let name = name(user, row);
             if is_ambiguous(after, user, row) {
                 self.used.remove(&name);
                 continue;
             }
-            if let Some(used) = self.used.get(&name).filter(|used| **used > row.used) {
+            if let Some(used) = self.used.get(&name).filter(|used| **used > row.used + may_fall) {
                 return Err(format!(
-                    "{name:?}: used was {used}, and is {}, though nothing was refunded or reset",
+                    "{name:?}: used was {used}, and is {}, though nothing was refunded or reset, and no more than {may_fall} corrected",
                     row.used
                 ));
             }
@@ -69,11 +73,29 @@ impl Invariant {
 
 fn owner(operation: &Operation, model: &Model) -> usize {
     match &operation.call {
-        Call::Commit { of, .. } | Call::Release { of } => {
+        Call::Commit { of, .. } | Call::Extend { of, .. } | Call::Release { of } => {
             model.users.iter().position(|user| user.reservations.contains_key(of)).unwrap_or(operation.user)
         }
         _ => operation.user,
     }
+}
+
+/// How much a call may take off each group, as it corrects what its reservation has counted there: a final commit all of it, a release
+/// what the deadline has counted.
+fn correctable(operation: &Operation, before: &Model) -> BTreeMap<String, f64> {
+    let (of, is_release) = match &operation.call {
+        Call::Commit { of, partial: false, .. } => (of, false),
+        Call::Release { of } => (of, true),
+        _ => return BTreeMap::new(),
+    };
+    let found = before.users.iter().find_map(|user| user.reservations.get(of));
+    let counted = |claim: &Claim| {
+        // Also what the deadline has yet to count.
+        let lapsed = claim.charge.max(claim.partial) - claim.partial;
+        // A sum of doubles is not exact.
+        claim.unit.shown(if is_release { lapsed } else { claim.partial + lapsed }) + 1e-7
+    };
+    found.iter().flat_map(|found| &found.claims).map(|claim| (claim.group.clone(), counted(claim))).collect()
 }
 
 fn name(user: usize, row: &LimitStatus) -> Name {
@@ -134,6 +156,7 @@ fn rows(answer: &Answer) -> &[LimitStatus] {
     match answer {
         Answer::Reserve(answer) => &answer.limits,
         Answer::Commit(answer) => &answer.limits,
+        Answer::Extend(answer) => &answer.limits,
         Answer::Release(answer) => &answer.limits,
         Answer::Track(answer) => &answer.limits,
         Answer::CanUse(answer) => &answer.limits,

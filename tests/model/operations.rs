@@ -20,10 +20,19 @@ pub enum Call {
         event: Event,
         ttl_ms: Option<i64>,
         request_id: String,
+        on_expiry: OnExpiry,
     },
     Commit {
         of: u32,
         actual: Option<Actual>,
+        partial: bool,
+        ttl_ms: Option<i64>,
+    },
+    Extend {
+        of: u32,
+        ttl_ms: Option<i64>,
+        add: Option<Actual>,
+        request_id: String,
     },
     Release {
         of: u32,
@@ -77,6 +86,27 @@ pub enum Call {
     Jump(i64),
 }
 
+impl Call {
+    /// A Reserve without an id, which gives back at its deadline.
+    pub fn reserve(event: Event, ttl_ms: Option<i64>) -> Self {
+        Self::Reserve { event, ttl_ms, request_id: String::new(), on_expiry: OnExpiry::Unsaid }
+    }
+
+    /// The final commit.
+    pub fn commit(of: u32, actual: Option<Actual>) -> Self {
+        Self::Commit { of, actual, partial: false, ttl_ms: None }
+    }
+}
+
+/// What a Reserve says of its deadline.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum OnExpiry {
+    /// Nothing, which means the same as to give back.
+    Unsaid,
+    Release,
+    Count,
+}
+
 /// What no upsert takes for an end.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum WrongEnd {
@@ -100,6 +130,24 @@ pub struct Actual {
     pub quantities: BTreeMap<String, u128>,
 }
 
+impl Actual {
+    /// Whether it names this quantity.
+    pub fn names(&self, name: &str) -> bool {
+        self.quantities.contains_key(name) || (name == "quantity" && self.quantity.is_some())
+    }
+
+    /// What it says of this quantity; 0 if it says nothing.
+    pub fn of(&self, name: &str) -> u128 {
+        let own = if name == "quantity" { self.quantity } else { None };
+        self.quantities.get(name).copied().or(own).unwrap_or_default()
+    }
+
+    /// Names nothing, or only zeros.
+    pub fn is_nothing(&self) -> bool {
+        self.quantity.iter().chain(self.quantities.values()).all(|amount| *amount == 0)
+    }
+}
+
 /// A quota of the user's own, in millionths.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Quota {
@@ -114,6 +162,8 @@ pub enum When {
     After(i64),
     /// From the deadline of the reservation made by this operation.
     Deadline(u32, i64),
+    /// From the latest deadline that the reservation made by this operation can have.
+    LastDeadline(u32, i64),
     /// From when the reservation or the event of this operation is forgotten.
     Forgotten(u32, i64),
     /// From the end of the current window of the group with this number in the plan.

@@ -98,16 +98,71 @@ pub fn choose<'a>(measures: &'a [Measure], event: &Event, unit: Unit) -> Result<
     choose_by(measures, unit, |_| event.clone()).map(|(measure, _)| measure)
 }
 
-/// The same of a commit, and the event as that measure sees it.
-pub fn choose_committed<'a>(
+/// What a reservation has of each quantity: its event, what Extend has added to that, and what commits have named, one after another.
+#[derive(Clone, Copy)]
+pub struct Usage<'a> {
+    pub event: &'a Event,
+    pub added: &'a [Actual],
+    pub named: &'a [Actual],
+}
+
+impl Usage<'_> {
+    /// As a measure sees it.
+    fn seen(&self, terms: &[Term], unit: Unit) -> Event {
+        let mut event = self.event.clone();
+        for add in self.added {
+            event = with_added(terms, &event, add, unit);
+        }
+        for actual in self.named {
+            event = parts_anew(terms, &with_actual(&event, actual), actual, unit);
+        }
+        event
+    }
+
+    /// Whether a part that the last commit does not name takes its default, as its whole is named.
+    pub fn takes_default(&self, measure: &Measure, unit: Unit) -> bool {
+        let (Measure::Terms(terms), Some((last, before))) = (measure, self.named.split_last()) else { return false };
+        let event = Usage { named: before, ..*self }.seen(terms, unit);
+        self.seen(terms, unit) != with_actual(&event, last)
+    }
+}
+
+/// The same of a reservation, and the event as that measure sees it.
+pub fn choose_used<'a>(
     measures: &'a [Measure],
-    event: &Event,
-    actual: Option<&Actual>,
+    usage: Usage<'_>,
     unit: Unit,
 ) -> Result<(&'a Measure, Event), Unmeasured> {
-    choose_by(measures, unit, |terms| {
-        actual.map_or_else(|| event.clone(), |actual| parts_anew(terms, event, actual, unit))
-    })
+    choose_by(measures, unit, |terms| usage.seen(terms, unit))
+}
+
+/// The event with what was really used; what the actual does not name stays as it was.
+fn with_actual(event: &Event, actual: &Actual) -> Event {
+    let mut event = event.clone();
+    if let Some(quantity) = actual.quantity {
+        event.quantity = Some(quantity);
+        event.quantities.remove("quantity");
+    }
+    event.quantities.extend(actual.quantities.clone());
+    event
+}
+
+/// The event with more of some quantities. What it lacks is added to the default.
+fn with_added(terms: &[Term], event: &Event, add: &Actual, unit: Unit) -> Event {
+    let mut more = event.clone();
+    for term in terms.iter().filter(|term| add.names(&term.name)) {
+        if let Ok(there) = value(term, event, unit) {
+            more.quantities.insert(term.name.clone(), there.unwrap_or_default() + add.of(&term.name));
+        }
+    }
+    more
+}
+
+/// The smallest further charge of a group: the price of the smallest number of one of its quantities. None: its charge cannot grow.
+pub fn smallest_charge(measure: &Measure, unit: Unit) -> Option<u128> {
+    let Measure::Terms(terms) = measure else { return None };
+    let grows = terms.iter().filter(|term| term.weight > 0);
+    grows.map(|term| (term.weight * unit.scale()).div_ceil(MICRO * PICO)).min()
 }
 
 fn choose_by(
@@ -165,12 +220,11 @@ pub fn exceeded(terms: &[Term], amount: impl Fn(&Term) -> u128) -> Option<Unmeas
 
 /// The event of a commit: where `actual` names a whole, parts that it does not name are what they are in an event without them, else 0.
 fn parts_anew(terms: &[Term], event: &Event, actual: &Actual, unit: Unit) -> Event {
-    let names = |name: &str| actual.quantities.contains_key(name) || (name == "quantity" && actual.quantity.is_some());
     let mut event = event.clone();
     let mut anew = Vec::new();
     for term in outermost_first(terms) {
         let Some(whole) = &term.part_of else { continue };
-        if !names(&term.name) && (names(whole) || anew.contains(whole)) {
+        if !actual.names(&term.name) && (actual.names(whole) || anew.contains(whole)) {
             let default = value(term, &Event::default(), unit).ok().flatten();
             event.quantities.insert(term.name.clone(), default.unwrap_or_default());
             anew.push(term.name.clone());

@@ -19,7 +19,7 @@ use tonic::{Request, Status};
 use tonic_types::StatusExt as _;
 
 use crate::answers::{Answer, SOME_ETAG, duration, timestamp};
-use crate::operations::{Actual, Call, Operation, Quota, Refund, When, WrongEnd};
+use crate::operations::{Actual, Call, OnExpiry, Operation, Quota, Refund, When, WrongEnd};
 use crate::reference::Settings;
 use crate::sketch::{Event, double};
 use crate::support::timed_redis::TimedRedis;
@@ -179,15 +179,24 @@ impl Real {
         let (metering, subscriptions) = &self.replicas[*replica];
         let user_id = self.users[*user].clone();
         let answer = match call {
-            Call::Reserve { event, ttl_ms, request_id } => {
+            Call::Reserve { event, ttl_ms, request_id, on_expiry } => {
                 let event = with(event, None);
                 let (ttl, request_id) = (ttl_ms.map(duration), request_id.clone());
-                let request = v1::ReserveRequest { user_id, event, ttl, request_id };
+                let on_expiry = on_expiry_message(*on_expiry).into();
+                let request = v1::ReserveRequest { user_id, event, ttl, request_id, on_expiry };
                 metering.reserve(asked(request)).await.map(|answer| Answer::Reserve(answer.into_inner()))
             }
-            Call::Commit { of, actual } => {
-                let request = v1::CommitRequest { reservation_id: id_of(*of), actual: actual.as_ref().map(message) };
+            Call::Commit { of, actual, partial, ttl_ms } => {
+                let (reservation_id, actual) = (id_of(*of), actual.as_ref().map(message));
+                let (partial, ttl) = (*partial, ttl_ms.map(duration));
+                let request = v1::CommitRequest { reservation_id, actual, partial, ttl };
                 metering.commit(asked(request)).await.map(|answer| Answer::Commit(answer.into_inner()))
+            }
+            Call::Extend { of, ttl_ms, add, request_id } => {
+                let (reservation_id, add) = (id_of(*of), add.as_ref().map(message));
+                let (ttl, request_id) = (ttl_ms.map(duration), request_id.clone());
+                let request = v1::ExtendRequest { reservation_id, ttl, add, request_id };
+                metering.extend(asked(request)).await.map(|answer| Answer::Extend(answer.into_inner()))
             }
             Call::Release { of } => {
                 let request = v1::ReleaseRequest { reservation_id: id_of(*of), reason: "changed my mind".to_owned() };
@@ -340,6 +349,14 @@ fn message(actual: &Actual) -> v1::Actual {
     v1::Actual {
         quantity: actual.quantity.map(double),
         quantities: actual.quantities.iter().map(|(name, micros)| (name.clone(), double(*micros))).collect(),
+    }
+}
+
+fn on_expiry_message(on_expiry: OnExpiry) -> v1::OnExpiry {
+    match on_expiry {
+        OnExpiry::Unsaid => v1::OnExpiry::Unspecified,
+        OnExpiry::Release => v1::OnExpiry::Release,
+        OnExpiry::Count => v1::OnExpiry::Count,
     }
 }
 

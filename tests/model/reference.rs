@@ -9,10 +9,10 @@ use std::collections::BTreeMap;
 use tonic::Code;
 
 use crate::answers::{Answer, fault_with, invalid};
-use crate::operations::{Call, Operation, Quota, When};
+use crate::operations::{Call, OnExpiry, Operation, Quota, When};
 use crate::sketch::{Catalog, Plan};
 use crate::standing::{Upsert, quota};
-use crate::user::{FARTHEST_AHEAD, User};
+use crate::user::{FARTHEST_AHEAD, Reservation, User};
 use crate::windows::{NEVER, Wanted, Window};
 
 /// What the operator has configured.
@@ -77,6 +77,7 @@ impl Model {
         match when {
             When::After(ms) => user.now + ms,
             When::Deadline(of, ms) => deadline(of) + ms,
+            When::LastDeadline(of, ms) => user.reservations.get(of).map_or(user.now, Reservation::last_deadline) + ms,
             When::Forgotten(of, ms) => user.forgotten(*of).unwrap_or(user.now) + ms,
             When::SubscriptionEnd(ms) => {
                 user.subscription.as_ref().and_then(|subscription| subscription.end).unwrap_or(user.now) + ms
@@ -112,6 +113,10 @@ impl Model {
 
     fn ask(&mut self, operation: &Operation) -> Answer {
         self.tick();
+        let asked = self.asked(operation);
+        if let Some(user) = asked {
+            self.users[user].count_lapses();
+        }
         let before = self.users.clone();
         let outcome = self.call(operation);
         for user in &mut self.users {
@@ -120,7 +125,6 @@ impl Model {
                 *self.covered.entry(what).or_default() += 1;
             }
         }
-        let asked = self.asked(operation);
         let answer = match outcome {
             Ok(answer) => {
                 if let Some(user) = asked.filter(|_| wrote(&answer)) {
@@ -146,8 +150,8 @@ impl Model {
     /// Whose state an operation is about.
     fn asked(&self, operation: &Operation) -> Option<usize> {
         match &operation.call {
-            Call::Commit { of, .. } | Call::Release { of } | Call::Reservation { of } => {
-                self.users.iter().position(|user| user.reservations.contains_key(of))
+            Call::Commit { of, .. } | Call::Extend { of, .. } | Call::Release { of } | Call::Reservation { of } => {
+                self.users.iter().position(|user| user.reserved.contains(of))
             }
             Call::Delete => None,
             _ => Some(operation.user),
@@ -198,10 +202,19 @@ impl Model {
         let Operation { number, replica, user, call } = operation;
         let (number, replica, user) = (*number, *replica, *user);
         match call {
-            Call::Reserve { event, ttl_ms, request_id } => {
-                self.reserve(number, replica, user, event, ttl_ms.unwrap_or(60_000), request_id)
+            Call::Reserve { event, ttl_ms, request_id, on_expiry } => {
+                let counts = *on_expiry == OnExpiry::Count;
+                self.reserve(number, replica, user, event, ttl_ms.unwrap_or(60_000), request_id, counts)
             }
-            Call::Commit { of, actual } => self.commit(*of, actual.as_ref()),
+            Call::Commit { of, actual, partial: false, ttl_ms: None } => self.commit(*of, actual.as_ref()),
+            Call::Commit { of, actual: Some(actual), partial: true, ttl_ms } => self.commit_part(*of, actual, *ttl_ms),
+            Call::Commit { .. } => {
+                self.cover("a commit whose fields do not go together");
+                Err(invalid("INVALID_FIELD"))
+            }
+            Call::Extend { of, ttl_ms, add, request_id } => {
+                self.extend(*of, ttl_ms.unwrap_or(60_000), add.as_ref(), request_id)
+            }
             Call::Release { of } => self.release(*of),
             Call::Track { event, request_id, enforce, refund, at } => {
                 let at = at.as_ref().map(|at| self.resolve(user, at));
@@ -344,6 +357,7 @@ fn wrote(answer: &Answer) -> bool {
     match answer {
         Answer::Reserve(answer) => answer.allowed && !answer.replayed,
         Answer::Commit(answer) => !answer.replayed,
+        Answer::Extend(answer) => answer.extended && !answer.replayed,
         Answer::Track(answer) => !answer.event_id.is_empty() && !answer.replayed,
         Answer::Reset(answer) => !answer.replayed,
         _ => false,

@@ -1,5 +1,8 @@
 //! The reference model's settling: Commit, Release, and refunds of what a reservation committed.
 
+#[path = "long.rs"]
+mod long;
+
 use tollgate::grpc::v1;
 use tonic::Code;
 
@@ -7,13 +10,20 @@ use crate::answers::{
     Answer, already_committed, claim_row, fault, fault_with, invalid, nothing_measured, reservation, unmeasured,
 };
 use crate::operations::Actual;
-use crate::price::{self, Unmeasured};
+use crate::price::{self, Unmeasured, Usage};
 use crate::reference::{Model, Outcome};
 use crate::sketch::{Event, Measure, Term};
-use crate::user::{Claim, Counted, State};
+use crate::user::{Claim, Counted, Reservation, State, Tally};
 
 /// What a refund asks of a group, what the reservation has counted there after it, and whether the group measures what it names.
 type Ask = (u128, Option<Counted>, bool);
+
+/// What a reservation has used in one group, by the measure that applies; no charge where no counter can hold it.
+struct Priced {
+    measure: Measure,
+    event: Event,
+    charge: Option<u128>,
+}
 
 impl Model {
     /// Whose reservation it is, unless that is unknown or forgotten.
@@ -56,43 +66,54 @@ impl Model {
         Err(Answer::Holds(holds))
     }
 
+    /// What the reservation has used in each of its groups, after what a call says of it in the field of this name.
+    fn priced(
+        &mut self,
+        reservation: &Reservation,
+        usage: Usage<'_>,
+        said: Option<(&'static str, &Actual)>,
+    ) -> Result<Vec<Priced>, Answer> {
+        let mut priced = Vec::new();
+        for claim in &reservation.claims {
+            let (measure, event) = price::choose_used(&claim.measures, usage, claim.unit).map_err(|why| {
+                if let Unmeasured::Exceeded(..) = why {
+                    self.cover(match said {
+                        Some(("add", _)) => "an extend to parts that exceed their whole",
+                        _ => "a commit of parts that exceed their whole",
+                    });
+                }
+                unmeasured(&claim.group, why)
+            })?;
+            if said.is_some() && usage.takes_default(measure, claim.unit) {
+                self.cover("a commit whose parts take their default");
+            }
+            let charge = price::charge(measure, &event, claim.unit, false);
+            priced.push(Priced { measure: measure.clone(), event, charge });
+        }
+        if let Some((field, _)) = said.filter(|(_, said)| measures_nothing(&priced, said)) {
+            self.cover(if field == "add" {
+                "an extend that measures nothing"
+            } else {
+                "a commit that measures nothing"
+            });
+            return Err(nothing_measured(field));
+        }
+        Ok(priced)
+    }
+
     pub fn commit(&mut self, of: u32, actual: Option<&Actual>) -> Outcome {
         let user = self.owner(of)?;
         let reservation = self.users[user].reservations[&of].clone();
         let now = self.users[user].now;
         let state = reservation.state_at(now);
-        let event = actual.map(|actual| with_actual(&reservation.event, actual));
-        let committed = event.as_ref().unwrap_or(&reservation.event);
-        let (mut measures, mut events) = (Vec::new(), Vec::new());
-        for claim in &reservation.claims {
-            let chosen = price::choose_committed(&claim.measures, committed, actual, claim.unit);
-            let (measure, event) = chosen.map_err(|why| {
-                if let Unmeasured::Exceeded(..) = why {
-                    self.cover("a commit of parts that exceed their whole");
-                }
-                unmeasured(&claim.group, why)
-            })?;
-            if event != *committed {
-                self.cover("a commit whose parts take their default");
-            }
-            measures.push(measure);
-            events.push(event);
-        }
-        if actual.is_some_and(|actual| measures_nothing(&measures, actual)) {
-            self.cover("a commit that measures nothing");
-            return Err(nothing_measured());
-        }
-        let charge =
-            |((claim, measure), event): ((&Claim, &&Measure), &Event)| price::charge(measure, event, claim.unit, false);
-        let charges: Vec<_> = reservation.claims.iter().zip(&measures).zip(&events).map(charge).collect();
-        let overage = reservation
-            .claims
-            .iter()
-            .zip(&charges)
-            .any(|(claim, charge)| *charge > Some(claim.charge) || charge.is_none());
+        let named: Vec<_> = reservation.named.iter().chain(actual).cloned().collect();
+        let usage = Usage { event: &reservation.event, added: &reservation.added, named: &named };
+        let priced = self.priced(&reservation, usage, actual.map(|actual| ("actual", actual)))?;
+        let pairs = || reservation.claims.iter().zip(&priced);
+        let overage = pairs().any(|(claim, used)| used.charge.is_none_or(|charge| charge > claim.charge));
         let late = state != State::Held;
         if state == State::Committed {
-            if reservation.claims.iter().zip(&charges).any(|(claim, charge)| claim.committed != *charge) {
+            if pairs().any(|(claim, used)| claim.committed != used.charge) {
                 self.cover("commit twice, other charges");
                 return Err(already_committed(&reservation));
             }
@@ -107,91 +128,163 @@ impl Model {
                 overage,
                 late: reservation.late,
                 replayed: true,
+                ..Default::default()
             }));
         }
-        let mut settled = reservation.clone();
+        // SPEC does not say whether a commit takes back what was refunded before.
+        if reservation.is_refunded() {
+            self.silent();
+        }
+        let settled = self.users[user].reservations.get_mut(&of).unwrap();
         settled.state = State::Committed;
         settled.late = late;
-        settled.forgotten = settled.forgotten.max(now + self.settings.replay_ms);
-        settled.remembered = settled.remembered.max(now + self.settings.replay_ms);
-        self.users[user].reservations.insert(of, settled);
-        for (index, (claim, charge)) in reservation.claims.iter().zip(&charges).enumerate() {
-            let most = claim.unit.most();
-            let open = claim.window.filter(|_| self.users[user].is_kept(claim.window));
-            let there = open.map_or(0, |window| self.users[user].counted(window));
-            let Some(charge) = charge.filter(|charge| there + charge <= most) else {
-                self.cover("an amount that no counter can hold");
-                return Err(fault(Code::OutOfRange, "OUT_OF_RANGE"));
-            };
-            let mut resets = 0;
-            if let Some(window) = open {
-                let window = &mut self.users[user].windows[window];
-                window.used += charge;
-                resets = window.resets;
-            } else {
+        settled.is_remembered_until(now + self.settings.replay_ms);
+        let mut unapplied = Vec::new();
+        for (index, Priced { measure, event, charge }) in priced.iter().enumerate() {
+            let charge = charge.ok_or_else(|| self.no_counter())?;
+            if !self.users[user].is_kept(reservation.claims[index].window) {
                 self.cover("a settling whose window is gone");
             }
-            let user = &mut self.users[user];
-            let claim = &mut user.reservations.get_mut(&of).unwrap().claims[index];
-            claim.resets = resets;
+            unapplied.push(self.settle_at(user, of, index, charge)?);
+            let claim = &mut self.users[user].reservations.get_mut(&of).unwrap().claims[index];
             claim.committed = Some(charge);
-            claim.counted = counted(measures[index], &events[index], charge);
+            claim.counted = counted(measure, event, charge);
         }
         self.cover(match state {
             State::Held => "commit in time",
             State::Expired => "commit at or after the deadline",
             _ => "commit after release",
         });
+        self.cover_commit(user, &reservation, &priced, state);
         if overage {
             self.cover("commit more than reserved");
         }
-        if now == reservation.deadline {
+        let user = &self.users[user];
+        let rows = reservation.claims.iter().zip(&priced).zip(unapplied);
+        let row = |((claim, used), unapplied): ((&Claim, &Priced), u128)| {
+            claim_row(user, claim, used.charge.unwrap_or_default(), unapplied)
+        };
+        let (state, limits) = (v1::ReservationState::Committed.into(), rows.map(row).collect());
+        Ok(Answer::Commit(v1::CommitResponse { state, limits, overage, late, ..Default::default() }))
+    }
+
+    fn cover_commit(&mut self, user: usize, reservation: &Reservation, priced: &[Priced], state: State) {
+        let pairs = || reservation.claims.iter().zip(priced);
+        let late = state != State::Held;
+        if self.users[user].now == reservation.deadline {
             self.cover("deadline reached exactly");
         }
-        if !late && reservation.claims.iter().zip(&charges).any(|(claim, charge)| *charge < Some(claim.charge)) {
+        if !late && pairs().any(|(claim, used)| used.charge < Some(claim.charge)) {
             self.cover("commit less than reserved");
         }
-        if reservation
-            .claims
-            .iter()
-            .filter_map(|claim| claim.window.filter(|_| self.users[user].is_kept(claim.window)))
-            .any(|window| self.users[user].windows[window].end <= now)
-        {
+        let kept = |claim: &Claim| claim.window.filter(|_| self.users[user].is_kept(claim.window));
+        let mut windows = reservation.claims.iter().filter_map(kept);
+        if windows.any(|window| self.users[user].windows[window].end <= self.users[user].now) {
             self.cover("hold across a window's end");
         }
-        let user = &self.users[user];
-        let rows = reservation.claims.iter().zip(&charges);
-        let limits = rows.map(|(claim, charge)| claim_row(user, claim, charge.unwrap_or_default(), 0)).collect();
-        let state = v1::ReservationState::Committed.into();
-        Ok(Answer::Commit(v1::CommitResponse { state, limits, overage, late, replayed: false }))
+        if reservation.is_partly_committed() {
+            let lower = pairs().any(|(claim, used)| used.charge < Some(claim.partial));
+            self.cover(match (late, lower) {
+                (false, false) => "a commit after partial ones",
+                (false, true) => "a commit below its partial ones",
+                (true, _) => "a late commit after partial ones",
+            });
+        }
+        if !reservation.added.is_empty() {
+            self.cover("a commit after an extend");
+        }
+        if pairs().any(|(claim, used)| claim.lapsed.total() > 0 && used.charge < Some(claim.total())) {
+            self.cover("a late commit below what the deadline has counted");
+        }
+        if pairs().any(|(claim, used)| claim.lapsed.total() > 0 && used.charge > Some(claim.total())) {
+            self.cover("a late commit above what the deadline has counted");
+        }
+    }
+
+    pub fn no_counter(&mut self) -> Answer {
+        self.cover("an amount that no counter can hold");
+        fault(Code::OutOfRange, "OUT_OF_RANGE")
+    }
+
+    /// The final commit: the reservation has used this much in the group, whatever was counted before. Returns what cannot be given back.
+    fn settle_at(&mut self, user: usize, of: u32, index: usize, charge: u128) -> Result<u128, Answer> {
+        let claim = &mut self.users[user].reservations.get_mut(&of).unwrap().claims[index];
+        let before = claim.total();
+        let lapsed = std::mem::take(&mut claim.lapsed);
+        claim.tally.append(lapsed);
+        if charge < before {
+            let back = claim.tally.take(before - charge);
+            let window = claim.window;
+            return Ok(self.give_back(user, window, &back));
+        }
+        self.count_more(user, of, index, charge - before)?;
+        Ok(0)
+    }
+
+    /// The reservation has used this much more in the group.
+    pub fn count_more(&mut self, user: usize, of: u32, index: usize, more: u128) -> Result<(), Answer> {
+        let claim = &self.users[user].reservations[&of].claims[index];
+        let (unit, window) = (claim.unit, claim.window.filter(|_| self.users[user].is_kept(claim.window)));
+        let Some(window) = window else { return Ok(()) };
+        if self.users[user].counted(window) + more > unit.most() {
+            return Err(self.no_counter());
+        }
+        let user = &mut self.users[user];
+        user.windows[window].used += more;
+        let resets = user.windows[window].resets;
+        user.reservations.get_mut(&of).unwrap().claims[index].tally.add(resets, more);
+        Ok(())
+    }
+
+    /// Takes this off the window, as far as it was counted since the last reset. Returns how much could not be.
+    pub fn give_back(&mut self, user: usize, window: Option<usize>, back: &Tally) -> u128 {
+        let user = &mut self.users[user];
+        let Some(window) = window.filter(|_| user.is_kept(window)) else { return back.total() };
+        let since = back.since(user.windows[window].resets);
+        if since < back.total() {
+            user.windows.note("what was counted before a reset does not come back");
+        }
+        let window = &mut user.windows[window];
+        let applied = since.min(window.used);
+        window.used -= applied;
+        back.total() - applied
     }
 
     pub fn release(&mut self, of: u32) -> Outcome {
         let user = self.owner(of)?;
         let now = self.users[user].now;
         let replay_ms = self.settings.replay_ms;
-        let reservation = self.users[user].reservations.get_mut(&of).unwrap();
+        let reservation = self.users[user].reservations[&of].clone();
         let before = reservation.state_at(now);
+        let takes_back = before == State::Expired && reservation.counts;
         match before {
             State::Committed => {
-                let refused = already_committed(reservation);
                 self.cover("release after commit");
-                return Err(refused);
+                return Err(already_committed(&reservation));
             }
-            State::Held => {
-                reservation.state = State::Released;
-                reservation.forgotten = reservation.forgotten.max(now + replay_ms);
-                reservation.remembered = reservation.remembered.max(now + replay_ms);
-                self.cover("release in time");
-            }
+            State::Held if reservation.is_partly_committed() => self.cover("release after partial commits"),
+            State::Held => self.cover("release in time"),
             State::Released => self.cover("release twice"),
+            State::Expired if takes_back => self.cover("a late release takes back what the deadline has counted"),
             State::Expired => self.cover("release after the deadline"),
+        }
+        if before == State::Held || takes_back {
+            let released = self.users[user].reservations.get_mut(&of).unwrap();
+            released.state = State::Released;
+            released.is_remembered_until(now + replay_ms);
+        }
+        let mut unapplied = Vec::new();
+        for (index, claim) in reservation.claims.iter().enumerate() {
+            let claims = &mut self.users[user].reservations.get_mut(&of).unwrap().claims;
+            let back = if takes_back { std::mem::take(&mut claims[index].lapsed) } else { Tally::default() };
+            unapplied.push(self.give_back(user, claim.window, &back));
         }
         let user = &self.users[user];
         let reservation = &user.reservations[&of];
+        let rows = reservation.claims.iter().zip(unapplied);
         Ok(Answer::Release(v1::ReleaseResponse {
             state: reservation.state_at(now).shown().into(),
-            limits: reservation.claims.iter().map(|claim| claim_row(user, claim, claim.charge, 0)).collect(),
+            limits: rows.map(|(claim, unapplied)| claim_row(user, claim, claim.charge, unapplied)).collect(),
             replayed: before == State::Released,
         }))
     }
@@ -210,8 +303,13 @@ impl Model {
         let now = self.users[user].now;
         let reservation = self.users[user].reservations[&of].clone();
         let state = reservation.state_at(now);
-        if state != State::Committed {
-            self.cover("a refund of what is not committed");
+        let ended = state == State::Expired || state == State::Released;
+        if state != State::Committed && !(ended && reservation.is_partly_committed()) {
+            self.cover(if reservation.is_partly_committed() {
+                "a refund of partial commits that are still held"
+            } else {
+                "a refund of what is not committed"
+            });
             return Err(fault_with(
                 Code::FailedPrecondition,
                 "NOT_COMMITTED",
@@ -234,26 +332,24 @@ impl Model {
         let mut refunds = Vec::new();
         for (index, (claim, ask)) in reservation.claims.iter().zip(asks).enumerate() {
             let (requested, lower, _) = ask.unwrap_or((0, None, false));
-            let user = &mut self.users[user];
             let mut applied = 0;
             if let Some(lower) = lower {
-                let back = claim.counted.as_ref().map_or(0, |counted| counted.charge) - lower.charge;
-                if let Some(window) = claim.window.filter(|_| user.is_kept(claim.window)) {
-                    let window = &mut user.windows[window];
-                    // What was counted before a reset cannot be refunded after it.
-                    if window.resets == claim.resets {
-                        applied = back.min(window.used);
-                        window.used -= applied;
-                    } else {
-                        user.windows.note("a refund of what was counted before a reset");
-                    }
-                }
+                let before = claim.counted.as_ref().map_or(0, |counted| counted.charge);
+                let settled = &mut self.users[user].reservations.get_mut(&of).unwrap().claims[index];
+                let back = settled.tally.take(before - lower.charge);
                 // Also where its window is gone: it is settled anew.
-                user.reservations.get_mut(&of).unwrap().claims[index].counted = Some(lower);
+                settled.counted = Some(lower);
+                applied = back.total() - self.give_back(user, claim.window, &back);
             }
             refunds.push((Claim { charge: requested, ..claim.clone() }, requested - applied));
         }
-        self.cover("a refund of a reservation");
+        self.cover(match state {
+            State::Committed if reservation.is_partly_committed() => "a refund after partial commits",
+            State::Committed => "a refund of a reservation",
+            State::Expired if reservation.counts => "a refund of partial commits after a deadline that counts",
+            State::Expired => "a refund of partial commits after the deadline",
+            _ => "a refund of partial commits after a release",
+        });
         if refunds.iter().any(|(_, unapplied)| *unapplied > 0) {
             self.cover("a refund of more than was committed");
         }
@@ -271,6 +367,10 @@ impl Model {
             }
             return Ok(Ok((0, None, false)));
         };
+        // Nor does SPEC say what a quantity costs of which an earlier partial commit has named more.
+        if counted.is_more {
+            self.silent();
+        }
         for term in counted.terms.iter().filter(|term| !price::names(term, refund)) {
             // Nor does SPEC say what a refund is that names a quantity in its metadata.
             if refund.metadata.contains_key(&term.name) {
@@ -325,7 +425,7 @@ impl Model {
         refund: &Event,
         named: &[Term],
     ) -> Result<Ask, Answer> {
-        let Counted { terms, event, charge } = counted;
+        let Counted { terms, event, charge, .. } = counted;
         let measure = Measure::Terms(terms.clone());
         let committed = &price::with_parts_lowered(terms, event, claim.unit);
         let event = without(committed, refund, named);
@@ -355,20 +455,19 @@ fn asked_of(term: &Term, event: &Event) -> u128 {
 }
 
 /// Whether an actual names no quantity that any group is measured by, though some group is measured by quantities.
-fn measures_nothing(measures: &[&Measure], actual: &Actual) -> bool {
-    let names = |name: &str| actual.quantities.contains_key(name) || (name == "quantity" && actual.quantity.is_some());
-    let mut by_quantities = measures.iter().filter_map(|measure| match measure {
+fn measures_nothing(priced: &[Priced], actual: &Actual) -> bool {
+    let mut by_quantities = priced.iter().filter_map(|used| match &used.measure {
         Measure::Terms(terms) => Some(terms),
         Measure::Events => None,
     });
-    measures.iter().any(|measure| **measure != Measure::Events)
-        && !by_quantities.any(|terms| terms.iter().any(|term| names(&term.name)))
+    priced.iter().any(|used| used.measure != Measure::Events)
+        && !by_quantities.any(|terms| terms.iter().any(|term| actual.names(&term.name)))
 }
 
 /// What a commit has counted, to be refunded; nothing where events are counted.
 fn counted(measure: &Measure, event: &Event, charge: u128) -> Option<Counted> {
     let Measure::Terms(terms) = measure else { return None };
-    Some(Counted { terms: terms.clone(), event: event.clone(), charge })
+    Some(Counted { terms: terms.clone(), event: event.clone(), charge, is_more: false })
 }
 
 /// The event without the quantities of the refund, none of them below 0.
@@ -383,16 +482,5 @@ fn without(event: &Event, refund: &Event, terms: &[Term]) -> Event {
             event.quantities.insert(name.clone(), there.saturating_sub(back));
         }
     }
-    event
-}
-
-/// The event with what was really used; what the actual does not name stays as reserved.
-fn with_actual(event: &Event, actual: &Actual) -> Event {
-    let mut event = event.clone();
-    if let Some(quantity) = actual.quantity {
-        event.quantity = Some(quantity);
-        event.quantities.remove("quantity");
-    }
-    event.quantities.extend(actual.quantities.clone());
     event
 }

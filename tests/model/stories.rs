@@ -44,7 +44,7 @@ impl Generator {
             if once_in(&mut self.random, 2) {
                 let ttl_ms = Some(self.random.i64(1000..=3_600_000));
                 let event = self.plain();
-                self.plan(user, Call::Reserve { event, ttl_ms, request_id: String::new() });
+                self.plan(user, Call::reserve(event, ttl_ms));
             }
             let track = self.track_plain();
             self.plan(user, track);
@@ -53,7 +53,7 @@ impl Generator {
         for _ in 0..self.random.u32(..3) {
             let user = self.random.usize(..USERS);
             let call = match self.random.u32(..4) {
-                0 => Call::Commit { of: self.reservation(user), actual: None },
+                0 => Call::commit(self.reservation(user), None),
                 1 => Call::Usage { pattern: String::new(), at: None },
                 _ => self.track_plain(),
             };
@@ -172,7 +172,7 @@ impl Generator {
         if resets.0 {
             self.plan(user, Call::Reset { groups: Vec::new(), request_id: request_id.clone() });
         }
-        self.plan(user, Call::Commit { of: number, actual: None });
+        self.plan(user, Call::commit(number, None));
         if resets.1 {
             self.plan(user, Call::Reset { groups: Vec::new(), request_id });
         }
@@ -182,7 +182,7 @@ impl Generator {
             let event = refunded.clone();
             self.plan(user, Call::Track { event, request_id: String::new(), enforce: false, refund, at: None });
         }
-        Call::Reserve { event, ttl_ms: None, request_id: String::new() }
+        Call::reserve(event, None)
     }
 
     /// A reservation whose quantities have parts is settled, by some of them, and refunded bit by bit.
@@ -202,14 +202,14 @@ impl Generator {
         let refunds = [some(4, 2), some(4, 2), some(40, 8)];
         let event = Event { name: "llm.tokens".to_owned(), quantities: reserved, ..Event::default() };
         let actual = (!once_in(&mut self.spice, 3)).then_some(Actual { quantity: None, quantities: actual });
-        self.plan(user, Call::Commit { of: number, actual });
+        self.plan(user, Call::commit(number, actual));
         let refund = Some(Refund { of: number, in_metadata: false });
         for quantities in refunds {
             let event = Event { name: "llm.tokens.refund".to_owned(), quantities, ..Event::default() };
             self.plan(user, Call::Track { event, request_id: String::new(), enforce: false, refund, at: None });
         }
         self.plan(user, Call::Reservation { of: number });
-        Call::Reserve { event, ttl_ms: None, request_id: String::new() }
+        Call::reserve(event, None)
     }
 
     /// A user who is on the default plan and subscribes when nothing of that is left.

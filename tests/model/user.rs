@@ -4,12 +4,15 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use tollgate::grpc::v1;
 
-use crate::operations::Quota;
+use crate::operations::{Actual, Quota};
 use crate::sketch::{Event, Measure, Term, Unit};
 use crate::windows::Windows;
 
 /// A stored time that is further ahead of Redis's than this was wrong.
 pub const FARTHEST_AHEAD: i64 = 5 * 60_000;
+
+/// So long after its Reserve a reservation can be held.
+const LONGEST: i64 = 24 * 3_600_000;
 
 #[derive(Debug, Clone)]
 pub struct User {
@@ -52,6 +55,16 @@ pub struct Reservation {
     /// What of the event is kept for who looks it up.
     pub kept: Event,
     pub claims: Vec<Claim>,
+    /// What Extend has added to the event, each time.
+    pub added: Vec<Actual>,
+    /// What partial commits have named, one after another.
+    pub named: Vec<Actual>,
+    /// Its deadline counts what is still held, rather than to give it back.
+    pub counts: bool,
+    /// Its deadline has moved.
+    pub is_extended: bool,
+    /// When it was made.
+    pub made: i64,
     pub deadline: i64,
     pub forgotten: i64,
     /// So long it is certainly remembered; SPEC is silent about how much longer, if a wrong clock ended it.
@@ -75,13 +88,22 @@ pub struct Claim {
     pub bounds: (i64, i64),
     /// None: its window of that time was gone.
     pub window: Option<usize>,
+    /// What was reserved, with what Extend has added.
     pub charge: u128,
     pub measures: Vec<Measure>,
     pub committed: Option<u128>,
+    /// The total of the partial commits.
+    pub partial: u128,
+    /// What commits have counted, less what was given back of it.
+    pub tally: Tally,
+    /// What the deadline has counted beyond that.
+    pub lapsed: Tally,
     pub counted: Option<Counted>,
-    /// How often its window had been reset when it was committed.
-    pub resets: u64,
 }
+
+/// What was counted in a window, from first to last: how often the window had been reset by then, and how much.
+#[derive(Debug, Clone, Default)]
+pub struct Tally(Vec<(u64, u128)>);
 
 /// What a reservation has counted in a group that is measured by quantities, since it was committed and perhaps refunded in part.
 #[derive(Debug, Clone)]
@@ -90,6 +112,8 @@ pub struct Counted {
     /// With what was refunded taken off its quantities.
     pub event: Event,
     pub charge: u128,
+    /// A partial commit before has counted more than these quantities cost.
+    pub is_more: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -103,9 +127,26 @@ pub enum State {
 /// What a request id stands for.
 #[derive(Debug, Clone)]
 pub enum Id {
-    Reserve { body: String, of: u32 },
-    Track { body: String, number: u32, claims: Vec<(Claim, u128)>, forgotten: i64 },
-    Reset { body: String, forgotten: i64 },
+    Reserve {
+        body: String,
+        of: u32,
+    },
+    /// With what its `add` has cost in each group.
+    Extend {
+        body: String,
+        of: u32,
+        costs: Vec<u128>,
+    },
+    Track {
+        body: String,
+        number: u32,
+        claims: Vec<(Claim, u128)>,
+        forgotten: i64,
+    },
+    Reset {
+        body: String,
+        forgotten: i64,
+    },
 }
 
 impl Subscription {
@@ -134,10 +175,110 @@ impl State {
     }
 }
 
+/// A deadline is a whole tenth of a second, and never before what was asked for.
+pub fn rounded_up(at: i64) -> i64 {
+    (at + 99).div_euclid(100) * 100
+}
+
 impl Reservation {
     /// `now == deadline` is expired.
     pub fn state_at(&self, now: i64) -> State {
         if self.state == State::Held && now >= self.deadline { State::Expired } else { self.state }
+    }
+
+    /// The latest deadline that it can have.
+    pub fn last_deadline(&self) -> i64 {
+        rounded_up(self.made + LONGEST)
+    }
+
+    /// Its memory lasts at least so long.
+    pub fn is_remembered_until(&mut self, at: i64) {
+        self.forgotten = self.forgotten.max(at);
+        self.remembered = self.remembered.max(at);
+    }
+
+    /// The deadline moves to this time, never to an earlier one; with it goes its memory. Returns whether it has moved.
+    pub fn hold_until(&mut self, until: i64, settlement_ms: i64) -> bool {
+        let before = self.deadline;
+        self.deadline = rounded_up(until).min(self.last_deadline()).max(before);
+        self.is_remembered_until(self.deadline + settlement_ms);
+        self.is_extended |= self.deadline != before;
+        self.deadline != before
+    }
+
+    /// Its deadline counts what is still held, if it counts. A window that is gone is looked at by nobody.
+    fn count_lapse(&mut self, windows: &mut Windows) {
+        for claim in self.claims.iter_mut().filter(|_| self.counts) {
+            let window = claim.window.expect("a Reserve has one");
+            windows[window].used += claim.hold();
+            claim.lapsed.add(windows[window].resets, claim.hold());
+        }
+        if self.counts {
+            windows.note("a deadline counts");
+        }
+    }
+
+    /// A partial commit has counted something.
+    pub fn is_partly_committed(&self) -> bool {
+        self.claims.iter().any(|claim| claim.partial > 0)
+    }
+
+    /// Some of what was counted was refunded.
+    pub fn is_refunded(&self) -> bool {
+        self.claims.iter().any(|claim| claim.refunded() > 0)
+    }
+}
+
+impl Claim {
+    /// What is still held while the reservation is live.
+    pub fn hold(&self) -> u128 {
+        self.charge.saturating_sub(self.partial)
+    }
+
+    /// The reservation's total: by its final commit, else by its partial ones and its deadline.
+    pub fn total(&self) -> u128 {
+        self.committed.unwrap_or(self.partial + self.lapsed.total())
+    }
+
+    /// How much of that was refunded, of what commits have counted.
+    pub fn refunded(&self) -> u128 {
+        let committed = self.committed.unwrap_or(self.partial);
+        self.counted.as_ref().map_or(0, |counted| committed - counted.charge)
+    }
+}
+
+impl Tally {
+    pub fn total(&self) -> u128 {
+        self.0.iter().map(|(_, amount)| amount).sum()
+    }
+
+    pub fn add(&mut self, resets: u64, amount: u128) {
+        self.0.push((resets, amount));
+    }
+
+    pub fn append(&mut self, later: Self) {
+        self.0.extend(later.0);
+    }
+
+    /// Takes off what was counted last.
+    pub fn take(&mut self, amount: u128) -> Self {
+        let (mut rest, mut taken) = (amount, Vec::new());
+        while rest > 0
+            && let Some((resets, last)) = self.0.pop()
+        {
+            let part = last.min(rest);
+            if last > part {
+                self.0.push((resets, last - part));
+            }
+            taken.insert(0, (resets, part));
+            rest -= part;
+        }
+        Self(taken)
+    }
+
+    /// How much of it was counted when the window had been reset so often.
+    pub fn since(&self, resets: u64) -> u128 {
+        self.0.iter().filter(|(then, _)| *then == resets).map(|(_, amount)| amount).sum()
     }
 }
 
@@ -181,12 +322,28 @@ impl User {
             held.state_at(clock) == State::Held || (held.state == State::Expired && held.deadline > clock)
         };
         for held in self.reservations.values_mut().filter(lapses) {
+            if held.state == State::Held {
+                if held.counts {
+                    self.windows.note("a wrong clock lets a hold count");
+                }
+                held.count_lapse(&mut self.windows);
+            }
             held.state = State::Expired;
             held.deadline = clock;
             held.by_clock = true;
             held.remembered = held.forgotten.min(clock + settlement_ms);
         }
         true
+    }
+
+    /// What the deadlines that have come count: before anything else that happens then or later.
+    pub fn count_lapses(&mut self) {
+        let now = self.now;
+        let due = |held: &&mut Reservation| held.counts && held.state == State::Held && held.deadline <= now;
+        for held in self.reservations.values_mut().filter(due) {
+            held.count_lapse(&mut self.windows);
+            held.state = State::Expired;
+        }
     }
 
     fn live(&self) -> impl Iterator<Item = &Reservation> {
@@ -204,7 +361,7 @@ impl User {
         self.live()
             .flat_map(|reservation| &reservation.claims)
             .filter(|claim| claim.window == Some(window))
-            .map(|claim| claim.charge)
+            .map(Claim::hold)
             .sum()
     }
 
@@ -234,7 +391,7 @@ impl User {
     pub fn recall(&self, request_id: &str) -> Option<Id> {
         let id = self.ids.get(request_id)?;
         let remembered = match id {
-            Id::Reserve { of, .. } => self.remembers_reservation(*of),
+            Id::Reserve { of, .. } | Id::Extend { of, .. } => self.remembers_reservation(*of),
             Id::Track { forgotten, .. } | Id::Reset { forgotten, .. } => self.remembers(*forgotten, *forgotten),
         };
         remembered.then(|| id.clone())
