@@ -293,13 +293,17 @@ pub const SHARED: &[Mutant] = &[
     ("lib/save", "  undo_windows(led)\n", ""),
     ("lib/save", "write_corrected(led)\n  save_ledger(led)", "save_ledger(led)"),
     ("lib/save", "write_corrected(led)\n  save_ledger(led)", "write_corrected(led)"),
-    ("lib/memory", "#name, name, before and 1 or 0,", "#name, name, 1,"),
-    ("lib/memory", "    before and #before or 0, before or '')\n  if other_name", "    0, '')\n  if other_name"),
+    ("lib/memory", "#name, name,\n    before and 1 or 0,", "#name, name,\n    1,"),
+    (
+        "lib/memory",
+        "before and 1 or 0, before and #before or 0, before or '')\n  if other_name",
+        "before and 1 or 0, 0, '')\n  if other_name",
+    ),
     ("lib/memory", "    before = said_before(led, other_name, is_renewed)\n", ""),
     (
         "lib/memory",
-        "before and 1 or 0, before and #before or 0, before or '')\n    call",
-        "before and 1 or 0, 0, '')\n    call",
+        "before and 1 or 0, before and #before or 0, before or '')\n  end\n  for i",
+        "before and 1 or 0, 0, '')\n  end\n  for i",
     ),
     ("lib/record", "    claim.window = window\n", ""),
 ];

@@ -43,18 +43,10 @@ pub const DEADLINES: &[Mutant] = &[
     ("lib/deadlines", "led.live = max(led.live - 1, 0)", "led.live = led.live - 1"),
     ("lib/deadlines", "change_entry(led, deadline, EXACT_KIND, parts, 1)", ""),
     ("lib/deadlines", "change_entry(led, deadline, EXACT_KIND, parts, -1)", ""),
-    ("lib/deadlines", "if window then window.held = max(window.held - parts[i + 1], 0) end", ""),
-    (
-        "lib/deadlines",
-        "if window then window.held = max(window.held - parts[i + 1], 0) end",
-        "if window then window.held = 0 end",
-    ),
-    (
-        "lib/deadlines",
-        "if window then window.held = max(window.held - parts[i + 1], 0) end",
-        "if window then window.held = window.held - parts[i + 1] end",
-    ),
-    ("lib/deadlines", "for i = 1, #parts, 2 do\n    local window", "for i = 1, 1 do\n    local window"),
+    ("lib/deadlines", "window.held = max(window.held - amount, 0)", ""),
+    ("lib/deadlines", "window.held = max(window.held - amount, 0)", "window.held = 0"),
+    ("lib/deadlines", "window.held = max(window.held - amount, 0)", "window.held = window.held - amount"),
+    ("lib/deadlines", "for i = 1, #parts, 2 do\n    local number", "for i = 1, 1 do\n    local number"),
     (
         "lib/deadlines",
         "if at_ms > now and not led.was_wrong then break end",

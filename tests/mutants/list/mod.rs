@@ -6,6 +6,7 @@ mod again;
 mod calls;
 mod deadlines;
 mod decide;
+mod life;
 mod listing;
 mod memory;
 mod periods;
@@ -21,6 +22,7 @@ pub fn all() -> impl Iterator<Item = &'static Mutant> {
     use calls::{ANSWERS, CALLS, REFUNDS};
     use deadlines::{DEADLINES, PAGES};
     use decide::{DECIDE, MATCH, PRICE};
+    use life::{COUNTING, EXTEND, PARTS};
     use listing::LISTING;
     use memory::{MEMORIES, RECORDS, UNDO};
     use periods::{PERIODS, RESETS, TIMES};
@@ -28,7 +30,7 @@ pub fn all() -> impl Iterator<Item = &'static Mutant> {
     use together::TOGETHER;
     [
         DECIDE, PRICE, MATCH, CALLS, REFUNDS, ANSWERS, RECORDS, MEMORIES, UNDO, DEADLINES, PAGES, WINDOWS, PLANS,
-        STATE, TOGETHER, LEDGERS, CLAIMS, MADE_ONCE, SHARED, LISTING, PERIODS, RESETS, TIMES,
+        STATE, TOGETHER, LEDGERS, CLAIMS, MADE_ONCE, SHARED, LISTING, PERIODS, RESETS, TIMES, EXTEND, PARTS, COUNTING,
     ]
     .into_iter()
     .flatten()

@@ -24,11 +24,15 @@ pub const PERIODS: &[Mutant] = &[
     ("lib/windows", "if frame.anchor == FIRST_USE then return open_with_event(led, group, frame, now) end", ""),
     ("lib/windows", "return window.is_unopened and NO_SPAN or span_of(window)", "return span_of(window)"),
     ("lib/windows", "if left then put_window(led, group, frame, led.time, led.time, left.ends) end", ""),
-    ("lib/windows", "window.used, window.reset = 0, led.memory and led.memory.sequence or 0", "window.used = 0"),
     (
         "lib/windows",
-        "window.used, window.reset = 0, led.memory and led.memory.sequence or 0",
-        "window.reset = led.memory and led.memory.sequence or 0",
+        "window.used, window.reset, window.reset_at = 0, led.memory and led.memory.sequence or 0, led.time",
+        "window.used = 0",
+    ),
+    (
+        "lib/windows",
+        "window.used, window.reset, window.reset_at = 0, led.memory and led.memory.sequence or 0, led.time",
+        "window.reset, window.reset_at = led.memory and led.memory.sequence or 0, led.time",
     ),
     ("lib/windows", "0, led.memory and led.memory.sequence or 0", "0, led.memory and led.memory.sequence + 1 or 1"),
     (
@@ -48,17 +52,21 @@ pub const PERIODS: &[Mutant] = &[
 
 /// TRUTH: what is counted before a reset cannot be refunded after it, and what is counted after it can.
 pub const RESETS: &[Mutant] = &[
-    ("lib/record", "if led.format == FORMAT then return end", "if true then return end"),
+    ("lib/record", "elseif led.format ~= FORMAT then", "elseif false then"),
     ("lib/record", "led.memory.sequence + 1)", "led.memory.sequence)"),
     ("lib/record", "if window.reset == 0 then return false end", ""),
     ("lib/record", "return sequence <= window.reset", "return true"),
     ("commit", "note_settlement(led, record)", ""),
     ("refund_reservation", "if led.format == WIDE_FORMAT then unfold(led) end", ""),
-    ("refund_reservation", "if window and led.windows and is_reset_since(window, record) then window = nil end", ""),
+    (
+        "refund_reservation",
+        "elseif window and not (led.windows and is_reset_since(window, record)) then",
+        "elseif window then",
+    ),
     ("reset", "if not ids[1] then return plan.groups end", ""),
     ("reset", "if names[group.id] then groups[#groups + 1] = group end", "groups[#groups + 1] = group"),
     ("reset", "if unknown and not record then return fault('GROUP_UNKNOWN', 0, unknown) end", ""),
-    ("reset", "recall(led, asked, true)", "nil"),
+    ("reset", "recall(led, asked, TRACKED)", "nil"),
     ("reset", "if record == false then return fault(reason) end", ""),
     ("reset", "if not plan then return other end", ""),
     ("reset", "replayed = record and true", "replayed = false"),
@@ -79,7 +87,7 @@ pub const TIMES: &[Mutant] = &[
     ("track_at", "if asked.at > led.time + MOST_FUTURE_MS then return fault('TIME_IN_FUTURE') end", ""),
     ("track_at", "happened_at = min(asked.at, led.time)", "happened_at = asked.at"),
     ("track_at", "happened_at = min(asked.at, led.time)", "happened_at = led.time"),
-    ("track_at", "recall(led, asked, true)", "nil"),
+    ("track_at", "recall(led, asked, TRACKED)", "nil"),
     ("track_at", "if record then return tracked(led, record, true) end", ""),
     ("track_at", "if not plan then return other end", ""),
     ("track_at", "if not is_counted then return fault('WINDOW_CLOSED') end", ""),
