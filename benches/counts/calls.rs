@@ -114,6 +114,7 @@ fn reserve_once(turn: &Turn) -> CountedCall {
         event: Some(event()),
         ttl: Some(TTL),
         request_id: request_id(turn),
+        ..v1::ReserveRequest::default()
     })
 }
 

@@ -108,6 +108,10 @@ impl MeteringService for Canned<v1::ReserveResponse> {
         none()
     }
 
+    async fn extend(&self, _: Request<v1::ExtendRequest>) -> Result<Response<v1::ExtendResponse>, Status> {
+        none()
+    }
+
     async fn release(&self, _: Request<v1::ReleaseRequest>) -> Result<Response<v1::ReleaseResponse>, Status> {
         none()
     }

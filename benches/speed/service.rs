@@ -118,8 +118,8 @@ impl Bench {
         let request = v1::ReserveRequest {
             user_id: user_name(0),
             event: Some(load::event(1.0)),
-            ttl: None,
             request_id: "the answer that is echoed".to_owned(),
+            ..v1::ReserveRequest::default()
         };
         let answer = client.reserve(request).await?.into_inner();
         ensure!(answer.limits.len() == 3, "the reference case has three groups");

@@ -151,7 +151,7 @@ pub fn as_reserved(id: &ReservationId) -> Vec<u8> {
 pub fn commit(id: &ReservationId, actual: &Actual, plan: Option<&Arc<CompiledPlan>>) -> Call {
     let mut bytes = settle(id);
     let quantities = used(plan.map(|plan| &**plan), actual);
-    formats::CommitCall { actual: 1, quantities }.write(&mut bytes);
+    formats::CommitCall { actual: 1, quantities, ..formats::CommitCall::default() }.write(&mut bytes);
     Call { keys: keys(&id.owner, Some(&id.field)), args: vec![bytes, message(plan)] }
 }
 
