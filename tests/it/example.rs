@@ -22,7 +22,7 @@ async fn the_python_examples_charge_what_was_used_however_a_stream_ends() {
     let redis = RedisServer::start(scratch("example"), "");
     redis.ready().await;
     let served = Served::start(0, &["--redis-url", &redis.url(), "--redis-timeout", "4s", "--fail-open"]);
-    for name in ["test_chat.py", "test_guides.py"] {
+    for name in ["test_stream.py", "test_chat.py", "test_guides.py"] {
         let mut tests = Command::new(&python);
         tests.arg("-B").arg(root.join("examples/python").join(name));
         tests.env("METER_ADDRESS", served.address.to_string()).env("REDIS_PID", redis.id().to_string());
