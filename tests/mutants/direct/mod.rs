@@ -6,6 +6,7 @@ mod calls;
 mod edges;
 mod expiry;
 mod forms;
+mod life;
 mod listing;
 mod measures;
 mod memory;
@@ -51,6 +52,10 @@ pub async fn wrong(ledger: &Ledger) -> Option<&'static str> {
         ("a request id is of one kind of call", Box::pin(plans::reused(ledger))),
         ("a refund is remembered beside a group without one", Box::pin(plans::refunded_twice(ledger))),
         ("a live hold is visible, until it is settled or expires", Box::pin(expiry::visible(ledger))),
+        ("a reservation lasts a day at most", Box::pin(life::a_day_at_most(ledger))),
+        ("ids of Extends are known as long as their reservation", Box::pin(life::ids_move(ledger))),
+        ("a hold moves from page to page", Box::pin(life::moved_in_pages(ledger))),
+        ("a state with a hold that counts has another format", Box::pin(life::told_apart(ledger))),
         ("10,000 holds are the most, and a settled one makes room", Box::pin(expiry::most_holds(ledger))),
         ("deadlines are whole tenths of a second", Box::pin(expiry::rounded(ledger))),
         ("a track is remembered for the replay window, to the millisecond", Box::pin(expiry::remembered(ledger))),

@@ -7,15 +7,16 @@ use redis::aio::MultiplexedConnection;
 use tokio::sync::OnceCell;
 use tollgate::catalog;
 use tollgate::domain::amount::Quantity;
-use tollgate::domain::answer::{Committed, Decision, Released, Standing, Tracked};
+use tollgate::domain::answer::{Committed, Decision, Extended, Released, Standing, Tracked};
 use tollgate::domain::event::{Actual, Event, EventName};
 use tollgate::domain::fault::Fault;
 use tollgate::domain::id::{Owner, RequestId, ReservationId};
 use tollgate::domain::reservation::OnExpiry;
 use tollgate::domain::subscription::Subscription;
 use tollgate::ledger::{
-    Apply, Basis, CanUseCall, CommitCall, CompiledPlan, Frames, InForce, Ledger, NoAnswer, Once, PutCall, RefundCall,
-    RefundReservationCall, ReleaseCall, ReserveAnswer, ReserveCall, Step as PutStep, TrackCall, UsageCall, UserKeys,
+    Apply, Basis, CanUseCall, CommitCall, CompiledPlan, ExtendCall, Frames, InForce, Ledger, NoAnswer, Once, Partial,
+    PutCall, RefundCall, RefundReservationCall, ReleaseCall, ReserveAnswer, ReserveCall, Step as PutStep, TrackCall,
+    UsageCall, UserKeys,
 };
 
 use crate::support::{self, fresh_user, owner};
@@ -142,17 +143,20 @@ impl<'a> User<'a> {
     }
 
     pub async fn reserve_for(&self, request_id: &str, ttl_ms: i64, event: &Event) -> Result<ReserveAnswer, NoAnswer> {
-        let once = Once::reserve(request(request_id).as_ref(), event, ttl_ms, OnExpiry::Release);
+        self.reserve_until(request_id, ttl_ms, OnExpiry::Release, event).await
+    }
+
+    pub async fn reserve_until(
+        &self,
+        request_id: &str,
+        ttl_ms: i64,
+        on_expiry: OnExpiry,
+        event: &Event,
+    ) -> Result<ReserveAnswer, NoAnswer> {
+        let once = Once::reserve(request(request_id).as_ref(), event, ttl_ms, on_expiry);
         let plan_kept = std::time::Duration::from_secs(3600);
-        let call = ReserveCall {
-            basis: &self.basis,
-            once: &once,
-            event,
-            ttl_ms,
-            on_expiry: OnExpiry::Release,
-            settlement_ms: MINUTE,
-            plan_kept,
-        };
+        let call =
+            ReserveCall { basis: &self.basis, once: &once, event, ttl_ms, on_expiry, settlement_ms: MINUTE, plan_kept };
         self.ledger.reserve(&self.owner, &call).await
     }
 
@@ -162,6 +166,27 @@ impl<'a> User<'a> {
 
     pub async fn commit(&self, reservation: &ReservationId, actual: Option<&Actual>) -> Result<Committed, Fault> {
         self.ledger.commit(&CommitCall { reservation, actual, partial: None, replay_ms: MINUTE }).await
+    }
+
+    pub async fn commit_part(
+        &self,
+        reservation: &ReservationId,
+        actual: &Actual,
+        ttl_ms: Option<i64>,
+    ) -> Result<Committed, Fault> {
+        let partial = Some(Partial { ttl_ms });
+        self.ledger.commit(&CommitCall { reservation, actual: Some(actual), partial, replay_ms: MINUTE }).await
+    }
+
+    pub async fn extend(
+        &self,
+        request_id: &str,
+        reservation: &ReservationId,
+        ttl_ms: i64,
+        add: Option<&Actual>,
+    ) -> Result<Extended, Fault> {
+        let once = Once::extend(request(request_id).as_ref(), reservation, ttl_ms, add);
+        self.ledger.extend(&ExtendCall { reservation, once: &once, ttl_ms, add }).await
     }
 
     pub async fn release(&self, reservation: &ReservationId) -> Result<Released, Fault> {

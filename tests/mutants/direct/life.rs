@@ -1,0 +1,130 @@
+//! Reservations that go on: how long they last, what is known of their Extends, and what their deadlines hold.
+
+use tollgate::domain::fault::Fault;
+use tollgate::domain::reservation::OnExpiry;
+use tollgate::ledger::{Ledger, NoAnswer};
+
+use super::stored::Stored;
+use super::user::{DAY, MINUTE, START, User, event, made, set_clock, used};
+
+const HOUR: i64 = 60 * MINUTE;
+
+/// A group of tokens without an end.
+fn tokens() -> String {
+    "{ period: lifetime, id: g, unit: tokens, quota: 1000, match: [{ event: e }] }".to_owned()
+}
+
+/// 24 hours after its Reserve a reservation ends, at a whole tenth of a second.
+pub async fn a_day_at_most(ledger: &Ledger) -> bool {
+    let user = User::on(ledger, &tokens()).await;
+    set_clock(&user.name, START + 30).await;
+    let Some((id, 5)) = made(user.reserve_for("", HOUR, &event("e", &[("quantity", "5")])).await) else { return false };
+    let mut right = true;
+    for hour in 1..=24 {
+        set_clock(&user.name, START + hour * (HOUR - MINUTE)).await;
+        let last = if hour % 2 == 0 {
+            user.extend("", &id, HOUR, None).await.map(|done| done.deadline_ms).ok()
+        } else {
+            let part = user.commit_part(&id, &used(&[("quantity", "1")]), Some(HOUR)).await;
+            part.ok().and_then(|done| done.deadline_ms)
+        };
+        let asked = START + hour * (HOUR - MINUTE) + HOUR;
+        right &= last == Some(asked.min(START + DAY + 100));
+    }
+    // It is never earlier than it was.
+    right &= user.extend("", &id, 1000, None).await.is_ok_and(|done| done.deadline_ms == START + DAY + 100);
+    user.delete().await;
+    right
+}
+
+/// The ids of Extends move with their reservation from memory to memory, in each of the two ways.
+pub async fn ids_move(ledger: &Ledger) -> bool {
+    let user = User::on(ledger, &tokens()).await;
+    let e = event("e", &[("quantity", "5")]);
+    let Some((id, 5)) = made(user.reserve_for("", HOUR, &e).await) else { return false };
+    let more = used(&[("quantity", "2")]);
+    let mut right = user.extend("first", &id, HOUR, Some(&more)).await.is_ok_and(|done| !done.replayed);
+    let mut extended = vec!["first".to_owned()];
+    for step in 1..=8_i64 {
+        set_clock(&user.name, START + step * 17 * MINUTE).await;
+        // In every second step, another call makes the memories change places.
+        if step % 2 == 0 {
+            right &= user.reserve_for("", 1000, &event("e", &[("quantity", "0")])).await.is_ok();
+        }
+        let name = format!("step {step}");
+        right &= user.extend(&name, &id, HOUR, None).await.is_ok_and(|done| !done.replayed);
+        extended.push(name);
+        // All of them are known, and to no other call.
+        for name in &extended {
+            let add = if name == "first" { Some(&more) } else { None };
+            let again = user.extend(name, &id, HOUR, add).await;
+            let costs = if name == "first" { 2 } else { 0 };
+            right &= again.is_ok_and(|done| done.replayed && done.standings[0].requested == costs);
+            right &= matches!(user.reserve_for(name, 1000, &e).await, Err(NoAnswer::Fault(Fault::RequestIdReused)));
+        }
+    }
+    right &= user.release(&id).await.is_ok();
+    // It is forgotten with its reservation.
+    set_clock(&user.name, START + 5 * HOUR).await;
+    right &= made(user.reserve_for("first", 1000, &e).await).is_some();
+    user.delete().await;
+    right
+}
+
+/// What moves into a page, within one, and out of one is what the reservation holds.
+pub async fn moved_in_pages(ledger: &Ledger) -> bool {
+    let user = User::on(ledger, &tokens()).await;
+    let one = event("e", &[("quantity", "1")]);
+    let mut right = true;
+    // Beyond 2 KiB of deadlines new ones go to pages.
+    for number in 0..110_i64 {
+        right &= user.reserve_for("", 10 * MINUTE + number * 100, &one).await.is_ok();
+    }
+    let Some((id, _)) = made(user.reserve_for("", 20 * MINUTE, &event("e", &[("quantity", "7")])).await) else {
+        return false;
+    };
+    let held = async |at_ms: i64| {
+        let stored = Stored::read(&user.state().await).ok()?;
+        let entry = stored.deadlines.into_iter().find(|entry| entry.at == START + at_ms)?;
+        entry.parts.first().map(|(_, amount)| *amount)
+    };
+    let page = |ms: i64| (START + ms + 6399) / 6400 * 6400 - START;
+    right &= held(page(20 * MINUTE)).await == Some(7);
+    // Within its page, with more.
+    let more = used(&[("quantity", "2")]);
+    right &= user.extend("", &id, 20 * MINUTE + 100, Some(&more)).await.is_ok();
+    right &= held(page(20 * MINUTE)).await == Some(9);
+    // To another page, with less.
+    right &= user.commit_part(&id, &used(&[("quantity", "4")]), Some(30 * MINUTE)).await.is_ok();
+    right &= held(page(20 * MINUTE)).await.is_none() && held(page(30 * MINUTE)).await == Some(5);
+    // The buckets say when it comes back, and how much.
+    set_clock(&user.name, START + 30 * MINUTE - 1).await;
+    right &= user.standing().await == Some((4, 5));
+    set_clock(&user.name, START + 30 * MINUTE).await;
+    right &= user.standing().await == Some((4, 0));
+    user.delete().await;
+    right
+}
+
+/// A state in which a hold counts at its deadline is not for versions that would give it back, as long as something is held.
+pub async fn told_apart(ledger: &Ledger) -> bool {
+    let mut user = User::on(ledger, &tokens()).await;
+    let e = event("e", &[("quantity", "5")]);
+    let mut right = made(user.reserve_for("", MINUTE, &e).await).is_some() && user.state().await[0] == 1;
+    right &= made(user.reserve_until("", 2 * MINUTE, OnExpiry::Count, &e).await).is_some();
+    right &= user.state().await[0] == 2;
+    // Also where the windows are written anew.
+    user.compile(
+        &format!("{}, {{ period: daily, id: h, unit: tokens, quota: 9, match: [{{ event: f }}] }}", tokens()),
+        None,
+        0,
+    );
+    right &= user.reserve_for("", 1000, &event("f", &[("quantity", "1")])).await.is_ok();
+    right &= user.state().await[0] == 2;
+    set_clock(&user.name, START + 2 * MINUTE - 1).await;
+    right &= user.standing().await == Some((0, 5));
+    set_clock(&user.name, START + 2 * MINUTE).await;
+    right &= user.standing().await == Some((5, 0));
+    user.delete().await;
+    right
+}
