@@ -25,7 +25,7 @@ local function take_live(fields)
   for i = 1, #fields do
     local packed = known[fields[i]]
     -- Most of what is remembered was settled, as the state says, which follows the format.
-    if packed and (byte(packed) ~= FORMAT or byte(packed, 2) == HELD) then
+    if packed and (byte(packed) > LIVING_FORMAT or byte(packed, 2) == HELD) then
       local record, reason = load_record(led, fields[i])
       if reason == 'FORMAT_UNKNOWN' then return fault(reason) end
       if record and state_of(record, led.time) == STATE_HELD then

@@ -127,14 +127,14 @@ local function write_living(led, settle, record, hold_key, name, value)
 end
 
 -- The values that the measure counts, where Extend has added to them: `added` on top of what was reserved, which is the default where the event says
--- nothing. What `actual` names stands as it is.
-local function with_added(measure, values, added, actual)
+-- nothing.
+local function with_added(measure, values, added)
   local own = {}
   for place, value in pairs(values) do own[place] = value end
   for i = 1, #measure, 4 do
     local place = measure[i]
     local more = added[place]
-    if more and not actual[place] then
+    if more then
       local value = own[place]
       if value ~= true then own[place] = plus(value or measure[i + 3] or 0, more) end
     end
@@ -149,7 +149,7 @@ local function first_price_of_life(measures, reserved, added, actual)
   for i = 1, #measures do
     local measure = measures[i]
     if measure == EVENTS then return 1, EVENTS end
-    local values = with_added(measure, reserved, added, actual)
+    local values = with_added(measure, reserved, added)
     replace_values(values, actual)
     local charge, wrong = first_price({ measure }, values, nil, next(actual) and actual or nil)
     if charge then return charge, measure end

@@ -32,7 +32,7 @@ pub async fn later_formats(ledger: &Ledger) -> bool {
     // Records.
     for (place, field) in [id.field, other.field, field_of(request("t").as_ref())].into_iter().enumerate() {
         let Some(mut record) = user.memory(1).await.remove(&field[..]) else { return false };
-        record[0] = 2;
+        record[0] = 3;
         user.set_field(1, &field, &record).await;
         let before = (user.state().await, user.memory(1).await);
         right &= match place {

@@ -1,9 +1,15 @@
 //! Reservations that go on: how long they last, what is known of their Extends, and what their deadlines hold.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use tollgate::domain::amount::Quantity;
 use tollgate::domain::fault::Fault;
 use tollgate::domain::reservation::OnExpiry;
-use tollgate::ledger::{Ledger, NoAnswer};
+use tollgate::domain::subscription::QuotaOverride;
+use tollgate::ledger::{Frames, InForce, Ledger, NoAnswer, Once, ResetCall, read_answer};
 
+use super::raw;
 use super::stored::Stored;
 use super::user::{DAY, MINUTE, START, User, event, made, set_clock, used};
 
@@ -102,6 +108,78 @@ pub async fn moved_in_pages(ledger: &Ledger) -> bool {
     right &= user.standing().await == Some((4, 5));
     set_clock(&user.name, START + 30 * MINUTE).await;
     right &= user.standing().await == Some((4, 0));
+    user.delete().await;
+    right
+}
+
+/// What an Extend is denied for, and when to ask again.
+pub async fn denied(ledger: &Ledger) -> bool {
+    let mut user =
+        User::on(ledger, "{ period: lifetime, id: g, unit: tokens, quota: 10, match: [{ event: e }] }").await;
+    let e = |quantity: &str| event("e", &[("quantity", quantity)]);
+    let (Some((id, 4)), Some((_, 7))) =
+        (made(user.reserve_for("", HOUR, &e("4")).await), made(user.reserve_for("", MINUTE, &e("3")).await))
+    else {
+        return false;
+    };
+    let more = |quantity: &str| used(&[("quantity", quantity)]);
+    let asked = async |quantity: &str| {
+        let answer = user.extend("", &id, MINUTE, Some(&more(quantity))).await.ok()?;
+        answer.denied.map(|_| (answer.standings[0].shortfall, answer.retry_after_ms))
+    };
+    // Once the other one is given back, or never.
+    let mut right = asked("4").await == Some((1, Some(60_000))) && asked("11").await == Some((8, None));
+    right &= user.track_for("", MINUTE, &e("1"), false).await.is_ok();
+    right &= asked("9").await == Some((7, Some(60_000))) && asked("10").await == Some((8, None));
+    // Without the plan there is no price.
+    let without = raw::extend(&id, &more("1"), None);
+    let answers = raw::run(&ledger.scripts().extend, &[without]).await;
+    right &= matches!(read_answer(&answers[0], None), Err(NoAnswer::Fault(Fault::PlanNotArchived)));
+    // By the owner's own quota, as it was.
+    let InForce::Plan { plan, .. } = &user.basis.plan else { return false };
+    let own =
+        BTreeMap::from([("g".to_owned(), QuotaOverride::Amount(Quantity::from_decimal("20").expect("a number")))]);
+    let text =
+        "plans: { p: { limit_groups: [{ period: lifetime, id: g, unit: tokens, quota: 10, match: [{ event: e }] }] } }";
+    let catalog = tollgate::catalog::parse(text, jiff::tz::db()).expect("a catalog");
+    let frames = Frames::of(&catalog.plans()[0], None, &own, START).expect("the time has a calendar");
+    user.basis.plan = InForce::Plan { plan: Arc::clone(plan), frames };
+    let Some((own, 8)) = made(user.reserve_for("", HOUR, &e("1")).await) else { return false };
+    right &= user.extend("", &own, HOUR, Some(&more("11"))).await.is_ok_and(|done| done.denied.is_none());
+    right &= user.extend("", &own, HOUR, Some(&more("1"))).await.is_ok_and(|done| done.denied.is_some());
+    user.delete().await;
+    right
+}
+
+/// After the deadline a total has only the room of the window. What was refunded is not given back once more.
+pub async fn late_totals(ledger: &Ledger) -> bool {
+    let user = User::on(ledger, "{ period: lifetime, id: g, unit: tokens, quota: 10, match: [{ event: e }] }").await;
+    let e = |quantity: &str| event("e", &[("quantity", quantity)]);
+    let total = |quantity: &str| used(&[("quantity", quantity)]);
+    let Some((id, 4)) = made(user.reserve_for("", MINUTE, &e("4")).await) else { return false };
+    set_clock(&user.name, START + MINUTE).await;
+    let mut right = user.track_for("", MINUTE, &e("8"), false).await.is_ok();
+    right &= user.commit_part(&id, &total("1"), None).await.is_ok_and(|done| done.late && !done.exhausted);
+    right &= user.commit_part(&id, &total("2"), None).await.is_ok_and(|done| done.late && done.exhausted);
+    right &= user.refund_reservation("", &id, &e("1")).await.is_ok();
+    right &= user.standing().await == Some((9, 0));
+    // 1 of 2 was refunded, so that 1 is left, and the total of 1 takes nothing more.
+    right &= user.commit(&id, Some(&total("0"))).await.is_ok_and(|done| done.standings[0].used == 8);
+    user.delete().await;
+    right
+}
+
+/// What a deadline counts comes before a reset at the same time.
+pub async fn reset_at_the_deadline(ledger: &Ledger) -> bool {
+    let user = User::on(ledger, &tokens()).await;
+    let e = event("e", &[("quantity", "5")]);
+    let Some((id, 5)) = made(user.reserve_until("", MINUTE, OnExpiry::Count, &e).await) else { return false };
+    set_clock(&user.name, START + MINUTE).await;
+    let once = Once::reset(None, &[]);
+    let call = ResetCall { basis: &user.basis, once: &once, groups: &[], replay_ms: MINUTE };
+    let mut right = ledger.reset(&user.owner, &call).await.is_ok();
+    right &= user.track_for("", MINUTE, &event("e", &[("quantity", "7")]), false).await.is_ok();
+    right &= user.release(&id).await.is_ok_and(|done| done.standings[0].used == 7 && done.standings[0].unapplied == 5);
     user.delete().await;
     right
 }

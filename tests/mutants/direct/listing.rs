@@ -114,7 +114,7 @@ pub async fn undone(ledger: &Ledger) -> bool {
 pub async fn later_format(ledger: &Ledger) -> bool {
     let user = User::on(ledger, &group("yearly")).await;
     let mut right = hold(&user, "x").await.is_some();
-    for record in [&b"\x02\x02later"[..], b"\x02\x01later"] {
+    for record in [&b"\x03\x02later"[..], b"\x03\x01later"] {
         user.set_field(1, &[9; 16], record).await;
         let call = ListCall { fields: &[], scan: Scan::Everything, count: 1000 };
         right &= matches!(user.ledger.live_holds(&user.owner, &call).await, Err(Fault::FormatUnknown));

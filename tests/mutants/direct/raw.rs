@@ -155,6 +155,15 @@ pub fn commit(id: &ReservationId, actual: &Actual, plan: Option<&Arc<CompiledPla
     Call { keys: keys(&id.owner, Some(&id.field)), args: vec![bytes, message(plan)] }
 }
 
+/// An Extend without an id; without the plan, as it would be of one that is in no archive.
+pub fn extend(id: &ReservationId, add: &Actual, plan: Option<&Arc<CompiledPlan>>) -> Call {
+    let mut bytes = settle(id);
+    write_once(&mut bytes, &Once::extend(None, id, MINUTE, Some(add)));
+    let quantities = used(plan.map(|plan| &**plan), add);
+    formats::ExtendCall { ttl_ms: MINUTE, adds: 1, quantities }.write(&mut bytes);
+    Call { keys: keys(&id.owner, Some(&id.field)), args: vec![bytes, message(plan)] }
+}
+
 pub fn refund_reservation(id: &ReservationId, once: &Once, event: &Event, plan: Option<&Arc<CompiledPlan>>) -> Call {
     let mut bytes = settle(id);
     write_once(&mut bytes, once);

@@ -56,7 +56,6 @@ pub const EXTEND: &[Mutant] = &[
     ("lib/life", "local LONGEST_LIFE = 86400000", "local LONGEST_LIFE = 86300000"),
     ("lib/life", "own[place] = plus(value or measure[i + 3] or 0, more)", "own[place] = plus(value or 0, more)"),
     ("lib/life", "own[place] = plus(value or measure[i + 3] or 0, more)", "own[place] = more"),
-    ("lib/life", "if more and not actual[place] then", "if more then"),
     ("lib/life", "replace_values(values, actual)", ""),
     ("lib/record", "if found == EXTENDED then", "if false then"),
     (
