@@ -46,9 +46,8 @@ local function price_with(record, plan, added, add)
     end
   end
   -- TRUTH: what measures nothing holds nothing more.
-  if not adds_any then
-    local first = by_quantities
-    return nil, fault('NOTHING_ADDED', first and first.group.place or 0, first and names_of(first.measure, plan) or '', plan.digest)
+  if by_quantities and not adds_any then
+    return nil, fault('NOTHING_ADDED', by_quantities.group.place, names_of(by_quantities.measure, plan), plan.digest)
   end
   return charges, dues
 end

@@ -175,7 +175,13 @@ local function refund_reservation(k, a)
   replace_values(committed, settled)
   local before, asks
   if matches_of(plan, record.what).has_parts then before = refunded_before(record) end
-  asks, failed = asked_of_claims(record, plan, committed, asked, settled, before)
+  local actual = settled
+  if has_life and before then
+    -- What partial commits have named decides which parts take their default.
+    actual = values_of(record.named)
+    replace_values(actual, settled)
+  end
+  asks, failed = asked_of_claims(record, plan, committed, asked, actual, before)
   if not asks then return failed end
 
   -- All checks are done: from here on, writes.

@@ -112,13 +112,17 @@ impl Quantity {
         Self::new(whole, micro)
     }
 
-    /// Returns the sum, as far as a quantity goes. Where that is not finer than 1, decimals are dropped.
+    /// Returns the sum, up to 2^53 - 1. It may have decimals where no caller could send them.
     #[must_use]
     pub fn saturating_add(self, other: Self) -> Self {
         let micro = u64::from(self.micro) + u64::from(other.micro);
-        let whole = (self.whole + other.whole + micro / MICRO).min(MAX_UNITS);
-        let micro = if whole < MAX_FRACTIONAL { (micro % MICRO) as u32 } else { 0 };
-        Self { whole, micro }
+        Self::of_parts(self.whole + other.whole + micro / MICRO, (micro % MICRO) as u32)
+    }
+
+    /// The quantity of these parts, up to 2^53 - 1.
+    #[must_use]
+    pub fn of_parts(whole: u64, micro: u32) -> Self {
+        if whole >= MAX_UNITS { Self { whole: MAX_UNITS, micro: 0 } } else { Self { whole, micro } }
     }
 
     /// Returns whether it is 0.
@@ -307,7 +311,7 @@ mod tests {
         assert_eq!(sum("1.5", "2.6"), expected("4.1"));
         assert_eq!(sum("0", "0.000001"), expected("0.000001"));
         assert_eq!(sum("7999999999.5", "0.5"), expected("8000000000"));
-        assert_eq!(sum("7999999999.5", "7"), expected("8000000006"));
+        assert_eq!(sum("7999999999.5", "7"), Quantity::of_parts(8_000_000_006, 500_000));
         assert_eq!(sum("9007199254740991", "9007199254740991"), expected("9007199254740991"));
         assert!(Quantity::default().is_zero() && !Quantity::ONE.is_zero());
     }

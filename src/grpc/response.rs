@@ -254,7 +254,7 @@ fn to_f64(quantity: crate::domain::amount::Quantity) -> f64 {
     if quantity.micro_part() == 0 {
         return quantity.whole_part() as f64;
     }
-    (quantity.whole_part() * 1_000_000 + u64::from(quantity.micro_part())) as f64 / 1e6
+    (u128::from(quantity.whole_part()) * 1_000_000 + u128::from(quantity.micro_part())) as f64 / 1e6
 }
 
 fn limits(standings: Vec<Standing>) -> Vec<v1::LimitStatus> {

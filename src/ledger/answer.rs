@@ -297,18 +297,15 @@ fn told(fault: &formats::Fault, groups: &[GroupDescription], plan_id: &str) -> F
             ),
             reason: "NOTHING_MEASURED",
         },
-        b"NOTHING_ADDED" => {
-            let advice = "leave `add` out to move only the deadline";
-            let problem = if name.is_empty() {
-                format!("names no quantity that a limit group of the reservation measures: {advice}")
-            } else {
-                format!(
-                    "names no quantity that a limit group of the reservation measures; {:?} measures {name}: {advice}",
-                    group()
-                )
-            };
-            Fault::Invalid { field: "add".to_owned(), problem, reason: "NOTHING_MEASURED" }
-        }
+        b"NOTHING_ADDED" => Fault::Invalid {
+            field: "add".to_owned(),
+            problem: format!(
+                "names no quantity that a limit group of the reservation measures; {:?} measures {name}: name what to \
+                 hold by these names, or leave `add` out to move only the deadline",
+                group()
+            ),
+            reason: "NOTHING_MEASURED",
+        },
         b"ADDED_TOO_MUCH" => Fault::OutOfRange {
             field: "add".to_owned(),
             problem: "makes a quantity larger than a number can be (2^53 - 1)".to_owned(),

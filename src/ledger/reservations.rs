@@ -11,7 +11,7 @@ use super::packed::{Misfit, Reader};
 use super::plan::CompiledPlan;
 use super::settle::settle_call;
 use super::{Ledger, formats, window_ms};
-use crate::domain::amount::Quantity;
+use crate::domain::amount::{MAX_UNITS, Quantity};
 use crate::domain::answer::ReservationState;
 use crate::domain::event::{Event, EventName, QUANTITY};
 use crate::domain::fault::Fault;
@@ -332,14 +332,15 @@ enum Value {
 
 impl Value {
     fn quantity(&self) -> Result<Option<Quantity>, Fault> {
-        let text = match self {
-            Self::Whole(whole) => whole.to_string(),
-            // Extend may have added up more than what a quantity can be with decimals.
-            Self::Parts(whole, micro) if *whole < 8_000_000_000 => format!("{whole}.{micro:06}"),
-            Self::Parts(whole, _) => whole.to_string(),
+        let (whole, micro) = match self {
+            Self::Whole(whole) => (*whole, 0),
+            Self::Parts(whole, micro) => (*whole, *micro),
             Self::NoNumber(true | false) => return Ok(None),
         };
-        Quantity::from_decimal(&text).map(Some).map_err(|_| unfitting(("a quantity", text)))
+        match u32::try_from(micro) {
+            Ok(micro @ 0..1_000_000) if whole <= MAX_UNITS => Ok(Some(Quantity::of_parts(whole, micro))),
+            _ => Err(unfitting(("a quantity", whole, micro))),
+        }
     }
 
     /// The list of quantities that stands in a record.

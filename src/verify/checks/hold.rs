@@ -88,7 +88,7 @@ pub fn hold(keys: &UserKeys, moment: &HoldMoment, field: &Field, hold: &HoldEntr
         } else {
             findings.note(&key, format!("{text}; nothing decides by this key, and it expires at {expires_at_ms}"));
         }
-    } else if record.state == RecordState::Tracked && is_of_the_past(head, hold) {
+    } else if matches!(record.state, RecordState::Tracked | RecordState::Extended) && is_of_the_past(head, hold) {
         // It showed a reservation that had the same request id, and is forgotten.
     } else if let Some(problem) = shown_problem(&record, hold) {
         findings.contradiction(&key, problem);

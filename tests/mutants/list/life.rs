@@ -36,7 +36,7 @@ pub const EXTEND: &[Mutant] = &[
         "dues[i], measure = first_price_of_life(match.measures, reserved, added, named)",
         "dues[i], measure = charge, measure",
     ),
-    ("extend", "if not adds_any then", "if false then"),
+    ("extend", "if by_quantities and not adds_any then", "if false then"),
     ("extend", "adds_any = adds_any or measures_any(measure, add)", "adds_any = measures_any(measure, add)"),
     ("extend", "ask.quota == 0 or ask.charge > ask.quota - ask.window.used", "ask.charge > ask.quota"),
     ("extend", "return deadline and deadline - led.time or -1", "return -1"),
