@@ -171,8 +171,7 @@ impl Generator {
         let own = if name == "quantity" { this.event.quantity } else { None };
         let reserved = this.event.quantities.get(name).copied().or(own).unwrap_or_default();
         let added: u128 = this.added.iter().map(|add| add.of(name)).sum();
-        let named = this.named.iter().rev().find(|actual| actual.names(name)).map(|actual| actual.of(name));
-        (reserved.saturating_add(added).min(8_000_000_000 * MICRO), named.unwrap_or_default())
+        (reserved.saturating_add(added).min(8_000_000_000 * MICRO), this.named.of(name))
     }
 
     /// Mostly more than the last total, sometimes as much, or less.
