@@ -6,8 +6,8 @@ use prost_types::{Duration, Timestamp};
 use tollgate::grpc::v1;
 use tonic::Code;
 
-use crate::price::Unmeasured;
-use crate::sketch::{Group, Unit};
+use crate::price::{Unmeasured, value_of};
+use crate::sketch::{Event, Group, Unit};
 use crate::user::{Claim, Reservation, User};
 use crate::windows::NEVER;
 
@@ -174,9 +174,30 @@ pub fn claim_row(user: &User, claim: &Claim, requested: u128, unapplied: u128) -
     }
 }
 
+/// What is kept of the reserved event, with what Extend has added.
+fn with_added(reservation: &Reservation) -> Event {
+    let mut event = reservation.kept.clone();
+    for name in &reservation.measured {
+        let more: Vec<_> = reservation.added.iter().filter(|add| add.names(name)).map(|add| add.of(name)).collect();
+        if more.is_empty() {
+            continue;
+        }
+        let there = value_of(name, &reservation.kept).unwrap_or_default() + more.iter().sum::<u128>();
+        if name == "quantity" {
+            event.quantity = Some(there);
+        } else {
+            event.quantities.insert(name.clone(), there);
+        }
+    }
+    event
+}
+
 /// A reservation as it is looked up.
 pub fn reservation(user: &User, of: u32) -> v1::Reservation {
     let reservation = &user.reservations[&of];
+    if reservation.again {
+        user.windows.silent.set(true);
+    }
     let charge = |claim: &Claim| {
         let bounds = Some(claim.bounds).filter(|bounds| *bounds != (0, NEVER));
         v1::Charge {
@@ -192,7 +213,7 @@ pub fn reservation(user: &User, of: u32) -> v1::Reservation {
     v1::Reservation {
         reservation_id: format!("r{of}"),
         user_id: user.name.clone(),
-        event: Some(reservation.kept.message()),
+        event: Some(with_added(reservation).message()),
         state: reservation.state_at(user.now).shown().into(),
         expire_time: Some(timestamp(reservation.deadline)),
         charges: reservation.claims.iter().map(charge).collect(),

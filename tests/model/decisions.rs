@@ -4,9 +4,10 @@ use tollgate::grpc::v1;
 use tonic::Code;
 
 use crate::answers::{Answer, claim_row, denied, duration, fault, invalid, row, timestamp, unmeasured};
+use crate::operations::Actual;
 use crate::price::{self, Unmeasured};
 use crate::reference::{Model, Outcome};
-use crate::sketch::{Anchor, Event, Group, LARGEST, Measure, Period, Plan};
+use crate::sketch::{Anchor, Event, Group, LARGEST, Measure, Period, Plan, Term};
 use crate::user::{Claim, Id, Reservation, State, Tally, rounded_up};
 use crate::windows::{NEVER, Wanted};
 
@@ -277,9 +278,11 @@ impl Model {
         let reservation = Reservation {
             event: event.clone(),
             kept: kept(&plan, event),
+            measured: terms(&plan).map(|term| term.name.clone()).collect(),
             claims,
             added: Vec::new(),
-            named: Vec::new(),
+            added_before: 0,
+            named: Actual::default(),
             counts,
             is_extended: false,
             made,
@@ -382,14 +385,10 @@ impl Model {
 fn kept(plan: &Plan, event: &Event) -> Event {
     let rules = || plan.groups.iter().flat_map(|group| &group.rules);
     let asked = |key: &String| rules().any(|rule| rule.conditions.iter().any(|(condition, _)| condition == key));
-    let terms = rules().flat_map(|rule| match &rule.measure {
-        Measure::Terms(terms) => terms.as_slice(),
-        Measure::Events => &[],
-    });
     let metadata = event.metadata.iter().filter(|(key, _)| asked(key));
     let metadata = metadata.map(|(key, value)| (key.clone(), value.clone())).collect();
     let mut kept = Event { name: event.name.clone(), metadata, ..Event::default() };
-    for term in terms {
+    for term in terms(plan) {
         let Some(value) = price::value_of(&term.name, event) else { continue };
         if term.name == "quantity" {
             kept.quantity = Some(value);
@@ -398,6 +397,14 @@ fn kept(plan: &Plan, event: &Event) -> Event {
         }
     }
     kept
+}
+
+/// Everything that the plan measures.
+fn terms(plan: &Plan) -> impl Iterator<Item = &Term> {
+    plan.groups.iter().flat_map(|group| &group.rules).flat_map(|rule| match &rule.measure {
+        Measure::Terms(terms) => terms.as_slice(),
+        Measure::Events => &[],
+    })
 }
 
 /// On the 29th to 31st of a month.

@@ -227,7 +227,8 @@ impl Generator {
             self.asked.push(operation.clone());
             return operation;
         }
-        if let Some((user, call)) = self.run(number) {
+        if let Some((user, at, call)) = self.run(number) {
+            let replica = at.unwrap_or(replica);
             let operation = Operation { number, replica, user, call };
             self.asked.push(operation.clone());
             return operation;

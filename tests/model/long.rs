@@ -8,7 +8,7 @@ use crate::answers::{Answer, already_committed, claim_row, duration, fault, inva
 use crate::operations::Actual;
 use crate::price::{self, Usage};
 use crate::reference::{Model, Outcome};
-use crate::sketch::{LARGEST, Measure};
+use crate::sketch::{LARGEST, MICRO, Measure};
 use crate::user::{Claim, Counted, Id, Reservation, State, User};
 
 impl Model {
@@ -18,15 +18,19 @@ impl Model {
         let reservation = self.users[user].reservations[&of].clone();
         let now = self.users[user].now;
         let state = reservation.state_at(now);
-        let named: Vec<_> = reservation.named.iter().chain([actual]).cloned().collect();
-        let usage = Usage { event: &reservation.event, added: &reservation.added, named: &named };
+        let named = reservation.named.then(actual);
+        let usage = Usage { event: &reservation.event, added: &reservation.added, named: Some(&named) };
         let priced = self.priced(&reservation, usage, Some(("actual", actual)))?;
         if state == State::Committed {
             self.cover("a partial commit after the final one");
             return Err(already_committed(&reservation));
         }
         let late = state != State::Held;
-        // SPEC does not say whether it takes back what was refunded before.
+        // SPEC does not say which of several wrong clocks ended it.
+        if reservation.again {
+            self.silent();
+        }
+        // Nor whether it takes back what was refunded before.
         if reservation.is_refunded() {
             self.silent();
         }
@@ -41,11 +45,11 @@ impl Model {
         let exhausted = self.is_exhausted(user, of, &priced);
         let user = &self.users[user];
         let part = &user.reservations[&of];
-        let rows = part.claims.iter().zip(&totals);
+        let rows = part.claims.iter().zip(&totals).map(|(claim, total)| claim_row(user, claim, *total, 0));
         let answer = Answer::Commit(v1::CommitResponse {
             state: state.shown().into(),
-            limits: rows.map(|(claim, total)| claim_row(user, claim, *total, 0)).collect(),
-            overage: part.claims.iter().any(|claim| claim.total() > claim.charge),
+            limits: rows.collect(),
+            overage: part.claims.iter().zip(&totals).any(|(claim, total)| *total > claim.charge),
             late,
             replayed: false,
             exhausted,
@@ -74,7 +78,14 @@ impl Model {
             }
             self.count_more(user, of, index, beyond)?;
         }
-        self.users[user].reservations.get_mut(&of).unwrap().named.push(actual.clone());
+        let now = self.users[user].now;
+        let part = self.users[user].reservations.get_mut(&of).unwrap();
+        part.named = part.named.then(actual);
+        part.added_before = part.added.len();
+        // Late, it settles a part.
+        if part.state_at(now) != State::Held {
+            part.is_remembered_until(now + self.settings.replay_ms);
+        }
         Ok(())
     }
 
@@ -201,6 +212,13 @@ impl Model {
             None => vec![0; reservation.claims.len()],
             Some(add) => self.costs(&reservation, add)?,
         };
+        for (claim, cost) in reservation.claims.iter().zip(&costs) {
+            let window = claim.window.filter(|_| self.users[user].is_kept(claim.window));
+            let there = window.map_or(0, |window| self.users[user].counted(window));
+            if there as i128 + cost > claim.unit.most() as i128 {
+                return Err(self.no_counter());
+            }
+        }
         let full: Vec<_> =
             reservation.claims.iter().zip(&costs).map(|(claim, cost)| !self.fits_more(user, claim, *cost)).collect();
         if full.contains(&true) {
@@ -210,13 +228,6 @@ impl Model {
                 "an extend that fits no group"
             });
             return Err(self.not_extended(user, of, &costs, &full));
-        }
-        for (claim, cost) in reservation.claims.iter().zip(&costs) {
-            let window = claim.window.filter(|_| self.users[user].is_kept(claim.window));
-            let there = window.map_or(0, |window| self.users[user].counted(window));
-            if there as i128 + cost > claim.unit.most() as i128 {
-                return Err(self.no_counter());
-            }
         }
         self.cover_extend(user, &reservation, add, &costs);
         let extended_one = self.users[user].reservations.get_mut(&of).unwrap();
@@ -238,7 +249,15 @@ impl Model {
     /// What more costs in each group: the price of all that is reserved then, less the price of what is reserved so far.
     fn costs(&mut self, reservation: &Reservation, add: &Actual) -> Result<Vec<i128>, Answer> {
         let added: Vec<_> = reservation.added.iter().chain([add]).cloned().collect();
-        let usage = Usage { event: &reservation.event, added: &added, named: &[] };
+        let usage = Usage { event: &reservation.event, added: &added, named: None };
+        // SPEC does not say what a quantity is that is larger than a caller can send one.
+        let too_much = |name: &String| {
+            let there = price::value_of(name, &reservation.event).unwrap_or_default();
+            there + added.iter().map(|add| add.of(name)).sum::<u128>() > LARGEST * MICRO
+        };
+        if reservation.measured.iter().any(too_much) {
+            self.silent();
+        }
         let mut costs = Vec::new();
         for (claim, all) in reservation.claims.iter().zip(self.priced(reservation, usage, Some(("add", add)))?) {
             let all = all.charge.ok_or_else(|| self.no_counter())?;
@@ -328,6 +347,9 @@ fn all_terms(claim: &Claim, usage: Usage<'_>) -> Measure {
 /// The answer of an Extend that has held this much more.
 fn extended(user: &User, of: u32, costs: &[i128]) -> v1::ExtendResponse {
     let reservation = &user.reservations[&of];
+    if reservation.again {
+        user.windows.silent.set(true);
+    }
     let rows = reservation.claims.iter().zip(costs);
     v1::ExtendResponse {
         extended: true,

@@ -142,6 +142,20 @@ impl Actual {
         self.quantities.get(name).copied().or(own).unwrap_or_default()
     }
 
+    /// What is named now, and what was named before of other quantities.
+    pub fn then(&self, now: &Self) -> Self {
+        let mut named = self.clone();
+        for name in now.quantities.keys().map(String::as_str).chain(now.quantity.map(|_| "quantity")) {
+            named.quantities.insert(name.to_owned(), now.of(name));
+        }
+        named
+    }
+
+    /// Names nothing.
+    pub fn is_empty(&self) -> bool {
+        self.quantity.is_none() && self.quantities.is_empty()
+    }
+
     /// Names nothing, or only zeros.
     pub fn is_nothing(&self) -> bool {
         self.quantity.iter().chain(self.quantities.values()).all(|amount| *amount == 0)

@@ -98,12 +98,12 @@ pub fn choose<'a>(measures: &'a [Measure], event: &Event, unit: Unit) -> Result<
     choose_by(measures, unit, |_| event.clone()).map(|(measure, _)| measure)
 }
 
-/// What a reservation has of each quantity: its event, what Extend has added to that, and what commits have named, one after another.
+/// What a reservation has of each quantity: its event, what Extend has added to that, and what commits have named.
 #[derive(Clone, Copy)]
 pub struct Usage<'a> {
     pub event: &'a Event,
     pub added: &'a [Actual],
-    pub named: &'a [Actual],
+    pub named: Option<&'a Actual>,
 }
 
 impl Usage<'_> {
@@ -113,17 +113,13 @@ impl Usage<'_> {
         for add in self.added {
             event = with_added(terms, &event, add, unit);
         }
-        for actual in self.named {
-            event = parts_anew(terms, &with_actual(&event, actual), actual, unit);
-        }
-        event
+        self.named.map_or_else(|| event.clone(), |named| parts_anew(terms, &with_actual(&event, named), named, unit))
     }
 
-    /// Whether a part that the last commit does not name takes its default, as its whole is named.
+    /// Whether a part that no commit has named takes its default, as its whole is named.
     pub fn takes_default(&self, measure: &Measure, unit: Unit) -> bool {
-        let (Measure::Terms(terms), Some((last, before))) = (measure, self.named.split_last()) else { return false };
-        let event = Usage { named: before, ..*self }.seen(terms, unit);
-        self.seen(terms, unit) != with_actual(&event, last)
+        let (Measure::Terms(terms), Some(named)) = (measure, self.named) else { return false };
+        self.seen(terms, unit) != with_actual(&Usage { named: None, ..*self }.seen(terms, unit), named)
     }
 }
 

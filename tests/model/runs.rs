@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use super::{DAY, Generator, IDS, PLANS, QUANTITIES, nest, once_in, pick};
-use crate::operations::{Actual, Call, OnExpiry, Refund, When};
+use crate::operations::{Actual, Call, OnExpiry, Operation, Refund, When};
+use crate::price;
 use crate::sketch::{Event, LARGEST, MICRO, Measure};
 use crate::user::{Claim, State};
 
@@ -17,11 +18,16 @@ pub struct Run {
     to_the_end: bool,
 }
 
+/// As a caller can send it: a number above 8x10^9 is whole.
+fn as_sent(quantity: u128) -> u128 {
+    if quantity > 8_000_000_000 * MICRO { quantity / MICRO * MICRO } else { quantity }
+}
+
 impl Generator {
     /// The next call of a run, or the first one of another.
-    pub fn run(&mut self, number: u32) -> Option<(usize, Call)> {
+    pub fn run(&mut self, number: u32) -> Option<(usize, Option<usize>, Call)> {
         let Some(run) = self.run else {
-            return once_in(&mut self.long, 18).then(|| self.begins(number));
+            return if once_in(&mut self.long, 8) { self.begins(number) } else { None };
         };
         self.run = Some(Run { left: run.left.saturating_sub(1), ..run }).filter(|run| run.left > 0);
         let Some(reservation) = self.model.users[run.user].reservations.get(&run.of) else {
@@ -30,26 +36,48 @@ impl Generator {
         };
         let state = reservation.state_at(self.model.users[run.user].now);
         if run.to_the_end && state == State::Held {
-            return Some((run.user, self.to_the_end(run)));
+            return Some((run.user, None, self.holds_on(run)));
         }
         if !once_in(&mut self.long, 3) {
-            return Some((run.user, self.next(run, state)));
+            return Some((run.user, None, self.next(run, state)));
         }
         None
     }
 
-    fn begins(&mut self, number: u32) -> (usize, Call) {
-        let user = usize::from(once_in(&mut self.long, 4));
-        let to_the_end = once_in(&mut self.long, 25);
-        let left = if to_the_end { 70 } else { self.long.u32(4..18) };
-        self.run = Some(Run { user, of: number, left, to_the_end });
+    /// Begins where a Reserve is allowed, mostly one of which more can be too much.
+    fn begins(&mut self, number: u32) -> Option<(usize, Option<usize>, Call)> {
+        for _ in 0..6 {
+            let user = usize::from(once_in(&mut self.long, 3));
+            let replica = self.long.usize(..self.model.settings.catalogs.len());
+            let to_the_end = once_in(&mut self.long, 60);
+            let call = self.first(user, to_the_end);
+            let mut trial = self.model.clone();
+            trial.apply(&Operation { number, replica, user, call: call.clone() });
+            let Some(made) = trial.users[user].reservations.get(&number) else { continue };
+            let by_quantity = |claim: &&Claim| {
+                let chosen = price::choose(&claim.measures, &made.event, claim.unit);
+                chosen.is_ok_and(|measure| *measure != Measure::Events)
+            };
+            let is_tight = |claim: &Claim| claim.hard && claim.quota.is_some();
+            let tight = made.claims.iter().filter(by_quantity).any(is_tight);
+            let measured = made.claims.iter().any(|claim| by_quantity(&claim));
+            if to_the_end || tight || measured && once_in(&mut self.long, 4) || once_in(&mut self.long, 20) {
+                let left = if to_the_end { 70 } else { self.long.u32(5..25) };
+                self.run = Some(Run { user, of: number, left, to_the_end });
+                return Some((user, Some(replica), call));
+            }
+        }
+        None
+    }
+
+    fn first(&mut self, user: usize, to_the_end: bool) -> Call {
         let event = if once_in(&mut self.long, 8) { self.event(user) } else { self.usual() };
         let ttl_ms = match self.long.u32(..4) {
             _ if to_the_end => Some(3_600_000),
             0 => None,
             _ => Some(pick(&mut self.long, &[1000, 5000, 60_000, 600_000, 3_600_000])),
         };
-        (user, Call::Reserve { event, ttl_ms, request_id: self.long_id(), on_expiry: self.on_expiry() })
+        Call::Reserve { event, ttl_ms, request_id: self.long_id(), on_expiry: self.on_expiry() }
     }
 
     pub fn on_expiry(&mut self) -> OnExpiry {
@@ -65,7 +93,7 @@ impl Generator {
         let mut quantities = BTreeMap::new();
         for name in QUANTITIES {
             // Where it is left out there may be a default.
-            if !once_in(&mut self.long, 8) {
+            if !once_in(&mut self.long, 6) {
                 quantities.insert(name.to_owned(), self.long.u128(1..40) * MICRO / 2);
             }
         }
@@ -77,7 +105,7 @@ impl Generator {
     }
 
     /// Hour after hour.
-    fn to_the_end(&mut self, run: Run) -> Call {
+    fn holds_on(&mut self, run: Run) -> Call {
         let Run { user, of, .. } = run;
         let (now, this) = (self.model.users[user].now, &self.model.users[user].reservations[&of]);
         let (left, is_last) = (this.deadline - now, this.deadline >= this.last_deadline());
@@ -97,17 +125,22 @@ impl Generator {
 
     fn next(&mut self, run: Run, state: State) -> Call {
         let Run { user, of, .. } = run;
+        let counts = self.model.users[user].reservations.get(&of).is_some_and(|this| this.counts);
+        if counts && state == State::Held && once_in(&mut self.long, 6) {
+            return Call::Step(When::Deadline(of, pick(&mut self.long, &[0, 1, 500])));
+        }
         let dice = match state {
             State::Held => self.long.u32(..50),
             State::Expired | State::Released => self.long.u32(50..90),
             State::Committed => self.long.u32(64..100),
         };
         match dice {
-            0..13 => self.part(user, of),
-            13..21 => self.extend(user, of),
+            0..11 => self.part(user, of),
+            11..21 => self.extend(user, of),
             21..24 => Call::Step(When::After(pick(&mut self.long, &[1, 500, 5000, 30_000]))),
+            24..28 if once_in(&mut self.long, 3) => self.extend_at_the_deadline(user, of),
             24..28 => Call::Step(When::Deadline(of, pick(&mut self.long, &[-1, 0, 0, 1, 500]))),
-            28 => Call::Step(When::WindowEnd(self.long.usize(..8), pick(&mut self.long, &[-1, 0, 1]))),
+            28 => self.past_a_window(user, of),
             29..31 => Call::Reset { groups: Vec::new(), request_id: self.long_id() },
             31 => self.enters_a_plan(),
             32 => self.tracks(""),
@@ -119,7 +152,8 @@ impl Generator {
             42 => self.refunds(user, of),
             43..45 => self.asks_again(of),
             45 => Call::Step(When::After(pick(&mut self.long, &[3_600_000, DAY, 31 * DAY]))),
-            46..50 => self.part(user, of),
+            46..48 => self.extend(user, of),
+            48..50 => self.part(user, of),
             // Late.
             50..58 => self.part(user, of),
             58..64 => self.ends(user, of),
@@ -171,8 +205,7 @@ impl Generator {
         let own = if name == "quantity" { this.event.quantity } else { None };
         let reserved = this.event.quantities.get(name).copied().or(own).unwrap_or_default();
         let added: u128 = this.added.iter().map(|add| add.of(name)).sum();
-        let named = this.named.iter().rev().find(|actual| actual.names(name)).map(|actual| actual.of(name));
-        (reserved.saturating_add(added).min(8_000_000_000 * MICRO), named.unwrap_or_default())
+        (reserved.saturating_add(added).min(8_000_000_000 * MICRO), this.named.of(name))
     }
 
     /// Mostly more than the last total, sometimes as much, or less.
@@ -233,8 +266,9 @@ impl Generator {
                 add.quantities.insert(name.to_owned(), self.long.u128(0..24) * MICRO / 2);
             }
         }
-        let add = match self.long.u32(..24) {
-            0..5 => None,
+        let add = match self.long.u32(..28) {
+            0..4 => None,
+            4 => self.exact_room(user, of).or(Some(add)),
             5 => Some(Actual { quantity: Some(0), quantities: BTreeMap::new() }),
             6 => Some(Actual { quantity: None, quantities: [("total_tokens".to_owned(), MICRO)].into() }),
             7 => Some(Actual { quantity: Some(LARGEST * MICRO), ..add }),
@@ -249,9 +283,31 @@ impl Generator {
                 Some(Actual { quantity: None, quantities: [(name, self.long.u128(1..100) * MICRO)].into() })
             }
             13 => Some(Actual { quantity: Some(self.long.u128(1..50 * MICRO)), ..add }),
+            14..17 if self.has_parts => {
+                // More of a part, and not of its whole.
+                add.quantities.retain(|name, _| name != "prompt_tokens");
+                Some(add)
+            }
+            17 | 18 => {
+                add.quantities.values_mut().for_each(|more| *more *= 10);
+                Some(add)
+            }
             _ => Some(add),
         };
         Call::Extend { of, ttl_ms, add, request_id: self.long_id() }
+    }
+
+    /// A window ends, mostly one of the reservation, and there is to be more.
+    fn past_a_window(&mut self, user: usize, of: u32) -> Call {
+        let more = self.extend(user, of);
+        self.plan(user, more);
+        Call::Step(When::WindowEnd(if once_in(&mut self.long, 3) { self.long.usize(..8) } else { 0 }, 0))
+    }
+
+    fn extend_at_the_deadline(&mut self, user: usize, of: u32) -> Call {
+        let request_id = self.long_id();
+        self.plan(user, Call::Extend { of, ttl_ms: None, add: None, request_id });
+        Call::Step(When::Deadline(of, 0))
     }
 
     /// What just fits a group of the reservation, or just does not.
@@ -273,11 +329,10 @@ impl Generator {
     /// A refund of all that commits have counted, or of some of it.
     fn refunds(&mut self, user: usize, of: u32) -> Call {
         let mut event = self.left(user, of).unwrap_or_else(|| self.usual());
-        if once_in(&mut self.long, 2) {
-            let share = self.long.u128(1..3);
-            event.quantity = event.quantity.map(|quantity| quantity * share / 4);
-            event.quantities.values_mut().for_each(|quantity| *quantity = *quantity * share / 4);
-        }
+        let share = if once_in(&mut self.long, 2) { self.long.u128(1..3) } else { 4 };
+        let part = |quantity: u128| as_sent(quantity * share / 4);
+        event.quantity = event.quantity.map(part);
+        event.quantities.values_mut().for_each(|quantity| *quantity = part(*quantity));
         event.name.push_str(".refund");
         let refund = Some(Refund { of, in_metadata: once_in(&mut self.long, 3) });
         Call::Track { event, request_id: self.long_id(), enforce: false, refund, at: None }

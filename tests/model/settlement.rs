@@ -91,6 +91,10 @@ impl Model {
             priced.push(Priced { measure: measure.clone(), event, charge });
         }
         if let Some((field, _)) = said.filter(|(_, said)| measures_nothing(&priced, said)) {
+            // SPEC does not say whether a group measures what it does only since a partial commit has named something.
+            if field == "add" && !reservation.named.is_empty() {
+                self.silent();
+            }
             self.cover(if field == "add" {
                 "an extend that measures nothing"
             } else {
@@ -106,8 +110,8 @@ impl Model {
         let reservation = self.users[user].reservations[&of].clone();
         let now = self.users[user].now;
         let state = reservation.state_at(now);
-        let named: Vec<_> = reservation.named.iter().chain(actual).cloned().collect();
-        let usage = Usage { event: &reservation.event, added: &reservation.added, named: &named };
+        let named = actual.map_or_else(|| reservation.named.clone(), |actual| reservation.named.then(actual));
+        let usage = Usage { event: &reservation.event, added: &reservation.added, named: Some(&named) };
         let priced = self.priced(&reservation, usage, actual.map(|actual| ("actual", actual)))?;
         let pairs = || reservation.claims.iter().zip(&priced);
         let overage = pairs().any(|(claim, used)| used.charge.is_none_or(|charge| charge > claim.charge));
@@ -239,7 +243,8 @@ impl Model {
     /// Takes this off the window, as far as it was counted since the last reset. Returns how much could not be.
     pub fn give_back(&mut self, user: usize, window: Option<usize>, back: &Tally) -> u128 {
         let user = &mut self.users[user];
-        let Some(window) = window.filter(|_| user.is_kept(window)) else { return back.total() };
+        // A window that is gone says only that.
+        let Some(window) = window.filter(|_| user.is_kept(window)) else { return 0 };
         let since = back.since(user.windows[window].resets);
         if since < back.total() {
             user.windows.note("what was counted before a reset does not come back");
@@ -320,6 +325,19 @@ impl Model {
             self.cover("a refund of another event");
             return Err(invalid("REFUND_OF_ANOTHER_EVENT"));
         }
+        // SPEC does not say what a partial commit has counted of a quantity of which there is more since.
+        if state != State::Committed && reservation.added.len() > reservation.added_before {
+            self.silent();
+        }
+        // Nor does SPEC say what becomes of a default to which more was added.
+        let is_default = |term: &Term| {
+            let said = price::names(term, &reservation.event) || reservation.named.names(&term.name);
+            !said && reservation.added.iter().any(|add| add.names(&term.name))
+        };
+        let terms = |claim: &Claim| claim.counted.as_ref().map_or(Vec::new(), |counted| counted.terms.clone());
+        if reservation.claims.iter().flat_map(terms).any(|term| is_default(&term)) {
+            self.silent();
+        }
         // It names quantities that some group was counted by. Of the others it asks nothing.
         let mut asks = Vec::new();
         for claim in &reservation.claims {
@@ -339,7 +357,9 @@ impl Model {
                 let back = settled.tally.take(before - lower.charge);
                 // Also where its window is gone: it is settled anew.
                 settled.counted = Some(lower);
-                applied = back.total() - self.give_back(user, claim.window, &back);
+                if self.users[user].is_kept(claim.window) {
+                    applied = back.total() - self.give_back(user, claim.window, &back);
+                }
             }
             refunds.push((Claim { charge: requested, ..claim.clone() }, requested - applied));
         }

@@ -21,7 +21,7 @@ impl Generator {
         }
     }
 
-    fn plan(&mut self, user: usize, call: Call) {
+    pub fn plan(&mut self, user: usize, call: Call) {
         self.planned.push_back((user, None, call));
     }
 

@@ -54,11 +54,15 @@ pub struct Reservation {
     pub event: Event,
     /// What of the event is kept for who looks it up.
     pub kept: Event,
+    /// The quantities that the plan measures.
+    pub measured: BTreeSet<String>,
     pub claims: Vec<Claim>,
     /// What Extend has added to the event, each time.
     pub added: Vec<Actual>,
-    /// What partial commits have named, one after another.
-    pub named: Vec<Actual>,
+    /// How much of that was added when the last partial commit counted something.
+    pub added_before: usize,
+    /// What partial commits have named, each quantity as last named.
+    pub named: Actual,
     /// Its deadline counts what is still held, rather than to give it back.
     pub counts: bool,
     /// Its deadline has moved.
