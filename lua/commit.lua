@@ -105,7 +105,7 @@ local function commit_part(led, k, settle, record, plan, charges, measures)
   end
   local counted = {}
   for i, claim in ipairs(claims) do counted[i] = max(totals[i], counted_so_far(record, claim, state)) end
-  local failed = beyond_most(led, record, plan.groups, counted, state, not late)
+  local failed = has_grown and beyond_most(led, record, plan.groups, counted, state, not late)
   if failed then return failed end
 
   -- All checks are done: from here on, writes.
@@ -129,7 +129,7 @@ local function commit_part(led, k, settle, record, plan, charges, measures)
     else
       hold_anew(led, record, before, deadline)
     end
-    write_living(led, settle, record, not late and KEYS[k + HOLD_KEY])
+    write_living(led, settle, record, KEYS[k + HOLD_KEY], not late)
   end
   local named = {
     state = state, overage = overage, late = late, plan = record.plan, deadline = record.deadline,

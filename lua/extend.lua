@@ -166,10 +166,10 @@ local function extend(k, a)
   local extension
   if has_id then
     record.extensions = record.extensions .. once.field
-    led.extensions = record.extensions
+    led.extensions, led.extended = record.extensions, settle.field
     extension = extension_bytes(led, once, settle, record, costs)
   end
-  write_living(led, settle, record, KEYS[k + HOLD_KEY], has_id and once.field, extension)
+  write_living(led, settle, record, KEYS[k + HOLD_KEY], true, has_id and once.field, extension)
   return answer_remembered(led, { state = STATE_HELD, plan = record.plan, deadline = deadline }, claims, costs)
 end
 

@@ -55,7 +55,7 @@ local function lock_counted(led, record, state)
     claim.locked = locked_so_far(record, claim, window_of(led, claim), state)
   end
   record.sequence = led.memory.sequence + 1
-  if record.extensions ~= '' then led.extensions = record.extensions end
+  if record.extensions ~= '' then led.extensions, led.extended = record.extensions, record.field end
 end
 
 -- Counts `to` in place of `from`, which the reservation has counted by this claim so far, and of which some may have been refunded. Returns what
@@ -65,7 +65,8 @@ local function recount(led, claim, from, to)
   if not window then return 0 end
   local before, after = max(from - claim.refunded, 0), max(to - claim.refunded, 0)
   if after >= before then
-    window.used = window.used + after - before
+    -- EXACT: in this order no sum passes 2^53.
+    window.used = window.used + (after - before)
     return 0
   end
   local back = min(before - after, window.used, max(before - claim.locked, 0))
@@ -106,21 +107,23 @@ local function hold_anew(led, record, before, deadline)
   local after = parts_now(record)
   for i, claim in ipairs(record.claims) do
     local window = window_of(led, claim)
-    if window then window.held = max(window.held + after[2 * i] - before[2 * i], 0) end
+    if window then window.held = max(window.held + (after[2 * i] - before[2 * i]), 0) end
   end
   local is_paged = move_deadline(led, record.deadline, record.paged == 1, before, deadline, after)
   record.forget = record.forget + deadline - record.deadline
   record.deadline, record.paged = deadline, is_paged and 1 or 0
 end
 
--- Writes the record of a live reservation, with its buckets and perhaps another field, and all else of the script.
-local function write_living(led, settle, record, hold_key, name, value)
+-- Writes the record of a reservation that goes on, with its buckets and perhaps another field, and all else of the script.
+local function write_living(led, settle, record, hold_key, is_held, name, value)
   local more = {}
   for bucket_field, bucket in pairs(led.moved_buckets or NOTHING) do more[#more + 1], more[#more + 2] = bucket_field, bucket end
   write_fields(led, record.forget, settle.field, record_bytes(record), name, value, more)
   -- For people who look with redis-cli; no script reads it.
-  if hold_key then
+  if is_held then
     call('SET', hold_key, (unpack_message(record.what)), 'PX', format_text('%d', record.deadline - led.time))
+  else
+    call('DEL', hold_key)
   end
   write_corrected(led)
   save_ledger(led)

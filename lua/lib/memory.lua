@@ -139,8 +139,8 @@ local function keep_extensions(led, packed)
   end
 end
 
--- Writes one or two fields of the memory, which are remembered until `forget_at`, and `more`: names and values. The state is yet to be written. A
--- reservation whose ids of Extend are `led.extensions` is one of the first two, and takes them along into another memory.
+-- Writes one or two fields of the memory, which are remembered until `forget_at`, and `more`: names and values. The state is yet to be written. The
+-- reservation at the field `led.extended` takes its ids of Extend, `led.extensions`, along into another memory.
 local function write_fields(led, forget_at, name, value, other_name, other_value, more)
   known_field(led, name)
   if other_name then known_field(led, other_name) end
@@ -160,10 +160,7 @@ local function write_fields(led, forget_at, name, value, other_name, other_value
     before = said_before(led, more[i], is_renewed)
     undo = undo .. pack_struct(UNDO_FIELD_FORMAT, #more[i], more[i], before and 1 or 0, before and #before or 0, before or '')
   end
-  if led.extensions then
-    local from_old = led.from_old
-    if is_renewed or (from_old and (from_old[name] or from_old[other_name])) then keep_extensions(led, led.extensions) end
-  end
+  if led.extensions and (is_renewed or led.from_old and led.from_old[led.extended]) then keep_extensions(led, led.extensions) end
   if more and more[1] then
     if other_name then more[#more + 1], more[#more + 2] = other_name, other_value end
     call('HSET', key, name, value, 'u', undo, unpack(more))

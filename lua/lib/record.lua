@@ -199,6 +199,7 @@ local function load_record(led, field)
   if not packed then return nil, 'RESERVATION_NOT_FOUND' end
   if byte(packed) > LIVING_FORMAT then return nil, 'FORMAT_UNKNOWN' end
   local record = parse_record(packed)
+  record.field = field
   local memory = led.memory
   -- ONE-CLOCK: after a wrong clock no deadline that was set before can be trusted. The hold has lapsed when the clock was corrected.
   if record.state == HELD and record.epoch ~= memory.epoch and record.deadline > memory.corrected then

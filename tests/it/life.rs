@@ -324,3 +324,26 @@ async fn a_reservation_goes_on_across_the_end_of_its_window_and_another_plan() {
     ";
     Scenario::new(replicas).run(table).await;
 }
+
+#[tokio::test]
+async fn what_counts_after_another_plan_was_entered_counts_in_its_own_window() {
+    let catalog = "
+default_plan: free
+plans:
+  free: { period: daily, limit_groups: [{ id: tokens, unit: tokens, quota: 100, match: [{ event: t }] }] }
+  max: { period: weekly, on_plan_change: block, limit_groups: [{ id: tokens, unit: tokens, quota: 50, match: [{ event: t }] }] }
+";
+    check(
+        catalog,
+        "
+        clock u 2031-01-15T10:00:00Z
+        reserve u t 40 as=A counting
+        subscribe u max
+        usage u => tokens.used=50 tokens.held=0
+        clock u 2031-01-15T10:01:00Z
+        usage u => tokens.used=50 tokens.held=0
+        commit A 30 => late tokens.used=30 tokens.start=2031-01-15T00:00:00Z
+    ",
+    )
+    .await;
+}
