@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use tollgate::grpc::v1;
 
 use crate::operations::{Actual, Quota};
-use crate::sketch::{Event, Measure, Term, Unit};
+use crate::sketch::{Event, LARGEST, Measure, Term, Unit};
 use crate::windows::Windows;
 
 /// A stored time that is further ahead of Redis's than this was wrong.
@@ -214,7 +214,8 @@ impl Reservation {
     fn count_lapse(&mut self, windows: &mut Windows) {
         for claim in self.claims.iter_mut().filter(|_| self.counts) {
             let window = claim.window.expect("a Reserve has one");
-            windows[window].used += claim.hold();
+            // No counter passes its maximum, also if `block` has filled it beside the hold.
+            windows[window].used = (windows[window].used + claim.hold()).min(LARGEST);
             claim.lapsed.add(windows[window].resets, claim.hold());
         }
         if self.counts {

@@ -147,6 +147,8 @@ pub async fn denied(ledger: &Ledger) -> bool {
     let Some((own, 8)) = made(user.reserve_for("", HOUR, &e("1")).await) else { return false };
     right &= user.extend("", &own, HOUR, Some(&more("11"))).await.is_ok_and(|done| done.denied.is_none());
     right &= user.extend("", &own, HOUR, Some(&more("1"))).await.is_ok_and(|done| done.denied.is_some());
+    right &= user.release(&id).await.is_ok();
+    right &= user.commit_part(&own, &more("12"), None).await.is_ok_and(|done| !done.exhausted);
     user.delete().await;
     right
 }
@@ -166,6 +168,29 @@ pub async fn late_totals(ledger: &Ledger) -> bool {
     // 1 of 2 was refunded, so that 1 is left, and the total of 1 takes nothing more.
     right &= user.commit(&id, Some(&total("0"))).await.is_ok_and(|done| done.standings[0].used == 8);
     user.delete().await;
+    right
+}
+
+/// A stream stops where not even the smallest growth of its cheapest quantity fits.
+pub async fn growth(ledger: &Ledger) -> bool {
+    let mut right = true;
+    // The quantities that have a weight, the first or the last one the cheapest: by 0.000001 of them, 1 more or a million more. One has none.
+    for weights in ["a: 1000000, b: 1, c: 0", "a: 0, b: 1, c: 1000000", "a: 1, b: 0, c: 1000000"] {
+        let groups = format!(
+            "{{ period: lifetime, id: g, unit: cents, quota: 2, match: [{{ event: e, measure: {{ {weights} }} }}] }}"
+        );
+        let user = User::on(ledger, &groups).await;
+        let nothing = event("e", &[("a", "0"), ("b", "0"), ("c", "0")]);
+        let Some((id, 0)) = made(user.reserve_for("", HOUR, &nothing).await) else { return false };
+        let cheap = if weights.starts_with("a: 1,") { "a" } else { "b" };
+        let exhausted = async |quantity: &str| {
+            let part = user.commit_part(&id, &used(&[(cheap, quantity)]), None).await;
+            part.ok().map(|done| done.exhausted)
+        };
+        right &= exhausted("1").await == Some(false) && exhausted("1.999999").await == Some(false);
+        right &= exhausted("2").await == Some(true);
+        user.delete().await;
+    }
     right
 }
 

@@ -110,7 +110,6 @@ pub const PARTS: &[Mutant] = &[
     ("commit", "has_life and record.claims[i].due or record.claims[i].charge", "record.claims[i].charge"),
     ("commit", "if has_life then is_short = count_finally(led, record, charges, state) end", ""),
     ("commit", "is_short and 'unapplied')", "false)"),
-    ("commit", "claim.locked = min(claim.locked, charges[i])", ""),
     ("commit", "if more and window and group.hard and quota >= 0 then", "if more and window and quota >= 0 then"),
     ("commit", "if more and window and group.hard and quota >= 0 then", "if more and window and group.hard then"),
     (
