@@ -279,7 +279,7 @@ async fn what_is_wrong_with_a_memory_is_found() {
                 "state: has less: 0 holds, and not 1, as its buckets",
             ],
         ),
-        ("edit(committed, function(it) it.state = 6 end)", &["1: the state is 6, and not in 1 to 5"]),
+        ("edit(committed, function(it) it.state = 7 end)", &["1: the state is 7, and not in 1 to 6"]),
         ("edit(live, function(it) it.paged = 1 end)", &["state: has more: ", "state: has less: 0"]),
         ("edit(live, function(it) it.deadline = now - now % 100 - 1000 end)", &["state: has more: ", "h: expires at "]),
         (

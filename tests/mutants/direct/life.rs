@@ -51,15 +51,21 @@ pub async fn ids_move(ledger: &Ledger) -> bool {
     let more = used(&[("quantity", "2")]);
     let mut right = user.extend("first", &id, HOUR, Some(&more)).await.is_ok_and(|done| !done.replayed);
     let mut extended = vec!["first".to_owned()];
+    // The old memory has something else under these ids, which is forgotten.
+    for name in ["p", "m"] {
+        right &= user.track_for(name, MINUTE, &event("e", &[("quantity", "0")]), false).await.is_ok();
+    }
     for step in 1..=8_i64 {
         set_clock(&user.name, START + step * 17 * MINUTE).await;
         // In every second step, another call makes the memories change places.
         if step % 2 == 0 {
             right &= user.reserve_for("", 1000, &event("e", &[("quantity", "0")])).await.is_ok();
         }
-        let name = format!("step {step}");
-        right &= user.extend(&name, &id, HOUR, None).await.is_ok_and(|done| !done.replayed);
-        extended.push(name);
+        let names = if step == 1 { vec!["p".to_owned(), "m".to_owned()] } else { vec![format!("step {step}")] };
+        for name in names {
+            right &= user.extend(&name, &id, HOUR, None).await.is_ok_and(|done| !done.replayed);
+            extended.push(name);
+        }
         // All of them are known, and to no other call.
         for name in &extended {
             let add = if name == "first" { Some(&more) } else { None };
@@ -96,14 +102,19 @@ pub async fn moved_in_pages(ledger: &Ledger) -> bool {
     };
     let page = |ms: i64| (START + ms + 6399) / 6400 * 6400 - START;
     right &= held(page(20 * MINUTE)).await == Some(7);
+    // At the same deadline.
+    right &= user.commit_part(&id, &used(&[("quantity", "1")]), None).await.is_ok();
+    right &= held(page(20 * MINUTE)).await == Some(6);
     // Within its page, with more.
     let more = used(&[("quantity", "2")]);
     right &= user.extend("", &id, 20 * MINUTE + 100, Some(&more)).await.is_ok();
-    right &= held(page(20 * MINUTE)).await == Some(9);
+    right &= held(page(20 * MINUTE)).await == Some(8);
     // To another page, with less.
     right &= user.commit_part(&id, &used(&[("quantity", "4")]), Some(30 * MINUTE)).await.is_ok();
     right &= held(page(20 * MINUTE)).await.is_none() && held(page(30 * MINUTE)).await == Some(5);
-    // The buckets say when it comes back, and how much.
+    // The buckets say when it comes back, and how much: nothing where it was.
+    set_clock(&user.name, START + 20 * MINUTE + 200).await;
+    right &= user.standing().await == Some((4, 5));
     set_clock(&user.name, START + 30 * MINUTE - 1).await;
     right &= user.standing().await == Some((4, 5));
     set_clock(&user.name, START + 30 * MINUTE).await;
