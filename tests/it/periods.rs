@@ -300,6 +300,7 @@ async fn a_time_before_the_first_use_belongs_to_the_window_that_is_open_or_opens
         "
         clock u 2031-01-15T10:00:00Z
         track u t 5 time=2031-01-15T04:59:59Z => session.closed week.used=5 # it would be over
+        track u t 0 time=2031-01-15T05:00:00Z => session.closed # and ends now
         usage u => session.start=none
         track u t 6 time=2031-01-15T06:00:00Z => session.used=6 session.start=2031-01-15T06:00:00Z session.reset=2031-01-15T11:00:00Z
         track u t 7 time=2031-01-15T05:00:00Z => session.used=13 session.start=2031-01-15T06:00:00Z

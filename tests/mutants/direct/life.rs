@@ -95,26 +95,28 @@ pub async fn moved_in_pages(ledger: &Ledger) -> bool {
     let Some((id, _)) = made(user.reserve_for("", 20 * MINUTE, &event("e", &[("quantity", "7")])).await) else {
         return false;
     };
+    // Another one in the same page.
+    right &= user.reserve_for("", 20 * MINUTE + 300, &event("e", &[("quantity", "3")])).await.is_ok();
     let held = async |at_ms: i64| {
         let stored = Stored::read(&user.state().await).ok()?;
         let entry = stored.deadlines.into_iter().find(|entry| entry.at == START + at_ms)?;
         entry.parts.first().map(|(_, amount)| *amount)
     };
     let page = |ms: i64| (START + ms + 6399) / 6400 * 6400 - START;
-    right &= held(page(20 * MINUTE)).await == Some(7);
+    right &= held(page(20 * MINUTE)).await == Some(10);
     // At the same deadline.
     right &= user.commit_part(&id, &used(&[("quantity", "1")]), None).await.is_ok();
-    right &= held(page(20 * MINUTE)).await == Some(6);
+    right &= held(page(20 * MINUTE)).await == Some(9);
     // Within its page, with more.
     let more = used(&[("quantity", "2")]);
     right &= user.extend("", &id, 20 * MINUTE + 100, Some(&more)).await.is_ok();
-    right &= held(page(20 * MINUTE)).await == Some(8);
+    right &= held(page(20 * MINUTE)).await == Some(11);
     // To another page, with less.
     right &= user.commit_part(&id, &used(&[("quantity", "4")]), Some(30 * MINUTE)).await.is_ok();
-    right &= held(page(20 * MINUTE)).await.is_none() && held(page(30 * MINUTE)).await == Some(5);
+    right &= held(page(20 * MINUTE)).await == Some(3) && held(page(30 * MINUTE)).await == Some(5);
     // The buckets say when it comes back, and how much: nothing where it was.
     set_clock(&user.name, START + 20 * MINUTE + 200).await;
-    right &= user.standing().await == Some((4, 5));
+    right &= user.standing().await == Some((4, 8));
     set_clock(&user.name, START + 30 * MINUTE - 1).await;
     right &= user.standing().await == Some((4, 5));
     set_clock(&user.name, START + 30 * MINUTE).await;
@@ -202,6 +204,22 @@ pub async fn growth(ledger: &Ledger) -> bool {
         right &= exhausted("2").await == Some(true);
         user.delete().await;
     }
+    right
+}
+
+/// What was counted before a reset is not refunded after it.
+pub async fn refunded_after_a_reset(ledger: &Ledger) -> bool {
+    let user = User::on(ledger, &tokens()).await;
+    let e = |quantity: &str| event("e", &[("quantity", quantity)]);
+    let Some((id, 5)) = made(user.reserve_for("", MINUTE, &e("5")).await) else { return false };
+    let mut right = user.commit(&id, None).await.is_ok();
+    let once = Once::reset(None, &[]);
+    let call = ResetCall { basis: &user.basis, once: &once, groups: &[], replay_ms: MINUTE };
+    right &= ledger.reset(&user.owner, &call).await.is_ok();
+    right &= user.track_for("", MINUTE, &e("7"), false).await.is_ok();
+    let refund = user.refund_reservation("", &id, &e("5")).await;
+    right &= refund.is_ok_and(|done| done.standings[0].used == 7 && done.standings[0].unapplied == 5);
+    user.delete().await;
     right
 }
 

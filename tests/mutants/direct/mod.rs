@@ -55,6 +55,7 @@ pub async fn wrong(ledger: &Ledger) -> Option<&'static str> {
         ("an Extend is denied as it has no room", Box::pin(life::denied(ledger))),
         ("late totals are counted once", Box::pin(life::late_totals(ledger))),
         ("a stream stops where nothing more fits", Box::pin(life::growth(ledger))),
+        ("a reset is the end of refunds", Box::pin(life::refunded_after_a_reset(ledger))),
         ("a deadline counts before a reset at the same time", Box::pin(life::reset_at_the_deadline(ledger))),
         ("a state with a hold that counts has another format", Box::pin(life::told_apart(ledger))),
         ("10,000 holds are the most, and a settled one makes room", Box::pin(expiry::most_holds(ledger))),

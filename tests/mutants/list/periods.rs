@@ -105,11 +105,6 @@ pub const TIMES: &[Mutant] = &[
     ("track_at", "if window then return window end", ""),
     ("track_at", "if open then return open.anchor == FIRST_USE and open or GONE end", ""),
     ("track_at", "if at + frame.lasts <= led.time then return GONE end", ""),
-    (
-        "track_at",
-        "if at + frame.lasts <= led.time then return GONE end",
-        "if at + frame.lasts < led.time then return GONE end",
-    ),
     ("track_at", "elseif not open and at >= start_after_others(led, group, frame) then", "elseif false then"),
     (
         "track_at",
@@ -117,10 +112,5 @@ pub const TIMES: &[Mutant] = &[
         "elseif at < frame.previous_ends then",
     ),
     ("track_at", "elseif at >= frame.previous_start and at < frame.previous_ends then", "elseif false then"),
-    (
-        "track_at",
-        "frame.previous_start, frame.previous_ends, frame.ends)",
-        "frame.previous_start, frame.previous_ends, frame.previous_ends + 1)",
-    ),
     ("lib/decide", "window = find(led, plan, asked, group)", "window = opened_window(led, plan, asked, group)"),
 ];
