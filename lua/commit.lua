@@ -138,18 +138,6 @@ local function commit_part(led, k, settle, record, plan, charges, measures)
   return answer_remembered(led, named, claims, charges)
 end
 
--- Counts in place of what partial commits and the deadline have counted so far. Returns whether some of that cannot be given back.
-local function count_finally(led, record, charges, state)
-  lock_counted(led, record, state)
-  local is_short = false
-  for i, claim in ipairs(record.claims) do
-    claim.unapplied = recount(led, claim, counted_so_far(record, claim, state), charges[i])
-    claim.locked = min(claim.locked, charges[i])
-    is_short = is_short or claim.unapplied > 0
-  end
-  return is_short
-end
-
 local function commit(k, a)
   local settle = read_commit_call(ARGV[a + 1])
   local led, failed = begin(k)

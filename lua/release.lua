@@ -25,14 +25,13 @@ local function release(k, a)
   -- All checks are done: from here on, writes.
   local bucket_field, bucket
   if state == STATE_HELD then bucket_field, bucket = end_hold(led, record) end
-  if has_life then lock_counted(led, record, state) end
   if has_counted then
-    -- What the deadline has counted, but not what partial commits have.
-    for _, claim in ipairs(record.claims) do
-      claim.unapplied = recount(led, claim, counted_so_far(record, claim, state), claim.committed)
-      claim.locked = min(claim.locked, claim.committed)
-      is_short = is_short or claim.unapplied > 0
-    end
+    -- The amounts of partial commits stay; only what the deadline has counted on top of them is taken back.
+    local amounts = {}
+    for i, claim in ipairs(record.claims) do amounts[i] = claim.committed end
+    is_short = count_finally(led, record, amounts, state)
+  elseif has_life then
+    lock_counted(led, record, state)
   end
   record.state = RELEASED
   record.forget = max(record.forget, now + settle.replay_ms)

@@ -74,6 +74,18 @@ local function recount(led, claim, from, to)
   return before - after - back
 end
 
+-- Counts these amounts in place of what partial commits and the deadline have counted so far. Returns whether some of that cannot be given back.
+local function count_finally(led, record, amounts, state)
+  lock_counted(led, record, state)
+  local is_short = false
+  for i, claim in ipairs(record.claims) do
+    claim.unapplied = recount(led, claim, counted_so_far(record, claim, state), amounts[i])
+    claim.locked = min(claim.locked, amounts[i])
+    is_short = is_short or claim.unapplied > 0
+  end
+  return is_short
+end
+
 -- The fault of a group whose counter would pass its maximum, or nil. `charges` are what the reservation will have counted, and `holds` whether it
 -- goes on holding the rest.
 local function beyond_most(led, record, groups, charges, state, holds)

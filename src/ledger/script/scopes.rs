@@ -6,6 +6,7 @@ use std::collections::HashSet;
 use std::fmt::Write as _;
 
 use super::function::LATER;
+use super::unused::words_of;
 
 /// The line that `build.rs` writes between two parts of a script.
 const BETWEEN: &str = "--~\n";
@@ -76,10 +77,6 @@ impl<'a> Declaration<'a> {
         let is_bound = LATER.iter().any(|library| value.starts_with(library));
         Some(Self { names: names.split(", ").collect(), assigned, is_bound })
     }
-}
-
-fn words_of(text: &str) -> impl Iterator<Item = &str> {
-    text.split(|character: char| !character.is_ascii_alphanumeric() && character != '_')
 }
 
 #[cfg(test)]

@@ -74,7 +74,8 @@ fn function(line: &str) -> Option<&str> {
     line.strip_prefix("local function ")?.split_once('(').map(|(name, _)| name)
 }
 
-fn words_of(text: &str) -> impl Iterator<Item = &str> {
+/// The names, keywords and numbers of Lua code.
+pub(super) fn words_of(text: &str) -> impl Iterator<Item = &str> {
     let words = text.split(|character: char| !character.is_ascii_alphanumeric() && character != '_');
     words.filter(|word| !word.is_empty())
 }

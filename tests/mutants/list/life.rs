@@ -169,9 +169,9 @@ pub const COUNTING: &[Mutant] = &[
         "local has_counted = has_life and state == STATE_EXPIRED and record.on_expiry == COUNTS_UP",
         "local has_counted = false",
     ),
-    ("release", "counted_so_far(record, claim, state), claim.committed)", "counted_so_far(record, claim, state), 0)"),
+    ("release", "amounts[i] = claim.committed end", "amounts[i] = 0 end"),
     ("release", "is_short and 'unapplied')", "false)"),
-    ("release", "if has_life then lock_counted(led, record, state) end", ""),
+    ("release", "elseif has_life then", "elseif false then"),
     (
         "lib/deadlines",
         "if number >= COUNTS then number, counts = number - COUNTS, true end",
