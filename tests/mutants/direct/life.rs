@@ -7,7 +7,7 @@ use tollgate::domain::amount::Quantity;
 use tollgate::domain::fault::Fault;
 use tollgate::domain::reservation::OnExpiry;
 use tollgate::domain::subscription::QuotaOverride;
-use tollgate::ledger::{Frames, InForce, Ledger, NoAnswer, Once, ResetCall, read_answer};
+use tollgate::ledger::{Frames, InForce, Ledger, NoAnswer, Once, ReleaseCall, ResetCall, read_answer};
 
 use super::raw;
 use super::stored::Stored;
@@ -75,9 +75,13 @@ pub async fn ids_move(ledger: &Ledger) -> bool {
             right &= matches!(user.reserve_for(name, 1000, &e).await, Err(NoAnswer::Fault(Fault::RequestIdReused)));
         }
     }
-    right &= user.release(&id).await.is_ok();
+    // Also a release takes them along, and the memory before it expires.
+    set_clock(&user.name, START + 10 * 17 * MINUTE).await;
+    right &= ledger.release(&ReleaseCall { reservation: &id, replay_ms: 10 * HOUR }).await.is_ok();
+    set_clock(&user.name, START + 4 * HOUR).await;
+    right &= user.extend("first", &id, HOUR, Some(&more)).await.is_ok_and(|done| done.replayed);
     // It is forgotten with its reservation.
-    set_clock(&user.name, START + 5 * HOUR).await;
+    set_clock(&user.name, START + 13 * HOUR).await;
     right &= made(user.reserve_for("first", 1000, &e).await).is_some();
     user.delete().await;
     right
