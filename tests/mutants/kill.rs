@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use tokio::sync::OnceCell;
 use tollgate::ledger::{Ledger, Script, Scripts};
 
 use crate::campaign;
@@ -10,6 +11,7 @@ use crate::direct;
 use crate::generate::Case;
 use crate::list::Mutant;
 use crate::support::{redis, stepped_scripts, with_stepped_clock};
+use crate::witnesses::Witness;
 
 /// The scripts with the mutant in them, made anew for each call, and as functions, which use their tables again.
 struct Mutated {
@@ -72,43 +74,96 @@ async fn forget(mutated: &Mutated) {
 /// So many cases come before the direct checks, which take as long as a few of them.
 const FIRST_CASES: usize = 4;
 
-/// After how many operations the mutant is found out, 0 by a direct check; `None` if it never is. Where wrong scripts make model or checks
-/// panic, that is found out as well.
-pub async fn kill(mutant: &Mutant, cases: &Arc<[Case]>, ledger: &Ledger) -> Option<usize> {
+/// The cases of the model. The one at `index` has the seed `index + 1`.
+pub struct Cases {
+    cases: Vec<Case>,
+    /// That the scripts as they are pass a case, asked before anything is made of a mutant that does not.
+    sound: Vec<OnceCell<()>>,
+    /// With the scripts as they are.
+    ledger: Ledger,
+}
+
+impl Cases {
+    pub fn new(cases: Vec<Case>, ledger: Ledger) -> Self {
+        let sound = cases.iter().map(|_| OnceCell::new()).collect();
+        Self { cases, sound, ledger }
+    }
+
+    /// Whether model and scripts differ in a case. Where wrong scripts make the model panic, they do.
+    async fn differ(self: &Arc<Self>, index: usize, ledgers: &[Ledger; 2]) -> bool {
+        let (cases, ledger) = (Arc::clone(self), ledgers[index % 2].clone());
+        let compared = tokio::spawn(async move { compare(&cases.cases[index], &ledger).await });
+        let differ = !matches!(compared.await, Ok(true));
+        if differ {
+            let sound = || async {
+                assert!(compare(&self.cases[index], &self.ledger).await, "seed {}: without a mutant", index + 1);
+            };
+            self.sound[index].get_or_init(sound).await;
+        }
+        differ
+    }
+}
+
+/// Whether model and scripts agree in a case.
+async fn compare(case: &Case, ledger: &Ledger) -> bool {
+    match campaign::compare(case, ledger).await {
+        Ok((_, real)) => {
+            real.clean_up().await;
+            true
+        }
+        Err(_) => false,
+    }
+}
+
+/// What finds the mutant out; `None` if nothing does. The witness is asked first.
+pub async fn kill(mutant: &Mutant, witness: Option<&Witness>, cases: &Arc<Cases>) -> Option<Witness> {
     let mutated = mutated(mutant);
     assert!(is_lua(&mutated).await, "this is no Lua: {mutant:?}");
     // Redis runs either.
-    let ledgers = [mutated.functions, mutated.scripts].map(|scripts| ledger.clone().with_scripts(scripts));
-    let killed = found_out(cases, &ledgers).await;
+    let ledgers = [mutated.functions, mutated.scripts].map(|scripts| cases.ledger.clone().with_scripts(scripts));
+    let killed = found_out(witness, cases, &ledgers).await;
     forget(&mutated).await;
     killed
 }
 
-async fn found_out(cases: &Arc<[Case]>, ledgers: &[Ledger; 2]) -> Option<usize> {
-    let mut operations = 0;
-    for index in 0..cases.len() {
-        if index == FIRST_CASES.min(cases.len() - 1) {
-            let ledger = ledgers[0].clone();
-            let wrong = tokio::spawn(async move { direct::wrong(&ledger).await }).await;
-            if !matches!(wrong, Ok(None)) {
-                return Some(0);
+async fn found_out(witness: Option<&Witness>, cases: &Arc<Cases>, ledgers: &[Ledger; 2]) -> Option<Witness> {
+    if let Some(witness) = witness {
+        let killed = match witness {
+            Witness::Direct(name) => {
+                let (name, ledger) = (name.clone(), ledgers[0].clone());
+                // A check that panics has failed.
+                !matches!(tokio::spawn(async move { direct::fails(&ledger, &name).await }).await, Ok(false))
             }
+            Witness::Case(seed) => {
+                let index = usize::try_from(seed - 1).expect("a seed of the cases");
+                index < cases.cases.len() && cases.differ(index, ledgers).await
+            }
+        };
+        if killed {
+            return Some(witness.clone());
         }
-        let (cases, ledger) = (Arc::clone(cases), ledgers[index % 2].clone());
-        let length = cases[index].operations.len();
-        let compared = tokio::spawn(async move {
-            match campaign::compare(&cases[index], &ledger).await {
-                Ok((_, real)) => {
-                    real.clean_up().await;
-                    Ok(())
-                }
-                Err(difference) => Err(difference.after),
-            }
-        });
-        match compared.await {
-            Ok(Ok(())) => operations += length,
-            Ok(Err(after)) => return Some(operations + after),
-            Err(_) => return Some(operations + length),
+    }
+    for index in 0..cases.cases.len() {
+        if index == FIRST_CASES.min(cases.cases.len() - 1)
+            && let Some(what) = wrong(&ledgers[0]).await
+        {
+            return Some(Witness::Direct(what));
+        }
+        if cases.differ(index, ledgers).await {
+            return Some(Witness::Case(index as u64 + 1));
+        }
+    }
+    None
+}
+
+/// The direct check that fails.
+async fn wrong(ledger: &Ledger) -> Option<String> {
+    for name in direct::names(ledger) {
+        let ledger = ledger.clone();
+        let fails = tokio::spawn(async move { direct::fails(&ledger, name).await });
+        // A check that panics has failed.
+        if !matches!(fails.await, Ok(false)) {
+            return Some(name.to_owned());
         }
     }
     None

@@ -22,10 +22,34 @@ use std::pin::Pin;
 
 use tollgate::ledger::Ledger;
 
+/// A check: it says whether everything is as it should be.
+type Check<'a> = Pin<Box<dyn Future<Output = bool> + Send + 'a>>;
+
 /// The first thing that is not as it should be.
 pub async fn wrong(ledger: &Ledger) -> Option<&'static str> {
-    type Check<'a> = Pin<Box<dyn Future<Output = bool> + Send + 'a>>;
-    let checks: Vec<(_, Check<'_>)> = vec![
+    for (what, right) in checks(ledger) {
+        if !right.await {
+            return Some(what);
+        }
+    }
+    None
+}
+
+/// The names of the checks, in their order.
+pub fn names(ledger: &Ledger) -> Vec<&'static str> {
+    checks(ledger).into_iter().map(|(what, _)| what).collect()
+}
+
+/// Whether the check of this name fails. Without one of this name, none does.
+pub async fn fails(ledger: &Ledger, name: &str) -> bool {
+    match checks(ledger).into_iter().find(|(what, _)| *what == name) {
+        Some((_, right)) => !right.await,
+        None => false,
+    }
+}
+
+fn checks(ledger: &Ledger) -> Vec<(&'static str, Check<'_>)> {
+    vec![
         ("a moved anchor says where its windows start", Box::pin(windows::moved_back(ledger))),
         ("a plan that is entered again goes on in its window", Box::pin(windows::entered_again(ledger))),
         ("a window ends with its last millisecond", Box::pin(windows::window_end(ledger))),
@@ -117,11 +141,5 @@ pub async fn wrong(ledger: &Ledger) -> Option<&'static str> {
         ("ids of Extends are known as long as their reservation", Box::pin(life::ids_move(ledger))),
         ("a hold moves from page to page", Box::pin(life::moved_in_pages(ledger))),
         ("a reservation lasts a day at most", Box::pin(life::a_day_at_most(ledger))),
-    ];
-    for (what, right) in checks {
-        if !right.await {
-            return Some(what);
-        }
-    }
-    None
+    ]
 }
