@@ -321,7 +321,7 @@ impl Worker {
         let quantities = BTreeMap::from([("completion_tokens".to_owned(), work.completion as f64)]);
         let request = v1::CommitRequest {
             reservation_id,
-            actual: Some(v1::Actual { quantity: None, quantities }),
+            actual: Some(v1::Actual { quantities, ..v1::Actual::default() }),
             ..v1::CommitRequest::default()
         };
         let call = |mut metering: Metering| {

@@ -5,46 +5,7 @@
 -- ARGV: commit_call
 --       the message of the reservation's plan, or empty
 -- Answers: answer, fault, committed_otherwise
--- uses: base formats each plan match price ledger windows memory deadlines save record answer begin life
-
--- The values that partial commits have named, and those of this call in their place.
-local function named_with(record, actual)
-  if record.format ~= LIVING_FORMAT then return actual end
-  local named = values_of(record.named)
-  replace_values(named, actual)
-  return named
-end
-
--- The charges by the rules of the reservation's plan. What neither partial commits nor the actual values name stays as reserved, in a second commit
--- as in the first: the record keeps what was reserved. Only parts of what they name do not. Then the measures that apply. Else nil and a fault.
-local function price_anew(record, plan, actual)
-  local reserved, named = values_of(record.quantities), named_with(record, actual)
-  local added = record.format == LIVING_FORMAT and record.added ~= '' and values_of(record.added)
-  if not added then replace_values(reserved, named) end
-  local charges, applied, by_quantities, names_one = {}, {}, nil, false
-  local matches = matches_of(plan, record.what)
-  for i = 1, #matches do
-    local match = matches[i]
-    local group = match.group
-    local charge, measure
-    if added then
-      charge, measure = first_price_of_life(match.measures, reserved, added, named)
-    else
-      charge, measure = first_price(match.measures, reserved, nil, named)
-    end
-    if not charge then return nil, unpriced(plan, group, measure) end
-    if measure ~= EVENTS then
-      by_quantities = by_quantities or { group = group, measure = measure }
-      names_one = names_one or measures_any(measure, actual)
-    end
-    charges[i], applied[i] = charge, measure
-  end
-  -- TRUTH: what measures nothing says nothing of what was used.
-  if by_quantities and not names_one then
-    return nil, fault('NOTHING_MEASURED', by_quantities.group.place, names_of(by_quantities.measure, plan), plan.digest)
-  end
-  return charges, applied
-end
+-- uses: base formats each plan match price ledger windows memory deadlines save record answer begin life settle
 
 local function charges_as_reserved(record)
   local charges, has_life = {}, record.format == LIVING_FORMAT
@@ -152,24 +113,16 @@ local function commit(k, a)
     charges = charges_as_reserved(record)
   elseif plan then
     local measures
-    charges, measures = price_anew(record, plan, values_of(settle.quantities))
+    charges, measures = price_anew(record, plan, record.what, values_of(settle.quantities))
     if not charges then return measures end
     if settle.partial == 1 then return commit_part(led, k, settle, record, plan, charges, measures) end
+    if was_changed(record) then charges = by_claims(record, charges_by_place(plan, record.what, charges)) end
   else
     return fault('PLAN_NOT_ARCHIVED')
   end
-  local overage = false
-  for i = 1, #claims do overage = overage or charges[i] > claims[i].charge end
 
   local state = state_of(record, now)
-  if state == STATE_COMMITTED then
-    for i = 1, #claims do
-      if claims[i].committed ~= charges[i] then return committed_otherwise(record) end
-    end
-    local was_late = record.state == COMMITTED_LATE
-    local named = { state = state, replayed = true, overage = overage, late = was_late, plan = record.plan }
-    return answer_remembered(led, named, claims, charges)
-  end
+  if state == STATE_COMMITTED then return committed_before(led, record, charges) end
   -- TRUTH: at the deadline, and after it, the hold is gone; what was used counts all the same.
   local late, has_life = state ~= STATE_HELD, record.format == LIVING_FORMAT
   if has_life then
@@ -191,15 +144,9 @@ local function commit(k, a)
     end
     claim.committed = charges[i]
   end
-  record.state = late and COMMITTED_LATE or COMMITTED
   record.settled = settle.actual == 1 and settle.quantities or ''
-  record.forget = max(record.forget, now + settle.replay_ms)
-  note_settlement(led, record)
-  write_fields(led, record.forget, settle.field, record_bytes(record), bucket_field, bucket)
-  call('DEL', KEYS[k + HOLD_KEY])
-  write_corrected(led)
-  save_ledger(led)
-  local named = { state = STATE_COMMITTED, overage = overage, late = late, plan = record.plan }
+  end_committed(led, k, settle, record, late, bucket_field, bucket)
+  local named = { state = STATE_COMMITTED, overage = exceeds(record, charges), late = late, plan = record.plan }
   return answer_remembered(led, named, claims, charges, is_short and 'unapplied')
 end
 

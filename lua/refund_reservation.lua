@@ -70,12 +70,20 @@ local function by_quantities(measure, left_charge, committed, asked, stays)
   return max(left_charge - charge, 0), price(measure, beyond, true)
 end
 
+local NOT_ASKED = { 0, 0 }
+
 -- What the refund asks of each claim, as { what falls away of its charge, what was never committed }; else nil and a fault. Without parts,
 -- `settled` takes in what stays. With them, `refunded` is what was refunded before.
-local function asked_of_claims(record, plan, committed, asked, settled, refunded)
-  local asks, missing, measured = {}, nil, false
-  for i, match in ipairs(matches_of(plan, record.what)) do
-    local claim, group, measures = record.claims[i], match.group, match.measures
+local function asked_of_claims(record, plan, matches, committed, asked, settled, refunded)
+  local asks, missing, measured, of_places = {}, nil, false, {}
+  for i, claim in ipairs(record.claims) do
+    -- Of a group that the event did not match any more when it was committed, a refund asks nothing.
+    asks[i], of_places[claim.place] = NOT_ASKED, i
+  end
+  for _, match in ipairs(matches) do
+    local group, measures = match.group, match.measures
+    local i = of_places[group.place]
+    local claim = record.claims[i]
     local left_charge = claim.committed - claim.refunded
     local falls, beyond = 0, 0
     local _, measure = first_price(measures, committed, nil, refunded and settled)
@@ -174,14 +182,15 @@ local function refund_reservation(k, a)
   if has_life then committed = committed_by_life(record, committed) end
   replace_values(committed, settled)
   local before, asks
-  if matches_of(plan, record.what).has_parts then before = refunded_before(record) end
+  local matches = matches_of(plan, was_changed(record) and record.settled_what or record.what)
+  if matches.has_parts then before = refunded_before(record) end
   local actual = settled
   if has_life and before then
     -- What partial commits have named decides which parts take their default.
     actual = values_of(record.named)
     replace_values(actual, settled)
   end
-  asks, failed = asked_of_claims(record, plan, committed, asked, actual, before)
+  asks, failed = asked_of_claims(record, plan, matches, committed, asked, actual, before)
   if not asks then return failed end
 
   -- All checks are done: from here on, writes.

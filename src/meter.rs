@@ -3,6 +3,7 @@
 //! Each compiles the user's plan and asks the ledger. Where that says that the call was compiled for another time or subscription, it is
 //! compiled again, at most three times.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -178,7 +179,7 @@ impl Meter {
                 let decision = Decision { denied: None, standings: Vec::new(), retry_after_ms: None };
                 Ok(Reserved { decision, hold: None, degraded: true })
             }
-            Err(fault) => Err(unreadable(fault, event)),
+            Err(fault) => Err(unreadable(fault, "event", &event.metadata)),
         }
     }
 
@@ -217,7 +218,9 @@ impl Meter {
                     outcomes::asked(&decision);
                     return Ok(decision);
                 }
-                Err(no_answer) => attempts.again(no_answer).map_err(|fault| unreadable(fault, event))?,
+                Err(no_answer) => {
+                    attempts.again(no_answer).map_err(|fault| unreadable(fault, "event", &event.metadata))?
+                }
             }
         }
     }
@@ -227,9 +230,32 @@ impl Meter {
     /// # Errors
     /// See the RPC.
     pub async fn commit(&self, reservation: &ReservationId, actual: Option<&Actual>) -> Result<Committed, Fault> {
+        if let Some(actual) = actual.filter(|actual| !actual.metadata.is_empty()) {
+            return self.commit_changed(reservation, actual).await;
+        }
         let replay_ms = millis(self.options.replay_window);
         let call = ledger::CommitCall { reservation, actual, partial: None, replay_ms };
         self.ledger.commit(&call).await.inspect(outcomes::committed)
+    }
+
+    /// Settles a reservation of an event that turned out to be another one.
+    async fn commit_changed(&self, reservation: &ReservationId, actual: &Actual) -> Result<Committed, Fault> {
+        let replay_ms = millis(self.options.replay_window);
+        let mut attempts = self.attempts(&reservation.owner);
+        loop {
+            let (subscription, at_ms) = attempts.subscription();
+            let subscription = subscription.as_deref();
+            let call = ledger::CommitChangedCall { reservation, actual, subscription, at_ms, replay_ms };
+            match self.ledger.commit_changed(&call).await {
+                Ok(committed) => {
+                    outcomes::committed(&committed);
+                    return Ok(committed);
+                }
+                Err(no_answer) => {
+                    attempts.again(no_answer).map_err(|fault| unreadable(fault, "actual", &actual.metadata))?;
+                }
+            }
+        }
     }
 
     /// Counts the usage so far of a reservation that goes on, and moves its deadline if there is a `ttl`.
@@ -291,7 +317,7 @@ impl Meter {
                 self.ledger.refund_reservation(&call).await.inspect(outcomes::refunded)
             }
         };
-        tracked.map_err(|fault| unreadable(fault, event))
+        tracked.map_err(|fault| unreadable(fault, "event", &event.metadata))
     }
 
     async fn count(&self, owner: &Owner, event: &Event, enforce: bool, once: &Once) -> Result<Tracked, Fault> {
@@ -433,6 +459,11 @@ impl Attempts<'_> {
         Ok(self.planned.insert(planned))
     }
 
+    /// Returns the subscription, as last seen, and the time to compile the call for.
+    fn subscription(&self) -> (Option<Arc<Subscription>>, i64) {
+        (self.planner.subscription(self.owner), self.at_ms)
+    }
+
     /// Takes in why there was no answer, if the call is to be compiled again.
     fn again(&mut self, no_answer: NoAnswer) -> Result<(), Fault> {
         let stored = match no_answer {
@@ -451,13 +482,13 @@ impl Attempts<'_> {
     }
 }
 
-/// Says of a quantity that a script has missed if the event's metadata has it, but not as a number.
-fn unreadable(fault: Fault, event: &Event) -> Fault {
+/// Says of a quantity that a script has missed if the metadata of the event, or of the actual usage, has it, but not as a number.
+fn unreadable(fault: Fault, part: &str, metadata: &BTreeMap<String, String>) -> Fault {
     let Fault::QuantityMissing { group, quantity } = &fault else { return fault };
-    let Some(Err(problem)) = event.metadata.get(quantity).map(|value| Quantity::from_decimal(value)) else {
+    let Some(Err(problem)) = metadata.get(quantity).map(|value| Quantity::from_decimal(value)) else {
         return fault;
     };
-    let field = format!("event.metadata[{quantity:?}]");
+    let field = format!("{part}.metadata[{quantity:?}]");
     match problem {
         InvalidQuantity::TooLarge => Fault::OutOfRange { field, problem: problem.to_string() },
         InvalidQuantity::RoundsToZero => {

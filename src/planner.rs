@@ -203,6 +203,12 @@ impl Planner {
         (self.clock)().saturating_add(self.ahead_ms.load(Ordering::Relaxed))
     }
 
+    /// Returns the subscription of this user, as last seen.
+    #[must_use]
+    pub fn subscription(&self, owner: &Owner) -> Option<Arc<Subscription>> {
+        self.subscriptions.get(owner)
+    }
+
     /// Returns the plan to compile a call of this user for.
     ///
     /// # Errors

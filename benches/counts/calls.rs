@@ -120,7 +120,7 @@ fn reserve_once(turn: &Turn) -> CountedCall {
 
 fn commit(turn: &Turn) -> CountedCall {
     let quantities = [("prompt_tokens".to_owned(), 1200.0), ("completion_tokens".to_owned(), 270.0)].into();
-    let actual = Some(v1::Actual { quantity: None, quantities });
+    let actual = Some(v1::Actual { quantities, ..v1::Actual::default() });
     CountedCall::Commit(v1::CommitRequest {
         reservation_id: turn.reservation_id.clone(),
         actual,

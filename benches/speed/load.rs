@@ -250,7 +250,7 @@ impl Load {
                 ensure!(reserved.allowed != (self.job.calls == Calls::Denied), "an answer of the wrong kind");
                 if self.job.calls == Calls::Pairs {
                     let quantities = [(COMPLETION.0.to_owned(), 350.0)].into();
-                    let actual = Some(v1::Actual { quantity: None, quantities });
+                    let actual = Some(v1::Actual { quantities, ..v1::Actual::default() });
                     let request = v1::CommitRequest {
                         reservation_id: reserved.reservation_id,
                         actual,

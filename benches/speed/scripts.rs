@@ -258,7 +258,7 @@ fn reserved(answer: tollgate::meter::Reserved) -> Result<ReservationId> {
 
 fn actual() -> Actual {
     let quantity = Quantity::from_f64(350.0).expect("a number");
-    Actual { quantity: None, quantities: BTreeMap::from([("completion_tokens".to_owned(), quantity)]) }
+    Actual { quantities: BTreeMap::from([("completion_tokens".to_owned(), quantity)]), ..Actual::default() }
 }
 
 #[derive(Clone, Copy)]

@@ -1,9 +1,9 @@
 -- life: reservations that are extended, committed in part, or count at their deadlines. Needs base, formats, price, ledger, windows, memory,
 -- deadlines, record.
 --
--- Such a reservation has a record of format 2. `committed` of a claim is what partial commits have counted so far, and after the final commit what
+-- Such a reservation has a record of format 2, and so has one that was committed as another event. `committed` of a claim is what partial commits have counted so far, and after the final commit what
 -- that has counted. `due` is what a final commit counts that names nothing. `locked` is what of the committed amount was counted before a reset of
--- its window: that is never given back.
+-- its window: that is never given back. `settled_what` is the event as it was committed, if a commit has replaced some of its metadata.
 
 -- How long a reservation can last from when it was made.
 local LONGEST_LIFE = 86400000
@@ -12,11 +12,17 @@ local LONGEST_LIFE = 86400000
 local function begin_life(record)
   if record.format == LIVING_FORMAT then return end
   record.made_at = made_at(record)
-  record.format, record.sequence, record.on_expiry, record.named, record.added, record.extensions = LIVING_FORMAT, 0, GIVES_BACK, '', '', ''
+  record.format, record.sequence, record.on_expiry, record.named, record.added = LIVING_FORMAT, 0, GIVES_BACK, '', ''
+  record.extensions, record.settled_what = '', ''
   record.rest = sub(record.rest, MADE_BYTES + 1)
   for _, claim in ipairs(record.claims) do
     claim.committed, claim.refunded, claim.due, claim.locked = 0, 0, claim.charge, 0
   end
+end
+
+-- Whether the event was committed with other metadata than it was reserved with. Its claims are then those of both.
+local function was_changed(record)
+  return record.format == LIVING_FORMAT and record.settled_what ~= ''
 end
 
 -- What the reservation has counted by a claim: by its commits, or by its deadline.

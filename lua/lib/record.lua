@@ -171,7 +171,7 @@ local function parse_record(packed)
     local life
     life, at = read_life(packed, at)
     record.made_at, record.sequence, record.on_expiry = life.made_at, life.sequence, life.on_expiry
-    record.named, record.added, record.extensions = life.named, life.added, life.extensions
+    record.named, record.added, record.extensions, record.settled_what = life.named, life.added, life.extensions, life.settled_what
     column(AMOUNT_FORMAT, 'due')
     column(AMOUNT_FORMAT, 'locked')
   end
@@ -183,6 +183,7 @@ end
 local made = {
   format = FORMAT, state = 0, paged = 0, epoch = 0, deadline = 0, forget = 0, digest = '', suffix = '', plan = '', what = '', quantities = '', settled = '',
   claims = false, rest = '', made_at = false, sequence = 0, on_expiry = GIVES_BACK, named = '', added = '', extensions = '',
+  settled_what = '',
 }
 
 -- A record of what the call does, which has no event and no deadline yet.

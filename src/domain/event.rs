@@ -103,6 +103,16 @@ pub struct Actual {
     pub quantity: Option<Quantity>,
     /// Replace the quantities of these names.
     pub quantities: BTreeMap<String, Quantity>,
+    /// Replace the metadata of these keys: the event was another one than was reserved, and matches its limit groups anew.
+    pub metadata: BTreeMap<String, String>,
+}
+
+impl Actual {
+    /// Returns whether it has no number outside of its metadata.
+    #[must_use]
+    pub fn names_no_quantity(&self) -> bool {
+        self.quantity.is_none() && self.quantities.is_empty()
+    }
 }
 
 #[cfg(test)]

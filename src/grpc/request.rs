@@ -118,6 +118,11 @@ pub fn commit(request: v1::CommitRequest) -> Result<CommitCall, Fault> {
         return Err(invalid("ttl", "is for partial commits only: send `partial`, or leave this out"));
     }
     let id = self::reservation_id(&reservation_id)?;
+    if partial && actual.as_ref().is_some_and(|actual| !actual.metadata.is_empty()) {
+        let problem =
+            "is for final commits only: leave out `partial`, or commit in part by the event as it was reserved";
+        return Err(invalid("actual.metadata", problem));
+    }
     match (partial, actual) {
         (false, actual) => Ok(CommitCall::Final(id, actual)),
         (true, Some(actual)) => Ok(CommitCall::Partial(id, actual, ttl)),
@@ -132,7 +137,12 @@ pub fn commit(request: v1::CommitRequest) -> Result<CommitCall, Fault> {
 pub fn extend(request: v1::ExtendRequest) -> Result<ExtendCall, Fault> {
     let v1::ExtendRequest { reservation_id, ttl, add, request_id } = request;
     let add = add.map(|add| actual("add", add)).transpose()?;
-    let is_nothing = |Actual { quantity, quantities }: &Actual| {
+    if add.as_ref().is_some_and(|add| !add.metadata.is_empty()) {
+        let problem =
+            "cannot be added: an Extend holds more of the event as it was reserved; send it with the final Commit";
+        return Err(invalid("add.metadata", problem));
+    }
+    let is_nothing = |Actual { quantity, quantities, metadata: _ }: &Actual| {
         quantity.iter().chain(quantities.values()).all(|quantity| quantity.is_zero())
     };
     if add.as_ref().is_some_and(is_nothing) {
@@ -146,13 +156,14 @@ pub fn extend(request: v1::ExtendRequest) -> Result<ExtendCall, Fault> {
     })
 }
 
-/// The quantities of `actual` and `add`.
+/// The quantities and the metadata of `actual` and `add`.
 fn actual(field: &str, actual: v1::Actual) -> Result<Actual, Fault> {
-    let v1::Actual { quantity, quantities } = actual;
+    let v1::Actual { quantity, quantities, metadata } = actual;
     let own = format!("{field}.quantity");
     Ok(Actual {
         quantity: quantity.map(|number| self::quantity(FieldPath::Field(&own), number)).transpose()?,
         quantities: self::quantities(&format!("{field}.quantities"), quantities)?,
+        metadata: self::metadata(&format!("{field}.metadata"), metadata)?,
     })
 }
 
@@ -409,7 +420,7 @@ pub(super) fn event(event: Option<v1::Event>) -> Result<Event, Fault> {
     let name = EventName::parse(&name).map_err(|problem| invalid("event.name", format!("is not valid: {problem}")))?;
     let quantity = quantity.map(|number| self::quantity(FieldPath::Field("event.quantity"), number)).transpose()?;
     let quantities = self::quantities("event.quantities", quantities)?;
-    Ok(Event::new(name, quantity, quantities, self::metadata(metadata)?))
+    Ok(Event::new(name, quantity, quantities, self::metadata("event.metadata", metadata)?))
 }
 
 fn refuse_refund(event: &Event) -> Result<(), Fault> {
@@ -439,10 +450,10 @@ fn quantities(field: &str, numbers: BTreeMap<String, f64>) -> Result<BTreeMap<St
     numbers.into_iter().map(parse).collect()
 }
 
-fn metadata(entries: BTreeMap<String, String>) -> Result<BTreeMap<String, String>, Fault> {
-    at_most("event.metadata", entries.len(), MAX_METADATA)?;
+fn metadata(field: &str, entries: BTreeMap<String, String>) -> Result<BTreeMap<String, String>, Fault> {
+    at_most(field, entries.len(), MAX_METADATA)?;
     for (key, value) in &entries {
-        let path = entry("event.metadata", key)?;
+        let path = entry(field, key)?;
         let longest = longest_value(key);
         if value.len() > longest {
             return Err(invalid(path.to_string(), format!("is longer than {longest} bytes")));

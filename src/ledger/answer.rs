@@ -297,6 +297,13 @@ fn told(fault: &formats::Fault, groups: &[GroupDescription], plan_id: &str) -> F
             ),
             reason: "NOTHING_MEASURED",
         },
+        b"UNMATCHED_EVENT" => Fault::Invalid {
+            field: "actual.metadata".to_owned(),
+            problem: "makes the event one that no limit group of the reservation's plan matches: check its keys and values, or leave \
+                      it out to commit the event as it was reserved"
+                .to_owned(),
+            reason: "UNMATCHED_EVENT",
+        },
         b"NOTHING_ADDED" => Fault::Invalid {
             field: "add".to_owned(),
             problem: format!(

@@ -1,5 +1,7 @@
 //! An event, as the scripts price it: of what a caller sends, what the plan asks for.
 
+use std::collections::BTreeMap;
+
 use super::formats;
 use super::plan::CompiledPlan;
 use crate::domain::amount::Quantity;
@@ -19,24 +21,35 @@ pub(super) fn refunded(plan: Option<&CompiledPlan>, name: &str, event: &Event) -
 /// Encodes the actual usage, as far as the plan measures it.
 #[must_use]
 pub fn used(plan: Option<&CompiledPlan>, actual: &Actual) -> Vec<u8> {
-    quantities(plan, |name| {
-        let own = || actual.quantity.filter(|_| name == QUANTITY);
-        actual.quantities.get(name).copied().or_else(own).map(Value::Number)
-    })
+    let Actual { quantity, quantities, metadata } = actual;
+    values(plan, *quantity, quantities, metadata)
+}
+
+/// Encodes the metadata of the actual usage, as far as a condition of the plan asks for it.
+#[must_use]
+pub fn used_metadata(plan: Option<&CompiledPlan>, actual: &Actual) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(64);
+    write_asked(&mut bytes, plan, &actual.metadata);
+    bytes
 }
 
 /// The name, and then the metadata for which a condition of the plan asks: the same bytes for the same ones.
 fn what(plan: Option<&CompiledPlan>, name: &str, event: &Event) -> Vec<u8> {
-    let asked = plan.map_or(&[][..], |plan| &plan.asked);
-    let found = || asked.iter().filter_map(|key| Some((key, event.metadata.get(key)?)));
     let mut what = Vec::with_capacity(64);
     write_text(&mut what, name);
-    write_map_of(&mut what, found().count());
-    for (key, value) in found() {
-        write_text(&mut what, key);
-        write_text(&mut what, value);
-    }
+    write_asked(&mut what, plan, &event.metadata);
     what
+}
+
+/// Appends the metadata for which a condition of the plan asks.
+fn write_asked(bytes: &mut Vec<u8>, plan: Option<&CompiledPlan>, metadata: &BTreeMap<String, String>) {
+    let asked = plan.map_or(&[][..], |plan| &plan.asked);
+    let found = || asked.iter().filter_map(|key| Some((key, metadata.get(key)?)));
+    write_map_of(bytes, found().count());
+    for (key, value) in found() {
+        write_text(bytes, key);
+        write_text(bytes, value);
+    }
 }
 
 /// The value of an event for a measured name.
@@ -47,12 +60,22 @@ enum Value {
 }
 
 fn measured(plan: Option<&CompiledPlan>, event: &Event) -> Vec<u8> {
+    values(plan, event.quantity, &event.quantities, &event.metadata)
+}
+
+/// Each of the plan's names is looked up in the quantities, and then in the metadata.
+fn values(
+    plan: Option<&CompiledPlan>,
+    quantity: Option<Quantity>,
+    named: &BTreeMap<String, Quantity>,
+    metadata: &BTreeMap<String, String>,
+) -> Vec<u8> {
     quantities(plan, |name| {
-        let own = || event.quantity.filter(|_| name == QUANTITY);
-        if let Some(quantity) = event.quantities.get(name).copied().or_else(own) {
+        let own = || quantity.filter(|_| name == QUANTITY);
+        if let Some(quantity) = named.get(name).copied().or_else(own) {
             return Some(Value::Number(quantity));
         }
-        let text = event.metadata.get(name)?;
+        let text = metadata.get(name)?;
         Some(Quantity::from_decimal(text).map_or(Value::NoNumber, Value::Number))
     })
 }
@@ -188,7 +211,7 @@ mod tests {
         let plan = plan(&names(&["in", "quantity"]));
         let actual = |quantity: Option<&str>, quantities: &[(&str, &str)]| {
             let quantities = quantities.iter().map(|(name, value)| ((*name).to_owned(), number(value))).collect();
-            Actual { quantity: quantity.map(number), quantities }
+            Actual { quantity: quantity.map(number), quantities, ..Actual::default() }
         };
         let used = |actual| read(&super::used(Some(&plan), &actual));
         assert_eq!(used(actual(None, &[])), json!([]));

@@ -7,11 +7,42 @@ use sha2::{Digest as _, Sha256};
 
 use super::formats;
 use super::packed::{push_integer, push_text};
-use super::plan::{period_code, quota_code, schedule, schedules};
+use super::plan::{period_code, quota_code, schedule};
+use crate::domain::amount::Unit;
 use crate::domain::id::beginning;
 use crate::domain::plan::{Anchor, Period, Plan, Quota};
 use crate::domain::subscription::QuotaOverride;
 use crate::domain::window::{self, FirstUse, Windows};
+use jiff::tz::TimeZone;
+
+/// The groups of a plan, as far as their windows depend on them.
+#[derive(Debug)]
+pub struct Scheduled<'a> {
+    /// The rules of the plan's time zone.
+    pub zone: &'a TimeZone,
+    /// The id, the unit and the schedule of each group.
+    pub groups: Vec<(&'a str, Unit, (Period, Anchor))>,
+}
+
+impl<'a> Scheduled<'a> {
+    /// Returns those of a plan.
+    #[must_use]
+    pub fn of(plan: &'a Plan) -> Self {
+        let groups = plan.groups.iter().map(|group| (group.id.as_str(), group.unit, schedule(group)));
+        Self { zone: &plan.zone, groups: groups.collect() }
+    }
+
+    /// Every schedule, in the order in which groups first have them.
+    pub(super) fn schedules(&self) -> Vec<(Period, Anchor)> {
+        let mut schedules = Vec::new();
+        for (.., schedule) in &self.groups {
+            if !schedules.contains(schedule) {
+                schedules.push(*schedule);
+            }
+        }
+        schedules
+    }
+}
 
 /// The windows of a plan as the scripts read them. They are current for times in `[from_ms, until_ms)`: in these, none begins or ends.
 #[derive(Debug, Clone)]
@@ -54,13 +85,25 @@ impl Frames {
         overrides: &BTreeMap<String, QuotaOverride>,
         at_ms: i64,
     ) -> Result<Self, NoCalendar> {
-        let schedules = schedules(plan);
+        Self::of_groups(&Scheduled::of(plan), cycle_anchor_ms, overrides, at_ms)
+    }
+
+    /// The windows of these groups, as [`Self::of`].
+    ///
+    /// # Errors
+    /// [`NoCalendar`].
+    pub fn of_groups(
+        plan: &Scheduled<'_>,
+        cycle_anchor_ms: Option<i64>,
+        overrides: &BTreeMap<String, QuotaOverride>,
+        at_ms: i64,
+    ) -> Result<Self, NoCalendar> {
         let own: Vec<_> = own_quotas(plan, overrides).collect();
         let overrides = i64::try_from(own.len()).expect("a catalog has fewer");
         let mut bytes = Vec::new();
         let (mut from_ms, mut until_ms) = (i64::MIN, i64::MAX);
-        for (period, anchor) in schedules {
-            let frame = frame(plan, period, anchor, cycle_anchor_ms, at_ms).ok_or(NoCalendar(at_ms))?;
+        for (period, anchor) in plan.schedules() {
+            let frame = frame(plan.zone, period, anchor, cycle_anchor_ms, at_ms).ok_or(NoCalendar(at_ms))?;
             from_ms = from_ms.max(frame.start);
             until_ms = until_ms.min(frame.ends);
             stored(frame).write(&mut bytes);
@@ -75,23 +118,23 @@ impl Frames {
 
 /// The quotas of the owner's own, by the places of their groups. One that was for an earlier plan may be finer than the group's unit, and is
 /// rounded down, or larger than its counter.
-fn own_quotas(plan: &Plan, overrides: &BTreeMap<String, QuotaOverride>) -> impl Iterator<Item = (i64, i64)> {
+fn own_quotas(plan: &Scheduled<'_>, overrides: &BTreeMap<String, QuotaOverride>) -> impl Iterator<Item = (i64, i64)> {
     let groups = plan.groups.iter().zip(1..).filter(|_| !overrides.is_empty());
-    groups.filter_map(|(group, place)| {
-        let quota = match overrides.get(&group.id)? {
+    groups.filter_map(|((id, unit, _), place)| {
+        let quota = match overrides.get(*id)? {
             QuotaOverride::Unlimited => Quota::Unlimited,
-            QuotaOverride::Amount(amount) => Quota::Limited(amount.in_units_rounded_down(group.unit)),
+            QuotaOverride::Amount(amount) => Quota::Limited(amount.in_units_rounded_down(*unit)),
         };
         Some((place, quota_code(quota)))
     })
 }
 
-fn arrangement(plan: &Plan, cycle_anchor_ms: Option<i64>) -> [u8; 8] {
+fn arrangement(plan: &Scheduled<'_>, cycle_anchor_ms: Option<i64>) -> [u8; 8] {
     let mut bytes = Vec::new();
-    for group in &plan.groups {
-        let (period, anchor) = schedule(group);
-        push_text(&mut bytes, &group.id, 1);
-        push_integer(&mut bytes, group.unit.code().into(), 1);
+    for (id, unit, (period, anchor)) in &plan.groups {
+        let (period, anchor) = (*period, *anchor);
+        push_text(&mut bytes, id, 1);
+        push_integer(&mut bytes, unit.code().into(), 1);
         match period {
             Period::Length(_) => push_integer(&mut bytes, period_code(period), 3),
             _ => push_integer(&mut bytes, period_code(period), 1),
@@ -112,7 +155,7 @@ fn anchor_code(anchor: Anchor, cycle_anchor_ms: Option<i64>) -> i64 {
 
 /// The windows of one schedule.
 fn frame(
-    plan: &Plan,
+    zone: &TimeZone,
     period: Period,
     anchor: Anchor,
     cycle_anchor_ms: Option<i64>,
@@ -126,12 +169,12 @@ fn frame(
     let code = anchor_code(anchor, cycle_anchor_ms);
     let windows = match (anchor, cycle_anchor_ms) {
         (Anchor::FirstUse, _) => {
-            let FirstUse { lasts_ms, from_ms, until_ms } = window::first_use(period, &plan.zone, at_ms)?;
+            let FirstUse { lasts_ms, from_ms, until_ms } = window::first_use(period, zone, at_ms)?;
             let (start, ends, lasts) = (from_ms, until_ms, lasts_ms);
             return Some(formats::Frame { anchor: code, start, ends, lasts, ..formats::Frame::default() });
         }
-        (Anchor::SubscriptionStart, Some(anchor_ms)) => window::anchored(period, &plan.zone, anchor_ms, at_ms)?,
-        (Anchor::SubscriptionStart, None) | (Anchor::Calendar, _) => window::calendar(period, &plan.zone, at_ms)?,
+        (Anchor::SubscriptionStart, Some(anchor_ms)) => window::anchored(period, zone, anchor_ms, at_ms)?,
+        (Anchor::SubscriptionStart, None) | (Anchor::Calendar, _) => window::calendar(period, zone, at_ms)?,
     };
     let Windows { previous, current, next_end_ms } = windows;
     let (previous_start, previous_ends) = previous.map_or((0, 0), |window| (window.start_ms, window.end_ms));

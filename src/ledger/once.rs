@@ -61,7 +61,8 @@ impl Once {
         write_text(&mut request, "extend");
         write_text(&mut request, &id.to_string());
         write_number(&mut request, u64::try_from(ttl_ms).unwrap_or_default());
-        if let Some(Actual { quantity, quantities }) = add {
+        // Metadata cannot be added.
+        if let Some(Actual { quantity, quantities, metadata: _ }) = add {
             write_quantities(&mut request, *quantity, quantities);
         }
         Self::named(request_id, &request)

@@ -6,7 +6,8 @@
 //! - every schedule, as a period's number and its anchor (false: the calendar; true: the subscription's; 2: the first event): a group
 //!   says one by its place;
 //! - every group, as id, unit, schedule, quota in smallest units (-1: unlimited), `hard`, label, and rules: kind (0 any event, 1 this one,
-//!   2 those that begin so), pattern, conditions, measure, and then the parts of the measure, if it has any.
+//!   2 those that begin so), pattern, conditions, measure, and then the parts of the measure, if it has any;
+//! - the name of its time zone, unless that is UTC.
 //!
 //! A condition is a key, the exact values as a set, prefixes, and then patterns, if there are any: lists of the pieces around their stars. A
 //! measure is 1 (`events`), or four values for each term: name, weight or -1, the weight's limbs or false, default or false. Its parts are
@@ -18,17 +19,20 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use jiff::tz::TimeZone;
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 use super::archive::Archived;
 use super::formats::FIRST_LENGTH;
+use super::frames::Scheduled;
 use crate::domain::amount::{MAX_UNITS, Unit, Weight};
 use crate::domain::id::{PlanDigest, beginning};
 use crate::domain::pattern::{EventPattern, ValuePattern};
 use crate::domain::plan::{
-    Anchor, Condition, LimitGroup, Measure, OnPlanChange, Period, Plan, Quota, Rule, Term, measured_names, wholes,
+    Anchor, Condition, Length, LimitGroup, Measure, OnPlanChange, Period, Plan, Quota, Rule, Term, measured_names,
+    wholes,
 };
 
 /// A plan as the scripts read it.
@@ -46,6 +50,10 @@ pub struct CompiledPlan {
     pub asked: Vec<String>,
     /// The descriptions of the groups in answers, in the order of the groups.
     pub groups: Vec<GroupDescription>,
+    /// The schedule of each group.
+    schedules: Vec<(Period, Anchor)>,
+    /// The rules of its time zone. None if this machine does not know the zone.
+    zone: Option<TimeZone>,
     /// The time at which it was archived.
     pub(super) archived: Archived,
 }
@@ -74,11 +82,18 @@ pub enum NoPlan {
 
 /// The message, without the parts that only scripts read.
 #[derive(Deserialize)]
-struct Message(String, IgnoredAny, Vec<String>, IgnoredAny, Vec<MessageGroup>);
+struct Message(
+    String,
+    IgnoredAny,
+    Vec<String>,
+    Vec<(i64, AnchorCode)>,
+    Vec<MessageGroup>,
+    #[serde(default)] Option<String>,
+);
 
 /// Id, unit, schedule, quota, hard, label, rules.
 #[derive(Deserialize)]
-struct MessageGroup(String, u8, IgnoredAny, i64, bool, String, Vec<MessageRule>);
+struct MessageGroup(String, u8, usize, i64, bool, String, Vec<MessageRule>);
 
 /// Kind, pattern, conditions, measure, and perhaps parts.
 #[derive(Deserialize)]
@@ -103,13 +118,16 @@ impl CompiledPlan {
     /// # Errors
     /// [`NoPlan`].
     pub fn read(message: Box<[u8]>) -> Result<Self, NoPlan> {
-        let Message(id, _, names, _, groups) = rmp_serde::from_slice(&message)?;
-        let mut asked = BTreeSet::new();
-        let describe = |MessageGroup(id, unit, _, quota, hard, label, rules)| {
+        let Message(id, _, names, codes, groups, zone) = rmp_serde::from_slice(&message)?;
+        let (mut asked, mut schedules) = (BTreeSet::new(), Vec::new());
+        let describe = |MessageGroup(id, unit, schedule, quota, hard, label, rules)| {
             for MessageRule(_, _, conditions, ..) in rules {
                 asked.extend(conditions.into_iter().map(|MessageCondition(key, ..)| key));
             }
             let unit = Unit::from_code(unit).ok_or(NoPlan::Number(unit.into(), "unit"))?;
+            let code = schedule.checked_sub(1).and_then(|index| codes.get(index));
+            let (period, anchor) = code.ok_or(NoPlan::Number(number(schedule), "schedule"))?;
+            schedules.push((period_of(*period).ok_or(NoPlan::Number(*period, "period"))?, anchor.anchor()?));
             let quota = match u64::try_from(quota) {
                 Ok(units) if units <= MAX_UNITS => Quota::Limited(units),
                 Err(_) if quota == -1 => Quota::Unlimited,
@@ -120,7 +138,16 @@ impl CompiledPlan {
         let groups = groups.into_iter().map(describe).collect::<Result<_, _>>()?;
         let asked = asked.into_iter().collect();
         let digest = digest_of(&message);
-        Ok(Self { digest, message, id, names, asked, groups, archived: Archived::default() })
+        let zone = zone.map_or(Some(TimeZone::UTC), |name| TimeZone::get(&name).ok());
+        Ok(Self { digest, message, id, names, asked, groups, schedules, zone, archived: Archived::default() })
+    }
+
+    /// The schedules of its groups. None if this machine does not know its time zone.
+    #[must_use]
+    pub fn scheduled(&self) -> Option<Scheduled<'_>> {
+        let groups = self.groups.iter().zip(&self.schedules);
+        let groups = groups.map(|(group, schedule)| (group.id.as_str(), group.unit, *schedule)).collect();
+        Some(Scheduled { zone: self.zone.as_ref()?, groups })
     }
 
     /// Returns the memory that it takes, in bytes, approximately.
@@ -148,18 +175,6 @@ pub(super) fn schedule(group: &LimitGroup) -> (Period, Anchor) {
     (group.period, if group.period == Period::Lifetime { Anchor::Calendar } else { group.anchor })
 }
 
-/// Every schedule of the plan, in the order in which groups first have them.
-pub(super) fn schedules(plan: &Plan) -> Vec<(Period, Anchor)> {
-    let mut schedules = Vec::new();
-    for group in &plan.groups {
-        let schedule = schedule(group);
-        if !schedules.contains(&schedule) {
-            schedules.push(schedule);
-        }
-    }
-    schedules
-}
-
 /// Returns the number of a period in messages and in stored data.
 pub(super) fn period_code(period: Period) -> i64 {
     match period {
@@ -174,17 +189,40 @@ pub(super) fn period_code(period: Period) -> i64 {
     }
 }
 
+/// Returns the period with this number.
+fn period_of(code: i64) -> Option<Period> {
+    Some(match code {
+        1 => Period::Minute,
+        2 => Period::Hourly,
+        3 => Period::Daily,
+        4 => Period::Weekly,
+        5 => Period::Monthly,
+        6 => Period::Yearly,
+        7 => Period::Lifetime,
+        _ => Period::Length(Length::of_minutes(u32::try_from(code.checked_sub(FIRST_LENGTH)?).ok()?)?),
+    })
+}
+
+/// A number for an error, which need not be exact.
+fn number(size: usize) -> i64 {
+    i64::try_from(size).unwrap_or(i64::MAX)
+}
+
+/// The time zone of a plan whose message names none.
+const UTC: &str = "UTC";
+
 fn message(plan: &Plan) -> Vec<u8> {
     let measured = measured_names(&plan.groups);
     let names: Vec<_> = measured.iter().map(String::as_str).collect();
-    let schedules = schedules(plan);
+    let schedules = Scheduled::of(plan).schedules();
     let change = match plan.on_plan_change {
         OnPlanChange::Carry => "carry",
         OnPlanChange::Reset => "reset",
         OnPlanChange::Block => "block",
     };
     let mut message = Vec::new();
-    write_list(&mut message, 5);
+    let is_utc = plan.timezone == UTC;
+    write_list(&mut message, if is_utc { 5 } else { 6 });
     write(&mut message, &plan.id);
     write(&mut message, &change);
     write(&mut message, &names);
@@ -195,6 +233,9 @@ fn message(plan: &Plan) -> Vec<u8> {
     for group in &plan.groups {
         let schedule = place_of(&schedules, |other| *other == schedule(group));
         write_group(&mut message, group, schedule, &names);
+    }
+    if !is_utc {
+        write(&mut message, &plan.timezone);
     }
     message
 }
@@ -314,7 +355,7 @@ fn write_term(message: &mut Vec<u8>, term: &Term, has_parts: bool, unit: Unit, n
 }
 
 /// An anchor in a schedule. The first two are flags, as there was no third at first.
-#[derive(Serialize)]
+#[derive(Serialize, Deserialize)]
 #[serde(untagged)]
 enum AnchorCode {
     IsSubscriptionStart(bool),
@@ -327,6 +368,15 @@ impl AnchorCode {
             Anchor::Calendar => Self::IsSubscriptionStart(false),
             Anchor::SubscriptionStart => Self::IsSubscriptionStart(true),
             Anchor::FirstUse => Self::Other(2),
+        }
+    }
+
+    fn anchor(&self) -> Result<Anchor, NoPlan> {
+        match self {
+            Self::IsSubscriptionStart(false) => Ok(Anchor::Calendar),
+            Self::IsSubscriptionStart(true) => Ok(Anchor::SubscriptionStart),
+            Self::Other(2) => Ok(Anchor::FirstUse),
+            Self::Other(code) => Err(NoPlan::Number((*code).into(), "anchor")),
         }
     }
 }

@@ -1,14 +1,20 @@
-//! `commit`, `extend` and `release`: how a reservation goes on, and how it ends.
+//! `commit`, `commit_changed`, `extend` and `release`: how a reservation goes on, and how it ends.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use super::answer::{About, Answer, NoAnswer, unfitting};
-use super::event::used;
+use super::basis::{Basis, InForce};
+use super::event::{used, used_metadata};
+use super::frames::Frames;
 use super::message::Message;
 use super::once::Once;
-use super::{Ledger, Script, formats, time};
+use super::{Ledger, NoCalendar, Script, formats, time};
 use crate::domain::answer::{Committed, Extended, Released};
 use crate::domain::event::Actual;
 use crate::domain::fault::Fault;
 use crate::domain::id::ReservationId;
+use crate::domain::subscription::Subscription;
 
 /// The arguments of Commit.
 #[derive(Debug)]
@@ -19,6 +25,21 @@ pub struct CommitCall<'a> {
     pub actual: Option<&'a Actual>,
     /// Given for the usage so far of a reservation that goes on.
     pub partial: Option<Partial>,
+    /// The time for which to remember the settlement.
+    pub replay_ms: i64,
+}
+
+/// The arguments of a Commit of another event than was reserved.
+#[derive(Debug)]
+pub struct CommitChangedCall<'a> {
+    /// The reservation.
+    pub reservation: &'a ReservationId,
+    /// The actual usage, with metadata.
+    pub actual: &'a Actual,
+    /// The owner's subscription, as last seen. A group that matches only now is charged in the window of its anchor.
+    pub subscription: Option<&'a Subscription>,
+    /// The time that the call is compiled for.
+    pub at_ms: i64,
     /// The time for which to remember the settlement.
     pub replay_ms: i64,
 }
@@ -58,6 +79,12 @@ pub(super) fn settle_call(reservation: &ReservationId, replay_ms: i64) -> format
     formats::SettleCall { field: *field, suffix: *suffix, plan: *plan, replay_ms: time(replay_ms) }
 }
 
+fn committed(answer: Answer) -> Result<Committed, Fault> {
+    let Answer { state, standings, overage, late, replayed, exhausted, .. } = answer;
+    let state = state.ok_or_else(|| unfitting("no state of a reservation"))?;
+    Ok(Committed { state, standings, overage, late, replayed, exhausted, deadline_ms: None })
+}
+
 impl Ledger {
     /// Counts the actual usage.
     ///
@@ -78,10 +105,46 @@ impl Ledger {
         message.argument(|bytes| bytes.extend_from_slice(plan_message));
         let about = About { plan: plan.as_ref(), ..About::default() };
         let answer = self.settle(&self.scripts.commit, reservation, message, about).await?;
-        let Answer { state, standings, overage, late, replayed, exhausted, deadline_ms, .. } = answer;
-        let state = state.ok_or_else(|| unfitting("no state of a reservation"))?;
-        let deadline_ms = partial.map(|_| deadline_ms);
-        Ok(Committed { state, standings, overage, late, replayed, exhausted, deadline_ms })
+        let deadline_ms = partial.map(|_| answer.deadline_ms);
+        Ok(Committed { deadline_ms, ..committed(answer)? })
+    }
+
+    /// Counts the actual usage of an event that turned out to be another one than was reserved.
+    ///
+    /// # Errors
+    /// [`NoAnswer::Stale`] if it was compiled for another subscription or time; otherwise see the RPC.
+    pub async fn commit_changed(&self, call: &CommitChangedCall<'_>) -> Result<Committed, NoAnswer> {
+        let CommitChangedCall { reservation, actual, subscription, at_ms, replay_ms } = call;
+        let Some(plan) = self.plan_by(&reservation.plan).await else { return Err(Fault::PlanNotArchived.into()) };
+        // Without the rules of its time zone, nobody knows the plan's windows.
+        let Some(groups) = plan.scheduled() else { return Err(Fault::PlanNotArchived.into()) };
+        let subscription = *subscription;
+        let ended = subscription.is_some_and(|subscription| subscription.has_ended(*at_ms));
+        let anchor_ms = subscription.map(|subscription| subscription.cycle_anchor_ms);
+        let none = BTreeMap::new();
+        let overrides = subscription.filter(|_| !ended).map_or(&none, |subscription| &subscription.overrides);
+        let frames = Frames::of_groups(&groups, anchor_ms, overrides, *at_ms)
+            .map_err(|error: NoCalendar| Fault::Internal(Box::new(error)))?;
+        let revision = subscription.map(|subscription| subscription.revision);
+        let basis = Basis { revision, ended, plan: InForce::Plan { plan: Arc::clone(&plan), frames } };
+        let ReservationId { field, suffix, owner, .. } = reservation;
+        let message = basis.message(
+            |room| Message::about_hold(owner, field, room),
+            |bytes| {
+                let changed = formats::CommitChangedCall {
+                    field: *field,
+                    suffix: *suffix,
+                    replay_ms: time(*replay_ms),
+                    metadata: used_metadata(Some(&plan), actual),
+                    names_quantity: (!actual.names_no_quantity()).into(),
+                    quantities: used(Some(&plan), actual),
+                };
+                changed.write(bytes);
+            },
+        );
+        let packed = self.run(&self.scripts.commit_changed, owner, message).await?;
+        let answer = self.answer(&packed, About { plan: Some(&plan), ..About::default() }).await?;
+        Ok(committed(answer)?)
     }
 
     /// Moves the deadline, and holds more.

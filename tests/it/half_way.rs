@@ -272,7 +272,7 @@ impl Subject {
             Ok(reserved.hold.unwrap().replayed)
         };
         let tracked = async |call: TrackCall| Ok(meter.track(&self.owner, &call).await?.replayed);
-        let actual = Actual { quantity: Some(Quantity::from_decimal("4").unwrap()), quantities: [].into() };
+        let actual = Actual { quantity: Some(Quantity::from_decimal("4").unwrap()), ..Actual::default() };
         let commit = async |reservation: &Option<ReservationId>| {
             Ok(meter.commit(reservation.as_ref().unwrap(), Some(&actual)).await?.replayed)
         };

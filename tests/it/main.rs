@@ -8,6 +8,7 @@ mod alerts;
 mod archive;
 mod batch;
 mod batch_track;
+mod changed;
 mod clock;
 mod cluster;
 mod compose;

@@ -366,8 +366,12 @@ impl Scenario {
         let says_nothing = call.words.get(2) == Some(&"nothing");
         let word = call.words.get(2).filter(|_| !says_nothing);
         let quantity = call.quantity.or_else(|| word.map(|word| word.parse().expect("a quantity")));
-        let actual = (quantity.is_some() || !call.quantities.is_empty() || says_nothing)
-            .then(|| v1::Actual { quantity, quantities: call.quantities.clone() });
+        let says_something = quantity.is_some() || !call.quantities.is_empty() || !call.metadata.is_empty();
+        let actual = (says_something || says_nothing).then(|| v1::Actual {
+            quantity,
+            quantities: call.quantities.clone(),
+            metadata: call.metadata.clone(),
+        });
         let reservation_id = self.reservation(subject);
         let user = self.owners.get(&reservation_id).cloned().unwrap_or_default();
         let request =
@@ -388,13 +392,17 @@ impl Scenario {
 
     async fn extend(&mut self, call: &Call<'_>, subject: &str) -> BTreeSet<String> {
         let quantity = call.words.get(2).map(|word| word.parse().expect("a quantity")).or(call.quantity);
-        let adds = quantity.is_some() || !call.quantities.is_empty();
+        let adds = quantity.is_some() || !call.quantities.is_empty() || !call.metadata.is_empty();
         let reservation_id = self.reservation(subject);
         let user = self.owners.get(&reservation_id).cloned().unwrap_or_default();
         let request = v1::ExtendRequest {
             reservation_id,
             ttl: call.ttl(),
-            add: adds.then(|| v1::Actual { quantity, quantities: call.quantities.clone() }),
+            add: adds.then(|| v1::Actual {
+                quantity,
+                quantities: call.quantities.clone(),
+                metadata: call.metadata.clone(),
+            }),
             request_id: call.named("id"),
         };
         let answer = match self.replica().metering.extend(request).await {

@@ -186,7 +186,7 @@ async fn every_other_field_is_checked_and_named() {
         (None, BTreeMap::from([("n".to_owned(), -1.0)]), "actual.quantities[\"n\"]"),
         (None, (0..17).map(|index| (index.to_string(), 1.0)).collect(), "actual.quantities"),
     ] {
-        let actual = Some(v1::Actual { quantity, quantities });
+        let actual = Some(v1::Actual { quantity, quantities, ..v1::Actual::default() });
         let request = v1::CommitRequest { reservation_id: held.clone(), actual, ..v1::CommitRequest::default() };
         refused(metering.commit(request).await, invalid, field);
     }

@@ -80,6 +80,8 @@ scripts! {
     can_use,
     /// Counts the actual usage.
     commit,
+    /// Counts the actual usage of an event that turned out to be another one.
+    commit_changed,
     /// Gives a reservation back.
     release,
     /// Moves the deadline of a reservation, and holds more.

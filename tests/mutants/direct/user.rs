@@ -79,7 +79,7 @@ pub fn event(name: &str, parts: &[(&str, &str)]) -> Event {
 
 pub fn used(parts: &[(&str, &str)]) -> Actual {
     let Event { quantity, quantities, .. } = event("used", parts);
-    Actual { quantity, quantities }
+    Actual { quantity, quantities, ..Actual::default() }
 }
 
 pub fn request(id: &str) -> Option<RequestId> {
