@@ -10,8 +10,12 @@
 -- The event with these values of its metadata.
 local function changed_event(record, packed)
   local name, metadata = unpack_message(record.what)
-  for key, value in pairs(unpack_message(packed)) do metadata[key] = value end
-  return pack(name, metadata)
+  local has_changed = false
+  for key, value in pairs(unpack_message(packed)) do
+    has_changed = has_changed or metadata[key] ~= value
+    metadata[key] = value
+  end
+  return has_changed and pack(name, metadata) or record.what
 end
 
 -- Whether the call was compiled for the subscription as it is now. Its windows are counted from the anchor of that.
@@ -98,7 +102,7 @@ local function commit_changed(k, a)
   record.claims = own
   if not late then bucket_field, bucket = end_hold(led, record) end
   begin_life(record)
-  record.claims, record.claim_bytes, record.settled_what = claims, nil, what
+  record.claims, record.claim_bytes, record.settled_what = claims, nil, what ~= record.what and what or ''
   local is_short = count_finally(led, record, charges, state)
   for i, claim in ipairs(claims) do claim.committed = charges[i] end
   record.settled = asked.quantities

@@ -9,9 +9,9 @@ local function named_with(record, actual)
   return named
 end
 
--- The charges of the event `what` by the rules of the reservation's plan, one for each group that it matches. What neither partial commits nor the actual values name stays as reserved, in a second commit
--- as in the first: the record keeps what was reserved. Only parts of what they name do not. Then the measures that apply. Else nil and a fault. With
--- `may_name_nothing`, `actual` need not name a quantity.
+-- The charges of the event `what` by the rules of the reservation's plan, one for each group that it matches, and the measures that apply. Else nil
+-- and a fault. What neither partial commits nor the actual values name stays as reserved, in a second commit as in the first: the record keeps what
+-- was reserved. Only parts of what they name do not. With `may_name_nothing`, `actual` need not name a quantity.
 local function price_anew(record, plan, what, actual, may_name_nothing)
   local reserved, named = values_of(record.quantities), named_with(record, actual)
   local added = record.format == LIVING_FORMAT and record.added ~= '' and values_of(record.added)

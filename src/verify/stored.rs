@@ -349,6 +349,9 @@ impl Life {
         }
         quantities(&stored.named, "the named quantities")?;
         quantities(&stored.added, "the added quantities")?;
+        if !stored.settled_what.is_empty() {
+            event_name(&stored.settled_what, RecordState::Committed { late: false })?;
+        }
         if !stored.extensions.len().is_multiple_of(size_of::<Field>()) {
             let bytes = counted(stored.extensions.len(), "byte");
             return not_a("the list of Extends", bytes, "16 bytes for each");

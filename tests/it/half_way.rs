@@ -29,6 +29,7 @@ plans:
     limit_groups:
       - { id: units, unit: tokens, quota: 100000, match: [{ event: e }] }
       - { id: calls, unit: count, quota: 100000, match: [{ event: e, measure: events }] }
+      - { id: fallbacks, unit: count, quota: 100000, match: [{ event: e, metadata: { model: fallback }, measure: events }] }
   pro:
     period: yearly
     on_plan_change: reset
@@ -69,6 +70,9 @@ enum Operation {
     CommitPart,
     CommitPartOfPaged,
     CommitCounted,
+    CommitChanged,
+    CommitChangedLate,
+    CommitChangedOfPaged,
     Extend,
     ExtendPaged,
     ReserveCounting,
@@ -101,7 +105,7 @@ enum State {
     WrongClock,
 }
 
-const OPERATIONS: [Operation; 23] = [
+const OPERATIONS: [Operation; 26] = [
     Operation::Reserve,
     Operation::ReserveWithoutId,
     Operation::Commit,
@@ -110,6 +114,9 @@ const OPERATIONS: [Operation; 23] = [
     Operation::CommitPart,
     Operation::CommitPartOfPaged,
     Operation::CommitCounted,
+    Operation::CommitChanged,
+    Operation::CommitChangedLate,
+    Operation::CommitChangedOfPaged,
     Operation::Extend,
     Operation::ExtendPaged,
     Operation::ReserveCounting,
@@ -143,7 +150,10 @@ impl Operation {
         match self {
             Self::Reserve | Self::ReserveWithoutId | Self::Track | Self::TrackWithoutId | Self::Subscribe => true,
             Self::TrackAt | Self::TrackAtWithoutId | Self::ReserveCounting => true,
-            Self::CommitPaged | Self::CommitPartOfPaged | Self::ExtendPaged => state == State::Paged,
+            Self::CommitPaged | Self::CommitPartOfPaged | Self::CommitChangedOfPaged | Self::ExtendPaged => {
+                state == State::Paged
+            }
+            Self::CommitChanged | Self::CommitChangedLate => state != State::New,
             // When the clock was set right, the hold has lapsed.
             Self::Extend => state != State::New && state != State::WrongClock,
             Self::CommitPart | Self::CommitCounted | Self::ReleaseCounted => state != State::New,
@@ -157,6 +167,7 @@ impl Operation {
             Self::Reserve | Self::ReserveWithoutId | Self::ReserveCounting => "reserve",
             Self::Commit | Self::CommitLate | Self::CommitPaged => "commit",
             Self::CommitPart | Self::CommitPartOfPaged | Self::CommitCounted => "commit",
+            Self::CommitChanged | Self::CommitChangedLate | Self::CommitChangedOfPaged => "commit_changed",
             Self::Extend | Self::ExtendPaged => "extend",
             Self::Release | Self::ReleaseCounted => "release",
             Self::Track | Self::TrackWithoutId => "track",
@@ -276,6 +287,10 @@ impl Subject {
         let commit = async |reservation: &Option<ReservationId>| {
             Ok(meter.commit(reservation.as_ref().unwrap(), Some(&actual)).await?.replayed)
         };
+        let fallback = Actual { metadata: [("model".to_owned(), "fallback".to_owned())].into(), ..actual.clone() };
+        let commit_changed = async |reservation: &Option<ReservationId>| {
+            Ok(meter.commit(reservation.as_ref().unwrap(), Some(&fallback)).await?.replayed)
+        };
         let commit_part = async |reservation: &Option<ReservationId>| {
             let part = meter.commit_part(reservation.as_ref().unwrap(), &actual, Some(59 * MINUTE)).await?;
             Ok(part.replayed)
@@ -292,6 +307,9 @@ impl Subject {
             Operation::CommitPart => commit_part(&self.held).await,
             Operation::CommitPartOfPaged => commit_part(&self.paged).await,
             Operation::CommitCounted => commit(&self.counted).await,
+            Operation::CommitChanged => commit_changed(&self.held).await,
+            Operation::CommitChangedLate => commit_changed(&self.lapsed).await,
+            Operation::CommitChangedOfPaged => commit_changed(&self.paged).await,
             Operation::Extend => extend(&self.held).await,
             Operation::ExtendPaged => extend(&self.paged).await,
             Operation::ReleaseCounted => Ok(meter.release(self.counted.as_ref().unwrap()).await?.replayed),

@@ -22,7 +22,7 @@ pub fn all() -> impl Iterator<Item = &'static Mutant> {
     use calls::{ANSWERS, CALLS, REFUNDS};
     use deadlines::{DEADLINES, PAGES};
     use decide::{DECIDE, MATCH, PRICE};
-    use life::{COUNTING, EXTEND, PARTS};
+    use life::{CHANGED, COUNTING, EXTEND, PARTS};
     use listing::LISTING;
     use memory::{MEMORIES, RECORDS, UNDO};
     use periods::{PERIODS, RESETS, TIMES};
@@ -31,6 +31,7 @@ pub fn all() -> impl Iterator<Item = &'static Mutant> {
     [
         DECIDE, PRICE, MATCH, CALLS, REFUNDS, ANSWERS, RECORDS, MEMORIES, UNDO, DEADLINES, PAGES, WINDOWS, PLANS,
         STATE, TOGETHER, LEDGERS, CLAIMS, MADE_ONCE, SHARED, LISTING, PERIODS, RESETS, TIMES, EXTEND, PARTS, COUNTING,
+        CHANGED,
     ]
     .into_iter()
     .flatten()

@@ -56,7 +56,7 @@ pub const RESETS: &[Mutant] = &[
     ("lib/record", "led.memory.sequence + 1)", "led.memory.sequence)"),
     ("lib/record", "if window.reset == 0 then return false end", ""),
     ("lib/record", "return sequence <= window.reset", "return true"),
-    ("commit", "note_settlement(led, record)", ""),
+    ("lib/settle", "note_settlement(led, record)", ""),
     ("refund_reservation", "if led.format == WIDE_FORMAT then unfold(led) end", ""),
     (
         "refund_reservation",

@@ -58,7 +58,7 @@ pub const TOGETHER: &[Mutant] = &[
     ("commit", "plan_of(settle.plan, ARGV[a + 2])", "plan_of(settle.plan, ARGV[2])"),
     ("commit", "read_commit_call(ARGV[a + 1])", "read_commit_call(ARGV[1])"),
     ("commit", "begin(k)", "begin(0)"),
-    ("commit", "call('DEL', KEYS[k + HOLD_KEY])", "call('DEL', KEYS[HOLD_KEY])"),
+    ("lib/settle", "call('DEL', KEYS[k + HOLD_KEY])", "call('DEL', KEYS[HOLD_KEY])"),
     ("release", "return each(release, 4, 1)", "return each(release, 3, 1)"),
     ("release", "read_settle_call(ARGV[a + 1])", "read_settle_call(ARGV[1])"),
     ("release", "begin(k)", "begin(0)"),
