@@ -1,10 +1,12 @@
 //! Load whose every answer is written down, and held against the counters afterwards.
 //!
-//! Clients reserve, then commit, release or walk away, track and refund, over all the replicas they are given. Whatever
+//! Clients reserve, then commit, release or walk away, stream with partial commits and Extends, commit as another event, let deadlines count,
+//! track and refund, over all the replicas they are given. Whatever
 //! fails is asked again with the same id until there is an answer, as a careful caller would. So in the end everything is known: the
 //! counters must equal the sum of what was acknowledged (EXACT, ONCE, TRUTH), no hard limit was passed (NO-OVERSHOOT), and once
 //! every deadline has passed nothing is held (NO-LEAK).
 
+use std::ops::RangeInclusive;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -28,6 +30,7 @@ plans:
       - {{ id: limited, unit: tokens, quota: {quota}, match: [{{ event: work }}] }}
       - {{ id: calls, unit: count, quota: unlimited, match: [{{ event: '*', measure: events }}] }}
       - {{ id: all, unit: tokens, quota: unlimited, match: [{{ event: '*' }}] }}
+      - {{ id: fallbacks, unit: tokens, quota: unlimited, match: [{{ event: work, metadata: {{ model: fallback }} }}] }}
 "
     )
 }
@@ -94,6 +97,8 @@ pub struct Tally {
     /// The amounts that refunds took off it, and off all.
     limited_refunded: AtomicU64,
     all_refunded: AtomicU64,
+    /// The part of it that was committed as another event than was reserved.
+    fallbacks: AtomicU64,
     /// Events counted.
     calls: AtomicU64,
     /// Their quantities.
@@ -102,6 +107,11 @@ pub struct Tally {
     denied: AtomicU64,
     released: AtomicU64,
     abandoned: AtomicU64,
+    /// Reservations that only their deadlines have counted.
+    expired: AtomicU64,
+    /// Partial commits and Extends.
+    parts: AtomicU64,
+    extended: AtomicU64,
     late: AtomicU64,
     replayed: AtomicU64,
     /// Attempts without an answer.
@@ -148,6 +158,10 @@ pub struct Totals {
     pub late: u64,
     pub abandoned: u64,
     pub forgotten: u64,
+    pub fallbacks: u64,
+    pub expired: u64,
+    pub parts: u64,
+    pub extended: u64,
 }
 
 impl Load {
@@ -263,6 +277,10 @@ impl Totals {
         self.late += read(&tally.late);
         self.abandoned += read(&tally.abandoned);
         self.forgotten += read(&tally.forgotten);
+        self.fallbacks += read(&tally.fallbacks);
+        self.expired += read(&tally.expired);
+        self.parts += read(&tally.parts);
+        self.extended += read(&tally.extended);
     }
 }
 
@@ -276,6 +294,7 @@ fn check(plan: &Plan, user: &User, usage: &v1::GetUsageResponse) {
     let expected = [
         ("limited", read(&tally.limited) - read(&tally.limited_refunded)),
         ("calls", read(&tally.calls)),
+        ("fallbacks", read(&tally.fallbacks)),
         ("all", read(&tally.all) - read(&tally.all_refunded)),
     ];
     for (id, acknowledged) in expected {
@@ -459,13 +478,14 @@ impl Client {
 
     async fn reserve(&mut self, user: &User) {
         let quantity = self.random.u64(1..=20);
-        let ttl = prost_types::Duration::try_from(self.plan.ttl).expect("a short time");
+        let counts = self.random.u32(..8) == 0;
+        let on_expiry = if counts { v1::OnExpiry::Count } else { v1::OnExpiry::Unspecified };
         let request = v1::ReserveRequest {
             user_id: user.id.clone(),
             event: event("work", quantity),
-            ttl: Some(ttl),
+            ttl: self.ttl(),
             request_id: self.request_id(),
-            ..v1::ReserveRequest::default()
+            on_expiry: on_expiry.into(),
         };
         let answer = self.ask_reserve(user, &request).await;
         if !answer.allowed {
@@ -480,29 +500,119 @@ impl Client {
             let first = (true, &answer.reservation_id, &answer.expire_time);
             assert_eq!((again.replayed, &again.reservation_id, &again.expire_time), first, "{again:?}");
         }
+        let id = answer.reservation_id;
         match self.random.u32(..10) {
+            // The deadline counts all of it. A commit of as much does not change that, whenever it comes.
+            0..5 if counts => {
+                add(&user.tally.expired, 1);
+                counted(user, 0, quantity, true);
+            }
+            _ if counts => self.commit(user, &id, 0, quantity..=quantity, true).await,
             // The caller crashes.
             0 => add(&user.tally.abandoned, 1),
-            1..3 => self.release(user, answer.reservation_id).await,
-            _ => self.commit(user, answer.reservation_id, quantity).await,
+            1..3 => self.release(user, id).await,
+            3..5 => self.stream(user, &id, quantity).await,
+            _ => self.commit(user, &id, 0, 1..=quantity, true).await,
         }
     }
 
-    async fn commit(&mut self, user: &User, reservation_id: String, reserved: u64) {
-        let used = self.random.u64(1..=reserved);
-        let actual = v1::Actual { quantity: Some(used as f64), ..Default::default() };
-        let request = v1::CommitRequest { reservation_id, actual: Some(actual), ..v1::CommitRequest::default() };
+    fn ttl(&self) -> Option<prost_types::Duration> {
+        Some(prost_types::Duration::try_from(self.plan.ttl).expect("a short time"))
+    }
+
+    /// Settles for a total in these bounds, of which `before` was counted. `is_first` if nothing was counted, not even the call.
+    async fn commit(
+        &mut self,
+        user: &User,
+        reservation_id: &str,
+        before: u64,
+        bounds: RangeInclusive<u64>,
+        is_first: bool,
+    ) {
+        let used = self.random.u64(bounds);
+        let is_fallback = self.random.u32(..6) == 0;
+        let mut actual = v1::Actual { quantity: Some(used as f64), ..v1::Actual::default() };
+        if is_fallback {
+            actual.metadata.insert("model".to_owned(), "fallback".to_owned());
+        }
+        let request = v1::CommitRequest {
+            reservation_id: reservation_id.to_owned(),
+            actual: Some(actual),
+            ..v1::CommitRequest::default()
+        };
+        let Some(answer) = self.ask_commit(user, &request).await else { return };
+        counted(user, before, used, is_first);
+        add(&user.tally.fallbacks, if is_fallback { used } else { 0 });
+        add(&user.tally.limited_late, if self.may_exceed(&answer) { used } else { 0 });
+        add(&user.tally.late, u64::from(answer.late));
+        add(&user.tally.replayed, u64::from(answer.replayed));
+    }
+
+    async fn ask_commit(&mut self, user: &User, request: &v1::CommitRequest) -> Option<v1::CommitResponse> {
         let answer = self.ask(user, |mut stub| {
             let request = request.clone();
             async move { stub.commit(request).await }
         });
-        let Some(answer) = answer.await else { return };
-        add(&user.tally.calls, 1);
-        add(&user.tally.all, used);
-        add(&user.tally.limited, used);
-        add(&user.tally.limited_late, if answer.late { used } else { 0 });
-        add(&user.tally.late, u64::from(answer.late));
+        answer.await
+    }
+
+    /// Whether it may have passed the limit: after the deadline, or beyond what is held since an Extend was forgotten.
+    fn may_exceed(&self, answer: &v1::CommitResponse) -> bool {
+        answer.late || self.plan.may_forget && answer.overage
+    }
+
+    /// Commits in part, each time a larger total, and asks for more room. In the end it commits, releases, or crashes: what was counted stays.
+    async fn stream(&mut self, user: &User, reservation_id: &str, reserved: u64) {
+        let (mut total, mut room) = (0, reserved);
+        for part in 0..self.random.u32(1..=3) {
+            if self.random.bool() {
+                room += self.extend(user, reservation_id).await;
+            }
+            let so_far = self.random.u64(total..=room);
+            let request = v1::CommitRequest {
+                reservation_id: reservation_id.to_owned(),
+                actual: Some(v1::Actual { quantity: Some(so_far as f64), ..v1::Actual::default() }),
+                partial: true,
+                ttl: self.ttl().filter(|_| self.random.bool()),
+            };
+            let Some(answer) = self.ask_commit(user, &request).await else { return };
+            add(&user.tally.parts, 1);
+            counted(user, total, so_far, part == 0);
+            add(&user.tally.limited_late, if self.may_exceed(&answer) { so_far - total } else { 0 });
+            total = so_far;
+        }
+        match self.random.u32(..4) {
+            0 => add(&user.tally.abandoned, 1),
+            1 => self.release(user, reservation_id.to_owned()).await,
+            _ => self.commit(user, reservation_id, total, total..=room, false).await,
+        }
+    }
+
+    /// Holds more, if there is room for it and the deadline has not passed. Returns how much more.
+    async fn extend(&mut self, user: &User, reservation_id: &str) -> u64 {
+        let more = self.random.u64(1..=10);
+        let request = v1::ExtendRequest {
+            reservation_id: reservation_id.to_owned(),
+            ttl: self.ttl(),
+            add: Some(v1::Actual { quantity: Some(more as f64), ..v1::Actual::default() }),
+            request_id: self.request_id(),
+        };
+        let answer = self.ask(user, |mut stub| {
+            let request = request.clone();
+            async move {
+                match stub.extend(request).await {
+                    // Its deadline has passed.
+                    Err(status) if status.code() == Code::FailedPrecondition => {
+                        Ok(tonic::Response::new(v1::ExtendResponse::default()))
+                    }
+                    other => other,
+                }
+            }
+        });
+        let Some(answer) = answer.await else { return 0 };
+        add(&user.tally.extended, u64::from(answer.extended));
         add(&user.tally.replayed, u64::from(answer.replayed));
+        if answer.extended { more } else { 0 }
     }
 
     async fn release(&mut self, user: &User, reservation_id: String) {
@@ -551,6 +661,13 @@ impl Client {
             tokio::time::sleep(Duration::from_millis(self.random.u64(5..50))).await;
         }
     }
+}
+
+/// Notes that a reservation has counted this total, and what it had counted before.
+fn counted(user: &User, before: u64, total: u64, is_first: bool) {
+    add(&user.tally.calls, u64::from(is_first));
+    add(&user.tally.all, total - before);
+    add(&user.tally.limited, total - before);
 }
 
 fn event(name: &str, quantity: u64) -> Option<v1::Event> {
