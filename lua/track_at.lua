@@ -32,7 +32,7 @@ end
 -- Whether a window of the group has a part of the period before the current one.
 local function has_part_of_previous(led, group, frame)
   for _, window in ipairs(led.windows[group.id] or NOTHING) do
-    local has_part = window.start < frame.previous_ends and window.ends > frame.previous_start and window.start < window.ends
+    local has_part = window.start < frame.previous_ends and window.ends > frame.previous_start and not is_mark(window)
     if is_of_kind(window, group, frame) ~= nil and has_part then
       return true
     end
@@ -43,7 +43,7 @@ end
 -- Opens the window before the current one, in which nothing has happened so far.
 local function open_previous(led, group, frame)
   local others = led.windows[group.id] or NOTHING
-  if has_part_of_previous(led, group, frame) or #others >= MOST_WINDOWS then return GONE end
+  if has_part_of_previous(led, group, frame) or count_windows(others) >= MOST_WINDOWS then return GONE end
   local window = put_window(led, group, frame, frame.previous_start, frame.previous_ends, frame.ends)
   -- It does not come into force, so it stands behind the others.
   local windows = {}
@@ -58,7 +58,7 @@ local function open_first(led, group, frame, at)
   if at + frame.lasts <= led.time then return GONE end
   for _, window in ipairs(led.windows[group.id] or NOTHING) do
     local is_ours = is_of_kind(window, group, frame) ~= nil and window.start <= led.time
-    if is_ours and window.ends > at and window.start < window.ends then return GONE end
+    if is_ours and window.ends > at and not is_mark(window) then return GONE end
   end
   return open_with_event(led, group, frame, at)
 end

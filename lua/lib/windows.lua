@@ -35,9 +35,61 @@ local function read_stored_window(led, packed, at)
   return read_wide_window(packed, at)
 end
 
+-- A mark stands in the place of windows that are gone: it has no length, and counts nothing (see `take_out`).
+local function is_mark(window)
+  return window.start == window.ends
+end
+
+local function is_of_series(window, other)
+  return window.unit == other.unit and window.period == other.period
+end
+
+-- When the last one of these windows of a group ends that stand behind this place and have this unit and period; 0 if there is none.
+local function last_end_behind(windows, place, like)
+  local last = 0
+  for i = place + 1, #windows do
+    if is_of_series(windows[i], like) then last = max(last, windows[i].ends) end
+  end
+  return last
+end
+
+-- A new window of the group, with this unit and period.
+local function new_window(led, group, like, anchor, start, ends, kept)
+  led.opened = led.opened + 1
+  return {
+    group = group, unit = like.unit, period = like.period, place = 0, number = led.opened, used = 0, held = 0, reset = 0, reset_at = 0,
+    anchor = anchor, start = start, ends = ends, kept = kept,
+  }
+end
+
+-- A mark that stands before the group's windows of this unit and period until the last of them has ended.
+local function new_mark(led, group, like, last)
+  return new_window(led, group, like, CALENDAR, 0, 0, last)
+end
+
+-- Takes a window out of those of its group. Where it was the one in force, those of another kind of anchor behind it were left behind, when
+-- a plan was entered or the anchor moved. They stay so: a mark takes its place.
+local function take_out(led, windows, place)
+  local gone = table.remove(windows, place)
+  for i = 1, place - 1 do
+    if is_of_series(windows[i], gone) and windows[i].start <= led.time then return end
+  end
+  local last = last_end_behind(windows, place - 1, gone)
+  if last > led.time then table.insert(windows, place, new_mark(led, gone.group, gone, last)) end
+end
+
+-- Takes out those of a group's windows that are kept no longer.
+local function forget_windows(led, group)
+  local windows = led.windows[group]
+  for place = #windows, 1, -1 do
+    if windows[place].kept <= led.time then take_out(led, windows, place) end
+  end
+  if #windows == 0 then led.windows[group] = nil end
+end
+
 local function unfold(led)
   if led.windows then return end
-  local windows, arranged, counters, tail = {}, {}, led.counters, led.tail
+  local windows, arranged, counters, tail, forgotten = {}, {}, led.counters, led.tail, nil
   local times = read_flat(SCHEDULE_FORMAT, SCHEDULE_WIDTH, led.schedules, led.schedule_bytes, 1)
   local count, at = unpack_struct(WINDOWS_FORMAT, tail)
   for _ = 1, count do
@@ -64,14 +116,15 @@ local function unfold(led)
     -- ONE-CLOCK: a reset at a time that was wrong came before whatever lapses now.
     if led.was_wrong then window.reset_at = min(window.reset_at, led.time - 1) end
     window.anchor, window.start, window.ends, window.kept = times[from + 1], times[from + 2], times[from + 3], times[from + 4]
-    if window.kept > led.time then
-      local of_group = windows[window.group]
-      if of_group then of_group[#of_group + 1] = window else windows[window.group] = { window } end
-    elseif place > 0 then
-      arranged[place] = nil
+    local of_group = windows[window.group]
+    if of_group then of_group[#of_group + 1] = window else windows[window.group] = { window } end
+    if window.kept <= led.time then
+      arranged[place], forgotten = nil, forgotten or {}
+      forgotten[window.group] = true
     end
   end
   led.windows, led.arranged, led.rest = windows, arranged, sub(tail, at)
+  for group in pairs(forgotten or {}) do forget_windows(led, group) end
   -- Until somebody arranges them anew.
   led.current_until = 0
 end
@@ -200,33 +253,50 @@ local function undo_windows(led)
   if led.windows_before then led.arranged = {} end
 end
 
+-- How many windows these are, besides marks.
+local function count_windows(windows)
+  local count = 0
+  for i = 1, #windows do
+    if not is_mark(windows[i]) then count = count + 1 end
+  end
+  return count
+end
+
+-- Takes out the window that ends first, of those behind the first one, and the marks that then stand before nothing.
+local function take_out_earliest(led, windows)
+  local earliest
+  for i = 2, #windows do
+    if not is_mark(windows[i]) and (not earliest or windows[i].ends < windows[earliest].ends) then earliest = i end
+  end
+  take_out(led, windows, earliest)
+  for i = #windows, 2, -1 do
+    if is_mark(windows[i]) and last_end_behind(windows, i, windows[i]) <= led.time then table.remove(windows, i) end
+  end
+end
+
 -- `first`, and then the group's other windows. Of those that a moved anchor has left behind, only the last one is kept; of all, only
 -- MOST_WINDOWS: the one that ends first goes first.
 local function windows_after(led, group, frame, first)
   local windows, left_behind = { first }, false
   for _, window in ipairs(led.windows[group.id] or {}) do
     local is_left = frame.anchor ~= CALENDAR and is_of_kind(window, group, frame) and window.anchor ~= frame.anchor
-    if window ~= first and not (is_left and left_behind) then windows[#windows + 1] = window end
+    -- What it stands before stands behind `first` now.
+    local is_passed = is_mark(window) and is_of_series(window, first)
+    if window ~= first and not is_passed and not (is_left and left_behind) then windows[#windows + 1] = window end
     if window ~= first and is_left then left_behind = true end
   end
-  if #windows > MOST_WINDOWS then
-    local earliest = 2
-    for i = 3, #windows do
-      if windows[i].ends < windows[earliest].ends then earliest = i end
-    end
-    table.remove(windows, earliest)
-  end
+  if count_windows(windows) > MOST_WINDOWS then take_out_earliest(led, windows) end
   return windows
 end
 
 -- Where the window of the frame starts: no earlier than the one before it ended, although another catalog or time-zone database puts the
--- boundary elsewhere. One that a moved anchor has left behind is not before it: the new windows are counted as the anchor says. Nor is one
--- without a length (see `leave_window`).
+-- boundary elsewhere. One that a moved anchor has left behind is not before it: the new windows are counted as the anchor says. Nor is a
+-- mark.
 local function start_after_others(led, group, frame)
   local start = frame.start
   for _, window in ipairs(led.windows[group.id] or {}) do
     local same_kind = is_of_kind(window, group, frame)
-    local is_left = same_kind and window.anchor ~= frame.anchor or window.start == window.ends
+    local is_left = same_kind and window.anchor ~= frame.anchor or is_mark(window)
     if same_kind ~= nil and not is_left and window.ends <= led.time and window.ends > start then start = window.ends end
   end
   return start
@@ -234,11 +304,7 @@ end
 
 -- Opens a window between these times, in front of the group's others.
 local function put_window(led, group, frame, start, ends, kept)
-  led.opened = led.opened + 1
-  local window = {
-    group = group.id, unit = group.unit, period = group.period, place = 0, number = led.opened, used = 0, held = 0, reset = 0,
-    reset_at = 0, anchor = frame.anchor, start = start, ends = ends, kept = kept,
-  }
+  local window = new_window(led, group.id, group, frame.anchor, start, ends, kept)
   set_windows(led, group.id, windows_after(led, group, frame, window))
   return window
 end
@@ -251,8 +317,7 @@ local function open_with_event(led, group, frame, start)
     if is_of_kind(window, group, frame) and window.start > led.time then ends = min(ends, window.start) end
   end
   for _, window in ipairs(led.windows[group.id] or {}) do
-    -- One without a length is only there to end another one (see `leave_window`).
-    if is_of_kind(window, group, frame) and window.ends <= start and window.start < window.ends then
+    if is_of_kind(window, group, frame) and window.ends <= start and not is_mark(window) then
       led.kept_before = led.kept_before or {}
       led.kept_before[window] = led.kept_before[window] or window.kept
       window.kept = max(window.kept, ends)
@@ -273,11 +338,12 @@ local function open_window(led, group, frame)
   return put_window(led, group, frame, start_after_others(led, group, frame), ends, frame.kept)
 end
 
--- Leaves behind the window in force, which is of another kind of anchor, where the group's own one opens only with its first event. An own
--- window without a length comes before it, and so it does not stand.
+-- Leaves behind the window in force, which is of another kind of anchor, where the group's own one opens only with its first event. A mark
+-- comes before it, and so it does not stand.
 local function leave_window(led, group, frame)
-  local left = window_in_force(led, group, frame)
-  if left then put_window(led, group, frame, led.time, led.time, left.ends) end
+  if not window_in_force(led, group, frame) then return end
+  local mark = new_mark(led, group.id, group, last_end_behind(led.windows[group.id], 0, group))
+  set_windows(led, group.id, windows_after(led, group, frame, mark))
 end
 
 -- What was counted so far counts no more, and cannot be refunded.

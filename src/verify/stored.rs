@@ -261,6 +261,11 @@ impl Window {
         self.counter.number
     }
 
+    /// Returns whether it has no length. Such a window counts nothing. It keeps those behind it from being current again.
+    pub fn is_mark(&self) -> bool {
+        self.schedule.start == self.schedule.ends
+    }
+
     /// Returns the properties that identify the window, apart from its start.
     pub fn kind(&self) -> (i64, i64, i64) {
         (self.stored.unit, self.stored.period, self.schedule.anchor)

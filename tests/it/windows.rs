@@ -381,6 +381,106 @@ async fn at_most_eight_windows_of_a_group_are_kept_and_the_one_that_ends_first_g
         .await;
 }
 
+/// Two plans whose windows of group `n` are of one unit and period, and of these anchors.
+fn two_anchors(period: &str, a: &str, b: &str) -> String {
+    let plan = |id: &str, anchor: &str| {
+        let group = format!("id: n, unit: tokens, period: {period}, anchor: {anchor}, quota: 100");
+        format!("  {id}: {{ limit_groups: [{{ {group}, match: [{{ event: t }}] }}] }}\n")
+    };
+    format!("plans:\n{}{}", plan("a", a), plan("b", b))
+}
+
+/// Replicas with a catalog of this name, and with as many others in which plan `b` has another unit or period for group `n`.
+async fn with_others(name: &'static str, catalog: &str, count: usize) -> Scenario {
+    let units = ["tokens", "seconds", "count"].into_iter();
+    let kinds = units.flat_map(|unit| ["yearly", "monthly", "weekly"].map(|period| (unit, period)));
+    let names: Vec<_> = (1..=count).map(|number| format!("other{number}")).collect();
+    let mut started = vec![(name, Replica::start(catalog).await)];
+    for (name, (unit, period)) in names.iter().zip(kinds) {
+        let group = format!("id: n, unit: {unit}, period: {period}, quota: 1000000");
+        let other = format!("plans: {{ b: {{ limit_groups: [{{ {group}, match: [{{ event: t }}] }}] }} }}");
+        started.push((name, Replica::start(&other).await));
+    }
+    Scenario::new(started)
+}
+
+/// One event at each of these replicas.
+fn track_at_others(count: usize) -> String {
+    (1..=count).map(|number| format!("on other{number}\ntrack u t 1\n")).collect()
+}
+
+#[tokio::test]
+async fn what_entering_a_plan_has_left_stays_so_when_eight_other_windows_come() {
+    let catalog = two_anchors("daily", "first_use", "calendar");
+    let mut scenario = with_others("own", &catalog, 7).await;
+    let others = track_at_others(7);
+    scenario
+        .run(&format!(
+            "
+            clock u 2031-01-15T12:00:00Z
+            subscribe u a
+            track u t 6 => n.used=6 n.start=2031-01-15T12:00:00Z n.reset=2031-01-16T12:00:00Z
+            subscribe u b
+            reserve u t 1 ttl=1h as=A => n.held=1 n.start=2031-01-15T00:00:00Z n.reset=2031-01-16T00:00:00Z
+            {others}
+            commit A => n.closed # its window ended first
+            on own
+            usage u => n.used=0 n.held=0 n.start=2031-01-15T00:00:00Z n.reset=2031-01-16T00:00:00Z
+            subscribe u a
+            usage u => n.used=6 n.start=2031-01-15T12:00:00Z
+            subscribe u b
+            track u t 2 => n.used=2 n.start=2031-01-15T00:00:00Z
+        "
+        ))
+        .await;
+}
+
+#[tokio::test]
+async fn a_window_that_was_left_for_one_not_yet_open_stays_so_when_others_come() {
+    let catalog = two_anchors("daily", "calendar", "first_use");
+    let mut scenario = with_others("own", &catalog, 7).await;
+    let others = track_at_others(7);
+    scenario
+        .run(&format!(
+            "
+            clock u 2031-01-15T12:00:00Z
+            subscribe u a
+            track u t 6 => n.used=6 n.start=2031-01-15T00:00:00Z
+            subscribe u b
+            {others}
+            on own
+            usage u => n.used=0 !n.start=2031-01-15T00:00:00Z
+            subscribe u a
+            usage u => n.used=6 n.start=2031-01-15T00:00:00Z
+        "
+        ))
+        .await;
+}
+
+#[tokio::test]
+async fn what_entering_a_plan_has_left_stays_so_after_the_windows_of_that_plan() {
+    let catalog = two_anchors("monthly", "subscription_start", "calendar");
+    check(
+        &catalog,
+        "
+        clock u 2031-02-28T12:00:00Z
+        subscribe u a anchor=2031-02-28T10:00:00Z
+        track u t 1 => n.used=1 n.start=2031-02-28T10:00:00Z n.reset=2031-03-28T10:00:00Z
+        clock u 2031-03-02T12:00:00Z
+        subscribe u b
+        track u t 5 => n.used=5 n.start=2031-03-01T00:00:00Z n.reset=2031-04-01T00:00:00Z
+        subscribe u a anchor=2031-01-31T10:00:00Z # its window goes on, and is kept until the end of a short one after it
+        usage u => n.used=1 n.reset=2031-03-28T10:00:00Z
+        clock u 2031-03-31T12:00:00Z
+        usage u => n.used=0 n.start=2031-03-31T10:00:00Z
+        track u t 2 => n.used=2 n.start=2031-03-31T10:00:00Z n.reset=2031-04-30T10:00:00Z
+        subscribe u b
+        usage u => n.used=5 n.start=2031-03-01T00:00:00Z
+    ",
+    )
+    .await;
+}
+
 const CLOCKS: &str = r"
 default_plan: p
 plans:

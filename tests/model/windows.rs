@@ -88,6 +88,8 @@ pub struct Window {
     left: bool,
     /// Others took its place: it is kept no more, and does not come back.
     gone: bool,
+    /// As there were more than eight.
+    pushed_out: bool,
     /// SPEC is silent on whether it is gone. Either the anchor moved on by a catalog that counts this group by the calendar, or two other
     /// windows have opened since, although the end of the one after it is still to come: catalogs with other time zones, or anchors.
     perhaps: bool,
@@ -306,8 +308,12 @@ impl Windows {
             }
             // Replicas disagree on the anchor kind, and the group's own window, which was opened or entered later, has ended first. Does the one that another
             // replica goes on in stand here as well?
-            let mut others = self.started(wanted.group, now);
+            let pushed_out = (0..self.all.len()).filter(|other| {
+                let other = &self.all[*other];
+                other.is_of(wanted.group) && other.pushed_out && other.start <= now && now < other.kept_until
+            });
             let is_later = |other: usize| other > window || self.all[other].entered > self.all[window].entered;
+            let mut others = self.started(wanted.group, now).chain(pushed_out);
             if others.any(|other| is_own(&other) && is_later(other)) {
                 self.silent.set(true);
             }
@@ -406,6 +412,7 @@ impl Windows {
             kept_until: kept,
             left: false,
             gone: false,
+            pushed_out: false,
             perhaps: false,
             turn: 0,
             entered: self.turns,
@@ -449,7 +456,7 @@ impl Windows {
                 self.silent.set(true);
             }
             self.note("more than eight windows of a group id");
-            self.all[goes].gone = true;
+            (self.all[goes].gone, self.all[goes].pushed_out) = (true, true);
         }
     }
 
@@ -575,6 +582,7 @@ impl Windows {
             kept_until: end,
             left: false,
             gone: false,
+            pushed_out: false,
             perhaps: false,
             turn: 0,
             entered: 0,

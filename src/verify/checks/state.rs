@@ -5,7 +5,6 @@ use std::collections::BTreeMap;
 use crate::domain::amount::MAX_UNITS;
 use crate::domain::counted::counted;
 use crate::domain::plan::Length;
-use crate::ledger::FIRST_USE_MS;
 use crate::ledger::formats::{COUNTS, FIRST_LENGTH, MOST_AHEAD_MS, MOST_WINDOWS, PAGE_MS, TENTH_MS};
 
 use super::super::stored::{NEVER_MS, State, Subscription, Window};
@@ -101,8 +100,8 @@ fn windows(key: &str, state: &State, findings: &mut Findings) {
         }
     }
     for (group, windows) in &state.groups {
-        if windows.len() as i64 > MOST_WINDOWS {
-            let count = windows.len();
+        let count = windows.iter().filter(|window| !window.is_mark()).count();
+        if count as i64 > MOST_WINDOWS {
             findings.contradiction(key, format!("group {group:?} has {count} windows, and not at most {MOST_WINDOWS}"));
         }
         for (place, one) in windows.iter().enumerate() {
@@ -148,9 +147,8 @@ fn window_problems(window: &Window, state: &State) -> Vec<String> {
     if period == LIFETIME && (start, ends, kept) != (0, NEVER_MS, NEVER_MS) {
         problems.push(format!("is of a lifetime, but starts at {start}, ends at {ends} and is kept until {kept}"));
     }
-    // One that only ends another one has no length.
-    let has_length = start < ends || (start == ends && schedule.anchor == FIRST_USE_MS);
-    if period != LIFETIME && !(has_length && ends < kept && kept < NEVER_MS) {
+    let is_empty_mark = window.is_mark() && (counter.used, counter.held) == (0, 0);
+    if period != LIFETIME && !((start < ends || is_empty_mark) && ends < kept && kept < NEVER_MS) {
         problems.push(format!("starts at {start}, ends at {ends} and is kept until {kept}, which are not in order"));
     }
     let head = &state.head.head;

@@ -30,6 +30,15 @@ fn with_times(text: &str) -> String {
     times.iter().fold(text.to_owned(), |text, (name, time)| text.replace(name, &time.to_string()))
 }
 
+/// Adds a mark for group `a`, with so much used.
+fn add_mark(world: &mut World, used: i64) {
+    world.schedules.push(formats::Schedule { start: 0, ends: 0, ..world.schedules[0].clone() });
+    let schedule = i64::try_from(world.schedules.len()).unwrap();
+    let own = formats::Counter { number: 1, schedule, used, held: 0 };
+    world.windows.insert(1, (world.windows[0].0.clone(), Some(own)));
+    world.windows[1].0.place = 0;
+}
+
 #[test]
 fn a_user_without_contradictions_has_none() {
     assert_eq!(World::default().found(), [""; 0]);
@@ -121,6 +130,9 @@ fn what_is_wrong_with_a_state_is_found() {
             },
             &["group \"a\": windows 1 and 3 overlap"],
         ),
+        // A mark has no length, and counts nothing.
+        (|world| add_mark(world, 0), &[]),
+        (|world| add_mark(world, 1), &["group \"a\", earlier window 1: starts at 0, ends at 0", "not in order"]),
         (
             |world| {
                 let own = formats::Counter { number: 1, schedule: 1, used: 0, held: 0 };

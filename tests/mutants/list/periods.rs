@@ -23,7 +23,7 @@ pub const PERIODS: &[Mutant] = &[
     ("lib/windows", "window.is_unopened = true", ""),
     ("lib/windows", "if frame.anchor == FIRST_USE then return open_with_event(led, group, frame, now) end", ""),
     ("lib/windows", "return window.is_unopened and NO_SPAN or span_of(window)", "return span_of(window)"),
-    ("lib/windows", "if left then put_window(led, group, frame, led.time, led.time, left.ends) end", ""),
+    ("lib/windows", "set_windows(led, group.id, windows_after(led, group, frame, mark))", ""),
     (
         "lib/windows",
         "window.used, window.reset, window.reset_at = 0, led.memory and led.memory.sequence or 0, led.time",
