@@ -77,7 +77,7 @@ local function enter_plan(led, plan, basis, change)
   return true
 end
 
--- Whether a reservation is remembered, live or not.
+-- Whether a reservation is remembered, live or not. What is tracked is none, and the record of an Extend outlives its reservation.
 local function remembers_reservation(led)
   if led.live > 0 then return true end
   local memory = led.memory
@@ -92,7 +92,7 @@ local function remembers_reservation(led)
       for i = 1, #found[2], 2 do
         local field = found[2][i]
         local record = #field == FIELD_BYTES and load_record(led, field)
-        if record and record.state ~= TRACKED then return true end
+        if record and record.state < TRACKED then return true end
       end
     until cursor == '0'
   end

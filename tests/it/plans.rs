@@ -524,6 +524,30 @@ plans:
 }
 
 #[tokio::test]
+async fn a_default_plan_has_left_nothing_once_its_reservations_are_forgotten() {
+    let catalog = "
+default_plan: free
+plans:
+  free: { period: minute, limit_groups: [{ id: g, unit: count, quota: 5, match: [{ event: x }] }] }
+  pro: { period: hourly, on_plan_change: block, limit_groups: [{ id: g, unit: count, quota: 10, match: [{ event: x }] }] }
+";
+    let table = "
+        clock USER 2031-01-15T12:00:00Z
+        reserve USER x 1 as=AUSER => allowed
+        extend AUSER 1 id=e => extended expires-in=60s # until 12:16:00 they are remembered
+        release AUSER
+        clock USER TIME
+        subscribe USER pro
+        usage USER => USED
+    ";
+    for (user, time, used) in
+        [("u", "2031-01-15T12:15:59.999Z", "g.used=10"), ("v", "2031-01-15T12:16:00Z", "g.used=0")]
+    {
+        check(catalog, &table.replace("USER", user).replace("TIME", time).replace("USED", used)).await;
+    }
+}
+
+#[tokio::test]
 async fn a_plan_in_another_time_zone_begins_where_no_window_is_kept() {
     const ZONES: &str = "
 plans:

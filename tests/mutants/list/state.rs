@@ -239,13 +239,10 @@ pub const PLANS: &[Mutant] = &[
         "for _, key in ipairs({ young_key(led), old_key(led) }) do",
         "for _, key in ipairs({ old_key(led) }) do",
     ),
-    ("lib/subscription", "if record and record.state ~= TRACKED then return true end", ""),
-    (
-        "lib/subscription",
-        "if record and record.state ~= TRACKED then return true end",
-        "if record then return true end",
-    ),
-    ("lib/subscription", "if record and record.state ~= TRACKED then return true end", "return true"),
+    ("lib/subscription", "if record and record.state < TRACKED then return true end", ""),
+    ("lib/subscription", "record.state < TRACKED then return true end", "record.state ~= TRACKED then return true end"),
+    ("lib/subscription", "if record and record.state < TRACKED then return true end", "if record then return true end"),
+    ("lib/subscription", "if record and record.state < TRACKED then return true end", "return true"),
     (
         "lib/subscription",
         "if next(led.windows) or remembers_reservation(led) then return led.plan end",
