@@ -243,6 +243,20 @@ local function set_windows(led, id, windows)
   led.windows[id] = windows
 end
 
+-- Puts the group's own window before those of its kind that are counted from another anchor. A replica that does not have the group has
+-- moved the anchor back, and left them so: if it moves again, this window is the last one that it leaves behind.
+local function go_on_in(led, group, frame, own)
+  if led.windows[group.id][1] == own then return end
+  local windows, is_there, moves = {}, false, false
+  for _, window in ipairs(led.windows[group.id]) do
+    if not is_there and (window == own or is_of_kind(window, group, frame) and window.anchor ~= frame.anchor) then
+      windows[#windows + 1], is_there, moves = own, true, window ~= own
+    end
+    if window ~= own then windows[#windows + 1] = window end
+  end
+  if moves then set_windows(led, group.id, windows) end
+end
+
 -- A denied call changes nothing, and so leaves no window open that was not.
 local function undo_windows(led)
   for id, windows in pairs(led.windows_before or {}) do
@@ -379,6 +393,7 @@ local function arrange(led, plan, arrangement, frames)
     if led.windows[group.id] then
       local frame = frame_of(frames, group)
       local window = own_window(led, group, frame) or standing_window(led, group, frame)
+      if window and is_of_kind(window, group, frame) then go_on_in(led, group, frame, window) end
       if window then place_window(led, place, window) end
     end
   end

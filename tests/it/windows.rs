@@ -150,6 +150,38 @@ plans:
     .await;
 }
 
+#[tokio::test]
+async fn the_last_window_left_behind_is_the_last_one_in_use_although_another_replica_moved_the_anchor() {
+    let own = "
+plans:
+  p:
+    anchor: subscription_start
+    limit_groups: [{ id: g, unit: tokens, period: monthly, quota: 100, match: [{ event: t }] }]
+";
+    let other = own.replace("unit: tokens", "unit: count");
+    let mut scenario = replicas(&[("own", own), ("other", &other)]).await;
+    scenario
+        .run(
+            "
+            clock u 2031-01-25T12:00:00Z
+            on own
+            subscribe u p anchor=2031-01-20T10:00:00Z
+            reserve u t 1 as=A => g.held=1 g.start=2031-01-20T10:00:00Z
+            subscribe u p anchor=2031-01-10T00:00:00Z
+            on other
+            subscribe u p anchor=2031-01-20T10:00:00Z # it does not have the group of tokens
+            on own
+            reserve u t 2 as=B => g.held=3 g.start=2031-01-20T10:00:00Z
+            subscribe u p anchor=2031-01-12T00:00:00Z
+            commit A => g.used=1 g.held=2 !g.closed
+            subscribe u p anchor=2031-01-20T10:00:00Z
+            usage u => g.used=1 g.held=2 g.start=2031-01-20T10:00:00Z
+            commit B => g.used=3
+        ",
+        )
+        .await;
+}
+
 const MONTHLY: &str = r"
 default_plan: p
 plans: { p: { limit_groups: [{ id: n, unit: tokens, period: monthly, quota: 10, match: [{ event: t }] }] } }

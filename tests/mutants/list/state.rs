@@ -76,6 +76,7 @@ pub const WINDOWS: &[Mutant] = &[
     ("lib/windows", "return led.time < window.ends and window or nil, same_kind end", "return window, same_kind end"),
     ("lib/windows", "return same_kind == false and window or nil", "return nil"),
     ("lib/windows", "return same_kind == false and window or nil", "return window"),
+    ("lib/windows", "if window and is_of_kind(window, group, frame) then go_on_in(led, group, frame, window) end", ""),
     ("lib/windows", "led.windows[id] = windows or nil\n", ""),
     ("lib/windows", "led.windows[id] = windows or nil\n", "led.windows[id] = nil\n"),
     ("lib/windows", "local windows, left_behind = { first }, false", "local windows, left_behind = { first }, true"),
