@@ -115,9 +115,13 @@ impl Ledger {
     /// [`NoAnswer::Stale`] if it was compiled for another subscription or time; otherwise see the RPC.
     pub async fn commit_changed(&self, call: &CommitChangedCall<'_>) -> Result<Committed, NoAnswer> {
         let CommitChangedCall { reservation, actual, subscription, at_ms, replay_ms } = call;
-        let Some(plan) = self.plan_by(&reservation.plan).await else { return Err(Fault::PlanNotArchived.into()) };
+        let plan = self.plan_by(&reservation.plan).await;
         // Without the rules of its time zone, nobody knows the plan's windows.
-        let Some(groups) = plan.scheduled() else { return Err(Fault::PlanNotArchived.into()) };
+        let Some((plan, groups)) = plan.as_ref().and_then(|plan| Some((plan, plan.scheduled()?))) else {
+            // A reservation that is unknown is that first.
+            self.reservation(reservation).await?;
+            return Err(Fault::PlanNotArchived.into());
+        };
         let subscription = *subscription;
         let ended = subscription.is_some_and(|subscription| subscription.has_ended(*at_ms));
         let anchor_ms = subscription.map(|subscription| subscription.cycle_anchor_ms);
@@ -126,7 +130,7 @@ impl Ledger {
         let frames = Frames::of_groups(&groups, anchor_ms, overrides, *at_ms)
             .map_err(|error: NoCalendar| Fault::Internal(Box::new(error)))?;
         let revision = subscription.map(|subscription| subscription.revision);
-        let basis = Basis { revision, ended, plan: InForce::Plan { plan: Arc::clone(&plan), frames } };
+        let basis = Basis { revision, ended, plan: InForce::Plan { plan: Arc::clone(plan), frames } };
         let ReservationId { field, suffix, owner, .. } = reservation;
         let message = basis.message(
             |room| Message::about_hold(owner, field, room),
@@ -135,15 +139,15 @@ impl Ledger {
                     field: *field,
                     suffix: *suffix,
                     replay_ms: time(*replay_ms),
-                    metadata: used_metadata(Some(&plan), actual),
+                    metadata: used_metadata(Some(plan), actual),
                     names_quantity: (!actual.names_no_quantity()).into(),
-                    quantities: used(Some(&plan), actual),
+                    quantities: used(Some(plan), actual),
                 };
                 changed.write(bytes);
             },
         );
         let packed = self.run(&self.scripts.commit_changed, owner, message).await?;
-        let answer = self.answer(&packed, About { plan: Some(&plan), ..About::default() }).await?;
+        let answer = self.answer(&packed, About { plan: Some(plan), ..About::default() }).await?;
         Ok(committed(answer)?)
     }
 

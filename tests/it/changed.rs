@@ -90,6 +90,7 @@ async fn a_commit_of_another_event_that_cannot_be_priced_changes_nothing() {
         extend A @model=mini out=1 => INVALID_FIELD field:add.metadata
         extend A @model=mini => INVALID_FIELD field:add.metadata
         commit A out=9007199254740991 @model=huge => OUT_OF_RANGE
+        commit \"AQAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAdkZWZhdWx0BgBub2JvZHk\" @model=mini => RESERVATION_NOT_FOUND
         usage u => big.held=8 big.used=0 all.held=50 images.used=0 small.used=0
         commit A @model=draw pictures=2 => COMMITTED images.used=2 big.used=0 big.held=0
     ",
