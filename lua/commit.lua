@@ -5,7 +5,7 @@
 -- ARGV: commit_call
 --       the message of the reservation's plan, or empty
 -- Answers: answer, fault, committed_otherwise
--- uses: base formats each plan match price ledger windows memory deadlines save record answer begin life settle
+-- uses: base formats each plan match price ledger windows memory deadlines save record answer begin life settle subscription crossed
 
 local function charges_as_reserved(record)
   local charges, has_life = {}, record.format == LIVING_FORMAT
@@ -72,7 +72,8 @@ local function commit_part(led, k, settle, record, plan, charges, measures)
   -- All checks are done: from here on, writes.
   local deadline = record.deadline
   if not late and settle.ttl_ms > 0 then deadline = later_deadline(led, record, settle.ttl_ms) end
-  if has_grown or deadline > record.deadline then
+  local writes = has_grown or deadline > record.deadline
+  if writes then
     if has_grown then begin_life(record) end
     if record.format == LIVING_FORMAT then lock_counted(led, record, state) end
     local before = not late and parts_now(record)
@@ -96,7 +97,9 @@ local function commit_part(led, k, settle, record, plan, charges, measures)
     state = state, overage = overage, late = late, plan = record.plan, deadline = record.deadline,
     exhausted = is_exhausted(led, record, plan, measures, state),
   }
-  return answer_remembered(led, named, claims, charges)
+  local answered = answer_remembered(led, named, claims, charges)
+  if writes and led.used_before then return with_befores(led, answered, claims, plan) end
+  return answered
 end
 
 local function commit(k, a)
@@ -147,7 +150,9 @@ local function commit(k, a)
   record.settled = settle.actual == 1 and settle.quantities or ''
   end_committed(led, k, settle, record, late, bucket_field, bucket)
   local named = { state = STATE_COMMITTED, overage = exceeds(record, charges), late = late, plan = record.plan }
-  return answer_remembered(led, named, claims, charges, is_short and 'unapplied')
+  local answered = answer_remembered(led, named, claims, charges, is_short and 'unapplied')
+  if led.used_before then return with_befores(led, answered, claims, plan, charges) end
+  return answered
 end
 
 return each(commit, 4, 2)

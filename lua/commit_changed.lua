@@ -5,7 +5,7 @@
 -- ARGV: commit_changed_call
 --       the message of the reservation's plan
 -- Answers: answer, stale, fault, committed_otherwise
--- uses: base formats each plan match price ledger windows memory deadlines save record answer begin life settle subscription
+-- uses: base formats each plan match price ledger windows memory deadlines save record answer begin life settle subscription crossed
 
 -- The event with these values of its metadata.
 local function changed_event(record, packed)
@@ -108,7 +108,9 @@ local function commit_changed(k, a)
   record.settled = asked.quantities
   end_committed(led, k, asked, record, late, bucket_field, bucket)
   local named = { state = STATE_COMMITTED, overage = exceeds(record, charges), late = late, plan = record.plan }
-  return answer_remembered(led, named, claims, charges, is_short and 'unapplied')
+  local answered = answer_remembered(led, named, claims, charges, is_short and 'unapplied')
+  if led.used_before then return with_befores(led, answered, claims, plan) end
+  return answered
 end
 
 return each(commit_changed, 4, 2)

@@ -5,7 +5,7 @@
 -- ARGV: track_call, whose event has the name of the refunded one
 --       the plan's message
 -- Answers: as track
--- uses: base formats each plan match price ledger windows memory deadlines save record answer begin subscription in_force decide tracking
+-- uses: base formats each plan match price ledger windows memory deadlines save record answer begin subscription in_force decide tracking crossed
 
 local function refund(k, a)
   local asked = read_track_call(ARGV[a + 1])
@@ -31,7 +31,8 @@ local function refund(k, a)
     -- What could not be applied.
     claim.committed = claim.charge - applied
   end
-  return tracked(led, write_tracked(led, asked, plan.digest, claims, asked.replay_ms), false)
+  local done = tracked(led, write_tracked(led, asked, plan.digest, claims, asked.replay_ms), false)
+  return led.used_before and with_befores(led, done, claims, plan) or done
 end
 
 return each(refund, 3, 2)

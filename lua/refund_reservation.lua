@@ -5,7 +5,7 @@
 -- ARGV: settle_call, once, event (by the name of the refunded event)
 --       the message of the reservation's plan, or empty
 -- Answers: as track, without stale
--- uses: base formats each plan match price ledger windows memory deadlines save record answer begin life tracking
+-- uses: base formats each plan match price ledger windows memory deadlines save record answer begin life tracking subscription crossed
 
 -- The places of a whole and of its parts, where the refund names more of the parts than of the whole; else nil.
 local function parts_exceed(measure, asked)
@@ -219,7 +219,8 @@ local function refund_reservation(k, a)
   record.settled = quantities_of(settled)
   if before then record.settled = record.settled .. quantities_of(with_refund(before, asked)) end
   local made = write_tracked(led, once, record.plan, refunds, settle.replay_ms, record.forget, settle.field, record_bytes(record))
-  return tracked(led, made, false)
+  local done = tracked(led, made, false)
+  return led.used_before and with_befores(led, done, refunds, plan) or done
 end
 
 return each(refund_reservation, 3, 2)

@@ -5,7 +5,7 @@
 -- ARGV: track_call
 --       the plan's message
 -- Answers: answer, stale, fault
--- uses: base formats each plan match price ledger windows memory deadlines save record answer begin subscription in_force decide tracking
+-- uses: base formats each plan match price ledger windows memory deadlines save record answer begin subscription in_force decide tracking crossed
 
 local function track(k, a)
   local asked = read_track_call(ARGV[a + 1])
@@ -31,14 +31,15 @@ local function track(k, a)
   if is_blocked then
     local denial = answer_denied({ outcome = LIMIT_REACHED, plan = plan.digest }, claims)
     save_due(led, has_changed)
-    return denial
+    return led.used_before and with_befores(led, denial, claims, plan) or denial
   end
   for i = 1, #claims do
     local claim = claims[i]
     claim.window.used = claim.window.used + claim.charge
   end
   write_tracked(led, asked, plan.digest, claims, asked.replay_ms)
-  return answer_assessed({ suffix = asked.suffix, plan = plan.digest }, claims)
+  local done = answer_assessed({ suffix = asked.suffix, plan = plan.digest }, claims)
+  return led.used_before and with_befores(led, done, claims, plan, charges_of(claims)) or done
 end
 
 return each(track, 3, 2)

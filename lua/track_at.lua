@@ -5,7 +5,7 @@
 -- ARGV: track_at_call
 --       the plan's message
 -- Answers: answer, stale, fault
--- uses: base formats each plan match price ledger windows memory deadlines save record answer begin subscription in_force decide tracking
+-- uses: base formats each plan match price ledger windows memory deadlines save record answer begin subscription in_force decide tracking crossed
 
 -- How far the clock of a caller may be ahead.
 local MOST_FUTURE_MS = 60000
@@ -118,7 +118,8 @@ local function track_at(k, a)
     local claim = claims[i]
     if claim.window then claim.window.used = claim.window.used + claim.charge end
   end
-  return tracked(led, write_tracked(led, asked, plan.digest, claims, asked.replay_ms), false)
+  local done = tracked(led, write_tracked(led, asked, plan.digest, claims, asked.replay_ms), false)
+  return led.used_before and with_befores(led, done, claims, plan, charges_of(claims)) or done
 end
 
 return each(track_at, 3, 2)

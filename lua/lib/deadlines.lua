@@ -172,7 +172,10 @@ local function give_back(led, parts)
     if window then
       -- Never less than nothing, whatever somebody has deleted by hand.
       window.held = max(window.held - amount, 0)
-      if counts then window.used = min(window.used + amount, MAX) end
+      if counts then
+        note_used(led, window)
+        window.used = min(window.used + amount, MAX)
+      end
     end
   end
 end

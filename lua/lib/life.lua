@@ -69,6 +69,7 @@ end
 local function recount(led, claim, from, to)
   local window = window_of(led, claim)
   if not window then return 0 end
+  note_used(led, window)
   local before, after = max(from - claim.refunded, 0), max(to - claim.refunded, 0)
   if after >= before then
     -- EXACT: in this order no sum passes 2^53.

@@ -66,6 +66,7 @@ local function enter_plan(led, plan, basis, change)
       window = window or open_window(led, group, frame)
       -- TRUTH: what is used is never lowered.
       window.used = max(window.used, quota)
+      count_anew(led, window)
       -- It is open, although no event has opened it.
       window.is_unopened = nil
     elseif window and change == 'reset' then

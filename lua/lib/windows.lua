@@ -360,8 +360,24 @@ local function leave_window(led, group, frame)
   set_windows(led, group.id, windows_after(led, group, frame, mark))
 end
 
+-- Notes what the window has used before this script, where it counts something else than the rows of its answer request.
+local function note_used(led, window)
+  local befores = led.used_before
+  if not befores then
+    befores = {}
+    led.used_before = befores
+  end
+  befores[window.number] = befores[window.number] or window.used
+end
+
+-- What the window has used so far in this script was not made of consumption.
+local function count_anew(led, window)
+  if led.used_before then led.used_before[window.number] = nil end
+end
+
 -- What was counted so far counts no more, and cannot be refunded.
 local function reset_window(led, window)
+  count_anew(led, window)
   window.used, window.reset, window.reset_at = 0, led.memory and led.memory.sequence or 0, led.time
 end
 

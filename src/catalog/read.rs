@@ -9,9 +9,9 @@ use std::collections::HashSet;
 
 use jiff::tz::TimeZoneDatabase;
 
-use crate::domain::amount::{Quantity, Unit};
+use crate::domain::amount::{Quantity, Unit, Units};
 use crate::domain::plan::{
-    Anchor, Catalog, InvalidLength, Length, LimitGroup, OnPlanChange, Period, Plan, Quota, measured_names,
+    Anchor, Catalog, InvalidLength, Length, LimitGroup, OnPlanChange, Period, Plan, Quota, Thresholds, measured_names,
 };
 
 use self::walk::{Fields, join};
@@ -205,8 +205,8 @@ impl Reader<'_> {
         self.check_anchor(&fields, path, period, anchor);
         let hard = self.flag(&fields, "hard").unwrap_or(true);
         let thresholds = match fields.get("thresholds") {
-            Some(node) => self.thresholds(node, &fields.path_of("thresholds")),
-            None => Some(Vec::new()),
+            Some(node) => self.thresholds(node, &fields.path_of("thresholds"), unit),
+            None => Some(Thresholds::default()),
         };
         let rules = self.required(&fields, "match").and_then(|node| self.rules(node, &fields.path_of("match"), unit));
         Some(LimitGroup {
@@ -271,28 +271,63 @@ impl Reader<'_> {
         }
     }
 
-    fn thresholds(&mut self, node: &Node, path: &str) -> Option<Vec<Quantity>> {
+    fn thresholds(&mut self, node: &Node, path: &str, unit: Option<Unit>) -> Option<Thresholds> {
         let items = self.list(node, path, MAX_THRESHOLDS)?;
-        let mut thresholds: Vec<Quantity> = Vec::new();
+        let (mut thresholds, mut understood) = (Thresholds::default(), 0);
         for (index, item) in items.iter().enumerate() {
             let path = format!("{path}[{index}]");
-            let Some(text) = self.decimal(item, &path, "a share of the quota") else { continue };
-            let sensible = |share: &Quantity| match (share.whole_part(), share.micro_part()) {
-                (0, micro) => micro > 0,
-                (whole, micro) => whole < 10 || (whole, micro) == (10, 0),
-            };
-            let Some(share) = exact(text).filter(sensible) else {
-                let message =
-                    format!("is {}; write a share above 0 and at most 10, with at most 6 decimals", shown(text));
-                self.report(item.line, &path, message);
-                continue;
-            };
-            if thresholds.last().is_some_and(|last| *last >= share) {
-                self.report(item.line, &path, "is not larger than the one before; write them in ascending order");
+            if let Value::Map(_) = &item.value {
+                let Some(units) = self.threshold_amount(item, &path, unit) else { continue };
+                if thresholds.amounts.last().is_some_and(|last| *last >= units) {
+                    let message = "is not larger than the amount before; write amounts in ascending order";
+                    self.report(item.line, &path, message);
+                }
+                thresholds.amounts.push(units);
+            } else {
+                let Some(share) = self.threshold_share(item, &path) else { continue };
+                if thresholds.shares.last().is_some_and(|last| *last >= share) {
+                    self.report(item.line, &path, "is not larger than the one before; write them in ascending order");
+                }
+                thresholds.shares.push(share);
             }
-            thresholds.push(share);
+            understood += 1;
         }
-        (thresholds.len() == items.len()).then_some(thresholds)
+        (understood == items.len()).then_some(thresholds)
+    }
+
+    /// A share of the quota.
+    fn threshold_share(&mut self, node: &Node, path: &str) -> Option<Quantity> {
+        let text = self.decimal(node, path, "a share of the quota")?;
+        let sensible = |share: &Quantity| match (share.whole_part(), share.micro_part()) {
+            (0, micro) => micro > 0,
+            (whole, micro) => whole < 10 || (whole, micro) == (10, 0),
+        };
+        let share = exact(text).filter(sensible);
+        if share.is_none() {
+            let message = format!("is {}; write a share above 0 and at most 10, with at most 6 decimals", shown(text));
+            self.report(node.line, path, message);
+        }
+        share
+    }
+
+    /// An amount in the group's unit, rounded up to its smallest step.
+    fn threshold_amount(&mut self, node: &Node, path: &str, unit: Option<Unit>) -> Option<Units> {
+        let fields = self.fields(node, path, &["amount"])?;
+        let node = self.required(&fields, "amount")?;
+        let path = fields.path_of("amount");
+        let text = self.decimal(node, &path, "an amount")?;
+        let unit = unit?;
+        let amount = exact(text).filter(|amount| !amount.is_zero()).and_then(|amount| amount.in_units_rounded_up(unit));
+        if amount.is_none() {
+            let largest = unit.max_units() / unit.scale();
+            let message = format!(
+                "is {}; write an amount above 0 and at most {largest} {}, with at most 6 decimals",
+                shown(text),
+                unit.as_str()
+            );
+            self.report(node.line, &path, message);
+        }
+        amount
     }
 }
 

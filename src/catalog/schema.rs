@@ -106,9 +106,9 @@ struct GroupEntry {
     anchor: Option<AnchorWord>,
     /// false: count and report `exceeded`, never deny. Absent: true.
     hard: Option<bool>,
-    /// Shares of the quota worth telling somebody about, ascending, such as 0.8 and 1.0.
+    /// The points worth telling somebody about: shares of the quota, ascending, such as 0.8 and 1.0, and amounts, ascending.
     #[schemars(length(min = 1))]
-    thresholds: Option<Vec<f64>>,
+    thresholds: Option<Vec<ThresholdEntry>>,
     /// The rules for which events count, and how much. The first rule that applies decides.
     #[schemars(rename = "match", length(min = 1))]
     rules: Vec<RuleEntry>,
@@ -130,6 +130,23 @@ enum UnitWord {
 enum QuotaEntry {
     Amount(#[schemars(range(min = 0))] f64),
     Unlimited(UnlimitedWord),
+}
+
+/// A share of the quota, such as 0.8, or an amount.
+#[derive(JsonSchema)]
+#[schemars(untagged)]
+enum ThresholdEntry {
+    Share(#[schemars(range(min = 0, max = 10))] f64),
+    Amount(ThresholdAmount),
+}
+
+/// An amount in the group's unit, whatever the quota is.
+#[derive(JsonSchema)]
+#[schemars(deny_unknown_fields)]
+struct ThresholdAmount {
+    /// Above 0, with at most 6 decimals.
+    #[schemars(range(min = 0))]
+    amount: f64,
 }
 
 #[derive(JsonSchema)]

@@ -218,6 +218,9 @@ fn a_quota_is_what_is_written() {
 #[test]
 fn a_group_says_what_it_means() {
     let share = "write a share above 0 and at most 10, with at most 6 decimals";
+    let amount = "write an amount above 0 and at most 9007199254740991 tokens, with at most 6 decimals";
+    let amount_before = "thresholds[1]: is not larger than the amount before; write amounts in ascending order";
+    let amount_twice = "thresholds[2]: is not larger than the amount before; write amounts in ascending order";
     check_lines(
         "tokens",
         &[
@@ -234,6 +237,31 @@ fn a_group_says_what_it_means() {
                 "thresholds[1]: is not larger than the one before; write them in ascending order",
             ),
             (
+                "thresholds: [0.5, { amount: 3 }, 0.4]",
+                "thresholds[2]: is not larger than the one before; write them in ascending order",
+            ),
+            ("thresholds: [{ amount: 9007199254740991 }, 0.5, { amount: 9007199254740991 }]", amount_twice),
+            ("thresholds: [{ amount: 3 }, { amount: 2 }]", amount_before),
+            // Both are 1 token.
+            ("thresholds: [{ amount: 0.2 }, { amount: 0.7 }]", amount_before),
+            ("thresholds: [{ amount: 0.000001 }, { amount: 1.000001 }, 0.1]", ""),
+            ("thresholds: [{ amount: 0 }]", &format!("thresholds[0].amount: is 0; {amount}")),
+            ("thresholds: [{ amount: 0.0000001 }]", &format!("thresholds[0].amount: is 0.0000001; {amount}")),
+            ("thresholds: [{ amount: 1.0000001 }]", &format!("thresholds[0].amount: is 1.0000001; {amount}")),
+            (
+                "thresholds: [{ amount: 9007199254740992 }]",
+                &format!("thresholds[0].amount: is 9007199254740992; {amount}"),
+            ),
+            (
+                "thresholds: [{ amount: -5 }]",
+                "thresholds[0].amount: is \"-5\"; write an amount in plain digits such as 100 or 0.5, without sign, separator or exponent",
+            ),
+            ("thresholds: [{ amount: }]", "thresholds[0].amount: must be an amount, but is empty"),
+            ("thresholds: [{ amount: [1] }]", "thresholds[0].amount: must be an amount, but is a list"),
+            ("thresholds: [{}]", "thresholds[0]: lacks `amount:`; write it"),
+            ("thresholds: [{ amount: 1, share: 0.5 }]", "thresholds[0].share: is not known here; there are: amount"),
+            ("thresholds: [[0.5]]", "thresholds[0]: must be a share of the quota, but is a list"),
+            (
                 "quta: 1",
                 "quta: is not known here; there are: id, label, unit, quota, period, anchor, hard, thresholds, match (did you mean `quota`?)",
             ),
@@ -242,6 +270,37 @@ fn a_group_says_what_it_means() {
                 "x: is not known here; there are: id, label, unit, quota, period, anchor, hard, thresholds, match",
             ),
         ],
+    );
+}
+
+#[test]
+fn a_threshold_is_a_share_or_an_amount_in_the_unit_of_the_group() {
+    let of = |unit: &str, thresholds: &str| {
+        let group = format!(
+            "{{ id: a, unit: {unit}, period: daily, quota: 10, thresholds: [{thresholds}], match: [ {{ event: x }} ] }}"
+        );
+        let catalog = parse(&format!("plans: {{ p: {{ limit_groups: [ {group} ] }} }}"), jiff::tz::db());
+        let thresholds =
+            catalog.unwrap_or_else(|problems| panic!("{problems}")).plans()[0].groups[0].thresholds.clone();
+        (thresholds.shares.iter().map(ToString::to_string).collect::<Vec<_>>().join(" "), thresholds.amounts)
+    };
+    assert_eq!(of("tokens", "0.8, { amount: 500 }, 1.0"), ("0.8 1".to_owned(), vec![500]));
+    assert_eq!(of("tokens", "{ amount: 0.5 }, 0.1, { amount: 1.000001 }"), ("0.1".to_owned(), vec![1, 2]));
+    assert_eq!(of("seconds", "{ amount: 0.0005 }, { amount: 9007199254740 }").1, [1, 9_007_199_254_740_000]);
+    assert_eq!(of("cents", "{ amount: 0.000001 }, { amount: 8000000000 }").1, [1, 8_000_000_000_000_000]);
+    check_lines(
+        "seconds",
+        &[(
+            "thresholds: [{ amount: 9007199254741 }]",
+            "thresholds[0].amount: is 9007199254741; write an amount above 0 and at most 9007199254740 seconds, with at most 6 decimals",
+        )],
+    );
+    check_lines(
+        "cents",
+        &[(
+            "thresholds: [{ amount: 8000000000.5 }]",
+            "thresholds[0].amount: is 8000000000.5; write an amount above 0 and at most 8000000000 cents, with at most 6 decimals",
+        )],
     );
 }
 
@@ -386,7 +445,7 @@ fn what_a_plan_leaves_out_has_a_default() {
                 group.label,
                 group.anchor,
                 group.hard,
-                group.thresholds.iter().map(ToString::to_string).collect::<Vec<_>>(),
+                group.thresholds.shares.iter().map(ToString::to_string).collect::<Vec<_>>(),
             ),
         )
     };

@@ -158,6 +158,14 @@ impl Quantity {
         u64::try_from(units).map_or(unit.max_units(), |units| units.min(unit.max_units()))
     }
 
+    /// This quantity in the smallest unit of `unit`, rounded up to it, if it fits a counter.
+    #[must_use]
+    pub fn in_units_rounded_up(self, unit: Unit) -> Option<Units> {
+        let (units, exact) = self.scaled(unit);
+        let units = u64::try_from(units).ok()? + u64::from(!exact);
+        (units <= unit.max_units()).then_some(units)
+    }
+
     /// Converts to whole smallest units. The flag tells whether the conversion is exact.
     fn scaled(self, unit: Unit) -> (u128, bool) {
         let micros = u128::from(self.whole) * u128::from(MICRO) + u128::from(self.micro);
@@ -399,6 +407,18 @@ mod tests {
         assert_eq!(units("1.999999", Unit::Cents), 1_999_999);
         assert_eq!(units("9007199254740991", Unit::Tokens), MAX_UNITS);
         assert_eq!(units("9007199254740991", Unit::Cents), Unit::Cents.max_units());
+    }
+
+    #[test]
+    fn a_quantity_is_rounded_up_to_a_unit_if_its_counter_holds_it() {
+        let units = |text, unit| Quantity::from_decimal(text).unwrap().in_units_rounded_up(unit);
+        assert_eq!(units("1.5001", Unit::Seconds), Some(1501));
+        assert_eq!(units("1.5", Unit::Seconds), Some(1500));
+        assert_eq!(units("0.000001", Unit::Tokens), Some(1));
+        assert_eq!(units("0.000001", Unit::Cents), Some(1));
+        assert_eq!(units("9007199254740991", Unit::Tokens), Some(MAX_UNITS));
+        assert_eq!(units("9007199254741", Unit::Seconds), None);
+        assert_eq!(units("8000000001", Unit::Cents), None);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use super::amount::{Unit, Units};
 use super::id::ReservationId;
-use super::plan::Quota;
+use super::plan::{Quota, Threshold};
 
 /// What ResetUsage answers.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -72,6 +72,25 @@ impl Standing {
     }
 }
 
+/// A threshold that consumption has crossed in one window. Amounts are in smallest units.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Crossed {
+    /// The group's id in the plan.
+    pub group_id: String,
+    /// The group's name for people.
+    pub label: String,
+    /// The unit it counts in.
+    pub unit: Unit,
+    /// The threshold.
+    pub threshold: Threshold,
+    /// Consumed, after it was crossed.
+    pub used: Units,
+    /// The quota of the window.
+    pub quota: Quota,
+    /// `[start, end)`; none for a lifetime group.
+    pub window_ms: Option<(i64, i64)>,
+}
+
 /// The reason why a call was denied or counted nowhere.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[allow(missing_docs)]
@@ -132,6 +151,8 @@ pub struct Committed {
     pub exhausted: bool,
     /// The deadline, after a partial commit.
     pub deadline_ms: Option<i64>,
+    /// The thresholds that the call has crossed, and the lapses that it wrote.
+    pub crossed: Vec<Crossed>,
 }
 
 /// The answer to Extend.
@@ -171,6 +192,8 @@ pub struct Tracked {
     pub standings: Vec<Standing>,
     /// True if it had been counted before.
     pub replayed: bool,
+    /// The thresholds that the call has crossed, and the lapses that it wrote.
+    pub crossed: Vec<Crossed>,
 }
 
 #[cfg(test)]

@@ -107,8 +107,8 @@ pub struct LimitGroup {
     pub anchor: Anchor,
     /// True if it denies; false if it only reports `exceeded`.
     pub hard: bool,
-    /// Shares of the quota worth telling somebody about, as decimals such as `0.8`.
-    pub thresholds: Vec<Quantity>,
+    /// The points worth telling somebody about.
+    pub thresholds: Thresholds,
     /// The first rule that applies decides what an event costs.
     pub rules: Vec<Rule>,
 }
@@ -120,6 +120,55 @@ pub enum Quota {
     Limited(Units),
     /// Counts, and never denies.
     Unlimited,
+}
+
+/// The thresholds of a group: how much must be used for somebody to be told.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Thresholds {
+    /// Shares of the quota such as `0.8`, above 0 and ascending.
+    pub shares: Vec<Quantity>,
+    /// Amounts in smallest units, above 0 and ascending.
+    pub amounts: Vec<Units>,
+}
+
+/// A threshold under one quota.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Threshold {
+    /// The amount that is used where it is reached, in smallest units.
+    pub units: Units,
+    /// The share of the quota, if the catalog says it as one.
+    pub share: Option<Quantity>,
+}
+
+impl Thresholds {
+    /// Returns whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.shares.is_empty() && self.amounts.is_empty()
+    }
+
+    /// Returns the thresholds that `used` crosses where it goes from `before` to `after`: from below them to them or above. They are in
+    /// ascending order, an amount before a share at the same point.
+    ///
+    /// A share of an unlimited quota is no point. One of a quota of 0 is at 0, where no `used` is below it.
+    #[must_use]
+    pub fn crossed(&self, quota: Quota, before: Units, after: Units) -> Vec<Threshold> {
+        let amounts = self.amounts.iter().map(|units| Threshold { units: *units, share: None });
+        let shares = self.shares.iter().filter_map(|share| match quota {
+            Quota::Limited(quota) => Some(Threshold { units: share_of(*share, quota), share: Some(*share) }),
+            Quota::Unlimited => None,
+        });
+        let is_crossed = |threshold: &Threshold| before < threshold.units && threshold.units <= after;
+        let mut crossed: Vec<_> = amounts.chain(shares).filter(is_crossed).collect();
+        crossed.sort_unstable();
+        crossed
+    }
+}
+
+/// EXACT: a share of a quota, rounded up to the smallest unit.
+fn share_of(share: Quantity, quota: Units) -> Units {
+    let micros = u128::from(share.whole_part()) * 1_000_000 + u128::from(share.micro_part());
+    Units::try_from((micros * u128::from(quota)).div_ceil(1_000_000)).unwrap_or(Units::MAX)
 }
 
 /// The length of a window.
@@ -362,6 +411,44 @@ mod tests {
         for text in ["0m", "0d", "367d", "8785h", "527041m", "4294967296m", "99999999999999999999d"] {
             assert_eq!(text.parse::<Length>(), Err(InvalidLength::OutOfBounds), "{text:?}");
         }
+    }
+
+    #[test]
+    fn a_threshold_is_crossed_from_below_it_to_it_or_above() {
+        let share = |text: &str| Quantity::from_decimal(text).unwrap();
+        let shares = ["0.333334", "0.5", "1", "1.5"].map(share).to_vec();
+        let thresholds = Thresholds { shares, amounts: vec![5, 7] };
+        let crossed = |quota, before, after| -> Vec<(Units, String)> {
+            let crossed = thresholds.crossed(quota, before, after).into_iter();
+            crossed
+                .map(|Threshold { units, share }| (units, share.map_or_else(String::new, |it| it.to_string())))
+                .collect()
+        };
+        let points = |points: &[(Units, &str)]| -> Vec<(Units, String)> {
+            points.iter().map(|(units, share)| (*units, (*share).to_owned())).collect()
+        };
+        let ten = Quota::Limited(10);
+        for (before, after, expected) in [
+            (0, 3, &[][..]),
+            // A third of 10 is rounded up.
+            (0, 4, &[(4, "0.333334")]),
+            (4, 4, &[]),
+            (4, 5, &[(5, ""), (5, "0.5")]),
+            (5, 9, &[(7, "")]),
+            (9, 10, &[(10, "1")]),
+            (10, 20, &[(15, "1.5")]),
+            (15, 20, &[]),
+            (9, 3, &[]),
+            (3, 11, &[(4, "0.333334"), (5, ""), (5, "0.5"), (7, ""), (10, "1")]),
+        ] {
+            assert_eq!(crossed(ten, before, after), points(expected), "{before} to {after}");
+        }
+        assert_eq!(crossed(Quota::Unlimited, 0, 100), points(&[(5, ""), (7, "")]));
+        assert_eq!(crossed(Quota::Limited(0), 0, 5), points(&[(5, "")]));
+        // Without rounding on the way: 1.5 times the largest counter.
+        assert_eq!(share_of(share("1.5"), (1 << 53) - 1), 13_510_798_882_111_487);
+        assert_eq!(share_of(share("0.000001"), 1), 1);
+        assert!(!thresholds.is_empty() && Thresholds::default().is_empty());
     }
 
     fn id(plan: Option<&Plan>) -> Option<&str> {

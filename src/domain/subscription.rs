@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use super::amount::Quantity;
+use super::amount::{Quantity, Unit};
+use super::plan::Quota;
 
 /// Tells a version of a subscription from all others.
 pub type Revision = [u8; 8];
@@ -47,6 +48,18 @@ pub enum QuotaOverride {
     Amount(Quantity),
     /// Counts, and never denies.
     Unlimited,
+}
+
+impl QuotaOverride {
+    /// Returns the quota of a group of this unit. One that was for an earlier plan may be finer than the unit, and is rounded down, or larger
+    /// than its counter.
+    #[must_use]
+    pub fn in_unit(self, unit: Unit) -> Quota {
+        match self {
+            Self::Unlimited => Quota::Unlimited,
+            Self::Amount(amount) => Quota::Limited(amount.in_units_rounded_down(unit)),
+        }
+    }
 }
 
 #[cfg(test)]

@@ -6,11 +6,11 @@ use tonic::Status;
 
 use crate::domain::amount::{Unit, Units};
 use crate::domain::answer::{
-    Committed, Decision, Extended, Hold, Reason, Released, ReservationState, Reset, Standing, Tracked,
+    Committed, Crossed, Decision, Extended, Hold, Reason, Released, ReservationState, Reset, Standing, Tracked,
 };
 use crate::domain::event::Event;
 use crate::domain::id::Owner;
-use crate::domain::plan::{LimitGroup, OnPlanChange, Plan, Quota};
+use crate::domain::plan::{LimitGroup, OnPlanChange, Plan, Quota, Threshold, Thresholds};
 use crate::domain::reservation::{Charge, OnExpiry, Reservation};
 use crate::domain::subscription::{QuotaOverride, Subscription};
 use crate::meter::{Reserved, Usage};
@@ -60,7 +60,7 @@ pub(super) fn can_use(decision: Decision) -> v1::CanUseResponse {
 }
 
 pub(super) fn commit(committed: Committed) -> v1::CommitResponse {
-    let Committed { state, standings, overage, late, replayed, exhausted, deadline_ms } = committed;
+    let Committed { state, standings, overage, late, replayed, exhausted, deadline_ms, crossed } = committed;
     v1::CommitResponse {
         state: self::state(state).into(),
         limits: limits(standings),
@@ -69,6 +69,7 @@ pub(super) fn commit(committed: Committed) -> v1::CommitResponse {
         replayed,
         exhausted,
         expire_time: deadline_ms.map(timestamp),
+        crossed: crossed.into_iter().map(self::crossed).collect(),
     }
 }
 
@@ -95,7 +96,7 @@ pub(super) fn reset_usage(reset: Reset) -> v1::ResetUsageResponse {
 }
 
 pub(super) fn track(tracked: Tracked) -> v1::TrackResponse {
-    let Tracked { uncounted, event_id, standings, replayed } = tracked;
+    let Tracked { uncounted, event_id, standings, replayed, crossed } = tracked;
     let match_status = match uncounted {
         None => v1::MatchStatus::Matched,
         Some(Reason::LimitReached) => v1::MatchStatus::Blocked,
@@ -108,6 +109,23 @@ pub(super) fn track(tracked: Tracked) -> v1::TrackResponse {
         limits: limits(standings),
         reasons: reasons(uncounted),
         replayed,
+        crossed: crossed.into_iter().map(self::crossed).collect(),
+    }
+}
+
+fn crossed(crossed: Crossed) -> v1::CrossedThreshold {
+    let Crossed { group_id, label, unit, threshold: Threshold { units, share }, used, quota, window_ms } = crossed;
+    v1::CrossedThreshold {
+        limit_group_id: group_id,
+        label,
+        unit: unit.as_str().to_owned(),
+        share: share.map(to_f64),
+        amount: unit.to_f64(units),
+        used: unit.to_f64(used),
+        quota: amount(unit, limited(quota)),
+        unlimited: quota == Quota::Unlimited,
+        window_start: window_ms.map(|(start_ms, _)| timestamp(start_ms)),
+        reset_time: window_ms.map(|(_, end_ms)| timestamp(end_ms)),
     }
 }
 
@@ -227,6 +245,7 @@ pub(super) fn plan(plan: &Plan, is_default: bool) -> v1::Plan {
 
 fn limit_group(group: &LimitGroup) -> v1::LimitGroup {
     let LimitGroup { id, label, unit, quota, period, anchor, hard, thresholds, rules } = group;
+    let Thresholds { shares, amounts } = thresholds;
     let (quota, unlimited) = (amount(*unit, limited(*quota)), *quota == Quota::Unlimited);
     let mut events: Vec<String> = Vec::new();
     for rule in rules {
@@ -244,8 +263,9 @@ fn limit_group(group: &LimitGroup) -> v1::LimitGroup {
         period: period.to_string(),
         anchor: anchor.as_str().to_owned(),
         hard: *hard,
-        thresholds: thresholds.iter().map(|threshold| to_f64(*threshold)).collect(),
+        thresholds: shares.iter().map(|share| to_f64(*share)).collect(),
         events,
+        threshold_amounts: amounts.iter().map(|units| unit.to_f64(*units)).collect(),
     }
 }
 

@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 
+use super::crossed::{Counted, Rows, read_crossed};
 use super::packed::{Misfit, Reader};
 use super::plan::{CompiledPlan, GroupDescription};
 use super::subscription::Stored;
 use super::{Ledger, formats, window_ms};
 use crate::domain::amount::{MAX_UNITS, Unit, Units};
-use crate::domain::answer::{Reason, ReservationState, Standing};
+use crate::domain::answer::{Crossed, Reason, ReservationState, Standing};
 use crate::domain::fault::Fault;
 use crate::domain::id::{PlanDigest, Suffix};
 use crate::domain::plan::Quota;
@@ -42,7 +43,7 @@ pub(super) fn unfitting(what: impl std::fmt::Debug) -> Fault {
     Fault::Internal(Box::new(Unfitting(format!("{what:?}"))))
 }
 
-fn misfit(misfit: Misfit) -> Fault {
+pub(super) fn misfit(misfit: Misfit) -> Fault {
     Fault::Internal(Box::new(misfit))
 }
 
@@ -84,10 +85,13 @@ impl<'a> Reply<'a> {
     }
 
     /// Converts the answer, with the descriptions of that plan. Where the plan is unknown, the answer has no groups.
-    fn described(self, plan: Option<&CompiledPlan>, plan_id: &str) -> Result<Answer, NoAnswer> {
+    fn described(self, plan: Option<&CompiledPlan>, plan_id: &str, counted: Counted) -> Result<Answer, NoAnswer> {
         match self {
             Self::Answer(answer, rows) => {
-                let standings = plan.map_or_else(|| Ok(Vec::new()), |plan| standings(&answer, rows, &plan.groups))?;
+                let standings = match plan {
+                    Some(plan) => standings(&answer, rows, &plan.id, &plan.groups, counted)?,
+                    None => (Vec::new(), Vec::new()),
+                };
                 Ok(answered(&answer, standings)?)
             }
             Self::Stale(stored) => Err(NoAnswer::Stale(stored)),
@@ -101,12 +105,12 @@ impl<'a> Reply<'a> {
     }
 }
 
-/// Reads the answer of a script, with the group descriptions of this plan.
+/// Reads the answer of a script that counts what it was asked, with the group descriptions of this plan.
 ///
 /// # Errors
 /// [`NoAnswer`]; of it [`Fault::Internal`] for what no script answers.
 pub fn read_answer(packed: &[u8], plan: Option<&CompiledPlan>) -> Result<Answer, NoAnswer> {
-    Reply::read(packed)?.described(plan, "")
+    Reply::read(packed)?.described(plan, "", Counted::Requested)
 }
 
 /// The plan that a call was about, for the descriptions in its answer.
@@ -116,6 +120,8 @@ pub(super) struct About<'a> {
     pub plan: Option<&'a Arc<CompiledPlan>>,
     /// The plan's id, also if the catalog does not have it.
     pub plan_id: &'a str,
+    /// What the script counts.
+    pub counted: Counted,
 }
 
 /// The answer of most operations.
@@ -143,6 +149,8 @@ pub struct Answer {
     pub retry_after_ms: Option<u64>,
     /// The standings of the groups.
     pub standings: Vec<Standing>,
+    /// The thresholds that consumption has crossed in this script.
+    pub crossed: Vec<Crossed>,
 }
 
 impl Ledger {
@@ -159,14 +167,14 @@ impl Ledger {
                 found.as_deref()
             }
         };
-        reply.described(plan, about.plan_id)
+        reply.described(plan, about.plan_id, about.counted)
     }
 }
 
-fn answered(answer: &formats::Answer, standings: Vec<Standing>) -> Result<Answer, Fault> {
+fn answered(answer: &formats::Answer, (standings, crossed): (Vec<Standing>, Vec<Crossed>)) -> Result<Answer, Fault> {
     Ok(Answer {
         reason: match answer.outcome {
-            1 => None,
+            DONE => None,
             2 => Some(Reason::LimitReached),
             3 => Some(Reason::UnmatchedEvent),
             4 => Some(Reason::NoSubscription),
@@ -182,6 +190,7 @@ fn answered(answer: &formats::Answer, standings: Vec<Standing>) -> Result<Answer
         deadline_ms: answer.deadline,
         retry_after_ms: u64::try_from(answer.retry_after_ms).ok(),
         standings,
+        crossed,
     })
 }
 
@@ -198,7 +207,7 @@ pub(super) fn state(code: i64) -> Result<Option<ReservationState>, Fault> {
 }
 
 /// Returns a plan's description of the group at this place.
-fn description(groups: &[GroupDescription], place: i64) -> Result<&GroupDescription, Fault> {
+pub(super) fn description(groups: &[GroupDescription], place: i64) -> Result<&GroupDescription, Fault> {
     let index = usize::try_from(place).ok().and_then(|place| place.checked_sub(1));
     index.and_then(|index| groups.get(index)).ok_or_else(|| unfitting(("group", place)))
 }
@@ -208,21 +217,33 @@ pub(super) fn units(amount: i64) -> Result<Units, Fault> {
     u64::try_from(amount).ok().filter(|units| *units <= MAX_UNITS).ok_or_else(|| unfitting(("an amount", amount)))
 }
 
+/// The outcome of a call that was allowed, or that has done what it was asked.
+const DONE: i64 = 1;
+
 /// Flags for the columns that follow the rows of an answer. `columns` is a sum of these.
 const WITH_SHORTFALLS: i64 = 1;
 const WITH_CLOSINGS: i64 = 2;
 const WITH_QUOTAS: i64 = 4;
+const WITH_BEFORES: i64 = 8;
 
+/// Reads the rows and columns of an answer, and finds the thresholds that were crossed.
 fn standings(
     answer: &formats::Answer,
     mut rows: Reader<'_>,
+    plan_id: &str,
     groups: &[GroupDescription],
-) -> Result<Vec<Standing>, Fault> {
+    counted: Counted,
+) -> Result<(Vec<Standing>, Vec<Crossed>), Fault> {
     // There are never more rows than groups.
     let mut standings = Vec::with_capacity(groups.len().min(usize::try_from(answer.rows).unwrap_or_default()));
+    let mut watched = Vec::new();
     for _ in 0..answer.rows {
         let row = formats::Row::read(&mut rows).map_err(misfit)?;
-        standings.push(standing(&row, description(groups, row.group)?)?);
+        let group = description(groups, row.group)?;
+        if !group.thresholds.is_empty() {
+            watched.push((standings.len(), row.group));
+        }
+        standings.push(standing(&row, group)?);
     }
     let has = |column| answer.columns & column != 0;
     if has(WITH_SHORTFALLS) {
@@ -244,10 +265,13 @@ fn standings(
             };
         }
     }
-    if !rows.is_at_end() || answer.columns > WITH_SHORTFALLS + WITH_CLOSINGS + WITH_QUOTAS {
+    let are_counted = counted == Counted::Requested && answer.outcome == DONE && answer.replayed == 0;
+    let befores = has(WITH_BEFORES).then_some(&mut rows);
+    let crossed = read_crossed(&Rows { standings: &standings, watched, are_counted }, befores, plan_id, groups)?;
+    if !rows.is_at_end() || answer.columns > WITH_SHORTFALLS + WITH_CLOSINGS + WITH_QUOTAS + WITH_BEFORES {
         return Err(unfitting(("columns", answer.columns)));
     }
-    Ok(standings)
+    Ok((standings, crossed))
 }
 
 fn standing(row: &formats::Row, group: &GroupDescription) -> Result<Standing, Fault> {
@@ -361,6 +385,7 @@ fn told(fault: &formats::Fault, groups: &[GroupDescription], plan_id: &str) -> F
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::plan::Thresholds;
     use crate::ledger::NEVER_MS;
 
     fn groups() -> Vec<GroupDescription> {
@@ -370,6 +395,7 @@ mod tests {
             unit,
             quota,
             hard,
+            thresholds: Thresholds::default(),
         };
         vec![group("a", Unit::Tokens, Quota::Limited(10), true), group("b", Unit::Cents, Quota::Unlimited, false)]
     }
@@ -397,7 +423,7 @@ mod tests {
     fn read(packed: &[u8]) -> Result<Answer, Fault> {
         match Reply::read(packed)? {
             Reply::Answer(answer, rows) => {
-                let standings = standings(&answer, rows, &groups())?;
+                let standings = standings(&answer, rows, "", &groups(), Counted::Nothing)?;
                 answered(&answer, standings)
             }
             other => panic!("{other:?}"),
@@ -499,6 +525,7 @@ mod tests {
             formats::Answer { outcome: 5, ..done() },
             formats::Answer { state: 5, ..done() },
             formats::Answer { columns: 8, ..done() },
+            formats::Answer { columns: 16, ..done() },
         ] {
             internal(&packed(&odd, &[], &[]));
         }

@@ -10,7 +10,7 @@ use super::packed::{push_integer, push_text};
 use super::plan::{period_code, quota_code, schedule};
 use crate::domain::amount::Unit;
 use crate::domain::id::beginning;
-use crate::domain::plan::{Anchor, Period, Plan, Quota};
+use crate::domain::plan::{Anchor, Period, Plan};
 use crate::domain::subscription::QuotaOverride;
 use crate::domain::window::{self, FirstUse, Windows};
 use jiff::tz::TimeZone;
@@ -116,17 +116,10 @@ impl Frames {
     }
 }
 
-/// The quotas of the owner's own, by the places of their groups. One that was for an earlier plan may be finer than the group's unit, and is
-/// rounded down, or larger than its counter.
+/// The quotas of the owner's own, by the places of their groups.
 fn own_quotas(plan: &Scheduled<'_>, overrides: &BTreeMap<String, QuotaOverride>) -> impl Iterator<Item = (i64, i64)> {
     let groups = plan.groups.iter().zip(1..).filter(|_| !overrides.is_empty());
-    groups.filter_map(|((id, unit, _), place)| {
-        let quota = match overrides.get(*id)? {
-            QuotaOverride::Unlimited => Quota::Unlimited,
-            QuotaOverride::Amount(amount) => Quota::Limited(amount.in_units_rounded_down(*unit)),
-        };
-        Some((place, quota_code(quota)))
-    })
+    groups.filter_map(|((id, unit, _), place)| Some((place, quota_code(overrides.get(*id)?.in_unit(*unit)))))
 }
 
 fn arrangement(plan: &Scheduled<'_>, cycle_anchor_ms: Option<i64>) -> [u8; 8] {

@@ -8,6 +8,7 @@ mod api_keys;
 mod archive;
 mod basis;
 mod connection;
+mod crossed;
 mod event;
 pub mod formats;
 mod frames;
@@ -40,6 +41,7 @@ pub use archive::ARCHIVED_BYTES;
 use archive::Archive;
 pub use basis::{Basis, InForce};
 pub use connection::{ConnectError, RedisAccess, RedisOptions};
+use crossed::Counted;
 pub use event::{priced, used, used_metadata};
 pub use frames::{FIRST_USE_MS, Frames, NEVER_MS, NoCalendar, Scheduled};
 pub use keys::UserKeys;
@@ -97,9 +99,10 @@ impl Ledger {
         owner: &Owner,
         message: Message,
         plan: &InForce,
+        counted: Counted,
     ) -> Result<Answer, NoAnswer> {
         let packed = self.run(script, owner, message).await?;
-        self.answer(&packed, About { plan: plan.known(), plan_id: plan.id() }).await
+        self.answer(&packed, About { plan: plan.known(), plan_id: plan.id(), counted }).await
     }
 
     /// Checks that calls can be decided: Redis answers within `limit`, over each of the connections that calls share,

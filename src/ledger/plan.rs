@@ -6,7 +6,8 @@
 //! - every schedule, as a period's number and its anchor (false: the calendar; true: the subscription's; 2: the first event): a group
 //!   says one by its place;
 //! - every group, as id, unit, schedule, quota in smallest units (-1: unlimited), `hard`, label, and rules: kind (0 any event, 1 this one,
-//!   2 those that begin so), pattern, conditions, measure, and then the parts of the measure, if it has any;
+//!   2 those that begin so), pattern, conditions, measure, and then the parts of the measure, if it has any. Then come the thresholds of the
+//!   group, if it has any: shares in millionths, and amounts in smallest units. Only answers need them;
 //! - the name of its time zone, unless that is UTC.
 //!
 //! A condition is a key, the exact values as a set, prefixes, and then patterns, if there are any: lists of the pieces around their stars. A
@@ -27,12 +28,12 @@ use sha2::{Digest as _, Sha256};
 use super::archive::Archived;
 use super::formats::FIRST_LENGTH;
 use super::frames::Scheduled;
-use crate::domain::amount::{MAX_UNITS, Unit, Weight};
+use crate::domain::amount::{MAX_UNITS, Quantity, Unit, Weight};
 use crate::domain::id::{PlanDigest, beginning};
 use crate::domain::pattern::{EventPattern, ValuePattern};
 use crate::domain::plan::{
-    Anchor, Condition, Length, LimitGroup, Measure, OnPlanChange, Period, Plan, Quota, Rule, Term, measured_names,
-    wholes,
+    Anchor, Condition, Length, LimitGroup, Measure, OnPlanChange, Period, Plan, Quota, Rule, Term, Thresholds,
+    measured_names, wholes,
 };
 
 /// A plan as the scripts read it.
@@ -67,7 +68,11 @@ pub struct GroupDescription {
     pub unit: Unit,
     pub quota: Quota,
     pub hard: bool,
+    pub thresholds: Thresholds,
 }
+
+/// How many millionths make one.
+const MICRO: u64 = 1_000_000;
 
 /// The message is not a plan's.
 #[derive(Debug, thiserror::Error)]
@@ -91,9 +96,13 @@ struct Message(
     #[serde(default)] Option<String>,
 );
 
-/// Id, unit, schedule, quota, hard, label, rules.
+/// Id, unit, schedule, quota, hard, label, rules, and perhaps thresholds.
 #[derive(Deserialize)]
-struct MessageGroup(String, u8, usize, i64, bool, String, Vec<MessageRule>);
+struct MessageGroup(String, u8, usize, i64, bool, String, Vec<MessageRule>, #[serde(default)] MessageThresholds);
+
+/// Shares in millionths, and amounts in smallest units.
+#[derive(Deserialize, Default)]
+struct MessageThresholds(Vec<i64>, Vec<i64>);
 
 /// Kind, pattern, conditions, measure, and perhaps parts.
 #[derive(Deserialize)]
@@ -102,6 +111,21 @@ struct MessageRule(IgnoredAny, IgnoredAny, Vec<MessageCondition>, IgnoredAny, #[
 /// Key, exact values, prefixes, and perhaps patterns.
 #[derive(Deserialize)]
 struct MessageCondition(String, IgnoredAny, IgnoredAny, #[serde(default)] IgnoredAny);
+
+impl MessageThresholds {
+    fn read(self) -> Result<Thresholds, NoPlan> {
+        let Self(shares, amounts) = self;
+        let amount = |number: i64| match u64::try_from(number) {
+            Ok(units) if units > 0 && units <= MAX_UNITS => Ok(units),
+            _ => Err(NoPlan::Number(number, "threshold")),
+        };
+        let share = |number| amount(number).map(|micros| Quantity::of_parts(micros / MICRO, (micros % MICRO) as u32));
+        Ok(Thresholds {
+            shares: shares.into_iter().map(share).collect::<Result<_, _>>()?,
+            amounts: amounts.into_iter().map(amount).collect::<Result<_, _>>()?,
+        })
+    }
+}
 
 impl CompiledPlan {
     /// Compiles a plan of a catalog.
@@ -120,7 +144,7 @@ impl CompiledPlan {
     pub fn read(message: Box<[u8]>) -> Result<Self, NoPlan> {
         let Message(id, _, names, codes, groups, zone) = rmp_serde::from_slice(&message)?;
         let (mut asked, mut schedules) = (BTreeSet::new(), Vec::new());
-        let describe = |MessageGroup(id, unit, schedule, quota, hard, label, rules)| {
+        let describe = |MessageGroup(id, unit, schedule, quota, hard, label, rules, thresholds)| {
             for MessageRule(_, _, conditions, ..) in rules {
                 asked.extend(conditions.into_iter().map(|MessageCondition(key, ..)| key));
             }
@@ -133,7 +157,7 @@ impl CompiledPlan {
                 Err(_) if quota == -1 => Quota::Unlimited,
                 _ => return Err(NoPlan::Number(quota, "quota")),
             };
-            Ok(GroupDescription { id, label, unit, quota, hard })
+            Ok(GroupDescription { id, label, unit, quota, hard, thresholds: thresholds.read()? })
         };
         let groups = groups.into_iter().map(describe).collect::<Result<_, _>>()?;
         let asked = asked.into_iter().collect();
@@ -154,8 +178,11 @@ impl CompiledPlan {
     #[must_use]
     pub fn weight(&self) -> usize {
         let texts = self.names.iter().chain(&self.asked).map(|text| text.len() + size_of::<String>());
-        let descriptions =
-            self.groups.iter().map(|group| group.id.len() + group.label.len() + size_of::<GroupDescription>());
+        let descriptions = self.groups.iter().map(|group| {
+            let Thresholds { shares, amounts } = &group.thresholds;
+            let thresholds = size_of_val(shares.as_slice()) + size_of_val(amounts.as_slice());
+            group.id.len() + group.label.len() + thresholds + size_of::<GroupDescription>()
+        });
         size_of::<Self>()
             + self.message.len()
             + self.id.len()
@@ -265,7 +292,8 @@ fn write_list(message: &mut Vec<u8>, length: usize) {
 }
 
 fn write_group(message: &mut Vec<u8>, group: &LimitGroup, schedule: usize, names: &[&str]) {
-    write_list(message, 7);
+    let Thresholds { shares, amounts } = &group.thresholds;
+    write_list(message, if group.thresholds.is_empty() { 7 } else { 8 });
     write(message, &group.id);
     write(message, &group.unit.code());
     write(message, &schedule);
@@ -275,6 +303,10 @@ fn write_group(message: &mut Vec<u8>, group: &LimitGroup, schedule: usize, names
     write_list(message, group.rules.len());
     for rule in &group.rules {
         write_rule(message, rule, group.unit, names);
+    }
+    if !group.thresholds.is_empty() {
+        let micros = |share: &Quantity| share.whole_part() * MICRO + u64::from(share.micro_part());
+        write(message, &(shares.iter().map(micros).collect::<Vec<_>>(), amounts));
     }
 }
 
@@ -465,7 +497,7 @@ plans:
         assert_eq!(compiled.asked, ["model", "provider"]);
         let group = |id: &str, label: &str, unit, quota, hard| {
             let (id, label) = (id.to_owned(), label.to_owned());
-            GroupDescription { id, label, unit, quota, hard }
+            GroupDescription { id, label, unit, quota, hard, thresholds: Thresholds::default() }
         };
         let spend = group("spend", "Spend", Unit::Cents, Quota::Limited(5_000_000), true);
         assert_eq!(compiled.groups, [spend, group("all", "all", Unit::Count, Quota::Unlimited, false)]);
@@ -567,6 +599,29 @@ plans:
             condition("a, b*, '*d', c*d, '*d*', c**d"),
             json!(["k", { "a": true }, ["b"], [["", "d"], ["", "d", ""], ["c", "d"]]])
         );
+    }
+
+    #[test]
+    fn thresholds_stand_behind_the_rules_and_a_group_without_them_says_nothing_of_them() {
+        let group = |thresholds: &str| {
+            let plan = plan_of(&format!("unit: cents, period: daily, quota: 5,{thresholds} match: [ {{ event: x }} ]"));
+            let read = CompiledPlan::read(CompiledPlan::of(&plan).message).unwrap();
+            assert_eq!(read.groups[0].thresholds, plan.groups[0].thresholds);
+            message(&plan)[4][0].as_array().unwrap().get(7).cloned()
+        };
+        assert_eq!(group(""), None);
+        assert_eq!(group(" thresholds: [0.8, 1.5],"), Some(json!([[800_000, 1_500_000], []])));
+        assert_eq!(group(" thresholds: [{ amount: 2.5 }],"), Some(json!([[], [2_500_000]])));
+        let packed = |thresholds: Json| {
+            let group = json!(["a", 1, 1, 5, true, "A", [[1, "x", [], [1, 1, false, 1]]], thresholds]);
+            let plan = json!(["p", "carry", ["quantity"], [[1, false]], [group]]);
+            CompiledPlan::read(rmp_serde::to_vec(&plan).unwrap().into())
+        };
+        assert!(packed(json!([[1], [1]])).is_ok());
+        for odd in [json!([[0], []]), json!([[], [0]]), json!([[], [-1]]), json!([[], [1_i64 << 53]])] {
+            assert!(matches!(packed(odd.clone()), Err(NoPlan::Number(_, "threshold"))), "{odd}");
+        }
+        assert!(matches!(packed(json!([[1]])), Err(NoPlan::Form(_))));
     }
 
     #[test]

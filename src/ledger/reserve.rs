@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::answer::{Answer, NoAnswer, unfitting};
 use super::basis::Basis;
+use super::crossed::Counted;
 use super::event::priced;
 use super::message::Message;
 use super::once::Once;
@@ -71,7 +72,7 @@ impl Ledger {
                     .write(bytes);
             },
         );
-        let answer = self.decide(&self.scripts.reserve, owner, message, &basis.plan).await?;
+        let answer = self.decide(&self.scripts.reserve, owner, message, &basis.plan, Counted::Nothing).await?;
         let hold = match answer.state {
             None if answer.reason.is_none() => return Err(unfitting(answer).into()),
             None => None,
@@ -99,7 +100,7 @@ impl Ledger {
                 formats::CanUseCall { smallest: event.names_no_quantity().into() }.write(bytes);
             },
         );
-        self.decide(&self.scripts.can_use, owner, message, &basis.plan).await.map(decision)
+        self.decide(&self.scripts.can_use, owner, message, &basis.plan, Counted::Nothing).await.map(decision)
     }
 }
 

@@ -2,6 +2,7 @@
 
 use super::answer::{Answer, NoAnswer};
 use super::basis::Basis;
+use super::crossed::Counted;
 use super::message::Message;
 use super::once::Once;
 use super::{Ledger, formats, time};
@@ -37,7 +38,7 @@ impl Ledger {
                 formats::ResetCall { replay_ms: time(*replay_ms), groups }.write(bytes);
             },
         );
-        let answer = self.decide(&self.scripts.reset, owner, message, &basis.plan).await?;
+        let answer = self.decide(&self.scripts.reset, owner, message, &basis.plan, Counted::Nothing).await?;
         let Answer { reason, standings, replayed, .. } = answer;
         match reason {
             Some(Reason::NoSubscription) => Err(NoAnswer::Fault(Fault::NoSubscription)),

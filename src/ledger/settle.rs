@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::answer::{About, Answer, NoAnswer, unfitting};
 use super::basis::{Basis, InForce};
+use super::crossed::Counted;
 use super::event::{used, used_metadata};
 use super::frames::Frames;
 use super::message::Message;
@@ -80,9 +81,9 @@ pub(super) fn settle_call(reservation: &ReservationId, replay_ms: i64) -> format
 }
 
 fn committed(answer: Answer) -> Result<Committed, Fault> {
-    let Answer { state, standings, overage, late, replayed, exhausted, .. } = answer;
+    let Answer { state, standings, overage, late, replayed, exhausted, crossed, .. } = answer;
     let state = state.ok_or_else(|| unfitting("no state of a reservation"))?;
-    Ok(Committed { state, standings, overage, late, replayed, exhausted, deadline_ms: None })
+    Ok(Committed { state, standings, overage, late, replayed, exhausted, deadline_ms: None, crossed })
 }
 
 impl Ledger {
@@ -103,7 +104,9 @@ impl Ledger {
             formats::CommitCall { actual: actual.is_some().into(), quantities, partial, ttl_ms }.write(bytes);
         });
         message.argument(|bytes| bytes.extend_from_slice(plan_message));
-        let about = About { plan: plan.as_ref(), ..About::default() };
+        // What a partial commit counts is less than it requests.
+        let counted = if partial.is_some() { Counted::Nothing } else { Counted::Requested };
+        let about = About { plan: plan.as_ref(), counted, ..About::default() };
         let answer = self.settle(&self.scripts.commit, reservation, message, about).await?;
         let deadline_ms = partial.map(|_| answer.deadline_ms);
         Ok(Committed { deadline_ms, ..committed(answer)? })

@@ -67,6 +67,22 @@ pub fn encode_subscription(subscription: &Subscription) -> Vec<u8> {
     encode(&Blob(plan_id.clone(), *start_ms, end_ms, *cycle_anchor_ms, overrides.collect()))
 }
 
+/// The owner's own quotas, which are for one plan.
+pub(super) struct Overrides {
+    /// The plan.
+    pub plan_id: String,
+    /// By limit group id.
+    pub overrides: BTreeMap<String, QuotaOverride>,
+}
+
+impl Overrides {
+    /// Reads those of a stored subscription.
+    pub(super) fn read(blob: &[u8]) -> Result<Self, Fault> {
+        let Subscription { plan_id, overrides, .. } = decoded(blob, Revision::default(), None)?;
+        Ok(Self { plan_id, overrides })
+    }
+}
+
 fn decoded(blob: &[u8], revision: Revision, fallen_to: Option<String>) -> Result<Subscription, Fault> {
     let Blob(plan_id, start_ms, end_ms, cycle_anchor_ms, overrides) =
         rmp_serde::from_slice(blob).map_err(|error| Fault::Internal(Box::new(error)))?;

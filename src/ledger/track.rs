@@ -2,6 +2,7 @@
 
 use super::answer::{About, Answer, NoAnswer};
 use super::basis::Basis;
+use super::crossed::Counted;
 use super::event::{priced, refunded};
 use super::frames::Frames;
 use super::message::Message;
@@ -90,7 +91,7 @@ impl Ledger {
                 formats::TrackCall { enforce: (*enforce).into(), replay_ms: time(*replay_ms) }.write(bytes);
             },
         );
-        let answer = self.decide(&self.scripts.track, owner, message, &basis.plan).await?;
+        let answer = self.decide(&self.scripts.track, owner, message, &basis.plan, Counted::Requested).await?;
         Ok(tracked(once, answer))
     }
 
@@ -109,7 +110,7 @@ impl Ledger {
                 formats::TrackAtCall { replay_ms: time(*replay_ms), at: time(*at_ms), frames_then }.write(bytes);
             },
         );
-        let answer = self.decide(&self.scripts.track_at, owner, message, &basis.plan).await?;
+        let answer = self.decide(&self.scripts.track_at, owner, message, &basis.plan, Counted::Requested).await?;
         Ok(tracked(once, answer))
     }
 
@@ -127,7 +128,7 @@ impl Ledger {
                 formats::TrackCall { enforce: 0, replay_ms: time(*replay_ms) }.write(bytes);
             },
         );
-        let answer = self.decide(&self.scripts.refund, owner, message, &basis.plan).await?;
+        let answer = self.decide(&self.scripts.refund, owner, message, &basis.plan, Counted::Nothing).await?;
         Ok(tracked(once, answer))
     }
 
@@ -154,7 +155,7 @@ impl Ledger {
 
 /// Converts the answer. An event that is counted nowhere has no id.
 fn tracked(once: &Once, answer: Answer) -> Tracked {
-    let Answer { reason, suffix, standings, replayed, .. } = answer;
+    let Answer { reason, suffix, standings, replayed, crossed, .. } = answer;
     let event_id = if reason.is_none() { event_id(&once.field, &suffix) } else { String::new() };
-    Tracked { uncounted: reason, event_id, standings, replayed }
+    Tracked { uncounted: reason, event_id, standings, replayed, crossed }
 }

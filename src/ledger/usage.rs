@@ -2,6 +2,7 @@
 
 use super::answer::NoAnswer;
 use super::basis::Basis;
+use super::crossed::Counted;
 use super::message::Message;
 use super::{Ledger, formats};
 use crate::domain::answer::Standing;
@@ -27,6 +28,8 @@ impl Ledger {
             |room| Message::about(owner, room),
             |bytes| formats::UsageCall { at: at_ms.unwrap_or(-1) }.write(bytes),
         );
-        self.decide(&self.scripts.usage, owner, message, &basis.plan).await.map(|answer| answer.standings)
+        self.decide(&self.scripts.usage, owner, message, &basis.plan, Counted::Nothing)
+            .await
+            .map(|answer| answer.standings)
     }
 }

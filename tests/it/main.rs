@@ -15,6 +15,7 @@ mod compose;
 mod config;
 mod contract;
 mod counts;
+mod crossed;
 mod deadlines;
 mod docs;
 mod etags;

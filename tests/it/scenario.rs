@@ -385,6 +385,7 @@ impl Scenario {
             flag(&mut facts, "overage", answer.overage);
             flag(&mut facts, "late", answer.late);
             flag(&mut facts, "replayed", answer.replayed);
+            facts.extend(crossed(&answer.crossed));
             facts
         });
         answer.unwrap_or_else(|status| fault(&status))
@@ -444,6 +445,7 @@ impl Scenario {
         flag(&mut facts, "replayed", answer.replayed);
         flag(&mut facts, "no-id", answer.event_id.is_empty());
         reasons(&mut facts, &answer.reasons);
+        facts.extend(crossed(&answer.crossed));
         for (name, id) in &self.event_ids {
             if *id == answer.event_id {
                 facts.insert(format!("same-as={name}"));
@@ -540,6 +542,40 @@ fn limits(limits: &[v1::LimitStatus]) -> BTreeSet<String> {
         facts.insert(format!("{id}.unit={unit}"));
         facts.insert(format!("{id}.start={}", shown(window_start.as_ref())));
         facts.insert(format!("{id}.reset={}", shown(reset_time.as_ref())));
+    }
+    facts
+}
+
+/// What a table can say of crossed thresholds: `crossed=a:0.8@80,a@100` names them all in order, a share with its amount and an amount alone.
+/// `crossed:a.used=` and so on say more of each.
+fn crossed(crossed: &[v1::CrossedThreshold]) -> BTreeSet<String> {
+    let name = |threshold: &v1::CrossedThreshold| {
+        let v1::CrossedThreshold { limit_group_id, share, amount, .. } = threshold;
+        let share = share.map(|share| format!(":{share}")).unwrap_or_default();
+        format!("{limit_group_id}{share}@{amount}")
+    };
+    let names: Vec<_> = crossed.iter().map(name).collect();
+    let mut facts = BTreeSet::from([format!("crossed={}", names.join(","))]);
+    for threshold in crossed {
+        let v1::CrossedThreshold {
+            limit_group_id: id,
+            label,
+            unit,
+            share: _,
+            amount: _,
+            used,
+            quota,
+            unlimited,
+            window_start,
+            reset_time,
+        } = threshold;
+        facts.insert(format!("crossed:{id}.label={label}"));
+        facts.insert(format!("crossed:{id}.unit={unit}"));
+        facts.insert(format!("crossed:{id}.used={used}"));
+        facts.insert(format!("crossed:{id}.quota={quota}"));
+        flag(&mut facts, &format!("crossed:{id}.unlimited"), *unlimited);
+        facts.insert(format!("crossed:{id}.start={}", shown(window_start.as_ref())));
+        facts.insert(format!("crossed:{id}.reset={}", shown(reset_time.as_ref())));
     }
     facts
 }

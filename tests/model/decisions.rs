@@ -1,5 +1,7 @@
 //! The reference model's decisions: which groups an event feeds, whether it fits, Reserve and CanUse.
 
+use std::sync::Arc;
+
 use tollgate::grpc::v1;
 use tonic::Code;
 
@@ -280,6 +282,7 @@ impl Model {
             kept: kept(&plan, event),
             measured: terms(&plan).map(|term| term.name.clone()).collect(),
             claims,
+            plan: Arc::new(self.settings.catalogs[replica].plan(&plan.id).expect("it is in force").clone()),
             added: Vec::new(),
             added_before: 0,
             named: Actual::default(),

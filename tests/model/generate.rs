@@ -15,11 +15,13 @@ use fastrand::Rng;
 use crate::operations::{Actual, Call, Operation, Quota, Refund, When, WrongEnd};
 use crate::price::{self, Unmeasured};
 use crate::reference::{Model, Settings};
-use crate::sketch::{Anchor, Catalog, Event, Group, LARGEST, MICRO, Measure, PICO, Period, Plan, Rule, Term, Unit};
+use crate::sketch::{
+    Anchor, Catalog, Event, Group, LARGEST, MICRO, Measure, PICO, Period, Plan, Rule, Term, Threshold, Unit,
+};
 use crate::user::Id;
 
 use runs::Run;
-use worlds::{nest, season, settings};
+use worlds::{mark, nest, season, settings};
 
 pub const USERS: usize = 2;
 
@@ -72,6 +74,7 @@ pub fn case(seed: u64, length: u32) -> Case {
     let mut settings = settings(&mut random);
     let mut spice = Rng::with_seed(!seed);
     let has_parts = season(&mut spice, &mut settings.catalogs);
+    mark(&mut Rng::with_seed(seed.rotate_left(16)), &mut settings.catalogs);
     // Month ends, leap days and changes of the clocks are near some of these: 2031-01-29 to 2033-03-31.
     let start = 1_927_411_200_000 + random.i64(0..792) * DAY + random.i64(0..DAY);
     let model = Model::new(settings.clone(), USERS, start);

@@ -15,7 +15,7 @@ use crate::answers::Answer;
 use crate::operations::{Actual, Call, OnExpiry, Operation, Quota, Refund, When};
 use crate::real::{Names, Real};
 use crate::reference::{Model, Settings};
-use crate::sketch::{Anchor, Catalog, Event, Group, MICRO, Measure, PICO, Period, Plan, Rule, Term, Unit};
+use crate::sketch::{Anchor, Catalog, Event, Group, MICRO, Measure, PICO, Period, Plan, Rule, Term, Threshold, Unit};
 use crate::support::Step;
 
 const CLIENTS: u32 = 4;
@@ -45,6 +45,7 @@ fn settings(random: &mut Rng) -> Settings {
         hard,
         period: Period::Yearly,
         anchor: Anchor::Calendar,
+        thresholds: vec![Threshold::Share(MICRO / 2), Threshold::Amount(2 * MICRO), Threshold::Share(MICRO)],
         rules: vec![Rule { pattern: "*".to_owned(), conditions: Vec::new(), measure }],
     };
     let plan = |random: &mut Rng, id: &str, change| Plan {

@@ -54,6 +54,7 @@ impl Model {
             replayed: false,
             exhausted,
             expire_time: Some(timestamp(part.deadline)),
+            crossed: Vec::new(),
         });
         // What changes nothing does not certainly write the time.
         if grows || moves { Ok(answer) } else { Err(answer) }

@@ -4,6 +4,9 @@
 //!
 //! What is held is never counted: it is the sum over the reservations that are live at the time (NO-LEAK by definition).
 
+#[path = "crossed.rs"]
+mod crossed;
+
 use std::collections::BTreeMap;
 
 use tonic::Code;
@@ -118,7 +121,11 @@ impl Model {
             self.users[user].count_lapses();
         }
         let before = self.users.clone();
-        let outcome = self.call(operation);
+        let mut outcome = self.call(operation);
+        if let Some(user) = asked {
+            let is_same = before[user].subscription == self.users[user].subscription;
+            outcome = self.tell_crossed(user, operation, outcome, is_same);
+        }
         for user in &mut self.users {
             self.silent |= user.windows.silent.take();
             for what in user.windows.notes.take() {
@@ -328,17 +335,19 @@ impl Model {
             let goes_on = user.windows.realign(wanted, user.now);
             match (change, group.quota, goes_on) {
                 ("block", Some(quota), _) => {
-                    let window = user.windows.current(wanted, user.now);
-                    let window = &mut user.windows[window];
+                    let index = user.windows.current(wanted, user.now);
+                    let window = &mut user.windows[index];
                     window.is_filled();
                     if window.used > quota {
                         *self.covered.entry("block where more is used").or_default() += 1;
                     }
                     window.used = window.used.max(quota);
+                    user.begins_anew(index);
                 }
                 ("reset", _, Some(window)) => {
                     user.windows[window].used = 0;
                     user.windows[window].resets += 1;
+                    user.begins_anew(window);
                 }
                 _ => {}
             }

@@ -37,7 +37,24 @@ pub struct Group {
     pub hard: bool,
     pub period: Period,
     pub anchor: Anchor,
+    pub thresholds: Vec<Threshold>,
     pub rules: Vec<Rule>,
+}
+
+/// In millionths: of the quota, or of the unit.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Threshold {
+    Share(u128),
+    Amount(u128),
+}
+
+impl Threshold {
+    pub fn share(&self) -> Option<u128> {
+        match self {
+            Self::Share(micros) => Some(*micros),
+            Self::Amount(_) => None,
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -170,7 +187,7 @@ impl Catalog {
 
 impl Group {
     fn yaml(&self) -> String {
-        let Self { id, label, unit, quota, hard, period, anchor, rules } = self;
+        let Self { id, label, unit, quota, hard, period, anchor, thresholds, rules } = self;
         let quota = quota.map_or("unlimited".to_owned(), |units| decimal(units, unit.scale()));
         let anchor = match anchor {
             Anchor::Calendar => "calendar",
@@ -178,9 +195,15 @@ impl Group {
             Anchor::FirstUse => "first_use",
         };
         let (unit, period) = (unit.word(), period.word());
+        let thresholds = thresholds.iter().map(|threshold| match threshold {
+            Threshold::Share(micros) => decimal(*micros, MICRO),
+            Threshold::Amount(micros) => format!("{{ amount: {} }}", decimal(*micros, MICRO)),
+        });
+        let thresholds = thresholds.collect::<Vec<_>>().join(", ");
+        let thresholds = if thresholds.is_empty() { thresholds } else { format!("thresholds: [{thresholds}], ") };
         let mut out = format!(
             "      - {{ id: {id}, label: {label}, unit: {unit}, quota: {quota}, hard: {hard}, period: {period}, \
-             anchor: {anchor}, match: ["
+             anchor: {anchor}, {thresholds}match: ["
         );
         for Rule { pattern, conditions, measure } in rules {
             write!(out, "{{ event: '{pattern}'").unwrap();

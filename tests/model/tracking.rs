@@ -125,6 +125,7 @@ impl Model {
                     if !replayed {
                         this.windows[window].used = 0;
                         this.windows[window].resets += 1;
+                        this.begins_anew(window);
                     }
                     (this.bounds(window), (this.windows[window].used, this.held(window)))
                 }
@@ -205,6 +206,7 @@ impl Model {
             limits: rows.collect(),
             reasons: Vec::new(),
             replayed,
+            crossed: Vec::new(),
         })
     }
 }

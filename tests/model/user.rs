@@ -1,12 +1,13 @@
 //! One user of the reference model: a clock, a subscription, windows, reservations, request ids.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use tollgate::grpc::v1;
 
 use crate::operations::{Actual, Quota};
-use crate::sketch::{Event, LARGEST, Measure, Term, Unit};
-use crate::windows::Windows;
+use crate::sketch::{Event, LARGEST, Measure, Plan, Term, Unit};
+use crate::windows::{Window, Windows};
 
 /// A stored time that is further ahead of Redis's than this was wrong.
 pub const FARTHEST_AHEAD: i64 = 5 * 60_000;
@@ -34,6 +35,10 @@ pub struct User {
     /// Also those of before the user was deleted.
     pub reserved: BTreeSet<u32>,
     pub ids: BTreeMap<String, Id>,
+    /// How much each window had used when the ledger was last written; after that, what a plan that was entered has made of it.
+    pub written: BTreeMap<usize, u128>,
+    /// Thresholds that were told, for the coverage.
+    pub told: BTreeSet<(usize, u128)>,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -57,6 +62,8 @@ pub struct Reservation {
     /// The quantities that the plan measures.
     pub measured: BTreeSet<String>,
     pub claims: Vec<Claim>,
+    /// As the catalog had it.
+    pub plan: Arc<Plan>,
     /// What Extend has added to the event, each time.
     pub added: Vec<Actual>,
     /// How much of that was added when the last partial commit counted something.
@@ -301,7 +308,31 @@ impl User {
             reservations: BTreeMap::new(),
             reserved: BTreeSet::new(),
             ids: BTreeMap::new(),
+            written: BTreeMap::new(),
+            told: BTreeSet::new(),
         }
+    }
+
+    /// The windows that have used more than when the ledger was last written: their places, what they had used, and what they have.
+    pub fn risen(&self) -> impl Iterator<Item = (usize, u128, u128)> {
+        let change = |(index, window): (usize, &Window)| {
+            (index, self.written.get(&index).copied().unwrap_or_default(), window.used)
+        };
+        self.windows.iter().enumerate().map(change).filter(|(_, before, after)| before < after)
+    }
+
+    pub fn has_risen(&self) -> bool {
+        self.risen().next().is_some()
+    }
+
+    /// The ledger is written.
+    pub fn note_written(&mut self) {
+        self.written = self.windows.iter().map(|window| window.used).enumerate().collect();
+    }
+
+    /// What the window has used is not what consumption has made of it, but a reset or a plan that was entered. They cross nothing.
+    pub fn begins_anew(&mut self, window: usize) {
+        self.written.insert(window, self.windows[window].used);
     }
 
     /// Everything goes.

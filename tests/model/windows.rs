@@ -134,7 +134,7 @@ pub enum Shown {
 }
 
 impl Window {
-    fn is_of(&self, group: &Group) -> bool {
+    pub fn is_of(&self, group: &Group) -> bool {
         self.group == group.id && self.unit == group.unit && self.period == group.period
     }
 

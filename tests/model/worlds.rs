@@ -59,6 +59,29 @@ pub fn season(spice: &mut Rng, catalogs: &mut [Catalog]) -> bool {
     found
 }
 
+/// Puts thresholds into most groups, of each catalog and plan its own.
+pub fn mark(random: &mut Rng, catalogs: &mut [Catalog]) {
+    let groups = catalogs.iter_mut().flat_map(|catalog| &mut catalog.plans).flat_map(|plan| &mut plan.groups);
+    for group in groups {
+        let shares = [1, MICRO / 10, MICRO / 3, MICRO / 2, 4 * MICRO / 5, MICRO, 3 * MICRO / 2, 10 * MICRO];
+        let amounts =
+            [1, MICRO / 4, 3 * MICRO, 10 * MICRO, 25 * MICRO, 100 * MICRO, 400 * MICRO, 8_000_000_000 * MICRO];
+        let mut some = |of: [u128; 8], threshold: fn(u128) -> Threshold| {
+            let all = if once_in(random, 3) { 0 } else { random.usize(1..=4) };
+            let mut some: Vec<_> = (0..all).map(|_| pick(random, &of)).collect();
+            some.sort_unstable();
+            some.dedup();
+            // The two smallest are the same amount where a unit has no parts.
+            if some.len() > 1 && threshold(0) == Threshold::Amount(0) && some[1] < MICRO {
+                some.remove(0);
+            }
+            some.into_iter().map(threshold).collect::<Vec<_>>()
+        };
+        let shares = some(shares, Threshold::Share);
+        group.thresholds = some(amounts, Threshold::Amount).into_iter().chain(shares).collect();
+    }
+}
+
 /// Mostly makes wholes as large as they have to be.
 pub fn nest(spice: &mut Rng, quantities: &mut BTreeMap<String, u128>) {
     if once_in(spice, 4) {
@@ -188,6 +211,7 @@ pub fn group(random: &mut Rng, id: &str) -> Group {
         hard: !once_in(random, 4),
         period: period(random),
         anchor: anchor(random),
+        thresholds: Vec::new(),
         rules: rules(random),
     };
     fit_anchor(random, &mut group);
@@ -219,6 +243,7 @@ pub fn rules(random: &mut Rng) -> Vec<Rule> {
             hard: true,
             period: Period::Daily,
             anchor: Anchor::Calendar,
+            thresholds: Vec::new(),
             rules,
         };
         let plan = Plan { id: "p".to_owned(), zone: "UTC", change: "carry", groups: vec![group.clone()] };

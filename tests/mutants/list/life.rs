@@ -88,7 +88,7 @@ pub const PARTS: &[Mutant] = &[
     ("commit", "has_grown = has_grown or charges[i] > so_far", "has_grown = charges[i] > so_far"),
     ("commit", "totals[i] = max(charges[i], so_far)", "totals[i] = charges[i]"),
     ("commit", "if not late and settle.ttl_ms > 0 then", "if false then"),
-    ("commit", "if has_grown or deadline > record.deadline then", "if has_grown then"),
+    ("commit", "local writes = has_grown or deadline > record.deadline", "local writes = has_grown"),
     ("commit", "claim.committed, claim.due = totals[i], charges[i]", "claim.committed = totals[i]"),
     (
         "commit",
@@ -177,11 +177,7 @@ pub const COUNTING: &[Mutant] = &[
         "if number >= COUNTS then number, counts = number - COUNTS, true end",
         "if number >= COUNTS then number = number - COUNTS end",
     ),
-    (
-        "lib/deadlines",
-        "if counts then window.used = min(window.used + amount, MAX) end",
-        "if counts then window.used = window.used + amount + 1 end",
-    ),
+    ("lib/deadlines", "window.used = min(window.used + amount, MAX)", "window.used = window.used + amount + 1"),
     ("lib/windows", "if led.format == WIDE_FORMAT and led.live > 0 then return WIDE_FORMAT end", ""),
     ("lib/life", "return max(claim.committed, claim.charge) end", "return claim.charge end"),
     (

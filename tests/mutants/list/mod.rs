@@ -4,6 +4,7 @@
 
 mod again;
 mod calls;
+mod crossed;
 mod deadlines;
 mod decide;
 mod life;
@@ -20,6 +21,7 @@ pub type Mutant = (&'static str, &'static str, &'static str);
 pub fn all() -> impl Iterator<Item = &'static Mutant> {
     use again::{CLAIMS, LEDGERS, MADE_ONCE, SHARED};
     use calls::{ANSWERS, CALLS, REFUNDS};
+    use crossed::CROSSED;
     use deadlines::{DEADLINES, PAGES};
     use decide::{DECIDE, MATCH, PRICE};
     use life::{CHANGED, COUNTING, EXTEND, PARTS};
@@ -31,7 +33,7 @@ pub fn all() -> impl Iterator<Item = &'static Mutant> {
     [
         DECIDE, PRICE, MATCH, CALLS, REFUNDS, ANSWERS, RECORDS, MEMORIES, UNDO, DEADLINES, PAGES, WINDOWS, PLANS,
         STATE, TOGETHER, LEDGERS, CLAIMS, MADE_ONCE, SHARED, LISTING, PERIODS, RESETS, TIMES, EXTEND, PARTS, COUNTING,
-        CHANGED,
+        CHANGED, CROSSED,
     ]
     .into_iter()
     .flatten()
