@@ -110,3 +110,111 @@ fn read_others(
     }
     Ok(changes)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::domain::amount::{Quantity, Unit};
+    use crate::domain::plan::Thresholds;
+    use crate::domain::subscription::{QuotaOverride, Subscription};
+    use crate::ledger::encode_subscription;
+
+    fn groups() -> Vec<GroupDescription> {
+        let thresholds = Thresholds { shares: vec![Quantity::of_parts(0, 500_000)], amounts: vec![8] };
+        let group = |id: &str, thresholds: &Thresholds| GroupDescription {
+            id: id.to_owned(),
+            label: id.to_uppercase(),
+            unit: Unit::Tokens,
+            quota: Quota::Limited(10),
+            hard: true,
+            thresholds: thresholds.clone(),
+        };
+        vec![group("a", &thresholds), group("b", &thresholds), group("c", &Thresholds::default())]
+    }
+
+    /// A standing that has used 9 of 10, of which this call requests 5.
+    fn standing() -> Standing {
+        Standing {
+            group_id: "b".to_owned(),
+            label: "B".to_owned(),
+            unit: Unit::Tokens,
+            quota: Quota::Limited(10),
+            hard: true,
+            window_ms: Some((1_000, 2_000)),
+            used: 9,
+            held: 0,
+            requested: 5,
+            shortfall: 0,
+            window_closed: false,
+            unapplied: 0,
+        }
+    }
+
+    fn told(
+        standing: Standing,
+        are_counted: bool,
+        column: Option<&[u8]>,
+    ) -> Result<Vec<(String, Units, Units)>, Fault> {
+        let rows = Rows { standings: &[standing], watched: vec![(0, 2)], are_counted };
+        let mut reader = column.map(Reader);
+        let crossed = read_crossed(&rows, reader.as_mut(), "p", &groups())?;
+        assert!(reader.is_none_or(|reader| reader.is_at_end()));
+        Ok(crossed.into_iter().map(|crossed| (crossed.group_id, crossed.threshold.units, crossed.used)).collect())
+    }
+
+    fn crossed(expected: &[(&str, Units, Units)]) -> Vec<(String, Units, Units)> {
+        expected.iter().map(|(id, units, used)| ((*id).to_owned(), *units, *used)).collect()
+    }
+
+    #[test]
+    fn a_row_says_what_was_used_before_if_the_script_has_counted_what_it_requests() {
+        let both = crossed(&[("b", 5, 9), ("b", 8, 9)]);
+        assert_eq!(told(standing(), true, None).unwrap(), both);
+        assert_eq!(told(standing(), false, None).unwrap(), []);
+        assert_eq!(told(Standing { unapplied: 4, ..standing() }, true, None).unwrap(), []);
+        assert_eq!(told(Standing { requested: 4, ..standing() }, true, None).unwrap(), crossed(&[("b", 8, 9)]));
+        assert_eq!(told(Standing { window_closed: true, ..standing() }, true, None).unwrap(), []);
+    }
+
+    #[test]
+    fn a_column_says_it_otherwise_and_other_windows_have_the_quota_of_their_owner() {
+        let column = |before: i64, others: &[formats::OtherWindow], subscription: Option<&str>| {
+            let mut bytes = Vec::new();
+            formats::Amount { units: before }.write(&mut bytes);
+            let own = |plan_id: &str| Subscription {
+                revision: [0; 8],
+                plan_id: plan_id.to_owned(),
+                start_ms: 0,
+                end_ms: None,
+                cycle_anchor_ms: 0,
+                fallen_to: None,
+                overrides: BTreeMap::from(
+                    ["a", "b"].map(|id| (id.to_owned(), QuotaOverride::Amount(Quantity::of_parts(14, 0)))),
+                ),
+            };
+            let blob = subscription.map(|plan_id| encode_subscription(&own(plan_id))).unwrap_or_default();
+            let windows = i64::try_from(others.len()).unwrap();
+            formats::Others { windows, blob }.write(&mut bytes);
+            others.iter().for_each(|other| other.write(&mut bytes));
+            bytes
+        };
+        let other = |group, start, before, used| {
+            let mut span = Vec::new();
+            formats::Span { start, ends: start + 1_000 }.write(&mut span);
+            formats::OtherWindow { group, span: span.try_into().unwrap(), before, used }
+        };
+        let told = |column: &[u8]| told(standing(), true, Some(column));
+        assert_eq!(told(&column(8, &[], None)).unwrap(), []);
+        assert_eq!(told(&column(5, &[], None)).unwrap(), crossed(&[("b", 8, 9)]));
+        // The group of a row has the row's quota, also in another window.
+        let others = [other(2, 0, 4, 7), other(1, 0, 4, 7)];
+        let both = [("a", 5, 7), ("b", 5, 7), ("b", 8, 9)];
+        assert_eq!(told(&column(7, &others, None)).unwrap(), crossed(&both));
+        assert_eq!(told(&column(7, &others, Some("of another plan"))).unwrap(), crossed(&both));
+        let own = [("a", 7, 7), ("b", 5, 7), ("b", 8, 9)];
+        assert_eq!(told(&column(7, &others, Some("p"))).unwrap(), crossed(&own));
+        assert!(matches!(told(&column(7, &[other(4, 0, 4, 7)], None)), Err(Fault::Internal(_))));
+    }
+}

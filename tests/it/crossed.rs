@@ -29,6 +29,16 @@ plans:
 ";
 
 #[tokio::test]
+async fn a_plan_shows_its_thresholds() {
+    let mut replica = Replica::start(CATALOG).await;
+    let request = tollgate::grpc::v1::GetPlanRequest { plan_id: "free".to_owned() };
+    let plan = replica.plans.get_plan(request).await.unwrap().into_inner().plan.unwrap();
+    let thresholds = plan.limit_groups.iter().map(|group| (&group.thresholds[..], &group.threshold_amounts[..]));
+    let expected = [(&[0.8, 1.0, 1.5][..], &[50.0][..]), (&[0.5, 1.0], &[]), (&[0.5], &[60.0])];
+    assert_eq!(thresholds.collect::<Vec<_>>(), expected);
+}
+
+#[tokio::test]
 async fn a_track_crosses_what_it_reaches_once() {
     check(
         CATALOG,

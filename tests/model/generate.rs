@@ -1,6 +1,8 @@
 //! What to try: catalogs and sequences of operations, from a seed. Small worlds, so that things meet: few users, few ids, few names,
 //! times at and around every boundary.
 
+#[path = "endings.rs"]
+mod endings;
 #[path = "runs.rs"]
 mod runs;
 #[path = "stories.rs"]
@@ -20,6 +22,7 @@ use crate::sketch::{
 };
 use crate::user::Id;
 
+use endings::ending;
 use runs::Run;
 use worlds::{mark, nest, season, settings};
 
@@ -87,6 +90,7 @@ pub fn case(seed: u64, length: u32) -> Case {
         generator.model.apply(&operation);
         operations.push(operation);
     }
+    operations.extend(ending(&mut Rng::with_seed(seed.rotate_left(8)), length));
     Case { settings, start, operations }
 }
 

@@ -6,7 +6,7 @@ use std::sync::LazyLock;
 
 use tollgate::catalog;
 use tollgate::domain::amount::MAX_UNITS;
-use tollgate::domain::answer::{ReservationState, Standing};
+use tollgate::domain::answer::{Crossed, ReservationState, Standing};
 use tollgate::domain::fault::Fault;
 use tollgate::domain::id::{AppId, Owner, UserId};
 use tollgate::domain::plan::{Catalog, Quota};
@@ -37,6 +37,10 @@ pub(super) fn run(input: &[u8]) {
         Ok(answer) => {
             assert!(kind % 4 == 0 || answer.standings.is_empty(), "groups of a plan that nobody knows");
             answer.standings.iter().for_each(check_standing);
+            answer.crossed.iter().for_each(check_crossed);
+            assert!(
+                !answer.replayed || answer.crossed.is_empty() || packed.get(7).is_some_and(|columns| columns & 8 != 0)
+            );
         }
         Err(NoAnswer::Stale(stored)) => check_stored(&stored),
         Err(NoAnswer::Fault(fault)) => check_refused(&fault),
@@ -62,6 +66,12 @@ fn check_standing(standing: &Standing) {
         assert!(standing.remaining().is_some_and(|remaining| remaining <= *quota));
         assert!(standing.would_exceed(*requested) || !standing.exceeded());
     }
+}
+
+fn check_crossed(crossed: &Crossed) {
+    let Crossed { threshold, used, unit, .. } = crossed;
+    assert!(threshold.units > 0 && threshold.units <= *used && *used <= MAX_UNITS, "{crossed:?}");
+    assert!(unit.to_f64(threshold.units).is_finite());
 }
 
 fn check_stored(stored: &Stored) {
