@@ -264,3 +264,31 @@ async fn a_plan_is_told_with_its_thresholds_and_settled_by_a_replica_without_the
         )
         .await;
 }
+
+#[tokio::test]
+async fn a_commit_of_another_event_crosses_in_the_groups_that_it_matches_then() {
+    let catalog = "
+default_plan: p
+plans:
+  p:
+    period: daily
+    limit_groups:
+      - { id: all, unit: tokens, quota: 100, thresholds: [0.5], match: [{ event: e }] }
+      - { id: big, unit: tokens, quota: 100, thresholds: [0.1], match: [{ event: e, metadata: { model: big } }] }
+      - { id: small, unit: tokens, quota: 100, thresholds: [0.2, { amount: 40 }], match: [{ event: e, metadata: { model: small } }] }
+";
+    check(
+        catalog,
+        "
+        clock u 2031-01-15T10:00:00Z
+        reserve u e 60 @model=big as=A
+        commit A @model=small 45 => COMMITTED crossed=small:0.2@20,small@40
+        commit A @model=small 45 => replayed crossed=
+        reserve u e 20 @model=big as=B
+        commit B part 5 => crossed=all:0.5@50
+        commit B @model=small 30 => crossed=
+        usage u => all.used=75 small.used=75 big.used=0
+    ",
+    )
+    .await;
+}
