@@ -45,14 +45,20 @@ pub async fn replaced(ledger: &Ledger) -> bool {
 pub async fn left(ledger: &Ledger) -> bool {
     let mut right = true;
     let e = event("e", &[]);
-    for (what, expected) in [("live", "p"), ("settled", "p"), ("old", "p"), ("tracked", "")] {
+    for (what, expected) in [("live", "p"), ("settled", "p"), ("old", "p"), ("tracked", ""), ("extended", "")] {
         let mut user = User::new(ledger).await;
         let mut later = 2 * MINUTE;
         if what == "tracked" {
             right &= user.track_for("t", 10 * MINUTE, &e, false).await.is_ok();
         } else {
-            let ttl_ms = if what == "old" { 30 * MINUTE } else { 5 * MINUTE };
+            let ttl_ms = match what {
+                "old" => 30 * MINUTE,
+                // It is forgotten just then.
+                "extended" => MINUTE,
+                _ => 5 * MINUTE,
+            };
             let Some((id, 1)) = made(user.reserve_for("", ttl_ms, &e).await) else { return false };
+            right &= what != "extended" || user.extend("x", &id, MINUTE, None).await.is_ok();
             right &= what == "live" || user.release(&id).await.is_ok();
         }
         if what == "old" {

@@ -52,6 +52,9 @@ fn checks(ledger: &Ledger) -> Vec<(&'static str, Check<'_>)> {
     vec![
         ("a moved anchor says where its windows start", Box::pin(windows::moved_back(ledger))),
         ("a plan that is entered again goes on in its window", Box::pin(windows::entered_again(ledger))),
+        ("a window that was left stays so when its successor is pushed out", Box::pin(windows::pushed_out(ledger))),
+        ("a window that was left stays so when its successor is forgotten", Box::pin(windows::outlived(ledger))),
+        ("the last window in use is the last that an anchor leaves", Box::pin(windows::last_left(ledger))),
         ("a window ends with its last millisecond", Box::pin(windows::window_end(ledger))),
         ("a denied call leaves nothing behind", Box::pin(windows::unopened(ledger))),
         ("a window of another anchor is kept as long as that says", Box::pin(windows::realigned(ledger))),

@@ -75,6 +75,68 @@ pub async fn entered_again(ledger: &Ledger) -> bool {
     right
 }
 
+/// A window that was left by entering a plan does not come back because the one in its place is the first of nine to go, or is not open yet.
+pub async fn pushed_out(ledger: &Ledger) -> bool {
+    let mut right = true;
+    let anchored = |anchor: &str| group("daily").replace("id: g", &format!("anchor: {anchor}, id: g"));
+    let once = event("e", &[("quantity", "1")]);
+    for (first, second) in [("first_use", "calendar"), ("calendar", "first_use")] {
+        let mut user = User::on(ledger, &anchored(first)).await;
+        right &= user.track("").await.is_ok();
+        user.compile(&anchored(second), None, 0);
+        right &= user.subscribe(1, &[Apply::Enter]).await;
+        for index in 0..7 {
+            let (unit, period) = (["count", "tokens", "cents"][index / 3], ["yearly", "monthly", "weekly"][index % 3]);
+            user.compile(&group(period).replace("unit: count", &format!("unit: {unit}")), None, 0);
+            right &= user.track_for("", MINUTE, &once, false).await.is_ok();
+        }
+        for (anchor, used) in [(second, 0), (first, 1)] {
+            user.compile(&anchored(anchor), None, 0);
+            right &= user.standing().await == Some((used, 0));
+        }
+        user.delete().await;
+    }
+    right
+}
+
+/// Nor does it come back because the one in its place is kept no longer.
+pub async fn outlived(ledger: &Ledger) -> bool {
+    // The last days of January and of February, the 2nd of March, and its last day.
+    let [january, february, second, march] = [258, 286, 288, 317].map(|days| days * DAY);
+    let mut user = User::new(ledger).await;
+    user.step(february).await;
+    user.compile(&anchored("monthly"), Some(START + february), february);
+    let mut right = user.track("").await.is_ok();
+    user.step(second).await;
+    user.compile(&group("monthly"), Some(START + february), second);
+    right &= user.subscribe(1, &[Apply::Enter]).await && user.track("").await.is_ok() && user.track("").await.is_ok();
+    user.compile(&anchored("monthly"), Some(START + january), second);
+    right &= user.subscribe(2, &[Apply::Enter]).await && user.standing().await == Some((1, 0));
+    user.step(march).await;
+    user.compile(&anchored("monthly"), Some(START + january), march);
+    right &= user.standing().await == Some((0, 0));
+    user.delete().await;
+    right
+}
+
+/// The anchor moves away, back by a replica that does not have the group, and away once more.
+pub async fn last_left(ledger: &Ledger) -> bool {
+    let mut user = User::new(ledger).await;
+    let from = |days: i64| Some(START - days * DAY);
+    user.compile(&anchored("monthly"), from(3), 0);
+    let mut right = user.track("").await.is_ok();
+    user.compile(&anchored("monthly"), from(10), 0);
+    right &= user.subscribe(1, &[Apply::Realign]).await;
+    user.compile(&anchored("monthly"), from(3), 0);
+    right &= user.track("").await.is_ok();
+    user.compile(&anchored("monthly"), from(12), 0);
+    right &= user.subscribe(2, &[Apply::Realign]).await;
+    user.compile(&anchored("monthly"), from(3), 0);
+    right &= user.standing().await == Some((2, 0));
+    user.delete().await;
+    right
+}
+
 /// A denied call changes nothing; a hold that lapses meanwhile is written, and no window is left open.
 pub async fn unopened(ledger: &Ledger) -> bool {
     let mut user = User::new(ledger).await;
