@@ -18,6 +18,7 @@ use tollgate::meter::MeterOptions;
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
 
+use crate::crossed;
 use crate::support::{Replica, Step, fresh_user, step_clock};
 
 /// Runs a table against one replica with this catalog.
@@ -385,7 +386,7 @@ impl Scenario {
             flag(&mut facts, "overage", answer.overage);
             flag(&mut facts, "late", answer.late);
             flag(&mut facts, "replayed", answer.replayed);
-            facts.extend(crossed(&answer.crossed));
+            facts.extend(crossed::facts(&answer.crossed));
             facts
         });
         answer.unwrap_or_else(|status| fault(&status))
@@ -445,7 +446,7 @@ impl Scenario {
         flag(&mut facts, "replayed", answer.replayed);
         flag(&mut facts, "no-id", answer.event_id.is_empty());
         reasons(&mut facts, &answer.reasons);
-        facts.extend(crossed(&answer.crossed));
+        facts.extend(crossed::facts(&answer.crossed));
         for (name, id) in &self.event_ids {
             if *id == answer.event_id {
                 facts.insert(format!("same-as={name}"));
@@ -470,7 +471,7 @@ impl Scenario {
     }
 }
 
-fn flag(facts: &mut BTreeSet<String>, name: &str, set: bool) {
+pub fn flag(facts: &mut BTreeSet<String>, name: &str, set: bool) {
     if set {
         facts.insert(name.to_owned());
     }
@@ -546,40 +547,6 @@ fn limits(limits: &[v1::LimitStatus]) -> BTreeSet<String> {
     facts
 }
 
-/// What a table can say of crossed thresholds: `crossed=a:0.8@80,a@100` names them all in order, a share with its amount and an amount alone.
-/// `crossed:a.used=` and so on say more of each.
-fn crossed(crossed: &[v1::CrossedThreshold]) -> BTreeSet<String> {
-    let name = |threshold: &v1::CrossedThreshold| {
-        let v1::CrossedThreshold { limit_group_id, share, amount, .. } = threshold;
-        let share = share.map(|share| format!(":{share}")).unwrap_or_default();
-        format!("{limit_group_id}{share}@{amount}")
-    };
-    let names: Vec<_> = crossed.iter().map(name).collect();
-    let mut facts = BTreeSet::from([format!("crossed={}", names.join(","))]);
-    for threshold in crossed {
-        let v1::CrossedThreshold {
-            limit_group_id: id,
-            label,
-            unit,
-            share: _,
-            amount: _,
-            used,
-            quota,
-            unlimited,
-            window_start,
-            reset_time,
-        } = threshold;
-        facts.insert(format!("crossed:{id}.label={label}"));
-        facts.insert(format!("crossed:{id}.unit={unit}"));
-        facts.insert(format!("crossed:{id}.used={used}"));
-        facts.insert(format!("crossed:{id}.quota={quota}"));
-        flag(&mut facts, &format!("crossed:{id}.unlimited"), *unlimited);
-        facts.insert(format!("crossed:{id}.start={}", shown(window_start.as_ref())));
-        facts.insert(format!("crossed:{id}.reset={}", shown(reset_time.as_ref())));
-    }
-    facts
-}
-
 fn subscription(subscription: Option<v1::Subscription>) -> BTreeSet<String> {
     let Some(v1::Subscription { user_id: _, plan_id, start_time, end_time, cycle_anchor, overrides, etag: _ }) =
         subscription
@@ -648,7 +615,7 @@ fn fault(status: &Status) -> BTreeSet<String> {
     facts
 }
 
-fn shown(time: Option<&prost_types::Timestamp>) -> String {
+pub fn shown(time: Option<&prost_types::Timestamp>) -> String {
     let Some(time) = time else { return "none".to_owned() };
     jiff::Timestamp::new(time.seconds, time.nanos).expect("a time").to_string()
 }
