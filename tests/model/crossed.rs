@@ -58,7 +58,7 @@ impl Model {
         };
         let this = &self.users[user];
         let reservation = &this.reservations[&of];
-        let mut plan = Plan::clone(&reservation.plan);
+        let mut plan = Plan::clone(&reservation.plan_of_catalog);
         let own = this.subscription.as_ref().filter(|own| !own.ended(this.now) && own.plan == plan.id);
         for group in &mut plan.groups {
             if let Some(own) = own {

@@ -38,6 +38,7 @@ impl Match<'_> {
             window: self.window,
             charge: self.charge,
             measures: self.measures.clone(),
+            only_committed: false,
             committed: None,
             partial: 0,
             tally: Tally::default(),
@@ -279,10 +280,12 @@ impl Model {
         let deadline = rounded_up(made + ttl_ms);
         let reservation = Reservation {
             event: event.clone(),
+            plan: Arc::new(plan.clone()),
+            own_quotas: user_now.own_quotas(),
             kept: kept(&plan, event),
             measured: terms(&plan).map(|term| term.name.clone()).collect(),
             claims,
-            plan: Arc::new(self.settings.catalogs[replica].plan(&plan.id).expect("it is in force").clone()),
+            plan_of_catalog: Arc::new(self.settings.catalogs[replica].plan(&plan.id).expect("it is in force").clone()),
             added: Vec::new(),
             added_before: 0,
             named: Actual::default(),
@@ -334,7 +337,8 @@ impl Model {
     pub fn held_answer(&self, user: usize, of: u32, replayed: bool) -> v1::ReserveResponse {
         let user = &self.users[user];
         let reservation = &user.reservations[&of];
-        if reservation.again {
+        // Nor does SPEC say whether groups that match only what was committed are among those of the reservation.
+        if reservation.again || reservation.claims.iter().any(|claim| claim.only_committed) {
             user.windows.silent.set(true);
         }
         v1::ReserveResponse {
@@ -343,7 +347,7 @@ impl Model {
             reservation_id: format!("r{of}"),
             state: reservation.state_at(user.now).shown().into(),
             expire_time: Some(timestamp(reservation.deadline)),
-            limits: reservation.claims.iter().map(|claim| claim_row(user, claim, claim.charge, 0)).collect(),
+            limits: reservation.reserved_claims().map(|claim| claim_row(user, claim, claim.charge, 0)).collect(),
             replayed,
             ..Default::default()
         }

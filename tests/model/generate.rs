@@ -3,6 +3,8 @@
 
 #[path = "endings.rs"]
 mod endings;
+#[path = "fallbacks.rs"]
+mod fallbacks;
 #[path = "runs.rs"]
 mod runs;
 #[path = "stories.rs"]
@@ -23,8 +25,9 @@ use crate::sketch::{
 use crate::user::Id;
 
 use endings::ending;
-use runs::Run;
-use worlds::{mark, nest, season, settings};
+use fallbacks::Fallback;
+use runs::{Run, as_sent};
+use worlds::{ask_for_models, mark, nest, season, settings};
 
 pub const USERS: usize = 2;
 
@@ -61,6 +64,14 @@ struct Generator {
     long: Rng,
     /// A long reservation in the making.
     run: Option<Run>,
+    /// The same as `spice` for commits of another event than was reserved.
+    other: Rng,
+    /// One of these in the making.
+    fallback: Option<Fallback>,
+    /// What comes next in it.
+    planned_on_top: VecDeque<(usize, Option<usize>, Call)>,
+    /// The models of events, in a world in which groups ask for them.
+    models: Option<Rng>,
     /// Quantities of this world may have parts.
     has_parts: bool,
     /// Knows what is there to be settled. What is generated is plain data all the same, and runs without it.
@@ -71,22 +82,46 @@ struct Generator {
     planned: VecDeque<(usize, Option<usize>, Call)>,
 }
 
-/// The case of this seed.
+/// The case of this seed: so many operations, and on top of them those of commits of another event than was reserved.
 pub fn case(seed: u64, length: u32) -> Case {
     let mut random = Rng::with_seed(seed);
     let mut settings = settings(&mut random);
     let mut spice = Rng::with_seed(!seed);
     let has_parts = season(&mut spice, &mut settings.catalogs);
     mark(&mut Rng::with_seed(seed.rotate_left(16)), &mut settings.catalogs);
+    let (mut other, fallback, planned_on_top) = (Rng::with_seed(!seed.rotate_left(16)), None, VecDeque::new());
+    let models = once_in(&mut other, 3).then(|| other.fork());
+    if models.is_some() {
+        ask_for_models(&mut other, &mut settings.catalogs);
+    }
     // Month ends, leap days and changes of the clocks are near some of these: 2031-01-29 to 2033-03-31.
     let start = 1_927_411_200_000 + random.i64(0..792) * DAY + random.i64(0..DAY);
     let model = Model::new(settings.clone(), USERS, start);
     let (asked, planned) = (Vec::new(), VecDeque::new());
     let (long, run) = (Rng::with_seed(seed.rotate_left(32)), None);
-    let mut generator = Generator { random, spice, long, run, has_parts, model, asked, planned };
+    let mut generator = Generator {
+        random,
+        spice,
+        long,
+        run,
+        other,
+        fallback,
+        planned_on_top,
+        models,
+        has_parts,
+        model,
+        asked,
+        planned,
+    };
     let mut operations = Vec::new();
-    for number in 0..length {
-        let operation = generator.operation(number);
+    let mut ordinary = 0;
+    for number in 0.. {
+        let on_top = generator.on_top(number);
+        ordinary += u32::from(on_top.is_none());
+        if ordinary > length {
+            break;
+        }
+        let operation = on_top.unwrap_or_else(|| generator.operation(number));
         generator.model.apply(&operation);
         operations.push(operation);
     }
@@ -161,7 +196,15 @@ impl Generator {
             1..6 => pick(random, &NAMES),
             _ => "llm.tokens",
         };
-        Event { name: name.to_owned(), quantity, quantities, metadata }
+        self.with_model(Event { name: name.to_owned(), quantity, quantities, metadata })
+    }
+
+    /// In a world in which groups ask for models, mostly with one.
+    fn with_model(&mut self, mut event: Event) -> Event {
+        if let Some(models) = &mut self.models {
+            event.metadata.entry("model".to_owned()).or_insert(pick(models, &VALUES).to_owned());
+        }
+        event
     }
 
     fn nested(&mut self, mut quantities: BTreeMap<String, u128>) -> BTreeMap<String, u128> {
@@ -339,7 +382,7 @@ impl Generator {
             2..12 => self.part(user, of),
             12..15 => Call::Commit { of, actual, partial: true, ttl_ms: None },
             15..20 => self.extend(user, of),
-            _ => Call::commit(of, actual),
+            _ => Call::commit(of, self.sprinkled(actual)),
         }
     }
 
@@ -352,10 +395,14 @@ impl Generator {
         if once_in(random, 6) {
             // A total, or a name that no catalog has.
             let name = pick(random, &["total_tokens", "completion_token"]);
-            return Some(Actual { quantity, quantities: [(name.to_owned(), number(random))].into() });
+            return Some(Actual {
+                quantity,
+                quantities: [(name.to_owned(), number(random))].into(),
+                ..Actual::default()
+            });
         }
         let quantities = numbers(random, 3);
-        Some(Actual { quantity, quantities: self.nested(quantities) })
+        Some(Actual { quantity, quantities: self.nested(quantities), ..Actual::default() })
     }
 
     fn track(&mut self, user: usize) -> Call {
@@ -419,7 +466,10 @@ impl Generator {
     /// What a reservation has counted and not yet given back, as an event.
     fn left(&self, user: usize, of: u32) -> Option<Event> {
         let claims = &self.model.users[user].reservations.get(&of)?.claims;
-        claims.iter().find_map(|claim| claim.counted.as_ref()).map(|counted| counted.event.clone())
+        let mut event = claims.iter().find_map(|claim| claim.counted.as_ref())?.event.clone();
+        event.quantity = event.quantity.map(as_sent);
+        event.quantities.values_mut().for_each(|quantity| *quantity = as_sent(*quantity));
+        Some(event)
     }
 
     fn usage(&mut self) -> Call {

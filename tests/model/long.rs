@@ -62,7 +62,7 @@ impl Model {
 
     /// Counts what has grown, and remembers what the call has named.
     fn take_over(&mut self, user: usize, of: u32, actual: &Actual, priced: &[Priced]) -> Result<(), Answer> {
-        for (index, Priced { measure, event, charge }) in priced.iter().enumerate() {
+        for (index, Priced { measure, event, charge, .. }) in priced.iter().enumerate() {
             let this = self.users[user].reservations.get_mut(&of).unwrap();
             let claim = &mut this.claims[index];
             let total = claim.partial.max(charge.unwrap_or_default());
@@ -164,6 +164,10 @@ impl Model {
     }
 
     pub fn extend(&mut self, of: u32, ttl_ms: i64, add: Option<&Actual>, request_id: &str) -> Outcome {
+        if add.is_some_and(|add| !add.metadata.is_empty()) {
+            self.cover("an extend with metadata");
+            return Err(invalid("INVALID_FIELD"));
+        }
         if add.is_some_and(Actual::is_nothing) {
             self.cover("an extend by nothing");
             return Err(invalid("INVALID_FIELD"));
@@ -348,10 +352,11 @@ fn all_terms(claim: &Claim, usage: Usage<'_>) -> Measure {
 /// The answer of an Extend that has held this much more.
 fn extended(user: &User, of: u32, costs: &[i128]) -> v1::ExtendResponse {
     let reservation = &user.reservations[&of];
-    if reservation.again {
+    // Nor does SPEC say whether groups that match only what was committed are among those of the reservation.
+    if reservation.again || reservation.claims.iter().any(|claim| claim.only_committed) {
         user.windows.silent.set(true);
     }
-    let rows = reservation.claims.iter().zip(costs);
+    let rows = reservation.reserved_claims().zip(costs);
     v1::ExtendResponse {
         extended: true,
         expire_time: Some(timestamp(reservation.deadline)),

@@ -128,11 +128,17 @@ pub struct Refund {
 pub struct Actual {
     pub quantity: Option<u128>,
     pub quantities: BTreeMap<String, u128>,
+    /// Only of a final commit.
+    pub metadata: BTreeMap<String, String>,
 }
 
 impl Actual {
-    /// Whether it names this quantity.
+    /// Whether it names this quantity, by a number or in the metadata.
     pub fn names(&self, name: &str) -> bool {
+        self.names_by_number(name) || self.metadata.contains_key(name)
+    }
+
+    fn names_by_number(&self, name: &str) -> bool {
         self.quantities.contains_key(name) || (name == "quantity" && self.quantity.is_some())
     }
 
@@ -148,12 +154,25 @@ impl Actual {
         for name in now.quantities.keys().map(String::as_str).chain(now.quantity.map(|_| "quantity")) {
             named.quantities.insert(name.to_owned(), now.of(name));
         }
+        // A measured name in the metadata counts as a named quantity.
+        for name in now.metadata.keys().filter(|name| !now.names_by_number(name)) {
+            named.quantities.remove(name);
+            if name == "quantity" {
+                named.quantity = None;
+            }
+        }
+        named.metadata.clone_from(&now.metadata);
         named
+    }
+
+    /// It has no number.
+    pub fn is_numberless(&self) -> bool {
+        self.quantity.is_none() && self.quantities.is_empty()
     }
 
     /// Names nothing.
     pub fn is_empty(&self) -> bool {
-        self.quantity.is_none() && self.quantities.is_empty()
+        self.is_numberless() && self.metadata.is_empty()
     }
 
     /// Names nothing, or only zeros.

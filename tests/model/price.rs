@@ -116,6 +116,11 @@ impl Usage<'_> {
         self.named.map_or_else(|| event.clone(), |named| parts_anew(terms, &with_actual(&event, named), named, unit))
     }
 
+    /// By what the groups are matched: the event with the metadata of the commit.
+    pub fn matched(&self) -> Event {
+        self.named.map_or_else(|| self.event.clone(), |named| with_metadata(self.event, named))
+    }
+
     /// Whether a part that no commit has named takes its default, as its whole is named.
     pub fn takes_default(&self, measure: &Measure, unit: Unit) -> bool {
         let (Measure::Terms(terms), Some(named)) = (measure, self.named) else { return false };
@@ -134,12 +139,28 @@ pub fn choose_used<'a>(
 
 /// The event with what was really used; what the actual does not name stays as it was.
 fn with_actual(event: &Event, actual: &Actual) -> Event {
-    let mut event = event.clone();
+    let mut event = with_metadata(event, actual);
     if let Some(quantity) = actual.quantity {
         event.quantity = Some(quantity);
         event.quantities.remove("quantity");
     }
     event.quantities.extend(actual.quantities.clone());
+    event
+}
+
+/// The event with the metadata of a commit. A measured name in it counts as a named quantity, and one that is no number is none.
+fn with_metadata(event: &Event, actual: &Actual) -> Event {
+    let mut event = event.clone();
+    for (name, text) in &actual.metadata {
+        event.metadata.insert(name.clone(), text.clone());
+        event.quantities.remove(name);
+        if name == "quantity" {
+            event.quantity = None;
+        }
+        if let Some(number) = number(text) {
+            event.quantities.insert(name.clone(), number);
+        }
+    }
     event
 }
 

@@ -349,7 +349,7 @@ fn message(actual: &Actual) -> v1::Actual {
     v1::Actual {
         quantity: actual.quantity.map(double),
         quantities: actual.quantities.iter().map(|(name, micros)| (name.clone(), double(*micros))).collect(),
-        metadata: BTreeMap::new(),
+        metadata: actual.metadata.clone(),
     }
 }
 

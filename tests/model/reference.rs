@@ -213,6 +213,10 @@ impl Model {
                 let counts = *on_expiry == OnExpiry::Count;
                 self.reserve(number, replica, user, event, ttl_ms.unwrap_or(60_000), request_id, counts)
             }
+            Call::Commit { actual: Some(actual), partial: true, .. } if !actual.metadata.is_empty() => {
+                self.cover("a partial commit with metadata");
+                Err(invalid("INVALID_FIELD"))
+            }
             Call::Commit { of, actual, partial: false, ttl_ms: None } => self.commit(*of, actual.as_ref()),
             Call::Commit { of, actual: Some(actual), partial: true, ttl_ms } => self.commit_part(*of, actual, *ttl_ms),
             Call::Commit { .. } => {

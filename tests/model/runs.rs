@@ -19,7 +19,8 @@ pub struct Run {
 }
 
 /// As a caller can send it: a number above 8x10^9 is whole.
-fn as_sent(quantity: u128) -> u128 {
+pub fn as_sent(quantity: u128) -> u128 {
+    let quantity = quantity.min(LARGEST * MICRO);
     if quantity > 8_000_000_000 * MICRO { quantity / MICRO * MICRO } else { quantity }
 }
 
@@ -84,12 +85,12 @@ impl Generator {
         pick(&mut self.long, &[OnExpiry::Unsaid, OnExpiry::Unsaid, OnExpiry::Release, OnExpiry::Count, OnExpiry::Count])
     }
 
-    fn long_id(&mut self) -> String {
+    pub fn long_id(&mut self) -> String {
         if once_in(&mut self.long, 3) { String::new() } else { pick(&mut self.long, &IDS).to_owned() }
     }
 
     /// An event that most groups can measure, with some of everything.
-    fn usual(&mut self) -> Event {
+    pub fn usual(&mut self) -> Event {
         let mut quantities = BTreeMap::new();
         for name in QUANTITIES {
             // Where it is left out there may be a default.
@@ -101,7 +102,7 @@ impl Generator {
             nest(&mut self.long, &mut quantities);
         }
         let quantity = (!once_in(&mut self.long, 4)).then(|| self.long.u128(1..20) * MICRO);
-        Event { name: "llm.tokens".to_owned(), quantity, quantities, ..Event::default() }
+        self.with_model(Event { name: "llm.tokens".to_owned(), quantity, quantities, ..Event::default() })
     }
 
     /// Hour after hour.
@@ -174,7 +175,7 @@ impl Generator {
         }
     }
 
-    fn enters_a_plan(&mut self) -> Call {
+    pub fn enters_a_plan(&mut self) -> Call {
         let plan = pick(&mut self.long, &PLANS).to_owned();
         Call::Upsert { plan, overrides: None, end: None, anchor: None, etag: None, wrong_end: None }
     }
@@ -186,7 +187,7 @@ impl Generator {
     }
 
     /// A Reserve or an Extend of this reservation once more, word for word.
-    fn asks_again(&mut self, of: u32) -> Call {
+    pub fn asks_again(&mut self, of: u32) -> Call {
         let is_of = |call: &Call| match call {
             Call::Extend { of: this, request_id, .. } => *this == of && !request_id.is_empty(),
             _ => false,
@@ -209,7 +210,7 @@ impl Generator {
     }
 
     /// Mostly more than the last total, sometimes as much, or less.
-    fn total_so_far(&mut self, user: usize, of: u32) -> Actual {
+    pub fn total_so_far(&mut self, user: usize, of: u32) -> Actual {
         let kind = self.long.u32(..12);
         let share = self.long.u128(1..4);
         let mut actual = Actual::default();
@@ -236,7 +237,7 @@ impl Generator {
             }
         }
         if once_in(&mut self.long, 20) {
-            return Actual { quantity: None, quantities: [("total_tokens".to_owned(), MICRO)].into() };
+            return Actual { quantities: [("total_tokens".to_owned(), MICRO)].into(), ..Actual::default() };
         }
         actual
     }
@@ -250,7 +251,7 @@ impl Generator {
     /// The final commit.
     fn ends(&mut self, user: usize, of: u32) -> Call {
         let actual = self.long.bool().then(|| self.total_so_far(user, of));
-        Call::commit(of, actual)
+        Call::commit(of, self.sprinkled(actual))
     }
 
     fn long_ttl(&mut self) -> i64 {
@@ -269,8 +270,8 @@ impl Generator {
         let add = match self.long.u32(..28) {
             0..4 => None,
             4 => self.exact_room(user, of).or(Some(add)),
-            5 => Some(Actual { quantity: Some(0), quantities: BTreeMap::new() }),
-            6 => Some(Actual { quantity: None, quantities: [("total_tokens".to_owned(), MICRO)].into() }),
+            5 => Some(Actual { quantity: Some(0), ..Actual::default() }),
+            6 => Some(Actual { quantities: [("total_tokens".to_owned(), MICRO)].into(), ..Actual::default() }),
             7 => Some(Actual { quantity: Some(LARGEST * MICRO), ..add }),
             8 | 9 => self.exact_room(user, of).or(Some(add)),
             10..12 => {
@@ -280,7 +281,7 @@ impl Generator {
             }
             12 => {
                 let name = pick(&mut self.long, &QUANTITIES).to_owned();
-                Some(Actual { quantity: None, quantities: [(name, self.long.u128(1..100) * MICRO)].into() })
+                Some(Actual { quantities: [(name, self.long.u128(1..100) * MICRO)].into(), ..Actual::default() })
             }
             13 => Some(Actual { quantity: Some(self.long.u128(1..50 * MICRO)), ..add }),
             14..17 if self.has_parts => {
@@ -323,11 +324,11 @@ impl Generator {
         };
         let (name, room) = this.reservations.get(&of)?.claims.iter().find_map(room)?;
         let room = room + pick(&mut self.long, &[0, 0, 1, MICRO]);
-        (room > 0).then(|| Actual { quantity: None, quantities: [(name, room)].into() })
+        (room > 0).then(|| Actual { quantities: [(name, room)].into(), ..Actual::default() })
     }
 
     /// A refund of all that commits have counted, or of some of it.
-    fn refunds(&mut self, user: usize, of: u32) -> Call {
+    pub fn refunds(&mut self, user: usize, of: u32) -> Call {
         let mut event = self.left(user, of).unwrap_or_else(|| self.usual());
         let share = if once_in(&mut self.long, 2) { self.long.u128(1..3) } else { 4 };
         let part = |quantity: u128| as_sent(quantity * share / 4);

@@ -1,8 +1,11 @@
 //! The reference model's settling: Commit, Release, and refunds of what a reservation committed.
 
+#[path = "changed.rs"]
+mod changed;
 #[path = "long.rs"]
 mod long;
 
+use changed::is_otherwise;
 use tollgate::grpc::v1;
 use tonic::Code;
 
@@ -12,7 +15,7 @@ use crate::answers::{
 use crate::operations::Actual;
 use crate::price::{self, Unmeasured, Usage};
 use crate::reference::{Model, Outcome};
-use crate::sketch::{Event, Measure, Term};
+use crate::sketch::{Event, Group, Measure, Term};
 use crate::user::{Claim, Counted, Reservation, State, Tally};
 
 /// What a refund asks of a group, what the reservation has counted there after it, and whether the group measures what it names.
@@ -20,6 +23,8 @@ type Ask = (u128, Option<Counted>, bool);
 
 /// What a reservation has used in one group, by the measure that applies; no charge where no counter can hold it.
 struct Priced {
+    group: Group,
+    measures: Vec<Measure>,
     measure: Measure,
     event: Event,
     charge: Option<u128>,
@@ -66,7 +71,7 @@ impl Model {
         Err(Answer::Holds(holds))
     }
 
-    /// What the reservation has used in each of its groups, after what a call says of it in the field of this name.
+    /// What the reservation has used in each group that it matches, after what a call says of it in the field of this name.
     fn priced(
         &mut self,
         reservation: &Reservation,
@@ -74,21 +79,16 @@ impl Model {
         said: Option<(&'static str, &Actual)>,
     ) -> Result<Vec<Priced>, Answer> {
         let mut priced = Vec::new();
-        for claim in &reservation.claims {
-            let (measure, event) = price::choose_used(&claim.measures, usage, claim.unit).map_err(|why| {
-                if let Unmeasured::Exceeded(..) = why {
-                    self.cover(match said {
-                        Some(("add", _)) => "an extend to parts that exceed their whole",
-                        _ => "a commit of parts that exceed their whole",
-                    });
-                }
-                unmeasured(&claim.group, why)
+        for (group, measures) in self.matched_anew(reservation, usage)? {
+            let (measure, event) = price::choose_used(&measures, usage, group.unit).map_err(|why| {
+                self.cover_unmeasured(&why, said);
+                unmeasured(&group.id, why)
             })?;
-            if said.is_some() && usage.takes_default(measure, claim.unit) {
+            if said.is_some() && usage.takes_default(measure, group.unit) {
                 self.cover("a commit whose parts take their default");
             }
-            let charge = price::charge(measure, &event, claim.unit, false);
-            priced.push(Priced { measure: measure.clone(), event, charge });
+            let charge = price::charge(measure, &event, group.unit, false);
+            priced.push(Priced { measure: measure.clone(), measures, event, charge, group });
         }
         if let Some((field, _)) = said.filter(|(_, said)| measures_nothing(&priced, said)) {
             // SPEC does not say whether a group measures what it does only since a partial commit has named something.
@@ -113,11 +113,12 @@ impl Model {
         let named = actual.map_or_else(|| reservation.named.clone(), |actual| reservation.named.then(actual));
         let usage = Usage { event: &reservation.event, added: &reservation.added, named: Some(&named) };
         let priced = self.priced(&reservation, usage, actual.map(|actual| ("actual", actual)))?;
-        let pairs = || reservation.claims.iter().zip(&priced);
-        let overage = pairs().any(|(claim, used)| used.charge.is_none_or(|charge| charge > claim.charge));
+        let reserved = |group: &Group| reservation.claim(&group.id).map_or(0, |claim| claim.charge);
+        let overage = priced.iter().any(|used| used.charge.is_none_or(|charge| charge > reserved(&used.group)));
         let late = state != State::Held;
         if state == State::Committed {
-            if pairs().any(|(claim, used)| claim.committed != used.charge) {
+            self.cover_again(&reservation, &priced, &named);
+            if is_otherwise(&reservation, &priced) {
                 self.cover("commit twice, other charges");
                 return Err(already_committed(&reservation));
             }
@@ -139,20 +140,25 @@ impl Model {
         if reservation.is_refunded() {
             self.silent();
         }
+        self.cover_changed(user, &reservation, &priced, &named);
+        self.claim_anew(user, of, &priced);
+        let reservation = self.users[user].reservations[&of].clone();
         let settled = self.users[user].reservations.get_mut(&of).unwrap();
         settled.state = State::Committed;
         settled.late = late;
         settled.is_remembered_until(now + self.settings.replay_ms);
         let mut unapplied = Vec::new();
-        for (index, Priced { measure, event, charge }) in priced.iter().enumerate() {
-            let charge = charge.ok_or_else(|| self.no_counter())?;
+        for (index, claim) in reservation.claims.iter().enumerate() {
+            let used = used_in(&priced, claim);
+            let charge = used.map_or(Some(0), |used| used.charge).ok_or_else(|| self.no_counter())?;
             if !self.users[user].is_kept(reservation.claims[index].window) {
                 self.cover("a settling whose window is gone");
             }
             unapplied.push(self.settle_at(user, of, index, charge)?);
             let claim = &mut self.users[user].reservations.get_mut(&of).unwrap().claims[index];
             claim.committed = Some(charge);
-            claim.counted = counted(measure, event, charge);
+            claim.measures = used.map_or_else(Vec::new, |used| used.measures.clone());
+            claim.counted = used.and_then(|used| counted(&used.measure, &used.event, charge));
         }
         self.cover(match state {
             State::Held => "commit in time",
@@ -164,21 +170,21 @@ impl Model {
             self.cover("commit more than reserved");
         }
         let user = &self.users[user];
-        let rows = reservation.claims.iter().zip(&priced).zip(unapplied);
-        let row = |((claim, used), unapplied): ((&Claim, &Priced), u128)| {
-            claim_row(user, claim, used.charge.unwrap_or_default(), unapplied)
+        let rows = reservation.claims.iter().zip(unapplied);
+        let row = |(claim, unapplied): (&Claim, u128)| {
+            claim_row(user, claim, charge_in(&priced, claim).unwrap_or_default(), unapplied)
         };
         let (state, limits) = (v1::ReservationState::Committed.into(), rows.map(row).collect());
         Ok(Answer::Commit(v1::CommitResponse { state, limits, overage, late, ..Default::default() }))
     }
 
     fn cover_commit(&mut self, user: usize, reservation: &Reservation, priced: &[Priced], state: State) {
-        let pairs = || reservation.claims.iter().zip(priced);
+        let pairs = || reservation.claims.iter().map(|claim| (claim, charge_in(priced, claim)));
         let late = state != State::Held;
         if self.users[user].now == reservation.deadline {
             self.cover("deadline reached exactly");
         }
-        if !late && pairs().any(|(claim, used)| used.charge < Some(claim.charge)) {
+        if !late && pairs().any(|(claim, charge)| charge < Some(claim.charge)) {
             self.cover("commit less than reserved");
         }
         let kept = |claim: &Claim| claim.window.filter(|_| self.users[user].is_kept(claim.window));
@@ -187,7 +193,7 @@ impl Model {
             self.cover("hold across a window's end");
         }
         if reservation.is_partly_committed() {
-            let lower = pairs().any(|(claim, used)| used.charge < Some(claim.partial));
+            let lower = pairs().any(|(claim, charge)| charge < Some(claim.partial));
             self.cover(match (late, lower) {
                 (false, false) => "a commit after partial ones",
                 (false, true) => "a commit below its partial ones",
@@ -197,10 +203,10 @@ impl Model {
         if !reservation.added.is_empty() {
             self.cover("a commit after an extend");
         }
-        if pairs().any(|(claim, used)| claim.lapsed.total() > 0 && used.charge < Some(claim.total())) {
+        if pairs().any(|(claim, charge)| claim.lapsed.total() > 0 && charge < Some(claim.total())) {
             self.cover("a late commit below what the deadline has counted");
         }
-        if pairs().any(|(claim, used)| claim.lapsed.total() > 0 && used.charge > Some(claim.total())) {
+        if pairs().any(|(claim, charge)| claim.lapsed.total() > 0 && charge > Some(claim.total())) {
             self.cover("a late commit above what the deadline has counted");
         }
     }
@@ -363,6 +369,7 @@ impl Model {
             }
             refunds.push((Claim { charge: requested, ..claim.clone() }, requested - applied));
         }
+        self.cover_refund(&reservation, &refunds);
         self.cover(match state {
             State::Committed if reservation.is_partly_committed() => "a refund after partial commits",
             State::Committed => "a refund of a reservation",
@@ -379,6 +386,10 @@ impl Model {
     /// What a refund asks of a group, and what the reservation then has counted there: it is settled anew at the lower amount. And whether
     /// the group measures what the refund names; else an error inside, which counts if no group does.
     fn lowered(&mut self, claim: &Claim, refund: &Event) -> Result<Result<Ask, Answer>, Answer> {
+        // What was committed is another event.
+        if claim.measures.is_empty() {
+            return Ok(Ok((0, None, false)));
+        }
         let chosen = price::choose(&claim.measures, refund, claim.unit);
         // Never a group that is measured by events. If only the refund is, SPEC does not say what is asked of it.
         let Some(counted) = &claim.counted else {
@@ -474,8 +485,22 @@ fn asked_of(term: &Term, event: &Event) -> u128 {
     event.quantities.get(&term.name).copied().or(own).unwrap_or_default()
 }
 
+/// What the reservation has used in the group of this claim, if that matches.
+fn used_in<'a>(priced: &'a [Priced], claim: &Claim) -> Option<&'a Priced> {
+    priced.iter().find(|used| used.group.id == claim.group)
+}
+
+/// The charge of the same, 0 if it does not match.
+fn charge_in(priced: &[Priced], claim: &Claim) -> Option<u128> {
+    used_in(priced, claim).map_or(Some(0), |used| used.charge)
+}
+
 /// Whether an actual names no quantity that any group is measured by, though some group is measured by quantities.
 fn measures_nothing(priced: &[Priced], actual: &Actual) -> bool {
+    // Metadata alone prices anew.
+    if actual.is_numberless() && !actual.metadata.is_empty() {
+        return false;
+    }
     let mut by_quantities = priced.iter().filter_map(|used| match &used.measure {
         Measure::Terms(terms) => Some(terms),
         Measure::Events => None,

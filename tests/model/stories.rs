@@ -28,7 +28,7 @@ impl Generator {
     /// An event that most groups match and can measure.
     fn plain(&mut self) -> Event {
         let quantities = numbers(&mut self.random, 1);
-        Event { name: "llm.tokens".to_owned(), quantity: Some(MICRO), quantities, ..Event::default() }
+        self.with_model(Event { name: "llm.tokens".to_owned(), quantity: Some(MICRO), quantities, ..Event::default() })
     }
 
     fn track_plain(&mut self) -> Call {
@@ -201,7 +201,7 @@ impl Generator {
         let (reserved, actual) = (some(8, 20), some(8, 2));
         let refunds = [some(4, 2), some(4, 2), some(40, 8)];
         let event = Event { name: "llm.tokens".to_owned(), quantities: reserved, ..Event::default() };
-        let actual = (!once_in(&mut self.spice, 3)).then_some(Actual { quantity: None, quantities: actual });
+        let actual = (!once_in(&mut self.spice, 3)).then_some(Actual { quantities: actual, ..Actual::default() });
         self.plan(user, Call::commit(number, actual));
         let refund = Some(Refund { of: number, in_metadata: false });
         for quantities in refunds {

@@ -57,13 +57,17 @@ pub struct Subscription {
 #[derive(Debug, Clone)]
 pub struct Reservation {
     pub event: Event,
+    /// The plan as it was then, with the user's own quotas.
+    pub plan: Arc<Plan>,
+    /// These quotas.
+    pub own_quotas: BTreeMap<String, Quota>,
     /// What of the event is kept for who looks it up.
     pub kept: Event,
     /// The quantities that the plan measures.
     pub measured: BTreeSet<String>,
     pub claims: Vec<Claim>,
-    /// As the catalog had it.
-    pub plan: Arc<Plan>,
+    /// The plan as the catalog had it.
+    pub plan_of_catalog: Arc<Plan>,
     /// What Extend has added to the event, each time.
     pub added: Vec<Actual>,
     /// How much of that was added when the last partial commit counted something.
@@ -101,7 +105,10 @@ pub struct Claim {
     pub window: Option<usize>,
     /// What was reserved, with what Extend has added.
     pub charge: u128,
+    /// By the event as it was committed, if that has happened. Empty: it no longer matches.
     pub measures: Vec<Measure>,
+    /// Nothing was reserved here: only the event that was committed matches.
+    pub only_committed: bool,
     pub committed: Option<u128>,
     /// The total of the partial commits.
     pub partial: u128,
@@ -230,6 +237,16 @@ impl Reservation {
         }
     }
 
+    /// What it was charged in the group of this id.
+    pub fn claim(&self, group: &str) -> Option<&Claim> {
+        self.claims.iter().find(|claim| claim.group == group)
+    }
+
+    /// The claims of the event that was reserved.
+    pub fn reserved_claims(&self) -> impl Iterator<Item = &Claim> {
+        self.claims.iter().filter(|claim| !claim.only_committed)
+    }
+
     /// A partial commit has counted something.
     pub fn is_partly_committed(&self) -> bool {
         self.claims.iter().any(|claim| claim.partial > 0)
@@ -242,6 +259,11 @@ impl Reservation {
 }
 
 impl Claim {
+    /// Only one of the event that was reserved and the one that was committed matches.
+    pub fn is_changed(&self) -> bool {
+        self.only_committed || self.measures.is_empty()
+    }
+
     /// What is still held while the reservation is live.
     pub fn hold(&self) -> u128 {
         self.charge.saturating_sub(self.partial)
@@ -404,6 +426,12 @@ impl User {
     /// Used and held of a window.
     pub fn counted(&self, window: usize) -> u128 {
         self.windows[window].used + self.held(window)
+    }
+
+    /// The user's own quotas, while the subscription runs.
+    pub fn own_quotas(&self) -> BTreeMap<String, Quota> {
+        let running = self.subscription.as_ref().filter(|subscription| !subscription.ended(self.now));
+        running.map_or_else(BTreeMap::new, |subscription| subscription.overrides.clone())
     }
 
     pub fn earliest_deadline(&self) -> Option<i64> {

@@ -82,6 +82,26 @@ pub fn mark(random: &mut Rng, catalogs: &mut [Catalog]) {
     }
 }
 
+/// Lets groups be for some models only: those of one id alike in all plans and catalogs.
+pub fn ask_for_models(random: &mut Rng, catalogs: &mut [Catalog]) {
+    const MODELS: [&[&str]; 6] =
+        [&["gpt-4o"], &["claude"], &["gpt*"], &["gpt*", "openai"], &["claude", "openai"], &["gpt-4o-mini", "openai"]];
+    let mut of_ids = BTreeMap::new();
+    let groups = catalogs.iter_mut().flat_map(|catalog| &mut catalog.plans).flat_map(|plan| &mut plan.groups);
+    for group in groups {
+        let drawn = (!once_in(random, 3)).then(|| pick(random, &MODELS));
+        let values = of_ids.entry(group.id.clone()).or_insert(drawn);
+        // All of its rules, so that each is reached as before.
+        let asks = |rule: &Rule| rule.conditions.iter().any(|(key, _)| key == "model");
+        if let Some(values) = values
+            && !group.rules.iter().any(asks)
+        {
+            let values: Vec<_> = values.iter().map(|value| (*value).to_owned()).collect();
+            group.rules.iter_mut().for_each(|rule| rule.conditions.push(("model".to_owned(), values.clone())));
+        }
+    }
+}
+
 /// Mostly makes wholes as large as they have to be.
 pub fn nest(spice: &mut Rng, quantities: &mut BTreeMap<String, u128>) {
     if once_in(spice, 4) {
