@@ -10,8 +10,10 @@
 -- Stands for a window that is kept no longer: it sets no limit.
 local GONE = { number = 0, used = 0, held = 0, start = 0, ends = 0 }
 
-local function whole_of(value)
-  return type_of(value) == 'table' and value[1] or type_of(value) == 'number' and value or 0
+-- Whether a quantity would be larger than a caller can send one, with `added` on top of what is there.
+local function is_too_much(there, added)
+  local room = minus(MAX, type_of(there) ~= 'boolean' and there or 0)
+  return not (room and minus(room, added))
 end
 
 -- What was added to the quantities, with more. Nil if some quantity would pass what a number can be.
@@ -19,11 +21,22 @@ local function added_with(record, add)
   local reserved, added = values_of(record.quantities), record.format == LIVING_FORMAT and values_of(record.added) or {}
   for place = 1, table.maxn(add) do
     if add[place] then
-      if whole_of(add[place]) > MAX - whole_of(added[place]) - whole_of(reserved[place]) then return nil end
+      if is_too_much(added[place], add[place]) then return nil end
       added[place] = added[place] and plus(added[place], add[place]) or add[place]
+      if is_too_much(reserved[place], added[place]) then return nil end
     end
   end
   return added
+end
+
+-- Whether the default of a quantity that the event does not name would pass that.
+local function passes_by_default(measure, reserved, added)
+  for i = 1, measure == EVENTS and 0 or #measure, 4 do
+    local place = measure[i]
+    -- TRUTH: `plus` stops there, and the price with it.
+    if added[place] and not reserved[place] and is_too_much(measure[i + 3], added[place]) then return true end
+  end
+  return false
 end
 
 -- What the reservation costs with `added` on top of what was reserved, by the rules of its plan, and what a final commit would then count that
@@ -35,6 +48,7 @@ local function price_with(record, plan, added, add)
     local charge, measure = first_price_of_life(match.measures, reserved, added, {})
     if not charge then return nil, unpriced(plan, match.group, measure) end
     if charge > match.group.max_units then return nil, fault('OUT_OF_RANGE', match.group.place, '', plan.digest) end
+    if passes_by_default(measure, reserved, added) then return nil, fault('ADDED_TOO_MUCH') end
     charges[i], dues[i] = charge, charge
     if next(named) then
       dues[i], measure = first_price_of_life(match.measures, reserved, added, named)

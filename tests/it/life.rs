@@ -181,6 +181,38 @@ plans:
 }
 
 #[tokio::test]
+async fn an_extend_beyond_the_largest_number_is_out_of_range_also_on_top_of_a_default() {
+    let defaults = "
+default_plan: p
+plans:
+  p:
+    period: daily
+    limit_groups:
+      - { id: runs, unit: count, quota: 10, hard: false, match: [{ event: r }] }
+      - { id: cost, unit: tokens, quota: 10, hard: false, match: [{ event: r, measure: [{ name: steps, weight: 0.1, default: 0.5 }] }] }
+";
+    check(
+        defaults,
+        "
+        clock u 2031-01-15T10:00:00Z
+        reserve u r as=A => runs.held=1 cost.held=1
+        extend A 9007199254740991 => OUT_OF_RANGE
+        extend A 9007199254740990 => extended runs.held=9007199254740991
+        extend A steps=9007199254740991 => OUT_OF_RANGE # it cannot be a number any more, whatever it costs
+        extend A steps=9007199254740990 => extended cost.held=900719925474100
+        release A
+        reserve u r steps=1 as=B => cost.held=1
+        extend B steps=9007199254740990 => extended cost.held=900719925474100 # what is named has no default
+        extend B steps=1 => OUT_OF_RANGE
+        release B
+        reserve u r steps=0.5 as=C
+        extend C steps=9007199254740991 => OUT_OF_RANGE # not by half a step either
+    ",
+    )
+    .await;
+}
+
+#[tokio::test]
 async fn what_no_call_may_say_is_told_by_its_field() {
     check(
         CATALOG,

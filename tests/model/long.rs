@@ -263,8 +263,14 @@ impl Model {
         if reservation.measured.iter().any(too_much) {
             self.silent();
         }
+        let priced = self.priced(reservation, usage, Some(("add", add)))?;
+        // The same of what is added to a default. A price that no counter can hold is out of range all the same.
+        let passes = |used: &Priced| used.event.quantities.values().any(|there| *there > LARGEST * MICRO);
+        if priced.iter().any(passes) && priced.iter().all(|used| used.charge.is_some()) {
+            self.silent();
+        }
         let mut costs = Vec::new();
-        for (claim, all) in reservation.claims.iter().zip(self.priced(reservation, usage, Some(("add", add)))?) {
+        for (claim, all) in reservation.claims.iter().zip(priced) {
             let all = all.charge.ok_or_else(|| self.no_counter())?;
             costs.push(all as i128 - claim.charge as i128);
             if let Measure::Terms(terms) = &all_terms(claim, usage)

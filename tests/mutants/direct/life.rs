@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use tollgate::domain::amount::Quantity;
 use tollgate::domain::fault::Fault;
+use tollgate::domain::id::ReservationId;
 use tollgate::domain::reservation::OnExpiry;
 use tollgate::domain::subscription::QuotaOverride;
 use tollgate::ledger::{Frames, InForce, Ledger, NoAnswer, Once, ReleaseCall, ResetCall, read_answer};
@@ -223,6 +224,26 @@ pub async fn refunded_after_a_reset(ledger: &Ledger) -> bool {
     right &= user.track_for("", MINUTE, &e("7"), false).await.is_ok();
     let refund = user.refund_reservation("", &id, &e("5")).await;
     right &= refund.is_ok_and(|done| done.standings[0].used == 7 && done.standings[0].unapplied == 5);
+    user.delete().await;
+    right
+}
+
+/// What Extend adds to a default is a number like any other.
+pub async fn extended_beyond_a_default(ledger: &Ledger) -> bool {
+    let measure = "[{ name: a, weight: 0.1, default: 2 }]";
+    let groups = format!(
+        "{{ period: lifetime, id: g, unit: tokens, quota: unlimited, match: [{{ event: e, measure: {measure} }}] }}"
+    );
+    let user = User::on(ledger, &groups).await;
+    let more = async |id: &ReservationId, number: &str| {
+        let done = user.extend("", id, MINUTE, Some(&used(&[("a", number)]))).await;
+        !matches!(done, Err(Fault::OutOfRange { .. }))
+    };
+    let Some((id, 1)) = made(user.reserve_for("", MINUTE, &event("e", &[])).await) else { return false };
+    let mut right = !more(&id, "9007199254740990").await && more(&id, "9007199254740989").await;
+    // What is named has no default.
+    let Some((id, _)) = made(user.reserve_for("", MINUTE, &event("e", &[("a", "1")])).await) else { return false };
+    right &= !more(&id, "9007199254740991").await && more(&id, "9007199254740990").await && !more(&id, "1").await;
     user.delete().await;
     right
 }

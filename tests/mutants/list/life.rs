@@ -13,6 +13,11 @@ pub const EXTEND: &[Mutant] = &[
         "if not plan then return fault('RESERVATION_EXPIRED') end",
     ),
     ("extend", "added[place] and plus(added[place], add[place]) or add[place]", "add[place]"),
+    ("extend", "if passes_by_default(measure, reserved, added) then return nil, fault('ADDED_TOO_MUCH') end", ""),
+    ("extend", "and not reserved[place] and is_too_much", "and is_too_much"),
+    ("extend", "is_too_much(measure[i + 3], added[place])", "is_too_much(0, added[place])"),
+    ("extend", "if is_too_much(added[place], add[place]) then return nil end", ""),
+    ("extend", "if is_too_much(reserved[place], added[place]) then return nil end", ""),
     ("extend", "if not all_fit then", "if false then"),
     (
         "extend",
