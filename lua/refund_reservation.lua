@@ -203,8 +203,7 @@ local function refund_reservation(k, a)
     local window = window_of(led, claim)
     local applied = 0
     if has_life then
-      local counted = counted_so_far(record, claim, state)
-      applied = window and falls - recount(led, claim, counted, counted - falls) or 0
+      applied = window and refund_counted(led, claim, falls) or 0
     elseif window and not (led.windows and is_reset_since(window, record)) then
       applied = min(falls, window.used)
       window.used = window.used - applied

@@ -81,6 +81,15 @@ local function recount(led, claim, from, to)
   return before - after - back
 end
 
+-- Gives back so much of what commits have counted by this claim. What only the deadline has counted cannot be refunded. Returns how much came back.
+local function refund_counted(led, claim, amount)
+  local unlocked = max(claim.committed - claim.refunded - claim.locked, 0)
+  local back = amount - recount(led, claim, claim.committed, claim.committed - amount)
+  -- What was refunded in vain is not locked any more, so that a late release can give back all that the deadline has counted.
+  claim.locked = claim.locked - max(amount - unlocked, 0)
+  return back
+end
+
 -- Counts these amounts in place of what partial commits and the deadline have counted so far. Returns whether some of that cannot be given back.
 local function count_finally(led, record, amounts, state)
   lock_counted(led, record, state)

@@ -336,6 +336,46 @@ async fn what_was_counted_before_a_reset_is_not_given_back() {
 }
 
 #[tokio::test]
+async fn a_refund_gives_back_nothing_that_only_the_deadline_has_counted() {
+    check(
+        CATALOG,
+        "
+        clock u 2031-01-15T10:00:00Z
+        reserve u t 10 as=A counting
+        commit A part 4 => tokens.used=4
+        reset u => tokens.used=0 tokens.held=6
+        clock u 2031-01-15T10:01:00Z
+        usage u => tokens.used=6
+        track u t.refund 3 of=A => tokens.used=6 tokens.unapplied=3 # counted before the reset
+        release A => RELEASED tokens.used=0 tokens.unapplied=0 # all that the deadline has counted
+        track u t.refund 1 of=A => tokens.used=0 tokens.unapplied=1
+        reserve u t 10 as=B counting
+        commit B part 4
+        reset u
+        commit B part 7 => tokens.used=3
+        clock u 2031-01-15T10:02:00Z
+        track u t.refund 5 of=B => tokens.used=3 tokens.unapplied=2 # 3 of 7 were counted since
+        track u t.refund 2 of=B => tokens.used=3 tokens.unapplied=2
+        release B => tokens.used=0 tokens.unapplied=0
+        reserve u t 10 as=C counting
+        commit C part 4
+        clock u 2031-01-15T10:03:00Z
+        usage u => tokens.used=10
+        reset u
+        track u t 20 => tokens.used=20
+        track u t.refund 4 of=C => tokens.used=20 tokens.unapplied=4
+        release C => tokens.used=20 tokens.unapplied=6 # the deadline came before the reset
+        reserve u t 10 as=D counting
+        commit D part 4
+        clock u 2031-01-15T10:04:00Z
+        track u t.refund 4 of=D => tokens.used=26 tokens.unapplied=0
+        release D => tokens.used=20 tokens.unapplied=0
+    ",
+    )
+    .await;
+}
+
+#[tokio::test]
 async fn a_reservation_goes_on_across_the_end_of_its_window_and_another_plan() {
     let other = CATALOG.replace("quota: 100", "quota: 10");
     let replicas = vec![("one", Replica::start(CATALOG).await), ("other", Replica::start(&other).await)];

@@ -228,6 +228,24 @@ pub async fn refunded_after_a_reset(ledger: &Ledger) -> bool {
     right
 }
 
+/// A refund gives back nothing of what only the deadline has counted: a late release does, also after a refund in vain.
+pub async fn refunded_after_a_deadline(ledger: &Ledger) -> bool {
+    let user = User::on(ledger, &tokens()).await;
+    let e = |quantity: &str| event("e", &[("quantity", quantity)]);
+    let Some((id, 9)) = made(user.reserve_until("", MINUTE, OnExpiry::Count, &e("9")).await) else { return false };
+    let mut right = user.commit_part(&id, &used(&[("quantity", "4")]), None).await.is_ok();
+    let once = Once::reset(None, &[]);
+    let call = ResetCall { basis: &user.basis, once: &once, groups: &[], replay_ms: MINUTE };
+    right &= ledger.reset(&user.owner, &call).await.is_ok();
+    right &= user.commit_part(&id, &used(&[("quantity", "5")]), None).await.is_ok();
+    set_clock(&user.name, START + MINUTE).await;
+    let refund = user.refund_reservation("", &id, &e("3")).await;
+    right &= refund.is_ok_and(|done| done.standings[0].used == 4 && done.standings[0].unapplied == 2);
+    right &= user.release(&id).await.is_ok_and(|done| done.standings[0].used == 0 && done.standings[0].unapplied == 0);
+    user.delete().await;
+    right
+}
+
 /// What Extend adds to a default is a number like any other.
 pub async fn extended_beyond_a_default(ledger: &Ledger) -> bool {
     let measure = "[{ name: a, weight: 0.1, default: 2 }]";

@@ -197,6 +197,9 @@ pub const COUNTING: &[Mutant] = &[
         "if state == STATE_EXPIRED then return claim.committed end",
     ),
     ("lib/life", "record.deadline > window.reset_at", "record.deadline >= window.reset_at"),
+    ("lib/life", "claim.committed, claim.committed - amount)", "claim.charge, claim.charge - amount)"),
+    ("lib/life", "claim.locked = claim.locked - max(amount - unlocked, 0)", ""),
+    ("lib/life", "claim.locked = claim.locked - max(amount - unlocked, 0)", "claim.locked = claim.locked - amount"),
 ];
 
 /// Commits of another event than was reserved.
