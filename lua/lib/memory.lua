@@ -16,7 +16,7 @@ local GENERATION = 900000
 -- The expiry of a memory is ahead of what it needs, so that most calls need not move it.
 local AHEAD = 120000
 
--- By how much longer memories are kept after a wrong clock: what was remembered before has at most that long to live.
+-- What one call holds is held at most so long.
 local LONGEST_HOLD = 3600000
 
 -- Below the limit for the arguments of one call.
@@ -175,14 +175,15 @@ local function write_fields(led, forget_at, name, value, other_name, other_value
   if is_later or not led.young_is_there then call('PEXPIREAT', key, memory.young_expires) end
 end
 
--- ONE-CLOCK: after a wrong clock no deadline of a hold can be trusted, and the memories would expire too late.
+-- ONE-CLOCK: after a wrong clock no deadline of a hold can be trusted, and the memories would expire too late. ONCE: what was remembered before it is
+-- remembered as long as before, also if the wrong time has spent most of that. SLACK is for that, as for the state.
 local function correct_memory(led)
   local memory, now = led.memory, led.time
   if not memory then return end
   memory.epoch, memory.corrected = (memory.epoch + 1) % 256, now
   memory.since = min(memory.since, now)
   local function sooner(expires)
-    return min(expires, now + max(expires - led.stored_time, 0) + LONGEST_HOLD)
+    return min(expires, now + max(expires - led.stored_time, 0) + SLACK)
   end
   memory.young_expires, memory.old_expires = sooner(memory.young_expires), sooner(memory.old_expires)
   led.memory_corrected = true

@@ -1,6 +1,11 @@
 //! Clocks that jump: ONE-CLOCK, and what Redis expires while its clock is ahead.
 
-use crate::scenario::check;
+use std::time::Duration;
+
+use tollgate::meter::MeterOptions;
+
+use crate::scenario::{Scenario, check};
+use crate::support::{Replica, redis_options};
 
 const CATALOG: &str = r"
 default_plan: p
@@ -39,6 +44,39 @@ async fn time_follows_redis_again_after_its_clock_was_far_ahead() {
     ",
     )
     .await;
+}
+
+#[tokio::test]
+async fn what_was_remembered_before_a_wrong_clock_is_remembered_as_long_as_before() {
+    let days = Duration::from_secs(5 * 86_400);
+    let options = MeterOptions { settlement_window: days, replay_window: days, ..MeterOptions::default() };
+    let replica = Replica::start_with(CATALOG, jiff::tz::db(), options, redis_options()).await;
+    let table = "
+        clock u 2031-01-15T12:00:00Z
+        reserve u x 2 as=A
+        track u x 1 id=t
+        reserve u x 1 as=B
+        commit B
+        clock u 2031-01-16T12:00:00Z # a day ahead
+        reserve u x 1 ttl=10m id=r
+        clock u 2031-01-15T12:00:00Z # and back
+        track u x 1
+        clock u 2031-01-20T11:59:59.999Z
+        track u x 1 id=t => replayed
+        commit B => replayed
+        commit A => late
+        clock v 2031-01-15T12:00:00Z
+        track v x 1 id=t
+        clock v 2031-01-16T12:00:00Z
+        track v x 1 # which writes nothing but the time
+        clock v 2031-01-15T12:00:00Z
+        track v x 1
+        clock v 2031-01-20T11:59:59.999Z
+        track v x 1 id=t => replayed
+        clock v 2031-01-20T12:00:00Z
+        track v x 1 id=t => !replayed
+    ";
+    Scenario::new(vec![("", replica)]).run(table).await;
 }
 
 #[tokio::test]

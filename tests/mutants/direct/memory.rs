@@ -111,8 +111,9 @@ pub async fn wrong_clock(ledger: &Ledger) -> bool {
     right &= raw::told(script, &[call]).await == Some((3, 1));
     let Some(memory) = Stored::read(&user.state().await).ok().and_then(|stored| stored.memory) else { return false };
     right &= (memory.epoch, memory.corrected, memory.since) == (1, START, START);
-    // The old one had 47 minutes left, the young one 63 minutes; they get an hour more.
-    right &= (memory.old_expires - START, memory.young_expires - START) == (107 * MINUTE, 123 * MINUTE);
+    // The old one had 47 minutes left, the young one 63 minutes; they get a week more.
+    right &=
+        (memory.old_expires - START, memory.young_expires - START) == (7 * DAY + 47 * MINUTE, 7 * DAY + 63 * MINUTE);
     for (number, expires) in [(0, memory.old_expires), (1, memory.young_expires)] {
         right &= user.look::<i64>("PEXPIRETIME", &user.keys.memories()[number]).await == expires;
     }

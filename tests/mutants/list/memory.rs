@@ -176,12 +176,13 @@ pub const MEMORIES: &[Mutant] = &[
     ("lib/memory", "(memory.epoch + 1) % 256, now", "(memory.epoch + 1) % 256, memory.corrected"),
     ("lib/memory", "(memory.epoch + 1) % 256, now", "(memory.epoch + 1) % 256, led.stored_time"),
     ("lib/memory", "memory.since = min(memory.since, now)", ""),
-    ("lib/memory", "return min(expires, now + max(expires - led.stored_time, 0) + LONGEST_HOLD)", "return expires"),
+    ("lib/memory", "return min(expires, now + max(expires - led.stored_time, 0) + SLACK)", "return expires"),
     (
         "lib/memory",
+        "return min(expires, now + max(expires - led.stored_time, 0) + SLACK)",
         "return min(expires, now + max(expires - led.stored_time, 0) + LONGEST_HOLD)",
-        "return min(expires, now)",
     ),
+    ("lib/memory", "return min(expires, now + max(expires - led.stored_time, 0) + SLACK)", "return min(expires, now)"),
     (
         "lib/memory",
         "= sooner(memory.young_expires), sooner(memory.old_expires)",
