@@ -51,8 +51,10 @@ local function price_with(record, plan, added, add)
     if passes_by_default(measure, reserved, added) then return nil, fault('ADDED_TOO_MUCH') end
     charges[i], dues[i] = charge, charge
     if next(named) then
-      dues[i], measure = first_price_of_life(match.measures, reserved, added, named)
-      if not dues[i] then return nil, unpriced(plan, match.group, measure) end
+      -- Not the measure by which the Extend is priced: what was named may need another one.
+      local due, wrong = first_price_of_life(match.measures, reserved, added, named)
+      if not due then return nil, unpriced(plan, match.group, wrong) end
+      dues[i] = due
     end
     if measure ~= EVENTS then
       by_quantities = by_quantities or { group = match.group, measure = measure }

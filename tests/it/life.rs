@@ -181,6 +181,30 @@ plans:
 }
 
 #[tokio::test]
+async fn an_extend_is_measured_by_what_was_reserved_whatever_was_named_since() {
+    let rules = "
+default_plan: p
+plans:
+  p:
+    period: daily
+    limit_groups:
+      - { id: g, unit: tokens, quota: 100, match: [{ event: e, measure: { cached: 1 } }, { event: e, measure: { prompt: 1 } }] }
+";
+    check(
+        rules,
+        "
+        clock u 2031-01-15T10:00:00Z
+        reserve u e prompt=5 as=A => g.held=5
+        commit A part cached=2 => g.used=2 g.held=3 # by the first rule
+        extend A prompt=3 => extended g.requested=3 g.held=6 # by the second one
+        extend A other=3 => NOTHING_MEASURED field:add
+        commit A => g.used=2 g.held=0
+    ",
+    )
+    .await;
+}
+
+#[tokio::test]
 async fn an_extend_beyond_the_largest_number_is_out_of_range_also_on_top_of_a_default() {
     let defaults = "
 default_plan: p

@@ -248,20 +248,36 @@ pub async fn refunded_after_a_deadline(ledger: &Ledger) -> bool {
 
 /// What Extend adds to a default is a number like any other.
 pub async fn extended_beyond_a_default(ledger: &Ledger) -> bool {
-    let measure = "[{ name: a, weight: 0.1, default: 2 }]";
+    let measure = "[{ name: a, weight: 0.1, default: 2 }, { name: b, weight: 0.1, default: 0 }]";
     let groups = format!(
         "{{ period: lifetime, id: g, unit: tokens, quota: unlimited, match: [{{ event: e, measure: {measure} }}] }}"
     );
     let user = User::on(ledger, &groups).await;
-    let more = async |id: &ReservationId, number: &str| {
-        let done = user.extend("", id, MINUTE, Some(&used(&[("a", number)]))).await;
+    let more = async |id: &ReservationId, name: &str, number: &str| {
+        let done = user.extend("", id, MINUTE, Some(&used(&[(name, number)]))).await;
         !matches!(done, Err(Fault::OutOfRange { .. }))
     };
     let Some((id, 1)) = made(user.reserve_for("", MINUTE, &event("e", &[])).await) else { return false };
-    let mut right = !more(&id, "9007199254740990").await && more(&id, "9007199254740989").await;
+    let mut right = !more(&id, "a", "9007199254740990").await && more(&id, "a", "9007199254740989").await;
+    right &= more(&id, "b", "9007199254740991").await && !more(&id, "b", "1").await;
     // What is named has no default.
     let Some((id, _)) = made(user.reserve_for("", MINUTE, &event("e", &[("a", "1")])).await) else { return false };
-    right &= !more(&id, "9007199254740991").await && more(&id, "9007199254740990").await && !more(&id, "1").await;
+    right &= !more(&id, "a", "9007199254740991").await && more(&id, "a", "9007199254740990").await;
+    right &= !more(&id, "a", "1").await;
+    user.delete().await;
+    right
+}
+
+/// An Extend is measured by what was reserved, whatever rule applies to what a partial commit has named.
+pub async fn extended_by_another_rule(ledger: &Ledger) -> bool {
+    let rules = "[{ event: e, measure: { a: 1 } }, { event: e, measure: { b: 1 } }]";
+    let user =
+        User::on(ledger, &format!("{{ period: lifetime, id: g, unit: tokens, quota: 100, match: {rules} }}")).await;
+    let Some((id, 5)) = made(user.reserve_for("", MINUTE, &event("e", &[("b", "5")])).await) else { return false };
+    let mut right = user.commit_part(&id, &used(&[("a", "2")]), None).await.is_ok();
+    let extended = user.extend("", &id, MINUTE, Some(&used(&[("b", "3")]))).await;
+    right &= extended.is_ok_and(|done| done.standings[0].requested == 3 && done.standings[0].held == 6);
+    right &= user.commit(&id, None).await.is_ok_and(|done| done.standings[0].used == 2);
     user.delete().await;
     right
 }

@@ -84,6 +84,7 @@ fn checks(ledger: &Ledger) -> Vec<(&'static str, Check<'_>)> {
         ("a stream stops where nothing more fits", Box::pin(life::growth(ledger))),
         ("a reset is the end of refunds", Box::pin(life::refunded_after_a_reset(ledger))),
         ("a refund leaves what the deadline has counted", Box::pin(life::refunded_after_a_deadline(ledger))),
+        ("an Extend is measured by what was reserved", Box::pin(life::extended_by_another_rule(ledger))),
         ("an Extend adds to a default", Box::pin(life::extended_beyond_a_default(ledger))),
         ("a deadline counts before a reset at the same time", Box::pin(life::reset_at_the_deadline(ledger))),
         ("a state with a hold that counts has another format", Box::pin(life::told_apart(ledger))),

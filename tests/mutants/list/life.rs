@@ -36,11 +36,8 @@ pub const EXTEND: &[Mutant] = &[
     ),
     ("extend", "all_fit = all_fit and has_room", "all_fit = has_room"),
     ("extend", "if next(named) then", "if false then"),
-    (
-        "extend",
-        "dues[i], measure = first_price_of_life(match.measures, reserved, added, named)",
-        "dues[i], measure = charge, measure",
-    ),
+    ("extend", "dues[i] = due", ""),
+    ("extend", "dues[i] = due", "dues[i] = due\n      measure = wrong"),
     ("extend", "if by_quantities and not adds_any then", "if false then"),
     ("extend", "adds_any = adds_any or measures_any(measure, add)", "adds_any = measures_any(measure, add)"),
     ("extend", "ask.quota == 0 or ask.charge > ask.quota - ask.window.used", "ask.charge > ask.quota"),
