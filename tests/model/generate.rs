@@ -125,7 +125,8 @@ pub fn case(seed: u64, length: u32) -> Case {
         generator.model.apply(&operation);
         operations.push(operation);
     }
-    operations.extend(ending(&mut Rng::with_seed(seed.rotate_left(8)), length));
+    let next = u32::try_from(operations.len()).expect("a case is short");
+    operations.extend(ending(&mut Rng::with_seed(seed.rotate_left(8)), next));
     Case { settings, start, operations }
 }
 
