@@ -323,7 +323,7 @@ impl Generator {
             Some((name, room * MICRO / claim.unit.scale())).filter(|(_, room)| *room < 8_000_000_000 * MICRO)
         };
         let (name, room) = this.reservations.get(&of)?.claims.iter().find_map(room)?;
-        let room = room + pick(&mut self.long, &[0, 0, 1, MICRO]);
+        let room = as_sent(room + pick(&mut self.long, &[0, 0, 1, MICRO]));
         (room > 0).then(|| Actual { quantities: [(name, room)].into(), ..Actual::default() })
     }
 
