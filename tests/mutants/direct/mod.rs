@@ -3,6 +3,7 @@
 
 mod again;
 mod calls;
+mod crossed;
 mod edges;
 mod expiry;
 mod forms;
@@ -81,6 +82,7 @@ fn checks(ledger: &Ledger) -> Vec<(&'static str, Check<'_>)> {
         ("a live hold is visible, until it is settled or expires", Box::pin(expiry::visible(ledger))),
         ("an Extend is denied as it has no room", Box::pin(life::denied(ledger))),
         ("late totals are counted once", Box::pin(life::late_totals(ledger))),
+        ("the call that writes it tells what deadlines have crossed", Box::pin(crossed::by_deadlines(ledger))),
         ("a stream stops where nothing more fits", Box::pin(life::growth(ledger))),
         ("a reset is the end of refunds", Box::pin(life::refunded_after_a_reset(ledger))),
         ("a refund leaves what the deadline has counted", Box::pin(life::refunded_after_a_deadline(ledger))),

@@ -6,7 +6,7 @@ use redis::Value;
 use tollgate::domain::event::{Actual, Event};
 use tollgate::domain::id::{Field, Owner, ReservationId};
 use tollgate::ledger::packed::Reader;
-use tollgate::ledger::{Basis, CompiledPlan, InForce, Once, Script, UserKeys, formats, priced, used};
+use tollgate::ledger::{Basis, CompiledPlan, InForce, Once, Script, UserKeys, formats, priced, used, used_metadata};
 
 use super::user::{MINUTE, redis};
 
@@ -153,6 +153,18 @@ pub fn commit(id: &ReservationId, actual: &Actual, plan: Option<&Arc<CompiledPla
     let quantities = used(plan.map(|plan| &**plan), actual);
     formats::CommitCall { actual: 1, quantities, ..formats::CommitCall::default() }.write(&mut bytes);
     Call { keys: keys(&id.owner, Some(&id.field)), args: vec![bytes, message(plan)] }
+}
+
+/// A commit of what was used by another event.
+pub fn commit_changed(id: &ReservationId, basis: &Basis, actual: &Actual) -> Call {
+    let plan = basis.plan.known().map(|plan| &**plan);
+    let ReservationId { field, suffix, .. } = *id;
+    decided(&id.owner, basis, Some(&id.field), |bytes| {
+        let (metadata, quantities) = (used_metadata(plan, actual), used(plan, actual));
+        let call =
+            formats::CommitChangedCall { field, suffix, replay_ms: MINUTE, metadata, names_quantity: 1, quantities };
+        call.write(bytes);
+    })
 }
 
 /// An Extend without an id; without the plan, as it would be of one that is in no archive.
