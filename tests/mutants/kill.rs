@@ -138,6 +138,7 @@ async fn found_out(witness: Option<&Witness>, cases: &Arc<Cases>, ledgers: &[Led
                 let index = usize::try_from(seed - 1).expect("a seed of the cases");
                 index < cases.cases.len() && cases.differ(index, ledgers).await
             }
+            Witness::Unproven => false,
         };
         if killed {
             return Some(witness.clone());

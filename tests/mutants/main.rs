@@ -66,11 +66,17 @@ async fn every_mutant_of_the_scripts_is_killed() {
     let known = Arc::new(witnesses::read());
     // Only those of files whose names have one of these in them, for whoever works on one.
     let files = std::env::var("TOLLGATE_MUTANTS").unwrap_or_default();
-    let mutants = list::all().filter(|(file, ..)| files.split(',').any(|part| file.contains(part)));
-    let queue: Arc<Mutex<Vec<_>>> = Arc::new(Mutex::new(mutants.collect()));
+    let is_written = setting("TOLLGATE_WRITE_WITNESSES", 0) == 1;
+    let proves_all = is_written || setting("TOLLGATE_PROVE_MUTANTS", 0) == 1;
+    let chosen = list::all().filter(|(file, ..)| files.split(',').any(|part| file.contains(part)));
+    let is_proven = |mutant: &&Mutant| known.get(&witnesses::name(mutant)) != Some(&Witness::Unproven);
+    let (mutants, unproven): (Vec<_>, Vec<_>) = chosen.partition(|mutant| proves_all || is_proven(mutant));
+    let queue = Arc::new(Mutex::new(mutants));
+    let found = Arc::new(Mutex::new(if files.is_empty() { Witnesses::new() } else { (*known).clone() }));
     let mut workers = JoinSet::new();
     for _ in 0..WORKERS {
-        let (cases, known, queue) = (Arc::clone(&cases), Arc::clone(&known), Arc::clone(&queue));
+        let (cases, known, queue, found) =
+            (Arc::clone(&cases), Arc::clone(&known), Arc::clone(&queue), Arc::clone(&found));
         workers.spawn(async move {
             let mut outcomes = Vec::new();
             while let Some(mutant) = next(&queue) {
@@ -79,6 +85,12 @@ async fn every_mutant_of_the_scripts_is_killed() {
                 if killed.is_none() {
                     println!("survives: {name} {mutant:?}");
                 }
+                if is_written {
+                    // At once, as a run may be stopped.
+                    let mut found = found.lock().unwrap_or_else(PoisonError::into_inner);
+                    found.insert(name.clone(), killed.clone().unwrap_or(Witness::Unproven));
+                    witnesses::write(&found);
+                }
                 outcomes.push((name, mutant, killed));
             }
             outcomes
@@ -86,26 +98,16 @@ async fn every_mutant_of_the_scripts_is_killed() {
     }
     let outcomes = workers.join_all().await.concat();
     let survivors: Vec<_> = outcomes.iter().filter(|(.., killed)| killed.is_none()).collect();
-    let anew =
-        outcomes.iter().filter(|(name, _, killed)| killed.is_some() && known.get(name) != killed.as_ref()).count();
+    let anew = outcomes.iter().filter(|(name, _, killed)| killed.is_some() && known.get(name) != killed.as_ref());
     println!(
-        "{} of {} mutants killed, {anew} of them not by the stored witness",
+        "{} of {} mutants killed, {} of them not by the stored witness; not asked, as nothing has killed them yet: {} \
+         (./dev prove mutants)",
         outcomes.len() - survivors.len(),
-        outcomes.len()
+        outcomes.len(),
+        anew.count(),
+        unproven.len()
     );
-    if setting("TOLLGATE_WRITE_WITNESSES", 0) == 1 {
-        keep(&known, &outcomes, files.is_empty());
-    } else if anew > 0 {
-        println!("to look there first next time: ./dev witnesses");
-    }
-    assert!(survivors.is_empty(), "these survive: {survivors:#?}");
-}
-
-/// Stores the witnesses. After a run of all mutants, nothing is kept of mutants that are no longer in the list.
-fn keep(known: &Witnesses, outcomes: &[(String, &Mutant, Option<Witness>)], all: bool) {
-    let mut witnesses = if all { Witnesses::new() } else { known.clone() };
-    witnesses.extend(outcomes.iter().filter_map(|(name, _, killed)| Some((name.clone(), killed.clone()?))));
-    witnesses::write(&witnesses);
+    assert!(is_written || survivors.is_empty(), "these survive: {survivors:#?}");
 }
 
 fn next<T>(queue: &Mutex<Vec<T>>) -> Option<T> {
