@@ -24,9 +24,16 @@ local function has_current_anchor(led, asked)
   return asked.revision == revision_of(led) and (not terms or (terms.ends > 0 and led.time >= terms.ends) == (asked.ended == 1))
 end
 
+-- The reservation's claims, by the places of their groups.
+local function claims_of_places(record)
+  local claims = {}
+  for _, claim in ipairs(record.claims) do claims[claim.place] = claim end
+  return claims
+end
+
 -- A claim on a group that the event has not matched before: in its window at this time, with nothing reserved. Nil: compile again.
 local function claim_anew(led, plan, asked, group, own_quota)
-  local window = current_window(led, plan, asked, group)
+  local window = has_current_anchor(led, asked) and current_window(led, plan, asked, group)
   if not window then return nil end
   return {
     place = group.place, window = window, number = window.number, span = window.span or span_of(window), charge = 0, committed = 0,
@@ -36,11 +43,9 @@ end
 
 -- The reservation's claims and those on groups that the event matches only now, in the order of the groups. Nil: compile again.
 local function claims_of_both(led, plan, asked, record, of_places)
-  local of_groups, quotas = {}, own_quotas(asked)
-  for _, claim in ipairs(record.claims) do of_groups[claim.place] = claim end
-  local has_quotas, claims = record.claims[1].own_quota, {}
+  local known, quotas, has_quotas, claims = claims_of_places(record), own_quotas(asked), record.claims[1].own_quota, {}
   for place, group in ipairs(plan.groups) do
-    local claim = of_groups[place]
+    local claim = known[place]
     if not claim and of_places[place] then
       local own_quota = has_quotas and (quotas and quotas[place] or group.quota)
       claim = claim_anew(led, plan, asked, group, own_quota)
@@ -51,22 +56,13 @@ local function claims_of_both(led, plan, asked, record, of_places)
   return claims
 end
 
--- Whether the event matches a group of which the reservation has no claim.
-local function matches_more(record, of_places)
-  local known = {}
-  for _, claim in ipairs(record.claims) do known[claim.place] = true end
-  for place in pairs(of_places) do
-    if not known[place] then return true end
-  end
-  return false
-end
-
--- The answer where it is committed already. A group that costs nothing needs no claim.
+-- The answer where it is committed already.
 local function changed_before(led, record, of_places)
+  local known = claims_of_places(record)
   for place, charge in pairs(of_places) do
-    if charge == 0 then of_places[place] = nil end
+    -- A group that costs nothing needs no claim.
+    if charge > 0 and not known[place] then return committed_otherwise(record) end
   end
-  if matches_more(record, of_places) then return committed_otherwise(record) end
   return committed_before(led, record, by_claims(record, of_places))
 end
 
@@ -86,11 +82,8 @@ local function commit_changed(k, a)
 
   local state, own = state_of(record, led.time), record.claims
   if state == STATE_COMMITTED then return changed_before(led, record, of_places) end
-  local claims = own
-  if matches_more(record, of_places) then
-    claims = has_current_anchor(led, asked) and claims_of_both(led, plan, asked, record, of_places)
-    if not claims then return stale(led) end
-  end
+  local claims = claims_of_both(led, plan, asked, record, of_places)
+  if not claims then return stale(led) end
   record.claims = claims
   charges = by_claims(record, of_places)
   failed = beyond_most(led, record, plan.groups, charges, state, false)

@@ -1,9 +1,10 @@
 -- life: reservations that are extended, committed in part, or count at their deadlines. Needs base, formats, price, ledger, windows, memory,
 -- deadlines, record.
 --
--- Such a reservation has a record of format 2, and so has one that was committed as another event. `committed` of a claim is what partial commits have counted so far, and after the final commit what
--- that has counted. `due` is what a final commit counts that names nothing. `locked` is what of the committed amount was counted before a reset of
--- its window: that is never given back. `settled_what` is the event as it was committed, if a commit has replaced some of its metadata.
+-- Such a reservation has a record of format 2, and so has one that was committed as another event. `committed` of a claim is what partial commits
+-- have counted so far, and after the final commit what that has counted. `due` is what a final commit counts that names nothing. `locked` is what of
+-- the committed amount was counted before a reset of its window: that is never given back. `settled_what` is the event as it was committed, if a
+-- commit has replaced some of its metadata.
 
 -- How long a reservation can last from when it was made.
 local LONGEST_LIFE = 86400000

@@ -16,7 +16,7 @@ local GENERATION = 900000
 -- The expiry of a memory is ahead of what it needs, so that most calls need not move it.
 local AHEAD = 120000
 
--- What one call holds is held at most so long.
+-- The longest time for which one call can hold.
 local LONGEST_HOLD = 3600000
 
 -- Below the limit for the arguments of one call.

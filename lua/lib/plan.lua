@@ -1,6 +1,7 @@
 -- plan: a compiled plan, as its message says it. Needs base.
 --
--- A message is [id, on_plan_change, names, schedules, groups]. A group is [id, unit, schedule, quota, hard, label, rules], and then its
+-- A message is [id, on_plan_change, names, schedules, groups], and then the name of the time zone, if that is not UTC: only the service reads it. A
+-- group is [id, unit, schedule, quota, hard, label, rules], and then its
 -- thresholds, if it has any, of which scripts only know that they are there. A rule is
 -- [kind, pattern, conditions, measure], and then the parts of the measure, if it has any. Kind 0 is any name, 1 this name, 2 names that start
 -- with the pattern (which ends in a dot). A condition is [key, exact values as a set, prefixes], and then patterns, if there are any: lists of

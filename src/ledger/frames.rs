@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use jiff::tz::TimeZone;
 use sha2::{Digest as _, Sha256};
 
 use super::formats;
@@ -13,7 +14,6 @@ use crate::domain::id::beginning;
 use crate::domain::plan::{Anchor, Period, Plan};
 use crate::domain::subscription::QuotaOverride;
 use crate::domain::window::{self, FirstUse, Windows};
-use jiff::tz::TimeZone;
 
 /// The groups of a plan, as far as their windows depend on them.
 #[derive(Debug)]

@@ -186,6 +186,7 @@ impl CompiledPlan {
         size_of::<Self>()
             + self.message.len()
             + self.id.len()
+            + size_of_val(self.schedules.as_slice())
             + texts.chain(descriptions).map(|bytes| bytes + 16).sum::<usize>()
     }
 }

@@ -36,6 +36,11 @@ async fn a_fallback_model_is_charged_as_itself() {
         usage u => all.used=30 small.used=0.4 big.used=0 calls.used=1 eu.used=1
         reservation A => COMMITTED small.reserved=0 small.committed=0.4 big.reserved=8 big.committed=0 all.committed=30
         release A => ALREADY_COMMITTED
+        # A group that costs nothing makes no difference.
+        reserve u llm in=20 out=30 @model=big as=Z
+        commit Z in=0 out=0 => COMMITTED big.used=0 all.used=30
+        commit Z @model=mini in=0 out=0 => COMMITTED replayed groups=all,calls,big
+        commit Z @model=mini in=1 => ALREADY_COMMITTED
         # A name and a value that no rule asks for change nothing.
         reserve u llm in=20 out=30 @model=big as=B => big.held=8
         commit B @trace=7 => COMMITTED !overage groups=all,calls,big big.used=8 all.used=80

@@ -1,10 +1,8 @@
 //! Thresholds that consumption crosses: `crossed` of Commit and Track.
 
-use std::collections::BTreeSet;
-
 use tollgate::grpc::v1;
 
-use crate::scenario::{Scenario, check, flag, shown};
+use crate::scenario::{Scenario, check};
 use crate::support::Replica;
 
 const CATALOG: &str = r"
@@ -295,38 +293,4 @@ plans:
     ",
     )
     .await;
-}
-
-/// What a table can say of crossed thresholds: `crossed=a:0.8@80,a@100` names them all in order, a share with its amount and an amount alone.
-/// `crossed:a.used=` and so on say more of each.
-pub fn facts(crossed: &[v1::CrossedThreshold]) -> BTreeSet<String> {
-    let name = |threshold: &v1::CrossedThreshold| {
-        let v1::CrossedThreshold { limit_group_id, share, amount, .. } = threshold;
-        let share = share.map(|share| format!(":{share}")).unwrap_or_default();
-        format!("{limit_group_id}{share}@{amount}")
-    };
-    let names: Vec<_> = crossed.iter().map(name).collect();
-    let mut facts = BTreeSet::from([format!("crossed={}", names.join(","))]);
-    for threshold in crossed {
-        let v1::CrossedThreshold {
-            limit_group_id: id,
-            label,
-            unit,
-            share: _,
-            amount: _,
-            used,
-            quota,
-            unlimited,
-            window_start,
-            reset_time,
-        } = threshold;
-        facts.insert(format!("crossed:{id}.label={label}"));
-        facts.insert(format!("crossed:{id}.unit={unit}"));
-        facts.insert(format!("crossed:{id}.used={used}"));
-        facts.insert(format!("crossed:{id}.quota={quota}"));
-        flag(&mut facts, &format!("crossed:{id}.unlimited"), *unlimited);
-        facts.insert(format!("crossed:{id}.start={}", shown(window_start.as_ref())));
-        facts.insert(format!("crossed:{id}.reset={}", shown(reset_time.as_ref())));
-    }
-    facts
 }

@@ -30,18 +30,18 @@ fn a_plan_is_written_as_the_scripts_read_it() {
         r"
 plans:
   p:
-on_plan_change: reset
-limit_groups:
-  - id: spend
-    label: Spend
-    unit: cents
-    period: daily
-    quota: 5
-    match:
-      - { event: llm.tokens, metadata: { model: [gpt-4o, o1, gpt-4o-*], provider: openai }, measure: { in: 0.00025 } }
-      - { event: llm.*, measure: { name: cached, weight: 0.1, default: 1.5 } }
-      - { event: '*', measure: events }
-  - { id: all, unit: count, period: lifetime, quota: unlimited, hard: false, match: [ { event: x } ] }
+    on_plan_change: reset
+    limit_groups:
+      - id: spend
+        label: Spend
+        unit: cents
+        period: daily
+        quota: 5
+        match:
+          - { event: llm.tokens, metadata: { model: [gpt-4o, o1, gpt-4o-*], provider: openai }, measure: { in: 0.00025 } }
+          - { event: llm.*, measure: { name: cached, weight: 0.1, default: 1.5 } }
+          - { event: '*', measure: events }
+      - { id: all, unit: count, period: lifetime, quota: unlimited, hard: false, match: [ { event: x } ] }
 ",
     );
     let conditions =
@@ -199,12 +199,12 @@ fn groups_share_the_schedules_of_their_plan() {
     let text = r"
 plans:
   p:
-limit_groups:
-  - { id: a, unit: count, period: daily, anchor: subscription_start, quota: 1, match: [ { event: x } ] }
-  - { id: b, unit: count, period: lifetime, anchor: subscription_start, quota: 1, match: [ { event: x } ] }
-  - { id: c, unit: count, period: daily, quota: 1, match: [ { event: x } ] }
-  - { id: d, unit: tokens, period: daily, anchor: subscription_start, quota: 1, match: [ { event: x } ] }
-  - { id: e, unit: count, period: lifetime, quota: 1, match: [ { event: x } ] }
+    limit_groups:
+      - { id: a, unit: count, period: daily, anchor: subscription_start, quota: 1, match: [ { event: x } ] }
+      - { id: b, unit: count, period: lifetime, anchor: subscription_start, quota: 1, match: [ { event: x } ] }
+      - { id: c, unit: count, period: daily, quota: 1, match: [ { event: x } ] }
+      - { id: d, unit: tokens, period: daily, anchor: subscription_start, quota: 1, match: [ { event: x } ] }
+      - { id: e, unit: count, period: lifetime, quota: 1, match: [ { event: x } ] }
 ";
     let message = message(&plan(text));
     assert_eq!(message[3], json!([[3, true], [7, false], [3, false]]));
@@ -245,4 +245,40 @@ fn a_weight_is_an_integer_in_limbs_of_a_million() {
         let term = measure(&plan_of(&format!("unit: {unit}, period: daily, quota: 5, match: [ {rule} ]")));
         assert_eq!(json!([term[1], term[2]]), expected, "{unit} {weight}");
     }
+}
+
+#[test]
+fn a_plan_that_is_read_has_the_windows_that_it_was_written_with() {
+    let periods = ["minute", "hourly", "daily", "weekly", "monthly", "yearly", "lifetime", "90m", "366d"];
+    let anchors = ["calendar", "subscription_start", "first_use"];
+    let is_period = |anchor: &&str, period: &str| !(*anchor == "calendar" && period.ends_with(['m', 'd']));
+    for zone in ["UTC", "Asia/Kolkata"] {
+        let groups = periods.iter().flat_map(|period| {
+            let of_anchor = |anchor: &str| {
+                let id = format!("id: {period}-{anchor}, unit: count, quota: 1, period: {period}, anchor: {anchor}");
+                format!("{{ {id}, match: [{{ event: x }}] }}")
+            };
+            anchors
+                .iter()
+                .filter(|anchor| is_period(anchor, period))
+                .map(|anchor| of_anchor(anchor))
+                .collect::<Vec<_>>()
+        });
+        let groups = groups.collect::<Vec<_>>().join(", ");
+        let plan = plan(&format!("plans: {{ p: {{ timezone: {zone}, limit_groups: [{groups}] }} }}"));
+        let compiled = CompiledPlan::of(&plan);
+        let (read, written) = (compiled.scheduled().unwrap(), Scheduled::of(&plan));
+        assert_eq!((read.zone, &read.groups), (written.zone, &written.groups), "{zone}");
+        // What a catalog does not use is not written.
+        assert_eq!(message(&plan).as_array().unwrap().len(), if zone == "UTC" { 5 } else { 6 });
+    }
+}
+
+#[test]
+fn a_plan_of_an_unknown_time_zone_has_no_windows() {
+    let plan = plan(
+        "plans: { p: { timezone: Asia/Kolkata, limit_groups: [ { id: a, unit: count, period: daily, quota: 1, match: [{ event: x }] } ] } }",
+    );
+    let plan = Plan { timezone: "Mars/Olympus".to_owned(), ..plan };
+    assert!(CompiledPlan::of(&plan).scheduled().is_none());
 }
