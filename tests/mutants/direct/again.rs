@@ -1,10 +1,10 @@
 //! Calls of two users in one: what the first one leaves in the tables of the script is not the second one's.
 
 use tollgate::domain::reservation::OnExpiry;
-use tollgate::ledger::{Ledger, Once, read_answer};
+use tollgate::ledger::{Ledger, NoAnswer, Once, read_answer};
 
 use super::raw;
-use super::user::{MINUTE, User, event, group, made, request, used};
+use super::user::{MINUTE, START, TTL, User, event, group, made, request, used};
 
 const HOUR: i64 = 60 * MINUTE;
 
@@ -70,6 +70,45 @@ pub async fn of_an_expiry(ledger: &Ledger) -> bool {
     right &= raw::run(&ledger.scripts().track, &tracks).await.len() == 2;
     right &= expires(&one).await == -1 && expires(&other).await == -1;
     for user in [one, other] {
+        user.delete().await;
+    }
+    right
+}
+
+/// Both users' windows have ended, at two times.
+pub async fn of_the_time(ledger: &Ledger) -> bool {
+    let [one, other] = [User::new(ledger).await, User::new(ledger).await];
+    let mut right = one.track("").await.is_ok() && other.track("").await.is_ok();
+    one.step(2 * MINUTE).await;
+    other.step(3 * MINUTE).await;
+    let (once, e) = (Once::track(None, &event("e", &[]), false, None, None), event("e", &[]));
+    let tracks = [&one, &other].map(|user| raw::track(&user.owner, &user.basis, &once, &e, false));
+    let answers = raw::run(&ledger.scripts().track, &tracks).await;
+    let times = answers.iter().map(|answer| match read_answer(answer, Some(one.plan())) {
+        Err(NoAnswer::Stale(stored)) => Some((stored.now_ms, stored.redis_ms)),
+        _ => None,
+    });
+    right &= times.eq([2, 3].map(|minutes| START + minutes * MINUTE).map(|time| Some((time, time))));
+    for user in [one, other] {
+        user.delete().await;
+    }
+    right
+}
+
+/// The users' events have two names, which their visible holds show.
+pub async fn of_an_event(ledger: &Ledger) -> bool {
+    let groups = group("minute").replace("event: e", "event: '*'");
+    let mut calls = Vec::new();
+    let users = [("first", User::on(ledger, &groups).await), ("second", User::on(ledger, &groups).await)];
+    for (name, user) in &users {
+        let e = event(name, &[]);
+        let once = Once::reserve(request("x").as_ref(), &e, TTL, OnExpiry::Release);
+        calls.push((raw::reserve(&user.owner, &user.basis, &once, &e, TTL), once.field));
+    }
+    let (calls, fields): (Vec<_>, Vec<_>) = calls.into_iter().unzip();
+    let mut right = raw::run(&ledger.scripts().reserve, &calls).await.len() == 2;
+    for ((name, user), field) in users.into_iter().zip(&fields) {
+        right &= user.look::<Option<String>>("GET", &user.keys.hold(field)).await.as_deref() == Some(name);
         user.delete().await;
     }
     right

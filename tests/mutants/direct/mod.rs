@@ -135,6 +135,8 @@ fn checks(ledger: &Ledger) -> Vec<(&'static str, Check<'_>)> {
         ("what one user has in the old memory", Box::pin(again::from_the_old_memory(ledger))),
         ("when one user's state expires", Box::pin(again::of_an_expiry(ledger))),
         ("what one user has to undo", Box::pin(again::of_an_undo(ledger))),
+        ("what time it is for one user", Box::pin(again::of_the_time(ledger))),
+        ("what one user's event is called", Box::pin(again::of_an_event(ledger))),
         ("a whole counts what is in none of its parts", Box::pin(measures::nested_parts(ledger))),
         ("a commit that names a whole says what its parts are", Box::pin(measures::committed_parts(ledger))),
         ("a refund leaves no more of the parts than of the whole", Box::pin(measures::refunded_parts(ledger))),
