@@ -55,7 +55,7 @@ pub fn unmeasured(group: &str, why: Unmeasured) -> Answer {
             let facts = vec![("limit_group_id", group.to_owned()), ("quantity", quantity)];
             fault_with(Code::InvalidArgument, "QUANTITY_MISSING", facts)
         }
-        Unmeasured::NotANumber => invalid("INVALID_FIELD"),
+        Unmeasured::NotANumber(_) => invalid("INVALID_FIELD"),
         Unmeasured::Exceeded(whole, parts) => {
             let facts = vec![("limit_group_id", group.to_owned()), ("quantity", whole), ("parts", parts.join(", "))];
             fault_with(Code::InvalidArgument, "PARTS_EXCEED_WHOLE", facts)

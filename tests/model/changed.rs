@@ -74,7 +74,7 @@ impl Model {
             (Unmeasured::Exceeded(..), Some(("add", _))) => self.cover("an extend to parts that exceed their whole"),
             (Unmeasured::Exceeded(..), _) => self.cover("a commit of parts that exceed their whole"),
             (Unmeasured::Missing(_), _) if is_changed => self.cover("a commit of another event that lacks a quantity"),
-            (Unmeasured::NotANumber, _) if is_changed => self.cover("a commit with metadata that is no number"),
+            (Unmeasured::NotANumber(_), _) if is_changed => self.cover("a commit with metadata that is no number"),
             _ => {}
         }
         if is_changed && matches!(why, Unmeasured::Exceeded(..)) {

@@ -100,7 +100,7 @@ impl Model {
                 Err(why) => {
                     self.cover(match why {
                         Unmeasured::Missing(_) => "a group matches but nothing is measurable",
-                        Unmeasured::NotANumber => "a measured name that is no number",
+                        Unmeasured::NotANumber(_) => "a measured name that is no number",
                         Unmeasured::Exceeded(..) => "parts that exceed their whole",
                     });
                     return Err(unmeasured(&group.id, why));

@@ -66,7 +66,7 @@ pub enum Unmeasured {
     /// The first quantity that is missing.
     Missing(String),
     /// A measured name whose value in the metadata is no decimal number.
-    NotANumber,
+    NotANumber(String),
     /// A quantity, and its parts, which exceed it.
     Exceeded(String, Vec<String>),
 }
@@ -87,7 +87,7 @@ fn value(term: &Term, event: &Event, unit: Unit) -> Result<Option<u128>, Unmeasu
         return Ok(named);
     }
     if let Some(text) = event.metadata.get(&term.name) {
-        return number(text).map(Some).ok_or(Unmeasured::NotANumber);
+        return number(text).map(Some).ok_or_else(|| Unmeasured::NotANumber(term.name.clone()));
     }
     let one = term.name == "quantity" && unit == Unit::Count;
     Ok(term.default.or(one.then_some(MICRO)))

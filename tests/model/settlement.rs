@@ -82,7 +82,15 @@ impl Model {
         for (group, measures) in self.matched_anew(reservation, usage)? {
             let (measure, event) = price::choose_used(&measures, usage, group.unit).map_err(|why| {
                 self.cover_unmeasured(&why, said);
-                unmeasured(&group.id, why)
+                match why {
+                    // The call cannot mend a field of the Reserve, but it can say the quantity.
+                    Unmeasured::NotANumber(name)
+                        if said.is_some_and(|(_, said)| !said.metadata.contains_key(&name)) =>
+                    {
+                        unmeasured(&group.id, Unmeasured::Missing(name))
+                    }
+                    why => unmeasured(&group.id, why),
+                }
             })?;
             if said.is_some() && usage.takes_default(measure, group.unit) {
                 self.cover("a commit whose parts take their default");
