@@ -207,26 +207,58 @@ pub fn overlaps(records: &[Record]) -> usize {
     pairs.filter(|(one, two)| one.began < two.ended && two.began < one.ended).count()
 }
 
-/// Whether some order explains all answers: a search over the calls that may come next, which remembers where it has been.
-pub fn is_linearizable(settings: &Settings, records: &[Record]) -> bool {
-    let model = Model::new(settings.clone(), 1, START);
-    explains(&model, records, 0, &mut HashSet::new())
+/// What the model says of a history.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Some order explains all answers.
+    Explained,
+    /// No order does, but in some order it comes to a call about which SPEC is silent, and all answers before that are explained.
+    Silent,
+    /// No order explains it.
+    Impossible,
 }
 
-fn explains(model: &Model, records: &[Record], done: u32, seen: &mut HashSet<(u32, String)>) -> bool {
-    let open = || records.iter().enumerate().filter(|(index, _)| done & (1 << index) == 0);
-    // What began after another open call has ended comes after it.
-    let Some(first_end) = open().map(|(_, record)| record.ended).min() else { return true };
-    if !seen.insert((done, format!("{:?} {:?}", model.clock, model.users))) {
-        return false;
+/// Looks for an order that explains all answers: a search over the calls that may come next, which remembers where it has been.
+pub fn judge(settings: &Settings, records: &[Record]) -> Verdict {
+    let model = Model::new(settings.clone(), 1, START);
+    let mut search = Search { records, seen: HashSet::new(), is_silent: false };
+    match search.explains(&model, 0) {
+        true => Verdict::Explained,
+        false if search.is_silent => Verdict::Silent,
+        false => Verdict::Impossible,
     }
-    open().filter(|(_, record)| record.began < first_end).any(|(index, record)| {
-        if gave_up(record, records) {
-            return explains(model, records, done | 1 << index, seen);
+}
+
+struct Search<'a> {
+    records: &'a [Record],
+    /// The calls that were done, and the model after them.
+    seen: HashSet<(u32, String)>,
+    /// Some order has come to a call about which SPEC is silent.
+    is_silent: bool,
+}
+
+impl Search<'_> {
+    fn explains(&mut self, model: &Model, done: u32) -> bool {
+        let records = self.records;
+        let open = || records.iter().enumerate().filter(|(index, _)| done & (1 << index) == 0);
+        // What began after another open call has ended comes after it.
+        let Some(first_end) = open().map(|(_, record)| record.ended).min() else { return true };
+        if !self.seen.insert((done, format!("{:?} {:?}", model.clock, model.users))) {
+            return false;
         }
-        let mut next = Model { covered: Default::default(), ..model.clone() };
-        record.answer.is(&next.apply(&record.operation)) && explains(&next, records, done | 1 << index, seen)
-    })
+        open().filter(|(_, record)| record.began < first_end).any(|(index, record)| {
+            if gave_up(record, records) {
+                return self.explains(model, done | 1 << index);
+            }
+            let mut next = Model { covered: Default::default(), ..model.clone() };
+            let expected = next.apply(&record.operation);
+            if next.silent {
+                self.is_silent = true;
+                return false;
+            }
+            record.answer.is(&expected) && self.explains(&next, done | 1 << index)
+        })
+    }
 }
 
 /// A call that was compiled again and again, as the subscription changed under it, and was given up: it has done nothing. The first of
