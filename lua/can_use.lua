@@ -10,7 +10,8 @@
 -- The charge of the smallest event that the first of the measures takes: what is missing is the smallest number on the wire. Nil where the event
 -- has a number for some measure, or something else is wrong than a name that is missing.
 local function smallest_price(measures, values, wrong)
-  if type_of(wrong) ~= 'number' or values[wrong] == true then return nil end
+  if type_of(wrong) ~= 'number' then return nil end
+  -- A measured name whose metadata is no number is one that the event has.
   for i = 1, #measures do
     if measures_any(measures[i], values) then return nil end
   end

@@ -25,6 +25,9 @@ use crate::sketch::{Event, double};
 use crate::support::timed_redis::TimedRedis;
 use crate::support::{Step, connection_to, fresh_user, owner, redis_url, step_clock};
 
+/// More than a listing of any case has.
+const MOST_PAGES: usize = 300;
+
 /// A reservation that nobody ever made, of a user who is none of the test's.
 const NOBODYS: &str = "AQAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAdkZWZhdWx0BgBub2JvZHk";
 
@@ -136,7 +139,8 @@ impl Real {
     /// Every page of a user's live holds.
     async fn holds(&self, metering: &Metering, user: &str, page_size: i32) -> Result<Vec<v1::Reservation>, Status> {
         let (mut holds, mut page_token) = (BTreeMap::new(), String::new());
-        loop {
+        // A listing that a wrong script never ends fails here.
+        for _ in 0..MOST_PAGES {
             let request = v1::ListReservationsRequest { user_id: user.to_owned(), page_size, page_token };
             let page = metering.list_reservations(asked(request)).await?.into_inner();
             let count = page.reservations.len();
@@ -151,6 +155,7 @@ impl Real {
                 return Ok(holds.into_values().collect());
             }
         }
+        panic!("more than {MOST_PAGES} pages")
     }
 
     /// Asks; `at` is what the operation's times mean.

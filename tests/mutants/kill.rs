@@ -93,10 +93,11 @@ impl Cases {
     async fn differ(self: &Arc<Self>, index: usize, ledgers: &[Ledger; 2]) -> bool {
         let (cases, ledger) = (Arc::clone(self), ledgers[index % 2].clone());
         let compared = tokio::spawn(async move { compare(&cases.cases[index], &ledger).await });
-        let differ = !matches!(compared.await, Ok(true));
+        let differ = !matches!(compared.await, Ok(Ok(())));
         if differ {
             let sound = || async {
-                assert!(compare(&self.cases[index], &self.ledger).await, "seed {}: without a mutant", index + 1);
+                let compared = compare(&self.cases[index], &self.ledger).await;
+                assert_eq!(compared, Ok(()), "seed {}: without a mutant", index + 1);
             };
             self.sound[index].get_or_init(sound).await;
         }
@@ -104,15 +105,11 @@ impl Cases {
     }
 }
 
-/// Whether model and scripts agree in a case.
-async fn compare(case: &Case, ledger: &Ledger) -> bool {
-    match campaign::compare(case, ledger).await {
-        Ok((_, real)) => {
-            real.clean_up().await;
-            true
-        }
-        Err(_) => false,
-    }
+/// What differs between model and scripts in a case, as an error.
+async fn compare(case: &Case, ledger: &Ledger) -> Result<(), String> {
+    let (_, real) = campaign::compare(case, ledger).await.map_err(|difference| difference.story)?;
+    real.clean_up().await;
+    Ok(())
 }
 
 /// What finds the mutant out; `None` if nothing does. The witness is asked first.
@@ -138,7 +135,6 @@ async fn found_out(witness: Option<&Witness>, cases: &Arc<Cases>, ledgers: &[Led
                 let index = usize::try_from(seed - 1).expect("a seed of the cases");
                 index < cases.cases.len() && cases.differ(index, ledgers).await
             }
-            Witness::Unproven => false,
         };
         if killed {
             return Some(witness.clone());

@@ -45,13 +45,14 @@ mod kill;
 mod list;
 mod witnesses;
 
+use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use campaign::{LENGTH, setting};
 use kill::Cases;
 use list::Mutant;
 use tokio::task::JoinSet;
-use witnesses::{Witness, Witnesses};
+use witnesses::Witnesses;
 
 /// How many mutants run at the same time: each mostly waits for Redis.
 const WORKERS: usize = 6;
@@ -67,13 +68,14 @@ async fn every_mutant_of_the_scripts_is_killed() {
     // Only those whose names, which begin with their files, have one of these in them, for whoever works on one.
     let names = std::env::var("TOLLGATE_MUTANTS").unwrap_or_default();
     let is_written = setting("TOLLGATE_WRITE_WITNESSES", 0) == 1;
-    let proves_all = is_written || setting("TOLLGATE_PROVE_MUTANTS", 0) == 1;
     let is_chosen = |mutant: &&Mutant| names.split(',').any(|part| witnesses::name(mutant).contains(part));
-    let chosen = list::all().filter(is_chosen);
-    let is_proven = |mutant: &&Mutant| known.get(&witnesses::name(mutant)) != Some(&Witness::Unproven);
-    let (mutants, unproven): (Vec<_>, Vec<_>) = chosen.partition(|mutant| proves_all || is_proven(mutant));
+    let mutants: Vec<_> = list::all().filter(is_chosen).collect();
     let queue = Arc::new(Mutex::new(mutants));
-    let found = Arc::new(Mutex::new(if names.is_empty() { Witnesses::new() } else { (*known).clone() }));
+    // Those that were taken off the list are forgotten.
+    let listed: HashSet<_> = list::all().map(witnesses::name).collect();
+    let kept = known.iter().filter(|(name, _)| !names.is_empty() && listed.contains(*name));
+    let found: Witnesses = kept.map(|(name, witness)| (name.clone(), witness.clone())).collect();
+    let found = Arc::new(Mutex::new(found));
     let mut workers = JoinSet::new();
     for _ in 0..WORKERS {
         let (cases, known, queue, found) =
@@ -89,7 +91,10 @@ async fn every_mutant_of_the_scripts_is_killed() {
                 if is_written {
                     // At once, as a run may be stopped.
                     let mut found = found.lock().unwrap_or_else(PoisonError::into_inner);
-                    found.insert(name.clone(), killed.clone().unwrap_or(Witness::Unproven));
+                    match &killed {
+                        Some(witness) => found.insert(name.clone(), witness.clone()),
+                        None => found.remove(&name),
+                    };
                     witnesses::write(&found);
                 }
                 outcomes.push((name, mutant, killed));
@@ -101,12 +106,10 @@ async fn every_mutant_of_the_scripts_is_killed() {
     let survivors: Vec<_> = outcomes.iter().filter(|(.., killed)| killed.is_none()).collect();
     let anew = outcomes.iter().filter(|(name, _, killed)| killed.is_some() && known.get(name) != killed.as_ref());
     println!(
-        "{} of {} mutants killed, {} of them not by the stored witness; not asked, as nothing has killed them yet: {} \
-         (./dev prove mutants)",
+        "{} of {} mutants killed, {} of them not by the stored witness",
         outcomes.len() - survivors.len(),
         outcomes.len(),
-        anew.count(),
-        unproven.len()
+        anew.count()
     );
     assert!(is_written || survivors.is_empty(), "these survive: {survivors:#?}");
 }

@@ -1,7 +1,6 @@
 //! What killed each mutant last time: asked first, so that a run takes minutes.
 //!
-//! A witness only says where to look first. A mutant that its witness no longer kills meets every check and every case. One that nothing had
-//! killed when the file was written is listed as unproven: only a run that proves all mutants takes it, as it meets everything there is.
+//! A witness only says where to look first. A mutant that has none, or that its witness no longer kills, meets every check and every case.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -18,11 +17,7 @@ pub enum Witness {
     Direct(String),
     /// The case of the model with this seed.
     Case(u64),
-    /// Nothing, when the file was written.
-    Unproven,
 }
-
-const UNPROVEN: &str = "unproven";
 
 /// By the mutants' names.
 pub type Witnesses = BTreeMap<String, Witness>;
@@ -49,7 +44,6 @@ pub fn read() -> Witnesses {
         let seed = witness.strip_prefix("case ").and_then(|seed| seed.parse().ok());
         let witness = match seed {
             Some(seed) => Witness::Case(seed),
-            None if witness == UNPROVEN => Witness::Unproven,
             None => Witness::Direct(witness.to_owned()),
         };
         (name.to_owned(), witness)
@@ -64,7 +58,6 @@ pub fn write(witnesses: &Witnesses) {
         match witness {
             Witness::Direct(what) => writeln!(text, "{name} {what}"),
             Witness::Case(seed) => writeln!(text, "{name} case {seed}"),
-            Witness::Unproven => writeln!(text, "{name} {UNPROVEN}"),
         }
         .expect("a string takes all");
     }

@@ -178,6 +178,11 @@ pub async fn nearly_full(ledger: &Ledger) -> bool {
     right &= is_out_of_range(user.commit(&id, Some(&used(&[("quantity", "20")]))).await, "g");
     right &= user.commit(&id, Some(&used(&[("quantity", "15")]))).await.is_ok_and(|done| done.late);
     user.delete().await;
+    // One in time takes the place of what it held.
+    let user = User::on(ledger, &unlimited("g")).await;
+    let Some((id, _)) = made(user.reserve_for("", TTL, &count(&(MOST - 1).to_string())).await) else { return false };
+    right &= user.commit(&id, None).await.is_ok();
+    user.delete().await;
     // The first of several is named.
     let user = User::on(ledger, &format!("{}, {}", unlimited("first"), unlimited("second"))).await;
     right &= user.track_for("", MINUTE, &count(&(MOST - 1).to_string()), false).await.is_ok();
@@ -345,7 +350,8 @@ pub async fn denied_under_a_wrong_clock(ledger: &Ledger) -> bool {
     let mut right = true;
     for reserves in [true, false] {
         let user = User::on(ledger, &group("yearly")).await;
-        user.step(5 * HOUR).await;
+        // So far ahead that the memories are to expire sooner than they were.
+        user.step(9 * DAY).await;
         right &= user.track_for("t", MINUTE, &count("9"), false).await.is_ok();
         user.step(0).await;
         let (once, e) = (Once { field: [1; 16], digest: None, suffix: [1; 6] }, count("1"));

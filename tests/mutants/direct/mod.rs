@@ -13,6 +13,7 @@ mod measures;
 mod memory;
 mod pages;
 mod plans;
+mod rare;
 mod raw;
 mod stored;
 mod together;
@@ -135,6 +136,11 @@ fn checks(ledger: &Ledger) -> Vec<(&'static str, Check<'_>)> {
         ("what one user has in the old memory", Box::pin(again::from_the_old_memory(ledger))),
         ("when one user's state expires", Box::pin(again::of_an_expiry(ledger))),
         ("what one user has to undo", Box::pin(again::of_an_undo(ledger))),
+        ("a denied call waits for the end of a window", Box::pin(rare::waits_for_the_window(ledger))),
+        ("a commit counts what was named last", Box::pin(rare::named_last(ledger))),
+        ("a commit tells what a reset has taken back", Box::pin(rare::short_after_a_reset(ledger))),
+        ("a stream goes on while something is held", Box::pin(rare::goes_on(ledger))),
+        ("what happened earlier counts once, in a window of its own", Box::pin(rare::happened_earlier(ledger))),
         ("what time it is for one user", Box::pin(again::of_the_time(ledger))),
         ("what one user's event is called", Box::pin(again::of_an_event(ledger))),
         ("a whole counts what is in none of its parts", Box::pin(measures::nested_parts(ledger))),
