@@ -11,7 +11,7 @@
 -- has a number for some measure, or something else is wrong than a name that is missing.
 local function smallest_price(measures, values, wrong)
   if type_of(wrong) ~= 'number' then return nil end
-  -- A measured name whose metadata is no number is one that the event has.
+  -- A measured name whose metadata value is no number counts as one that the event has.
   for i = 1, #measures do
     if measures_any(measures[i], values) then return nil end
   end

@@ -90,6 +90,10 @@ async fn a_commit_of_another_event_that_cannot_be_priced_changes_nothing() {
         commit A @model=draw => QUANTITY_MISSING field:event.quantities[\"pictures\"]
         commit A @model=draw tokens=3 => QUANTITY_MISSING
         commit A @model=mini tokens=3 => NOTHING_MEASURED field:actual
+        clock v 2031-01-15T10:00:00Z
+        reserve v llm in=1 out=1 @model=big @pictures=1e3 as=P => allowed # no group that matches counts pictures
+        commit P @model=draw => QUANTITY_MISSING limit_group_id=images quantity=pictures
+        commit P @model=draw pictures=2 => COMMITTED images.used=2
         commit A @out=1,000 => INVALID_FIELD field:actual.metadata[\"out\"]
         commit A part @model=mini out=1 => INVALID_FIELD field:actual.metadata
         extend A @model=mini out=1 => INVALID_FIELD field:add.metadata

@@ -212,7 +212,7 @@ pub fn overlaps(records: &[Record]) -> usize {
 pub enum Verdict {
     /// Some order explains all answers.
     Explained,
-    /// No order does, but in some order it comes to a call about which SPEC is silent, and all answers before that are explained.
+    /// No order does, but some order explains all answers before a call about which SPEC is silent.
     Silent,
     /// No order explains it.
     Impossible,
@@ -233,7 +233,7 @@ struct Search<'a> {
     records: &'a [Record],
     /// The calls that were done, and the model after them.
     seen: HashSet<(u32, String)>,
-    /// Some order has come to a call about which SPEC is silent.
+    /// True once some order has come to a call about which SPEC is silent.
     is_silent: bool,
 }
 

@@ -220,7 +220,7 @@ impl Model {
         for (claim, cost) in reservation.claims.iter().zip(&costs) {
             let window = claim.window.filter(|_| self.users[user].is_kept(claim.window));
             let there = window.map_or(0, |window| self.users[user].counted(window));
-            // `block` may have filled a window beside holds: then there is more than a counter holds, and time alone adds nothing to it.
+            // `block` may have filled a window beside holds, so that both together pass the maximum. Time alone adds nothing to that.
             if add.is_some() && there as i128 + cost > claim.unit.most() as i128 {
                 return Err(self.no_counter());
             }

@@ -139,7 +139,7 @@ impl Real {
     /// Every page of a user's live holds.
     async fn holds(&self, metering: &Metering, user: &str, page_size: i32) -> Result<Vec<v1::Reservation>, Status> {
         let (mut holds, mut page_token) = (BTreeMap::new(), String::new());
-        // A listing that a wrong script never ends fails here.
+        // A wrong script may never end a listing.
         for _ in 0..MOST_PAGES {
             let request = v1::ListReservationsRequest { user_id: user.to_owned(), page_size, page_token };
             let page = metering.list_reservations(asked(request)).await?.into_inner();

@@ -81,16 +81,14 @@ impl Model {
         let mut priced = Vec::new();
         for (group, measures) in self.matched_anew(reservation, usage)? {
             let (measure, event) = price::choose_used(&measures, usage, group.unit).map_err(|why| {
-                self.cover_unmeasured(&why, said);
-                match why {
+                let is_said = |name: &str| said.is_none_or(|(_, said)| said.metadata.contains_key(name));
+                let why = match why {
                     // The call cannot mend a field of the Reserve, but it can say the quantity.
-                    Unmeasured::NotANumber(name)
-                        if said.is_some_and(|(_, said)| !said.metadata.contains_key(&name)) =>
-                    {
-                        unmeasured(&group.id, Unmeasured::Missing(name))
-                    }
-                    why => unmeasured(&group.id, why),
-                }
+                    Unmeasured::NotANumber(name) if !is_said(&name) => Unmeasured::Missing(name),
+                    why => why,
+                };
+                self.cover_unmeasured(&why, said);
+                unmeasured(&group.id, why)
             })?;
             if said.is_some() && usage.takes_default(measure, group.unit) {
                 self.cover("a commit whose parts take their default");

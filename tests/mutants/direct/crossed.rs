@@ -3,7 +3,7 @@
 use tollgate::domain::answer::Crossed;
 use tollgate::domain::event::Event;
 use tollgate::domain::reservation::OnExpiry;
-use tollgate::ledger::{Ledger, Once, TrackAtCall};
+use tollgate::ledger::Ledger;
 
 use super::user::{MINUTE, START, User, event, made, set_clock, used};
 
@@ -43,19 +43,10 @@ pub async fn by_deadlines(ledger: &Ledger) -> bool {
             // What crosses by itself is told as well.
             let amount = if call < 7 { "1" } else { "6" };
             let one = units(name, amount);
-            let none = Once::track(None, &one, false, None, None);
-            let at = TrackAtCall {
-                basis: &user.basis,
-                once: &none,
-                event: &one,
-                at_ms: START,
-                frames_then: None,
-                replay_ms: MINUTE,
-            };
             let actual = used(&[("quantity", amount)]);
             let crossed = match call {
                 0 | 7 => user.track_for("", MINUTE, &one, false).await.ok().map(|done| done.crossed),
-                1 | 8 => ledger.track_at(&user.owner, &at).await.ok().map(|done| done.crossed),
+                1 | 8 => user.track_at("", &one, START).await.ok().map(|done| done.crossed),
                 2 => user.refund("", &one).await.ok().map(|done| done.crossed),
                 3 | 9 => user.commit(&held, Some(&actual)).await.ok().map(|done| done.crossed),
                 4 => user.commit_part(&held, &actual, None).await.ok().map(|done| done.crossed),

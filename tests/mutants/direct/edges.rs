@@ -178,7 +178,7 @@ pub async fn nearly_full(ledger: &Ledger) -> bool {
     right &= is_out_of_range(user.commit(&id, Some(&used(&[("quantity", "20")]))).await, "g");
     right &= user.commit(&id, Some(&used(&[("quantity", "15")]))).await.is_ok_and(|done| done.late);
     user.delete().await;
-    // One in time takes the place of what it held.
+    // A commit in time first gives back what its reservation holds.
     let user = User::on(ledger, &unlimited("g")).await;
     let Some((id, _)) = made(user.reserve_for("", TTL, &count(&(MOST - 1).to_string())).await) else { return false };
     right &= user.commit(&id, None).await.is_ok();
@@ -350,7 +350,7 @@ pub async fn denied_under_a_wrong_clock(ledger: &Ledger) -> bool {
     let mut right = true;
     for reserves in [true, false] {
         let user = User::on(ledger, &group("yearly")).await;
-        // So far ahead that the memories are to expire sooner than they were.
+        // So far ahead that the memories must expire sooner.
         user.step(9 * DAY).await;
         right &= user.track_for("t", MINUTE, &count("9"), false).await.is_ok();
         user.step(0).await;

@@ -8,7 +8,7 @@ use tollgate::domain::fault::Fault;
 use tollgate::domain::id::ReservationId;
 use tollgate::domain::reservation::OnExpiry;
 use tollgate::domain::subscription::QuotaOverride;
-use tollgate::ledger::{Frames, InForce, Ledger, NoAnswer, Once, ReleaseCall, ResetCall, read_answer};
+use tollgate::ledger::{Frames, InForce, Ledger, NoAnswer, ReleaseCall, read_answer};
 
 use super::raw;
 use super::stored::Stored;
@@ -218,9 +218,7 @@ pub async fn refunded_after_a_reset(ledger: &Ledger) -> bool {
     let e = |quantity: &str| event("e", &[("quantity", quantity)]);
     let Some((id, 5)) = made(user.reserve_for("", MINUTE, &e("5")).await) else { return false };
     let mut right = user.commit(&id, None).await.is_ok();
-    let once = Once::reset(None, &[]);
-    let call = ResetCall { basis: &user.basis, once: &once, groups: &[], replay_ms: MINUTE };
-    right &= ledger.reset(&user.owner, &call).await.is_ok();
+    right &= user.reset().await.is_ok();
     right &= user.track_for("", MINUTE, &e("7"), false).await.is_ok();
     let refund = user.refund_reservation("", &id, &e("5")).await;
     right &= refund.is_ok_and(|done| done.standings[0].used == 7 && done.standings[0].unapplied == 5);
@@ -234,9 +232,7 @@ pub async fn refunded_after_a_deadline(ledger: &Ledger) -> bool {
     let e = |quantity: &str| event("e", &[("quantity", quantity)]);
     let Some((id, 9)) = made(user.reserve_until("", MINUTE, OnExpiry::Count, &e("9")).await) else { return false };
     let mut right = user.commit_part(&id, &used(&[("quantity", "4")]), None).await.is_ok();
-    let once = Once::reset(None, &[]);
-    let call = ResetCall { basis: &user.basis, once: &once, groups: &[], replay_ms: MINUTE };
-    right &= ledger.reset(&user.owner, &call).await.is_ok();
+    right &= user.reset().await.is_ok();
     right &= user.commit_part(&id, &used(&[("quantity", "5")]), None).await.is_ok();
     set_clock(&user.name, START + MINUTE).await;
     let refund = user.refund_reservation("", &id, &e("3")).await;
@@ -288,9 +284,7 @@ pub async fn reset_at_the_deadline(ledger: &Ledger) -> bool {
     let e = event("e", &[("quantity", "5")]);
     let Some((id, 5)) = made(user.reserve_until("", MINUTE, OnExpiry::Count, &e).await) else { return false };
     set_clock(&user.name, START + MINUTE).await;
-    let once = Once::reset(None, &[]);
-    let call = ResetCall { basis: &user.basis, once: &once, groups: &[], replay_ms: MINUTE };
-    let mut right = ledger.reset(&user.owner, &call).await.is_ok();
+    let mut right = user.reset().await.is_ok();
     right &= user.track_for("", MINUTE, &event("e", &[("quantity", "7")]), false).await.is_ok();
     right &= user.release(&id).await.is_ok_and(|done| done.standings[0].used == 7 && done.standings[0].unapplied == 5);
     user.delete().await;

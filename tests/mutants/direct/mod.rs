@@ -75,6 +75,7 @@ fn checks(ledger: &Ledger) -> Vec<(&'static str, Check<'_>)> {
         ("a plan that is entered stays entered", Box::pin(calls::entered(ledger))),
         ("who has fallen to a plan enters no other", Box::pin(plans::fallen(ledger))),
         ("a denied call leaves a plan entered", Box::pin(plans::blocked(ledger))),
+        ("a plan that fills its groups opens their windows", Box::pin(plans::block_opens(ledger))),
         ("a plan that is entered has its counters arranged", Box::pin(plans::arranged(ledger))),
         ("quotas of one's own are told", Box::pin(plans::own_quotas(ledger))),
         ("what was committed otherwise is told", Box::pin(plans::otherwise(ledger))),

@@ -7,7 +7,7 @@ use redis::aio::MultiplexedConnection;
 use tokio::sync::OnceCell;
 use tollgate::catalog;
 use tollgate::domain::amount::Quantity;
-use tollgate::domain::answer::{Committed, Decision, Extended, Released, Standing, Tracked};
+use tollgate::domain::answer::{Committed, Decision, Extended, Released, Reset, Standing, Tracked};
 use tollgate::domain::event::{Actual, Event, EventName};
 use tollgate::domain::fault::Fault;
 use tollgate::domain::id::{Owner, RequestId, ReservationId};
@@ -15,8 +15,8 @@ use tollgate::domain::reservation::OnExpiry;
 use tollgate::domain::subscription::Subscription;
 use tollgate::ledger::{
     Apply, Basis, CanUseCall, CommitCall, CompiledPlan, ExtendCall, Frames, InForce, Ledger, NoAnswer, Once, Partial,
-    PutCall, RefundCall, RefundReservationCall, ReleaseCall, ReserveAnswer, ReserveCall, Step as PutStep, TrackCall,
-    UsageCall, UserKeys,
+    PutCall, RefundCall, RefundReservationCall, ReleaseCall, ReserveAnswer, ReserveCall, ResetCall, Step as PutStep,
+    TrackAtCall, TrackCall, UsageCall, UserKeys,
 };
 
 use crate::support::{self, fresh_user, owner};
@@ -207,6 +207,20 @@ impl<'a> User<'a> {
         let once = Once::track(request(request_id).as_ref(), event, enforce, None, None);
         let call = TrackCall { basis: &self.basis, once: &once, event, enforce, replay_ms };
         self.ledger.track(&self.owner, &call).await
+    }
+
+    /// Tracks what has happened at a time.
+    pub async fn track_at(&self, request_id: &str, event: &Event, at_ms: i64) -> Result<Tracked, NoAnswer> {
+        let once = Once::track(request(request_id).as_ref(), event, false, None, Some(at_ms));
+        let call = TrackAtCall { basis: &self.basis, once: &once, event, at_ms, frames_then: None, replay_ms: MINUTE };
+        self.ledger.track_at(&self.owner, &call).await
+    }
+
+    /// Takes back what was counted in every group.
+    pub async fn reset(&self) -> Result<Reset, NoAnswer> {
+        let once = Once::reset(None, &[]);
+        let call = ResetCall { basis: &self.basis, once: &once, groups: &[], replay_ms: MINUTE };
+        self.ledger.reset(&self.owner, &call).await
     }
 
     /// Whether a track was done before.
