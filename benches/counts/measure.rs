@@ -129,7 +129,7 @@ impl Bench {
         std::fs::write(&catalog, calls::catalog())?;
         let mut server = Counted::start(directory, "server", server, |command| {
             command.args(["serve", "--listen", "127.0.0.1:0", "--redis-timeout", "30s", "--redis-url", &url]);
-            // To read the catalog again takes it as long as four calls, and would fall into some of the batches.
+            // Reading the catalog again costs as much as four calls, and would fall into some of the batches.
             command.arg("--catalog").arg(&catalog).args(["--catalog-poll", "1h"]);
             for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("TOLLGATE_")) {
                 command.env_remove(name);
